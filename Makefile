@@ -1,0 +1,39 @@
+# Everything sets itself up: a virtual environment from constraints.txt, then the work.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow lint format clean
+
+demo: $(VENV)/.installed  ## render two domains, adapt from one to the other, write demo/report.html
+	$(BIN)/cag-uda demo --out demo
+
+test: $(VENV)/.installed-dev  ## the default suite, under three minutes on two cores
+	$(BIN)/pytest -q
+
+test-slow: $(VENV)/.installed-dev  ## what takes longer
+	$(BIN)/pytest -q -m slow --timeout 900
+
+lint: $(VENV)/.installed-dev  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell src tests benchmarks examples docs README.md CONTRIBUTING.md
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade pip -c constraints.txt
+	$(BIN)/pip install -q torch -c constraints.txt
+	$(BIN)/pip install -q -e . -c constraints.txt
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install -q -e .[dev] -c constraints.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

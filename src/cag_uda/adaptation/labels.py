@@ -1,0 +1,73 @@
+"""Label maps as tensors: to the size of the feature grid, to one row per class, to class numbers.
+
+Knows ids, not where labels come from or what they are used for.
+"""
+
+import torch
+from torch import Tensor
+
+from cag_uda.errors import ShapeError
+
+
+def downsample(label: Tensor, size: tuple[int, int]) -> Tensor:
+    """Give every cell of a coarser grid the label of the pixel at the cell's centre.
+
+    Ids are copied, never blended. The corner that `F.interpolate(mode="nearest")` reads instead
+    shifts the labels by up to half a cell against the features.
+
+    Args:
+        label: (B, H, W) int64 train ids.
+        size: (h, w) of the feature grid, in cells.
+
+    Returns:
+        (B, h, w) int64; `label` itself where the sizes are equal.
+
+    Raises:
+        ShapeError: if the label has not three dimensions or the size is not positive.
+    """
+    if label.ndim != 3 or min(size) < 1:
+        raise ShapeError(
+            f"downsample wants a label (B, H, W) and a positive size, got {tuple(label.shape)} "
+            f"and {tuple(size)}"
+        )
+    if label.shape[1:] == torch.Size(size):
+        return label
+    rows, columns = (
+        (2 * torch.arange(cells, device=label.device) + 1) * pixels // (2 * cells)
+        for cells, pixels in zip(size, label.shape[1:], strict=True)
+    )
+    return label[:, rows[:, None], columns]
+
+
+def one_hot(label: Tensor, num_classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Turn a label map into one row of zeros and ones per class, ready for a matrix product.
+
+    Args:
+        label: (B, h, w) int64 train ids; any id outside 0 … K-1, IGNORE among them, gives zeros.
+        num_classes: K.
+        dtype: of the result.
+
+    Returns:
+        (B, K, h·w), 1 where the pixel is of the class.
+    """
+    flat = label.flatten(1)
+    row = torch.where((flat >= 0) & (flat < num_classes), flat, num_classes)
+    rows = torch.zeros(
+        (flat.shape[0], num_classes + 1, flat.shape[1]), dtype=dtype, device=label.device
+    )
+    return rows.scatter_(1, row.unsqueeze(1), 1.0)[:, :num_classes]
+
+
+def per_pixel(value: float | Tensor, label: Tensor) -> float | Tensor:
+    """Look a number per class up by each pixel's class.
+
+    Args:
+        value: one number for all classes, or (K,).
+        label: (B, h, w) int64 train ids, all of them in 0 … K-1.
+
+    Returns:
+        (B, h, w) for a (K,) value; a single number unchanged.
+    """
+    if isinstance(value, Tensor) and value.ndim == 1:
+        return value.to(label.device)[label]
+    return value

@@ -1,0 +1,267 @@
+"""The losses of the adaptation methods, as functions of tensors.
+
+Every one is a scalar that a backward pass may start from, 0 with zero gradients where no pixel is
+labelled, and never NaN for finite input. They know nothing of weights (λ), schedules or networks.
+
+Under torch.distributed, the means over labelled pixels are means over the pixels of all processes:
+every process must then call the same losses in the same order.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from cag_uda.adaptation.labels import one_hot
+from cag_uda.adaptation.precision import at_least_float32, without_autocast
+from cag_uda.errors import ShapeError, UserError
+from cag_uda.types import IGNORE, DomainName
+
+
+def pixel_mean(total: Tensor, count: Tensor) -> Tensor:
+    """Divide a sum by a count such that processes which average gradients get the mean over all.
+
+    Distributed data parallel training averages gradients over processes. If each process divided
+    by its own count, a pixel of a sparsely labelled process would weigh more than one elsewhere,
+    and gradients would depend on how images fall on processes. So the divisor is the count of all
+    processes, and the result is multiplied by their number, which the averaging takes out again.
+
+    Args:
+        total: scalar, this process's sum, with its graph.
+        count: scalar, how many things this process summed.
+
+    Returns:
+        Scalar total · processes / count of all processes; total / count with one process; 0 with
+        the graph of `total` where nothing was counted.
+    """
+    everywhere = count.detach().to(torch.float64, copy=True)
+    processes = 1
+    if dist.is_available() and dist.is_initialized():
+        processes = dist.get_world_size()
+        dist.all_reduce(everywhere)
+    return total * (processes / everywhere.clamp(min=1)).to(total.dtype)
+
+
+def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Cross entropy, mean over labelled pixels.
+
+    Args:
+        logits: (B, K, h, w); resized bilinearly to the label's size where that is another.
+        label: (B, H, W) int64 train ids with IGNORE.
+        weight: (B, H, W) factor of each pixel's loss. It is not part of the divisor: weights of
+            one half give half the loss, as self-training with confidence weights wants it.
+
+    Returns:
+        Scalar, in nats.
+
+    Raises:
+        ShapeError: if the shapes do not fit.
+    """
+    if logits.ndim != 4 or label.ndim != 3 or logits.shape[0] != label.shape[0]:
+        raise ShapeError(
+            "cross_entropy wants logits (B, K, h, w) and a label (B, H, W), got "
+            f"{tuple(logits.shape)} and {tuple(label.shape)}"
+        )
+    _check_weight(weight, label)
+    logits = at_least_float32(logits)
+    if logits.shape[2:] != label.shape[1:]:
+        logits = F.interpolate(
+            logits, size=tuple(label.shape[1:]), mode="bilinear", align_corners=False
+        )
+    reduction = "sum" if weight is None else "none"
+    loss = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction=reduction)
+    total = loss if weight is None else (loss * weight).sum()
+    return pixel_mean(total, (label != IGNORE).sum())
+
+
+def anchor_distance(
+    features: Tensor, anchors: Tensor, label: Tensor, weight: Tensor | None = None
+) -> Tensor:
+    """Distance of each feature to the anchor of its (pseudo-)label, mean over labelled pixels.
+
+    Draws each category together. Before the mean, the gradient of a feature has length 1 at any
+    distance, and is 0 at the anchor itself.
+
+    Args:
+        features: (B, D, h, w).
+        anchors: (K, D) as `CategoryAnchors.vectors`; constants. A pixel of a class whose anchor is
+            not finite (a class never seen) counts as unlabelled.
+        label: (B, h, w) int64 train ids with IGNORE, at feature resolution.
+        weight: (B, h, w) factor of each pixel's loss; not part of the divisor.
+
+    Returns:
+        Scalar mean of ‖f_j − A_{y_j}‖₂, in feature units.
+
+    Raises:
+        ShapeError: if the shapes do not fit.
+
+    Source:
+        Zhang et al., NeurIPS 2019, L_dis.
+    """
+    _check_grid("anchor_distance", features, anchors, label)
+    _check_weight(weight, label)
+    features = at_least_float32(features).flatten(2)
+    anchors, usable = _usable(anchors.to(features.dtype))
+    nearest_id = label.clamp(0, len(anchors) - 1)
+    labelled = (label == nearest_id) & usable[nearest_id]
+    # Subtracting the anchors by a product with ones and zeros needs no (B, D, h, w) tensor but the
+    # difference itself, and takes half the time of an embedding look-up.
+    rows = one_hot(label, len(anchors), features.dtype)
+    with without_autocast(features):
+        negative = anchors.t().neg().expand(len(features), -1, -1)
+        apart = torch.baddbmm(features, negative, rows)
+    # ‖x‖ as x·x / ‖x‖ with one factor and the divisor held constant: the same value and the same
+    # derivative x / ‖x‖, but 0 instead of infinite steps at x = 0, and one pass backwards.
+    squares = (apart * apart.detach()).sum(dim=1).view_as(label)
+    length = squares.detach().sqrt()
+    distance = squares / torch.where(length > 0, length, 1.0) * labelled
+    if weight is not None:
+        distance = distance * weight
+    return pixel_mean(distance.sum(), labelled.sum())
+
+
+def centroid_distance(
+    features: Tensor, logits: Tensor, anchors: Tensor, label: Tensor, min_pixels: int = 10
+) -> Tensor:
+    """The released code's distance loss: mean feature per image and class against its anchor.
+
+    Per image and class, over pixels where the (pseudo-)label is also what the student predicts:
+    the SmoothL1 distance of their mean feature to the anchor, averaged over channels, divided by
+    10 while it is above 5. Summed, divided by the number of such means, times 10. The gradient of
+    each mean is multiplied by twice the share of the image that it is the mean of.
+
+    Where no class of any image has enough pixels the loss is 0; the released code gives NaN.
+
+    Args:
+        features: (B, D, h, w) of the student.
+        logits: (B, K, h, w) of the student; not differentiated.
+        anchors: (K, D); classes whose anchor is not finite are left out.
+        label: (B, h, w) int64 train ids with IGNORE, at feature resolution.
+        min_pixels: least pixels of a class in an image.
+
+    Returns:
+        Scalar. The released code weighs it 0.7.
+
+    Raises:
+        ShapeError: if the shapes do not fit.
+
+    Source:
+        Released code models/adaptation_model.py, calculate_mean_vector and
+        class_vectors_alignment; models/utils.py, NormalisationPoolingFunction.
+    """
+    _check_grid("centroid_distance", features, anchors, label)
+    if logits.shape != (features.shape[0], anchors.shape[0], *features.shape[2:]):
+        raise ShapeError(
+            f"centroid_distance wants logits {(features.shape[0], anchors.shape[0])} on the grid "
+            f"of features {tuple(features.shape)}, got {tuple(logits.shape)}"
+        )
+    features = at_least_float32(features).flatten(2)
+    anchors, usable = _usable(anchors.to(features.dtype))
+    agreed = torch.where(label == logits.argmax(dim=1), label, IGNORE)
+    rows = one_hot(agreed, len(anchors), features.dtype)
+    pixels = rows.sum(dim=2)  # (B, K)
+    with without_autocast(features):
+        centroids = torch.bmm(rows, features.transpose(1, 2)) / pixels.clamp(min=1)[:, :, None]
+    share = pixels / features.shape[2]
+    fixed = centroids.detach()
+    centroids = fixed + 2 * share[:, :, None] * (centroids - fixed)
+    loss = F.smooth_l1_loss(centroids, anchors.expand_as(centroids), reduction="none").mean(dim=2)
+    counted = (pixels >= min_pixels) & usable
+    total = (loss / _power_of_ten_above(loss.detach(), limit=5.0) * counted).sum()
+    return 10 * pixel_mean(total, counted.sum())
+
+
+def adversarial(
+    score: Tensor, towards: DomainName, kind: Literal["least-squares", "bce"] = "least-squares"
+) -> Tensor:
+    """How far a discriminator's scores are from calling every position of one domain.
+
+    The discriminator learns to call source "source" and target "target"; the segmenter is given
+    its target's scores `towards="source"`.
+
+    Args:
+        score: (B, 1, h, w) or any shape, raw output of the discriminator.
+        towards: "source", which is 0, or "target", which is 1.
+        kind: "least-squares", mean squared error of the raw score; "bce", binary cross entropy of
+            its sigmoid.
+
+    Returns:
+        Scalar mean over all positions.
+
+    Raises:
+        UserError: for another domain or kind.
+
+    Source:
+        Tsai et al., CVPR 2018 (AdaptSegNet), whose code has source 0 and target 1.
+    """
+    if towards not in ("source", "target") or kind not in ("least-squares", "bce"):
+        raise UserError(
+            "adversarial wants towards 'source' or 'target' and kind 'least-squares' or 'bce', "
+            f"got {towards!r} and {kind!r}"
+        )
+    score = at_least_float32(score)
+    wanted = torch.full_like(score, 0.0 if towards == "source" else 1.0)
+    if kind == "bce":
+        return F.binary_cross_entropy_with_logits(score, wanted)
+    return F.mse_loss(score, wanted)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy of the classifier's probabilities as a share of the greatest possible one.
+
+    Args:
+        logits: (B, K, h, w).
+
+    Returns:
+        Scalar in [0, 1], mean over pixels of −Σ_k p_k·log₂ p_k / log₂ K.
+
+    Raises:
+        ShapeError: if there are fewer than two classes.
+
+    Source:
+        Vu et al., CVPR 2019 (ADVENT), MinEnt.
+    """
+    if logits.ndim != 4 or logits.shape[1] < 2:
+        raise ShapeError(
+            f"entropy wants logits (B, K, h, w) with K of at least 2, got {tuple(logits.shape)}"
+        )
+    # From log-softmax: a probability that underflows gives 0 · a finite number.
+    log_probability = at_least_float32(logits).log_softmax(dim=1)
+    per_pixel = -(log_probability.exp() * log_probability).sum(dim=1)
+    return per_pixel.mean() / math.log(logits.shape[1])
+
+
+def _usable(anchors: Tensor) -> tuple[Tensor, Tensor]:
+    """Anchors (K, D) with zeros for those that are not finite, and (K,) bool which are."""
+    usable = anchors.isfinite().all(dim=1)
+    return torch.where(usable[:, None], anchors, 0.0).detach(), usable
+
+
+def _power_of_ten_above(value: Tensor, limit: float) -> Tensor:
+    """The power of ten that brings each value to at most `limit`; 1 where it is there already."""
+    bounds = limit * 10.0 ** torch.arange(30, dtype=value.dtype, device=value.device)
+    return 10.0 ** torch.bucketize(value, bounds).to(value.dtype)
+
+
+def _check_grid(name: str, features: Tensor, anchors: Tensor, label: Tensor) -> None:
+    if features.ndim != 4 or anchors.ndim != 2 or features.shape[1] != anchors.shape[1]:
+        raise ShapeError(
+            f"{name} wants features (B, D, h, w) and anchors (K, D), got "
+            f"{tuple(features.shape)} and {tuple(anchors.shape)}"
+        )
+    if label.shape != (features.shape[0], *features.shape[2:]):
+        raise ShapeError(
+            f"{name}: label {tuple(label.shape)} is not on the grid of features "
+            f"{tuple(features.shape)}; use adaptation.downsample(label, features.shape[2:])"
+        )
+
+
+def _check_weight(weight: Tensor | None, label: Tensor) -> None:
+    if weight is not None and weight.shape != label.shape:
+        raise ShapeError(
+            f"a weight per pixel wants the label's shape {tuple(label.shape)}, "
+            f"got {tuple(weight.shape)}"
+        )

@@ -1,0 +1,264 @@
+"""Images and label images as arrays, and a clear error for every file that cannot be one.
+
+Knows file formats and codes; no folder, no split, no crop.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as PillowImage
+
+from cag_uda.data.label_map import Bytes, Codes, LabelMap
+from cag_uda.errors import DataError
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_JPEG_SIGNATURE = b"\xff\xd8\xff"
+_JPEG_END = b"\xff\xd9"
+# Colour types in the header of a PNG (PNG specification, 11.2.1).
+_PNG_GREY = 0
+_PNG_PALETTE = 3
+_PNG_GREY_AND_ALPHA = 4
+
+# OpenCV gives channels as B, G, R, A: where the n-th channel of the file stands in its array.
+_PLACES_OF_FILE_CHANNELS = {2: (0, 1), 3: (2, 1, 0), 4: (2, 1, 0, 3)}
+# A PNG of grey and alpha becomes grey, grey, grey, alpha.
+_PLACES_OF_GREY_AND_ALPHA = (0, 3)
+
+_LARGEST_SIZE_DIFFERENCE = 0.01
+
+
+def read_image(path: Path) -> Bytes:
+    """Read a photograph.
+
+    Grey, palette and CMYK images become RGB, transparency is dropped, deeper images are brought to
+    8 bits, and the EXIF orientation is applied.
+
+    Args:
+        path: any format of `cag_uda.data.patterns.IMAGE_EXTENSIONS`.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        DataError: if the file is missing, empty, cut off or no image.
+    """
+    data = _bytes_of(path)
+    image = _decoded(data, cv2.IMREAD_COLOR, path)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def match_sizes(image: Bytes, label: Bytes, path: Path) -> Bytes:
+    """Bring a label to the size of its image, if the two differ by no more than 1 % a side.
+
+    Some images of GTA5 and their labels differ by a few pixels.
+
+    Args:
+        image: (H, W, 3) uint8.
+        label: any (H', W') uint8 train ids.
+        path: the label's, for the message.
+
+    Returns:
+        (H, W) uint8 train ids, resized to the nearest pixel where the sizes differ.
+
+    Raises:
+        DataError: if they differ by more.
+    """
+    (height, width), (label_height, label_width) = image.shape[:2], label.shape
+    if (height, width) == (label_height, label_width):
+        return label
+    largest = max(abs(label_height - height) / height, abs(label_width - width) / width)
+    if largest > _LARGEST_SIZE_DIFFERENCE:
+        raise DataError(
+            f"{path}: the label is {label_width}×{label_height} and its image {width}×{height}; "
+            "want the same size, or at most 1 % of difference; is it the label of this image?"
+        )
+    resized = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(resized, dtype=np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelReader:
+    """Reads the label images of one domain."""
+
+    label_map: LabelMap
+    channel: int
+    """Place of the id among the channels of the file, for the encoding "channel"; red is 0."""
+    described_in: str
+    """The file whose `[labels]` table this is, for messages."""
+
+    def read(self, path: Path) -> Bytes:
+        """Read a label image.
+
+        Returns:
+            (H, W) uint8 train ids with IGNORE.
+
+        Raises:
+            DataError: if the file cannot be read, is encoded otherwise than the domain says, or
+                holds a code that no rule of the domain covers.
+        """
+        codes = self.codes(path)
+        label = self.label_map.apply(codes)
+        if unmapped := self.label_map.unmapped(codes, label):
+            raise DataError(f"{path}: {self.unmapped_problem(unmapped)}")
+        return label
+
+    def codes(self, path: Path) -> Codes:
+        """Read what a label image holds, before any map.
+
+        Returns:
+            (H, W) ids as uint8 or uint16, or packed colours as int32.
+
+        Raises:
+            DataError: if the file cannot be read or is encoded otherwise than the domain says.
+        """
+        data = _bytes_of(path)
+        if data.startswith(_JPEG_SIGNATURE):
+            raise DataError(
+                f"{path} is a JPEG, which changes the ids of labels; save labels as PNG"
+            )
+        match self.label_map.encoding:
+            case "ids":
+                return self._ids(data, path)
+            case "palette" if _png_kind(data) != _PNG_GREY:
+                return _palette_indices(data, path)
+            case "palette":
+                # Copies of a data set are often saved without the palette; the indices remain.
+                return self._ids(data, path)
+            case "channel":
+                return self._channel(data, path)
+            case "rgb":
+                return _packed_colors(data, path)
+
+    def unmapped_problem(self, unmapped: dict[str, int]) -> str:
+        """Say which codes no rule covers, and what to do.
+
+        Args:
+            unmapped: code, as a domain file writes it → number of pixels.
+        """
+        ordered = sorted(unmapped, key=lambda code: -unmapped[code])
+        listed = ", ".join(f"{code} ({unmapped[code]:,} px)" for code in ordered[:8])
+        if len(ordered) > 8:
+            listed += f" and {len(ordered) - 8} more"
+        what = "colours" if self.label_map.encoding == "rgb" else "ids"
+        return (
+            f"label {what} that are neither mapped nor classes: {listed}; in [labels] of "
+            f'{self.described_in}, map them (for example map = {{ "{ordered[0]}" = "ignore" }}) '
+            'or set other = "ignore"'
+        )
+
+    def _ids(self, data: bytes, path: Path) -> Codes:
+        array = _stored(data, path)
+        if array.ndim != 2:
+            raise DataError(
+                f"{path} has {array.shape[2]} channels and encoding = 'ids' wants one; in [labels] "
+                f"of {self.described_in}, set encoding = 'rgb' if its colours are the classes, or "
+                "encoding = 'channel' and channel = 0 if its first channel holds the id"
+            )
+        return array
+
+    def _channel(self, data: bytes, path: Path) -> Codes:
+        array = _stored(data, path)
+        if array.ndim == 2:
+            places: tuple[int, ...] = (0,)
+        elif _png_kind(data) == _PNG_GREY_AND_ALPHA and array.shape[2] == 4:
+            places = _PLACES_OF_GREY_AND_ALPHA
+        else:
+            places = _PLACES_OF_FILE_CHANNELS[array.shape[2]]
+        if self.channel >= len(places):
+            raise DataError(
+                f"{path} has {len(places)} channels, so channel = {self.channel} in "
+                f"{self.described_in} is not among them; the first is 0"
+            )
+        if array.ndim == 2:
+            return array
+        codes: Codes = np.take(array, places[self.channel], axis=2)
+        return codes
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    if not data:
+        raise DataError(f"{path} is empty (0 bytes); copy or download it again")
+    return data
+
+
+def _decoded(data: bytes, flags: int, path: Path) -> npt.NDArray[Any]:
+    """Decode with OpenCV; a file that OpenCV completes silently is refused."""
+    try:
+        array = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
+    except cv2.error:
+        array = None
+    if array is None or _is_cut_off_jpeg(data):
+        raise DataError(f"{path} is damaged, cut off or no image; copy or download it again")
+    return array
+
+
+def _is_cut_off_jpeg(data: bytes) -> bool:
+    """Whether a JPEG lacks its end; older versions of OpenCV paint the missing part grey."""
+    if not data.startswith(_JPEG_SIGNATURE) or data.endswith(_JPEG_END):
+        return False
+    # Some cameras append data of their own, so the end may lie further up: decode again, strictly.
+    try:
+        with PillowImage.open(io.BytesIO(data)) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError):
+        return True
+    return False
+
+
+def _stored(data: bytes, path: Path) -> Codes:
+    """Decode a label image to what is stored, (H, W) or (H, W, channels), uint8 or uint16."""
+    if _png_kind(data) == _PNG_PALETTE:
+        raise DataError(
+            f"{path} is a palette image; set encoding = 'palette' in [labels] to read its indices"
+        )
+    array = _decoded(data, cv2.IMREAD_UNCHANGED, path)
+    if array.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{path} holds {array.dtype} numbers; want a label of 8 or 16 bits")
+    if _png_kind(data) == _PNG_GREY:
+        # A transparent grey level makes OpenCV add channels, and it stretches ids of 1, 2 or 4
+        # bits to 0 … 255.
+        grey = array if array.ndim == 2 else array[..., 0]
+        bits = data[24]
+        return grey // (255 // (2**bits - 1)) if bits < 8 else grey
+    return array
+
+
+def _png_kind(data: bytes) -> int | None:
+    """Colour type in the header of a PNG, None for other formats."""
+    return data[25] if data.startswith(_PNG_SIGNATURE) and len(data) > 25 else None
+
+
+def _palette_indices(data: bytes, path: Path) -> Codes:
+    """Indices of a palette image, which OpenCV would replace by their colours."""
+    try:
+        with PillowImage.open(io.BytesIO(data)) as image:
+            mode = image.mode
+            indices = np.asarray(image) if mode == "P" else None
+    except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
+        raise DataError(
+            f"{path} is damaged, cut off or no image; copy or download it again"
+        ) from error
+    if indices is None:
+        raise DataError(
+            f"{path} is no palette image (Pillow calls it {mode}); in [labels], set encoding to "
+            "'ids' for one channel, 'rgb' or 'channel' for several"
+        )
+    return indices
+
+
+def _packed_colors(data: bytes, path: Path) -> Codes:
+    """Colours as R·65536 + G·256 + B, (H, W) int32."""
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    four = cv2.cvtColor(_decoded(data, flags, path), cv2.COLOR_BGR2BGRA)
+    # Four bytes B, G, R, 255 are one little-endian number.
+    packed: npt.NDArray[np.int32] = four.view("<i4")[..., 0] & 0xFFFFFF
+    return packed

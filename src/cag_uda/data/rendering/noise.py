@@ -1,0 +1,91 @@
+"""Fixed noise patterns for textures: cheap to sample, the same on every machine.
+
+Nothing here is random from call to call. Only operations that IEEE 754 rounds exactly are used, so
+that two machines agree to the last bit.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+_SIZE = 256
+
+
+@lru_cache(maxsize=1)
+def _tile() -> Floats:
+    """Make the tileable noise of six octaves, (256, 256) in [0, 1]."""
+    generator = np.random.Generator(np.random.Philox(20190613))
+    total = np.zeros((_SIZE, _SIZE))
+    for octave in range(6):
+        cells = 4 << octave
+        coarse = generator.random((cells, cells))
+        step = np.arange(_SIZE) * cells / _SIZE
+        low = np.floor(step).astype(np.intp)
+        part = step - low
+        part = part * part * (3.0 - 2.0 * part)
+        high = (low + 1) % cells
+        rows = coarse[low] * (1.0 - part[:, None]) + coarse[high] * part[:, None]
+        total += (rows[:, low] * (1.0 - part) + rows[:, high] * part) / 2.0**octave
+    total -= total.min()
+    return (total / total.max()).astype(np.float32)
+
+
+def cloudy(x: Floats, y: Floats) -> Floats:
+    """Sample smooth noise of many scales between the cells of its grid.
+
+    Args:
+        x: (N,) position; the pattern repeats after 256.
+        y: (N,) position, likewise.
+
+    Returns:
+        (N,) float32 in [0, 1], 0.5 on average or thereabouts.
+    """
+    tile = _tile().reshape(-1)
+    left, top = np.floor(x), np.floor(y)
+    right_part, low_part = x - left, y - top
+    column, row = left.astype(np.int32), top.astype(np.int32)
+    column_0, column_1 = column & (_SIZE - 1), (column + 1) & (_SIZE - 1)
+    row_0, row_1 = (row & (_SIZE - 1)) << 8, ((row + 1) & (_SIZE - 1)) << 8
+    upper = tile[row_0 + column_0] * (1 - right_part) + tile[row_0 + column_1] * right_part
+    lower = tile[row_1 + column_0] * (1 - right_part) + tile[row_1 + column_1] * right_part
+    mixed: Floats = upper * (1 - low_part) + lower * low_part
+    return mixed
+
+
+def grainy(x: Floats, y: Floats) -> Floats:
+    """Sample the same noise at the nearest cell: cheaper, right where a cell is under a pixel.
+
+    Args:
+        x: (N,) position; the pattern repeats after 256.
+        y: (N,) position, likewise.
+
+    Returns:
+        (N,) float32 in [0, 1].
+    """
+    column = x.astype(np.int32) & (_SIZE - 1)
+    row = (y.astype(np.int32) & (_SIZE - 1)) << 8
+    sampled: Floats = _tile().reshape(-1)[row + column]
+    return sampled
+
+
+def scattered(x: Floats, y: Floats, salt: Floats | float = 0.0) -> Floats:
+    """Give each whole-numbered cell a value of its own.
+
+    Args:
+        x: (N,) whole numbers.
+        y: (N,) whole numbers.
+        salt: (N,) or one whole number; another salt gives another pattern.
+
+    Returns:
+        (N,) float32 in [0, 1), without any likeness between neighbours.
+    """
+    mixed = x.astype(np.int32).view(np.uint32) * np.uint32(0x9E3779B1)
+    mixed ^= y.astype(np.int32).view(np.uint32) * np.uint32(0x85EBCA77)
+    mixed ^= np.asarray(salt, np.float32).astype(np.int32).view(np.uint32) * np.uint32(0xC2B2AE3D)
+    mixed ^= mixed >> np.uint32(15)
+    mixed *= np.uint32(0x2C1B3C6D)
+    mixed ^= mixed >> np.uint32(13)
+    return (mixed >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)

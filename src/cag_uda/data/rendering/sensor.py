@@ -1,0 +1,110 @@
+"""Develops light into an 8-bit image: exposure, white balance, bloom, vignette, blur, noise.
+
+Knows no scene.
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cag_uda.data.rendering.dice import Dice
+from cag_uda.data.rendering.looks import Sensor
+from cag_uda.data.rendering.noise import Floats
+
+Image = NDArray[np.uint8]
+
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def develop(light: Floats, sensor: Sensor, dice: Dice) -> Image:
+    """Turn linear light into an image.
+
+    Args:
+        light: (3, H, W) float32 linear light; changed in place.
+        sensor: the camera's response.
+        dice: random numbers, for the noise.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    _, height, width = light.shape
+    if sensor.mean is not None:
+        light *= np.float32(_exposure(light, sensor.mean))
+    if sensor.bloom > 0:
+        _bloom(light, sensor.bloom)
+    if sensor.vignette > 0:
+        light *= _vignette(height, width, sensor.vignette)
+    luma = sum(light[axis] * np.float32(_LUMA[axis]) for axis in range(3))
+    for axis in range(3):
+        light[axis] = luma + (light[axis] - luma) * np.float32(sensor.saturation)
+        light[axis] *= np.float32(sensor.gains[axis])
+    np.maximum(light, 0, out=light)
+    screen = np.sqrt(light, out=light)
+    if sensor.mean is not None:
+        # A shoulder: highlights bend towards white instead of clipping.
+        over = np.maximum(screen - np.float32(0.6), 0)
+        screen -= over - over / (1 + over * np.float32(1.4))
+    screen -= np.float32(0.5)
+    screen *= np.float32(sensor.contrast)
+    screen += np.float32(0.5 * (1 - sensor.lift))
+    screen = screen * np.float32(1 - sensor.lift) + np.float32(sensor.lift)
+    image = _to_bytes(screen)
+    side = (height * width) ** 0.5
+    if sensor.blur > 0:
+        spread = sensor.blur * 1e-3 * side
+        if spread > 0.2:
+            image = cv2.GaussianBlur(image, (0, 0), spread).astype(np.uint8)
+    return _noisy(image, sensor.noise, dice) if sensor.noise > 0 else image
+
+
+def _exposure(light: Floats, mean: float) -> float:
+    """Choose the factor that brings the mean brightness near `mean`, as an automatic exposure does.
+
+    Measured on whole numbers: sums of floats depend on their order, which machines choose.
+    """
+    sample = np.sqrt(np.maximum(light[:, ::2, ::2], 0))
+    steps = np.minimum(sample * np.float32(1024), np.float32(2048)).astype(np.int64)
+    measured = float(steps.sum()) / steps.size / 1024
+    factor = mean / max(measured, 1e-3)
+    return factor * factor
+
+
+def _bloom(light: Floats, share: float) -> None:
+    """Spread the brightest light around lamps and the sun, in place."""
+    _, height, width = light.shape
+    over = np.clip((light - np.float32(0.75)) * np.float32(120), 0, 255).astype(np.uint8)
+    if not over.any():
+        return
+    spread = 0.02 * float((height * width) ** 0.5)
+    for axis in range(3):
+        wide = cv2.GaussianBlur(over[axis], (0, 0), spread)
+        light[axis] += wide * np.float32(share / 120)
+
+
+def _vignette(height: int, width: int, loss: float) -> Floats:
+    v = (np.arange(height, dtype=np.float32) - np.float32((height - 1) / 2)) / np.float32(
+        height / 2
+    )
+    u = (np.arange(width, dtype=np.float32) - np.float32((width - 1) / 2)) / np.float32(width / 2)
+    corner = (v * v)[:, None] + (u * u)[None, :]
+    kept: Floats = 1 - np.float32(loss / 2) * corner
+    return np.maximum(kept, np.float32(0.05))
+
+
+def _noisy(image: Image, noise: float, dice: Dice) -> Image:
+    """Add noise, stronger in the dark, part of it the same in all three channels."""
+    height, width, _ = image.shape
+    grey = dice.generator.standard_normal((height, width, 1), np.float32)
+    own = dice.generator.standard_normal((height, width, 3), np.float32)
+    values = image.astype(np.float32)
+    level = np.float32(noise * 255) * (1 - values * np.float32(0.55 / 255))
+    values += (grey * np.float32(0.7) + own * np.float32(0.6)) * level
+    values += np.float32(0.5)
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+def _to_bytes(screen: Floats) -> Image:
+    screen *= np.float32(255)
+    screen += np.float32(0.5)
+    np.clip(screen, 0, 255, out=screen)
+    return np.ascontiguousarray(screen.transpose(1, 2, 0).astype(np.uint8))

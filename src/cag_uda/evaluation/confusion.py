@@ -1,0 +1,130 @@
+"""Exact counts of which class was predicted for which.
+
+Knows label maps; knows no image, no network and no score.
+"""
+
+from collections.abc import Callable
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cag_uda.errors import DataError, ShapeError
+from cag_uda.types import IGNORE
+
+Labels: TypeAlias = npt.NDArray[Any] | Tensor
+"""Integer train ids of any shape, a numpy array or a tensor on any device."""
+
+
+class ConfusionMatrix:
+    """Pixels by true class and predicted class.
+
+    A pixel whose truth is IGNORE is left out. A pixel whose prediction is no class (an id outside
+    0 … K-1, for example 255) is wrong: it misses its true class and is a false alarm of none. This
+    is how the official evaluator treats a prediction of an id that it does not score.
+
+    Args:
+        num_classes: K.
+        counts: (K, K + 1) to start from; None starts from zero.
+
+    Raises:
+        DataError: if K does not fit labels of 8 bits, of which 255 is IGNORE.
+
+    Source: cityscapesscripts, evaluation/evalPixelLevelSemanticLabeling.py, `getIouScoreForLabel`.
+    """
+
+    counts: npt.NDArray[np.int64]
+    """(K, K + 1): rows are true classes, columns predicted ones, the last one "no class"."""
+
+    def __init__(self, num_classes: int, counts: npt.NDArray[np.int64] | None = None) -> None:
+        if not 1 <= num_classes <= IGNORE:
+            raise DataError(f"got {num_classes} classes; labels of 8 bits hold 1 to {IGNORE}")
+        shape = (num_classes, num_classes + 1)
+        self.counts = np.zeros(shape, np.int64) if counts is None else counts.astype(np.int64)
+        if self.counts.shape != shape:
+            raise ShapeError(f"counts should be {shape}, got {self.counts.shape}")
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.counts)
+
+    def update(self, truth: Labels, prediction: Labels) -> None:
+        """Count the pixels of one or more label maps.
+
+        Args:
+            truth: (…,) integer train ids, IGNORE where unlabelled; uint8 is the quick way.
+            prediction: (…,) integer train ids of the same shape.
+
+        Raises:
+            ShapeError: if the shapes differ or the ids are not integers.
+            DataError: if the truth holds an id that is neither a class nor IGNORE.
+        """
+        true_ids, predicted_ids = _as_array(truth), _as_array(prediction)
+        if true_ids.shape != predicted_ids.shape:
+            raise ShapeError(
+                f"truth is {true_ids.shape} but prediction is {predicted_ids.shape}: "
+                "compare them at one resolution"
+            )
+        self._refuse_wide_ids(true_ids)
+        # Both bytes as one 16-bit number: one pass over the pixels with no mask, and a truth that
+        # is no class shows up in a table of 256 × 256 instead of costing a pass of its own.
+        code = true_ids.astype(np.uint16)
+        code <<= 8
+        code |= _as_bytes(predicted_ids)
+        table = np.bincount(code.ravel(), minlength=1 << 16).reshape(256, 256)
+        self._refuse_unknown_ids(table)
+        classes = self.num_classes
+        self.counts[:, :classes] += table[:classes, :classes]
+        self.counts[:, classes] += table[:classes, classes:].sum(axis=1)
+
+    def __add__(self, other: Self) -> "ConfusionMatrix":
+        if other.num_classes != self.num_classes:
+            raise ShapeError(f"cannot add {other.num_classes} classes to {self.num_classes}")
+        return ConfusionMatrix(self.num_classes, self.counts + other.counts)
+
+    def reduced(self, add_up: Callable[[Tensor], Tensor]) -> "ConfusionMatrix":
+        """The sum over all processes.
+
+        Args:
+            add_up: all-reduces an int64 tensor by a sum, for example
+                `lambda counts: fabric.all_reduce(counts, reduce_op="sum")`.
+
+        Returns:
+            The whole matrix, on every process; this one stays as it is.
+        """
+        total = add_up(torch.from_numpy(self.counts.copy()))
+        return ConfusionMatrix(self.num_classes, total.cpu().numpy())
+
+    def _refuse_wide_ids(self, truth: npt.NDArray[Any]) -> None:
+        if truth.dtype != np.uint8 and truth.size and (truth.min() < 0 or truth.max() > IGNORE):
+            self._refuse(np.unique(truth[(truth < 0) | (truth > IGNORE)]))
+
+    def _refuse_unknown_ids(self, table: npt.NDArray[np.int64]) -> None:
+        unknown = table[self.num_classes : IGNORE].any(axis=1)
+        if unknown.any():
+            self._refuse(self.num_classes + np.flatnonzero(unknown))
+
+    def _refuse(self, ids: npt.NDArray[Any]) -> None:
+        listed = ", ".join(str(number) for number in ids[:5]) + (", …" if len(ids) > 5 else "")
+        raise DataError(
+            f"the truth holds ids that are no train id: {listed}; wanted 0 to "
+            f"{self.num_classes - 1}, or {IGNORE} where unlabelled: correct the domain's label map"
+        )
+
+
+def _as_array(labels: Labels) -> npt.NDArray[Any]:
+    array = labels if isinstance(labels, np.ndarray) else labels.detach().cpu().numpy()
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ShapeError(f"label maps are integers, got {array.dtype}")
+    return array
+
+
+def _as_bytes(prediction: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Give ids that a byte cannot hold the value 255, which is never a class."""
+    if prediction.dtype == np.uint8:
+        return prediction
+    fits = (prediction >= 0) & (prediction < IGNORE)
+    return np.where(fits, prediction, IGNORE).astype(np.uint8)

@@ -1,0 +1,265 @@
+"""Scores a segmenter on the labelled frames of a split, one confusion matrix a frame.
+
+Opens labels, which no other package does for a target; knows no training. Matrices are kept frame
+by frame so that two segmenters can be compared by resampling frames.
+"""
+
+import os
+import zipfile
+import zlib
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from cag_uda.data.domain import Domain, Item
+from cag_uda.errors import DataError, ShapeError
+from cag_uda.evaluation.bootstrap import Interval, paired_bootstrap
+from cag_uda.evaluation.confusion import ConfusionMatrix
+from cag_uda.evaluation.inference import (
+    AnySegmenter,
+    LabelMap,
+    batches_of_one_kind,
+    labels_of_batch,
+    prepare,
+)
+from cag_uda.evaluation.scores import Scores, scores
+from cag_uda.files import whole_file
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Progress = Callable[[int, int], None]
+"""Told how many frames are done, and how many there are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a segmenter got right and wrong, frame by frame."""
+
+    keys: tuple[str, ...]
+    """N frame keys."""
+    confusions: npt.NDArray[np.int64]
+    """(N, K, K + 1), as `ConfusionMatrix.counts`."""
+    names: tuple[str, ...]
+    """K class names."""
+
+    @property
+    def confusion(self) -> ConfusionMatrix:
+        """All frames together."""
+        return ConfusionMatrix(len(self.names), self.confusions.sum(axis=0))
+
+    @property
+    def scores(self) -> Scores:
+        """Scores over all classes and frames."""
+        return self.scores_by(None)
+
+    def scores_by(self, protocol: str | None) -> Scores:
+        """Scores by a protocol, or over all classes. Raises as `scores.scores` does."""
+        return scores(self.confusion, self.names, protocol)
+
+    def gain_over(self, other: "Evaluation", resamples: int = 1000, seed: int = 0) -> Interval:
+        """How far this segmenter is above another on the same frames, with a 95 % interval.
+
+        Frames are paired by key, whatever their order.
+
+        Raises:
+            DataError: if the two were not evaluated on the same frames and classes.
+        """
+        mine, theirs = np.argsort(self.keys), np.argsort(other.keys)
+        if self.names != other.names or sorted(self.keys) != sorted(other.keys):
+            raise DataError(
+                f"the evaluations are of different frames ({len(self.keys)} and "
+                f"{len(other.keys)}) or classes; evaluate both on one split of one domain"
+            )
+        return paired_bootstrap(self.confusions[mine], other.confusions[theirs], resamples, seed)
+
+    def save_frames(self, path: Path) -> None:
+        """Write everything to an npz file, whole or not at all.
+
+        Raises:
+            RunError: if the disk is full or the folder cannot be written.
+        """
+        with whole_file(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(
+                file,
+                keys=np.array(self.keys, dtype=np.str_),
+                confusions=self.confusions,
+                names=np.array(self.names, dtype=np.str_),
+            )
+
+
+def load_frames(path: Path) -> Evaluation:
+    """Read what `Evaluation.save_frames` wrote.
+
+    Raises:
+        DataError: if the file is missing, damaged, or holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            keys, confusions, names = file["keys"], file["confusions"], file["names"]
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise DataError(
+            f"cannot read the frames of an evaluation from {path}: {error}; evaluate again"
+        ) from error
+    evaluation = Evaluation(tuple(keys.tolist()), confusions, tuple(names.tolist()))
+    shape = (len(keys), len(names), len(names) + 1)
+    if confusions.shape != shape or confusions.dtype != np.int64:
+        raise DataError(
+            f"{path} holds {confusions.dtype} {confusions.shape} where the confusion matrices of "
+            f"its frames are int64 {shape}; evaluate again"
+        )
+    return evaluation
+
+
+def merge(parts: Sequence[Evaluation]) -> Evaluation:
+    """Put the shards of one evaluation together, in the order of the frames' keys.
+
+    Args:
+        parts: one a process, in any order; a process without frames gives an empty one.
+
+    Returns:
+        The same evaluation however many shards there were.
+
+    Raises:
+        ShapeError: if there is no part, or the parts are not shards of one evaluation.
+    """
+    if len({part.names for part in parts}) != 1:
+        raise ShapeError("merge wants the parts of one evaluation, of the same classes")
+    keys = [key for part in parts for key in part.keys]
+    if len(set(keys)) != len(keys):
+        raise ShapeError("a frame is in two parts: give each process its own shard")
+    order = np.argsort(keys)
+    confusions = np.concatenate([part.confusions for part in parts])[order]
+    return Evaluation(tuple(keys[index] for index in order), confusions, parts[0].names)
+
+
+class _Frame(NamedTuple):
+    """One frame, ready for the network."""
+
+    key: str
+    image: Tensor
+    """(1, 3, H', W') uint8."""
+    truth: LabelMap
+    """(H, W) train ids; the label's size, which need not be the image's."""
+
+
+def evaluate(
+    segmenter: AnySegmenter,
+    domain: Domain,
+    split: str,
+    *,
+    batch_size: int = 4,
+    flip: bool = False,
+    progress: Progress | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> Evaluation:
+    """Score a segmenter on a labelled split, at the resolution of the labels.
+
+    Precision is the caller's: wrap the call in `torch.autocast` for anything but float32.
+
+    Args:
+        segmenter: the network; its mode is restored afterwards.
+        domain: where images and labels come from.
+        split: a labelled split of it.
+        batch_size: frames a pass of the network, at most; only frames of one size share a pass.
+        flip: average with the mirrored images.
+        progress: told after every pass.
+        shard: (rank, world size): this process takes every world-size-th frame; put the parts
+            together by `merge`.
+
+    Returns:
+        Confusion matrices in the order of the split; possibly of no frame where there are more
+        processes than frames.
+
+    Raises:
+        DataError: if the split has no labels, a file cannot be read, or the network has another
+            number of classes than the domain.
+    """
+    names = _names_of_classes(domain, split)
+    items = _part_of(domain.items(split), shard)
+    input_width_px = segmenter.config.input_width_px
+
+    def read(item: Item) -> _Frame:
+        image = prepare(domain.read_image(item), input_width_px)
+        return _Frame(item.key, image, domain.read_label(item))
+
+    keys: list[str] = []
+    confusions: list[npt.NDArray[np.int64]] = []
+    with closing(ahead(read, items, depth=2 * batch_size)) as frames:
+        for batch in batches_of_one_kind(frames, _sizes, batch_size):
+            height, width = batch[0].truth.shape
+            images = [frame.image for frame in batch]
+            labels = labels_of_batch(
+                segmenter, images, (height, width), flip=flip, num_classes=len(names)
+            )
+            for frame, label in zip(batch, labels, strict=True):
+                confusion = ConfusionMatrix(len(names))
+                confusion.update(frame.truth, label)
+                keys.append(frame.key)
+                confusions.append(confusion.counts)
+            if progress is not None:
+                progress(len(keys), len(items))
+    empty = np.zeros((0, len(names), len(names) + 1), np.int64)
+    return Evaluation(tuple(keys), np.stack(confusions) if confusions else empty, names)
+
+
+def ahead(function: Callable[[T], R], items: Iterable[T], depth: int) -> Generator[R, None, None]:
+    """Apply a function in threads, some items ahead of whoever consumes the results.
+
+    Args:
+        function: what takes long outside of the interpreter's lock: reading, decoding, resizing.
+        items: what it is applied to.
+        depth: results that are held or in the making, at most.
+
+    Yields:
+        Results in the order of the items; an error is raised where its result would have come.
+    """
+    remaining = iter(items)
+    pool = ThreadPoolExecutor(min(depth, os.cpu_count() or 1), thread_name_prefix="read-ahead")
+    try:
+        pending: deque[Future[R]] = deque(
+            pool.submit(function, item) for item in islice(remaining, depth)
+        )
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(function, item) for item in islice(remaining, 1))
+            yield result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _sizes(frame: _Frame) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return tuple(frame.image.shape), frame.truth.shape
+
+
+def _names_of_classes(domain: Domain, split: str) -> tuple[str, ...]:
+    if domain.label_space is None or not domain.is_labelled(split):
+        raise DataError(
+            f"domain {domain.name!r}: split {split!r} has no labels, and scores need them; name a "
+            "labelled split, or rank checkpoints without labels by `cag-uda select`"
+        )
+    return domain.label_space.names
+
+
+def _part_of(items: list[Item], shard: tuple[int, int]) -> list[Item]:
+    rank, world_size = shard
+    if not 0 <= rank < world_size:
+        raise ShapeError(f"shard should be (rank, world size) with rank below, got {shard}")
+    return items[rank::world_size]

@@ -1,0 +1,99 @@
+"""How many pixels a pseudo-labeller labels, and how many of those rightly.
+
+Knows pseudo-labels and, where there is one, the truth; knows neither networks nor how labels were
+chosen. The scores are for the report alone: nothing in training may read them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from cag_uda.errors import ShapeError
+from cag_uda.evaluation.confusion import ConfusionMatrix
+from cag_uda.evaluation.scores import share
+from cag_uda.types import PseudoLabels
+
+
+class PseudoLabelTally:
+    """Counts pseudo-labels against the truth, on the grid that they are made on.
+
+    The truth is brought to the feature grid, each cell taking the label of the pixel at its centre.
+    The other way, enlarging the pseudo-labels, would count each of them stride² times and charge
+    them with the outlines of objects finer than a cell, which no label of the grid can follow.
+
+    Args:
+        num_classes: K.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self._compared = ConfusionMatrix(num_classes)
+        # The same form for images without truth, of which only columns mean anything.
+        self._unchecked = ConfusionMatrix(num_classes)
+
+    def update(self, pseudo: PseudoLabels, truth: Tensor | None = None) -> None:
+        """Count one batch.
+
+        Args:
+            pseudo: labels (B, h, w) int64, IGNORE where not assigned; the weight is not looked at.
+            truth: (B, H, W) integer train ids, IGNORE where unlabelled; None where there is none.
+
+        Raises:
+            ShapeError: if the two are not of the same images.
+            DataError: if the truth holds an id that is neither a class nor IGNORE.
+        """
+        label = pseudo.label
+        if truth is None:
+            self._unchecked.update(label.new_zeros(label.shape), label)
+            return
+        if label.ndim != 3 or truth.ndim != 3 or len(label) != len(truth):
+            raise ShapeError(
+                f"wanted pseudo-labels (B, h, w) and truth (B, H, W), got {tuple(label.shape)} "
+                f"and {tuple(truth.shape)}"
+            )
+        # Float holds every id exactly, and is what interpolation takes on every device.
+        at_centres = F.interpolate(
+            truth[:, None].float(), size=tuple(label.shape[1:]), mode="nearest-exact"
+        )
+        self._compared.update(at_centres[:, 0].long(), label)
+
+    def reduced(self, add_up: Callable[[Tensor], Tensor]) -> "PseudoLabelTally":
+        """The sum over all processes, on every process.
+
+        Args:
+            add_up: all-reduces an int64 tensor by a sum.
+        """
+        total = PseudoLabelTally(self._compared.num_classes)
+        total._compared = self._compared.reduced(add_up)
+        total._unchecked = self._unchecked.reduced(add_up)
+        return total
+
+    def scores(self) -> dict[str, Any]:
+        """What `pseudo_labels.json` holds for one kind of label.
+
+        Returns:
+            "precision": share of right labels among those on pixels with truth, None if there are
+            none. "coverage": share of pixels that got a label, among those with truth and those of
+            images without; 0 if there are none. "per_class": lists (K,), None where undefined, of
+            "precision" by pseudo-label and "coverage" by true class.
+        """
+        compared = self._compared.counts
+        assigned, right = compared[:, :-1], np.diagonal(compared)
+        everything = compared.sum(axis=0) + self._unchecked.counts.sum(axis=0)
+        coverage = share(everything[:-1].sum(), everything.sum())
+        return {
+            "precision": _plain(share(right.sum(), assigned.sum())),
+            "coverage": _plain(coverage) or 0.0,
+            "per_class": {
+                "precision": [_plain(value) for value in share(right, assigned.sum(axis=0))],
+                "coverage": [
+                    _plain(value) for value in share(assigned.sum(axis=1), compared.sum(axis=1))
+                ],
+            },
+        }
+
+
+def _plain(value: Any) -> float | None:
+    return None if np.isnan(value) else float(value)

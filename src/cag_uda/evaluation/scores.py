@@ -1,0 +1,123 @@
+"""From counts to IoU per class and mIoU.
+
+Knows confusion matrices; knows no image, no network, and not where counts come from.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from cag_uda.errors import ShapeError
+from cag_uda.evaluation.confusion import ConfusionMatrix
+from cag_uda.evaluation.protocols import apply_protocol
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a segmenter scores, as shares of 1."""
+
+    iou: Floats
+    """(K,), NaN for a class that is in neither truth nor prediction."""
+    miou: float
+    """Mean over the classes that have an IoU; NaN if none has."""
+    names: tuple[str, ...]
+    """K class names."""
+    protocol: str | None = None
+    """Protocol that counted; None where every class of the label space counts."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, in which an undefined IoU is null."""
+        return {
+            "protocol": self.protocol,
+            "miou": _or_none(self.miou),
+            "classes": list(self.names),
+            "iou": [_or_none(value) for value in self.iou.tolist()],
+        }
+
+
+def scores(
+    confusion: ConfusionMatrix | npt.NDArray[Any],
+    names: Sequence[str],
+    protocol: str | None = None,
+) -> Scores:
+    """Score a confusion matrix.
+
+    A class in neither truth nor prediction is undefined and left out of the mean; one that is
+    predicted but absent from the truth scores 0.
+
+    Args:
+        confusion: a matrix, or its counts (K, K) or (K, K + 1).
+        names: the K class names of the label space.
+        protocol: a name among `protocols.PROTOCOLS`, or None for all classes.
+
+    Returns:
+        The scores, of the protocol's classes alone if one is named.
+
+    Raises:
+        UserError: for an unknown protocol.
+        DataError: if the label space lacks a class that the protocol needs.
+        ShapeError: if the matrix has not one row a name.
+
+    Source: cityscapesscripts, evaluation/evalPixelLevelSemanticLabeling.py, equal to the last bit.
+    """
+    counts = confusion.counts if isinstance(confusion, ConfusionMatrix) else confusion
+    if counts.ndim != 2 or len(counts) != len(names):
+        raise ShapeError(f"{len(names)} class names, but counts of shape {counts.shape}")
+    counted = apply_protocol(counts, names, protocol)
+    iou = share(*intersection_and_union(counted.counts))[counted.averaged]
+    return Scores(iou, float(mean_over_classes(iou)), counted.names, protocol)
+
+
+def intersection_and_union(
+    counts: npt.NDArray[Any],
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """The two numbers of pixels whose ratio is the IoU. Both add up over frames.
+
+    Args:
+        counts: (…, K, K) or (…, K, K + 1), true classes × predicted classes (and "no class").
+
+    Returns:
+        Intersections (…, K) and unions (…, K), in pixels.
+
+    Raises:
+        ShapeError: if the counts are of neither form.
+    """
+    if counts.ndim < 2 or counts.shape[-1] - counts.shape[-2] not in (0, 1):
+        raise ShapeError(f"counts should be (…, K, K) or (…, K, K + 1), got {counts.shape}")
+    classes = counts.shape[-2]
+    intersection = np.diagonal(counts, axis1=-2, axis2=-1)
+    predicted = counts[..., :classes].sum(axis=-2)
+    return intersection, counts.sum(axis=-1) + predicted - intersection
+
+
+def share(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> Floats:
+    """Divide part by whole; NaN where the whole is 0."""
+    result: Floats = np.full(np.shape(whole), np.nan)
+    np.divide(part, whole, out=result, where=np.asarray(whole) > 0)
+    return result
+
+
+def mean_over_classes(values: Floats) -> Floats:
+    """Average over the last axis without NaN.
+
+    Args:
+        values: (…, K).
+
+    Returns:
+        (…,), NaN where no class has a value.
+    """
+    defined = ~np.isnan(values)
+    # Added one after the other as the official evaluator does: numpy's pairwise sum differs from
+    # it in the last bit.
+    total = np.add.accumulate(np.where(defined, values, 0.0), axis=-1)[..., -1]
+    return share(total, defined.sum(axis=-1))
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,93 @@
+"""Adversarial alignment of the output space: the warm-up.
+
+Source: Tsai et al., *Learning to Adapt Structured Output Space for Semantic Segmentation*
+(AdaptSegNet), CVPR 2018, single level.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Adam, Optimizer
+
+from cag_uda.adaptation.losses import adversarial, cross_entropy
+from cag_uda.methods.base import Method, MethodConfig
+from cag_uda.methods.optim import OptimConfig
+from cag_uda.models.discriminator import Discriminator
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.types import Batch, Losses
+
+
+class AdversarialConfig(MethodConfig):
+    """Settings of the warm-up; the defaults are the successors' least-squares form."""
+
+    name: Literal["adversarial"] = "adversarial"
+    loss: Literal["least-squares", "bce"] = "least-squares"
+    """Least squares as the authors' later code and its successors; BCE as in the paper."""
+    weight: float = Field(default=0.01, ge=0)
+    """Of the fooling loss; 0.01 with least squares, 0.001 with BCE (AdaptSegNet)."""
+    discriminator_rate: float = Field(default=1e-4, gt=0)
+    """Learning rate of the discriminator's Adam (betas 0.9, 0.99: AdaptSegNet)."""
+    discriminator_channels: int = Field(default=64, ge=1)
+    """Width of the discriminator's first layer; 64 in AdaptSegNet, fewer on a small machine."""
+
+
+class Adversarial(Method):
+    """Cross entropy on the source while target outputs learn to pass for source outputs."""
+
+    Config = AdversarialConfig
+
+    def __init__(self, segmenter: Segmenter, config: AdversarialConfig) -> None:
+        super().__init__(segmenter, config)
+        self.config = config
+        self.discriminator = Discriminator(segmenter.num_classes, config.discriminator_channels)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The segmenter and the discriminator."""
+        return {"segmenter": self.segmenter, "discriminator": self.discriminator}
+
+    def optimizers(self, config: OptimConfig) -> dict[str, Optimizer]:
+        """The segmenter's as configured; Adam for the discriminator."""
+        rate = self.config.discriminator_rate
+        group = {"params": list(self.discriminator.parameters()), "lr": rate, "peak_rate": rate}
+        return {**super().optimizers(config), "discriminator": Adam([group], betas=(0.9, 0.99))}
+
+    def losses(self, batch: Batch) -> Iterator[Losses]:
+        """Yields {source/ce}, {target/fool}, {discriminator/source, discriminator/target}.
+
+        The discriminator judges with its weights before the step in both roles, so that one pass
+        gives the gradients of the alternating original.
+        """
+        size = batch.source.image.shape[-2:]
+        kind = self.config.loss
+
+        source = self.student(batch.source.image, "source")
+        yield {"source/ce": cross_entropy(source.logits, batch.source.label)}
+
+        target = self.student(batch.target.image, "target")
+        probability = _probability(target.logits, size)
+        for parameter in self.discriminator.parameters():
+            parameter.requires_grad_(False)
+        fool = adversarial(self.discriminator(probability), "source", kind)
+        for parameter in self.discriminator.parameters():
+            parameter.requires_grad_(True)
+        yield {"target/fool": self.config.weight * fool}
+
+        on_source = self._judge(_probability(source.logits.detach(), size))
+        on_target = self._judge(probability.detach())
+        yield {
+            "discriminator/source": adversarial(on_source, "source", kind) / 2,
+            "discriminator/target": adversarial(on_target, "target", kind) / 2,
+        }
+
+    def _judge(self, probability: Tensor) -> Tensor:
+        score: Tensor = self._calls.get("discriminator", self.discriminator)(probability)
+        return score
+
+
+def _probability(logits: Tensor, size: torch.Size) -> Tensor:
+    upsampled = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    return upsampled.softmax(dim=1)

@@ -1,0 +1,131 @@
+"""What an adaptation method is. Knows networks and losses, not files, devices or the loop."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cag_uda.methods.optim import OptimConfig, build_optimizer
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.types import (
+    Batch,
+    DomainName,
+    Labelled,
+    Losses,
+    Prediction,
+    PseudoLabels,
+    Unlabelled,
+)
+
+
+class MethodConfig(BaseModel):
+    """Settings of a method; the defaults stand in its subclass alone, each with its source."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """The method's row in `cag_uda.methods.METHODS`."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Sweeps over whole domains, without augmentation, for what a method prepares."""
+
+    source: Callable[[], Iterable[Labelled]]
+    """This process's share of the labelled source."""
+    target: Callable[[], Iterable[Unlabelled]]
+    """This process's share of the target's images."""
+    all_reduce: Callable[[Tensor], Tensor]
+    """Sum of a tensor over all processes."""
+
+
+class Method(nn.Module, ABC):
+    """One adaptation method: which networks, which losses, what state between steps.
+
+    State (anchors, labeller, discriminator) is held as submodules and buffers, so that checkpoints
+    and device moves need no further code.
+
+    Args:
+        segmenter: the network to adapt; the method trains it in place.
+        config: an instance of the method's `Config`.
+    """
+
+    Config: ClassVar[type[MethodConfig]]
+    trains: ClassVar[bool] = True
+    """Whether a stage of it takes steps; one that does not does all its work in `prepare`."""
+
+    def __init__(self, segmenter: Segmenter, config: MethodConfig) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self._calls: dict[str, Callable[..., Any]] = {}
+        self._autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks that are trained, by name."""
+        return {"segmenter": self.segmenter}
+
+    def attach(
+        self,
+        wrap: Callable[[nn.Module], Callable[..., Any]],
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        """Route the forward passes of trained networks through a wrapper (precision, processes).
+
+        Args:
+            wrap: makes a callable of each network that is trained.
+            autocast: the precision under which frozen networks compute.
+        """
+        self._calls = {name: wrap(network) for name, network in self.networks().items()}
+        self._autocast = autocast
+
+    def student(self, image: Tensor, domain: DomainName = "target") -> Prediction:
+        """The segmenter in training, as `Segmenter.forward`, through whatever wraps it."""
+        prediction: Prediction = self._calls.get("segmenter", self.segmenter)(image, domain)
+        return prediction
+
+    @torch.no_grad()
+    def frozen(self, network: Segmenter, image: Tensor, domain: DomainName) -> Prediction:
+        """A network that is not trained, in the run's precision; float32 comes out."""
+        with self._autocast():
+            features, logits = network(image, domain)
+        return Prediction(features.float(), logits.float())
+
+    def prepare(self, passes: Passes) -> None:
+        """What precedes the first step: snapshots, anchors, thresholds. Nothing by default."""
+        return
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> Iterator[Losses]:
+        """The losses of one step, one yield per graph, in the order of the paper.
+
+        The loop backpropagates each yield at once, so that its graph is freed before the next
+        forward;
+        losses that share a forward share a yield.
+        """
+
+    def after_step(self, step: int) -> None:
+        """What follows the optimisers' step: moving averages. Nothing by default."""
+        return
+
+    def optimizers(self, config: OptimConfig) -> dict[str, Optimizer]:
+        """One optimiser for each trained network, by the network's name."""
+        return {"segmenter": build_optimizer(self.segmenter.parameter_groups(), config)}
+
+    def predictor(self) -> Segmenter:
+        """The network that is evaluated, delivered, and handed to the next stage."""
+        return self.segmenter
+
+    def pseudo_labels(self, image: Tensor) -> dict[str, PseudoLabels]:
+        """Every kind of pseudo-label that the method gives an image (B, 3, H, W) of the target.
+
+        For reporting and for `cag-uda pseudo-label`; empty where the method has none.
+        """
+        return {}

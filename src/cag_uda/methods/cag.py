@@ -1,0 +1,192 @@
+"""CAG: category anchor-guided adaptation, one stage of it.
+
+Source: Zhang, Zhang, Liu, Tao, *Category Anchor-Guided Unsupervised Domain Adaptation for Semantic
+Segmentation*, NeurIPS 2019 (arXiv 1910.13049), and the code that its authors released.
+"""
+
+import copy
+from collections.abc import Iterator
+from typing import Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from cag_uda.adaptation.anchors import CategoryAnchors
+from cag_uda.adaptation.labels import downsample
+from cag_uda.adaptation.losses import anchor_distance, centroid_distance, cross_entropy
+from cag_uda.adaptation.margins import AbsoluteMargin, Margin, MarginStatistics, RelativeMargin
+from cag_uda.adaptation.pseudo_labels import by_anchor, by_confidence, intersection
+from cag_uda.methods.base import Method, MethodConfig, Passes
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.types import IGNORE, Batch, Losses, Prediction, PseudoLabels
+
+LabelKind = Literal["anchor", "confidence", "intersection"]
+
+
+class MarginConfig(BaseModel):
+    """How clearly the nearest anchor must win for a target pixel to be active."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["absolute", "relative", "clearest", "calibrated"] = "absolute"
+    """What `value` means: a gap d2 − d1 in feature units (the paper); a gap (d2 − d1) / (d1 +
+    d2), free
+    of the features' scale; the share of each class's target pixels that is labelled, the clearest
+    first; or the precision that each class shall have on the labelled source."""
+    value: float = Field(default=2.5, ge=0)
+    """2.5 is the paper's Δ_d, for the features of its network."""
+
+    @model_validator(mode="after")
+    def _shares_end_at_one(self) -> Self:
+        if self.kind != "absolute" and self.value > 1:
+            raise ValueError(f"a {self.kind} margin lies between 0 and 1, got {self.value}")
+        return self
+
+
+class CAGConfig(MethodConfig):
+    """Settings of a stage; the defaults are the paper's."""
+
+    name: Literal["cag"] = "cag"
+    labels: tuple[LabelKind, ...] = ("anchor",)
+    """Pseudo-labels that supervise the target, each by a cross entropy; the mean of them is used.
+    The
+    released code has ("anchor", "confidence")."""
+    margin: MarginConfig = MarginConfig()
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Least softmax probability of a probability-based label (the paper and the released code)."""
+    average: Literal["pixel", "image"] = "pixel"
+    """Anchors as means over pixels (the paper) or over the means of images (the released code)."""
+    only_correct: bool = False
+    """Whether anchors leave out pixels that the network gets wrong (the released code does)."""
+    min_pixels: int = Field(default=1, ge=1)
+    """Pixels of a class that an image needs to count in an image average; released code: 10."""
+    distance: Literal["pixel", "centroid"] = "pixel"
+    """The distance loss by pixel (the paper) or by centroid of an image's class (released code)."""
+    distance_weight: float = Field(default=0.7, ge=0)
+    """λ of the distance losses of source and target; 0.7 in the released code."""
+    target_weight: float = Field(default=1.0, ge=0)
+    """Of the target's cross entropy."""
+
+    @model_validator(mode="after")
+    def _some_labels(self) -> Self:
+        if not self.labels or len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"labels must name at least one kind, each once, got {self.labels}")
+        return self
+
+
+class CAG(Method):
+    """One stage: anchors and pseudo-labels from the frozen incoming network, then training."""
+
+    Config = CAGConfig
+    threshold: Tensor
+
+    def __init__(self, segmenter: Segmenter, config: CAGConfig) -> None:
+        super().__init__(segmenter, config)
+        self.config = config
+        self.labeller = copy.deepcopy(segmenter).requires_grad_(False).eval()
+        self.anchors = CategoryAnchors(
+            segmenter.num_classes,
+            segmenter.feature_channels,
+            average=config.average,
+            min_pixels=config.min_pixels,
+        )
+        self.register_buffer("threshold", torch.full((segmenter.num_classes,), config.margin.value))
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the training mode; the labeller stays as it was frozen."""
+        super().train(mode)
+        self.labeller.eval()
+        return self
+
+    def prepare(self, passes: Passes) -> None:
+        """Freeze the incoming network as the labeller; take anchors and margins with it."""
+        self.labeller.load_state_dict(self.segmenter.state_dict())
+        self.anchors.reset()
+        for source in passes.source():
+            prediction = self.frozen(self.labeller, source.image, "source")
+            self.anchors.update(prediction.features, self._anchored(prediction, source.label))
+        self.anchors.reduce(passes.all_reduce)
+        self._fit_margin(passes)
+
+    def losses(self, batch: Batch) -> Iterator[Losses]:
+        """Yields {source/ce, source/anchor}, {target/<kind>, …, target/anchor}."""
+        source = self.student(batch.source.image, "source")
+        label = downsample(batch.source.label, _grid(source))
+        yield {
+            "source/ce": cross_entropy(source.logits, batch.source.label),
+            "source/distance": self.config.distance_weight * self._distance(source, label),
+        }
+        pseudo = self.pseudo_labels(batch.target.plain)
+        target = self.student(batch.target.image, "target")
+        weight = self.config.target_weight / len(self.config.labels)
+        yield {
+            **{
+                f"target/{kind}": weight * cross_entropy(target.logits, pseudo[kind].label)
+                for kind in self.config.labels
+            },
+            "target/distance": self.config.distance_weight
+            * self._distance(target, pseudo[self.config.labels[0]].label),
+        }
+
+    @torch.no_grad()
+    def pseudo_labels(self, image: Tensor) -> dict[str, PseudoLabels]:
+        """Active target identification and pseudo-label assignment by the frozen labeller.
+
+        Args:
+            image: (B, 3, H, W) target images in [0, 1].
+
+        Returns:
+            Labels on the feature grid by kind: "anchor", "confidence", and where both agree.
+        """
+        prediction = self.frozen(self.labeller, image, "target")
+        anchor = by_anchor(self.anchors.distances(prediction.features), self.margin)
+        confidence = by_confidence(prediction.logits, self.config.confidence)
+        return {
+            "anchor": anchor,
+            "confidence": confidence,
+            "intersection": intersection(anchor, confidence),
+        }
+
+    @property
+    def margin(self) -> Margin:
+        """The margin in force: the configured value, or the thresholds fitted to the domains."""
+        if self.config.margin.kind == "absolute":
+            return AbsoluteMargin(self.threshold)
+        return RelativeMargin(self.threshold)
+
+    def _anchored(self, prediction: Prediction, label: Tensor) -> Tensor:
+        """The source label on the feature grid, without the pixels that anchors leave out."""
+        label = downsample(label, _grid(prediction))
+        if not self.config.only_correct:
+            return label
+        return label.masked_fill(prediction.logits.argmax(1) != label, IGNORE)
+
+    def _fit_margin(self, passes: Passes) -> None:
+        kind, value = self.config.margin.kind, self.config.margin.value
+        if kind in ("absolute", "relative"):
+            return
+        statistics = MarginStatistics(self.segmenter.num_classes).to(self.threshold.device)
+        if kind == "clearest":
+            for target in passes.target():
+                prediction = self.frozen(self.labeller, target.plain, "target")
+                statistics.update(self.anchors.distances(prediction.features))
+        else:
+            for source in passes.source():
+                prediction = self.frozen(self.labeller, source.image, "source")
+                label = downsample(source.label, _grid(prediction))
+                statistics.update(self.anchors.distances(prediction.features), label)
+        statistics.reduce(passes.all_reduce)
+        fitted = statistics.clearest(value) if kind == "clearest" else statistics.calibrated(value)
+        self.threshold.copy_(torch.as_tensor(fitted.value))
+
+    def _distance(self, prediction: Prediction, label: Tensor) -> Tensor:
+        if self.config.distance == "pixel":
+            return anchor_distance(prediction.features, self.anchors.vectors, label)
+        return centroid_distance(*prediction, self.anchors.vectors, label)
+
+
+def _grid(prediction: Prediction) -> tuple[int, int]:
+    """Height and width of the feature grid."""
+    height, width = prediction.logits.shape[-2:]
+    return height, width

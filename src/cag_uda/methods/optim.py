@@ -1,0 +1,63 @@
+"""Optimisers and learning-rate schedules, as a recipe names them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+from torch.optim import Optimizer
+
+
+class OptimConfig(BaseModel):
+    """The `[stages.optim]` table of a recipe.
+
+    The defaults are AdaptSegNet's for its segmenter (CVPR 2018: SGD 2.5e-4, momentum 0.9, weight
+    decay
+    5e-4, head × 10, poly 0.9), which most of the field uses with ImageNet weights.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = Field(default=2.5e-4, gt=0)
+    """Peak rate of the backbone."""
+    head_multiplier: float = Field(default=10.0, gt=0)
+    """Rate of decoder and classifier over the backbone's."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of SGD; AdamW's first moment uses it too."""
+    weight_decay: float = Field(default=5e-4, ge=0)
+    schedule: Literal["poly", "constant"] = "poly"
+    power: float = Field(default=0.9, gt=0)
+    """Of the poly schedule: rate × (1 − step / horizon) ** power."""
+    horizon: int | None = Field(default=None, ge=1)
+    """Steps at which the poly schedule reaches zero; None means the stage's steps."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the rate rises linearly from near zero."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Largest norm of a network's gradient; None does not clip."""
+
+    def factor(self, step: int, steps: int) -> float:
+        """Share of the peak rate in force at a step (0-based) of a stage of `steps` steps."""
+        rise = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        if self.schedule == "constant":
+            return rise
+        return rise * float(max(0.0, 1 - step / (self.horizon or steps)) ** self.power)
+
+
+def build_optimizer(groups: Mapping[str, Sequence[nn.Parameter]], config: OptimConfig) -> Optimizer:
+    """An optimiser over named parameter groups.
+
+    Args:
+        groups: parameters by name; the group "head" learns at `head_multiplier` times the rate.
+        config: which optimiser and its rates. Each group keeps its peak rate as "peak_rate".
+    """
+    described = []
+    for name, parameters in groups.items():
+        rate = config.learning_rate * (config.head_multiplier if name == "head" else 1.0)
+        described.append({"params": list(parameters), "lr": rate, "peak_rate": rate, "name": name})
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(
+            described, betas=(config.momentum, 0.999), weight_decay=config.weight_decay
+        )
+    return torch.optim.SGD(described, momentum=config.momentum, weight_decay=config.weight_decay)

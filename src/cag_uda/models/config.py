@@ -1,0 +1,62 @@
+"""What a segmenter is made of, as data: a recipe's `[segmenter]` and a model's config.json."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Colour = tuple[int, int, int]
+
+
+class SegmenterConfig(BaseModel):
+    """The network of a recipe; everything but its classes, which come with the source domain."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: str = "resnet-50"
+    """A row of `cag_uda.models.backbones.BACKBONES`."""
+    weights: str | None = None
+    """Where the backbone starts: nothing for random weights, "imagenet" for the row's published
+    weights, or a hub id or local folder in the transformers layout."""
+    decoder: str = "deeplab-v3plus"
+    """A row of `cag_uda.models.decoders.DECODERS`."""
+    output_stride: Literal[8, 16, 32] = 16
+    """Image pixels per cell of the backbone's last feature map; strides are traded for dilation."""
+    norm: Literal["shared", "per-domain", "frozen"] = "per-domain"
+    """Batch-norm statistics: one set for both domains, a set per domain (scale and shift shared),
+    or
+    the initial ones, never updated."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Per RGB channel, subtracted from an image in [0, 1]; the default is ImageNet's."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Per RGB channel, divides after the mean."""
+    input_width_px: int | None = Field(default=None, ge=16)
+    """Width to which images are resized, aspect ratio kept, before they enter the network in
+    sweeps,
+    evaluation and prediction; None takes them as they are."""
+
+    @model_validator(mode="after")
+    def _std_is_positive(self) -> "SegmenterConfig":
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be above 0 in each channel, got {self.std}")
+        return self
+
+
+class Classes(BaseModel):
+    """The classes that a network tells apart, so that a model folder explains itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: tuple[str, ...]
+    """One name a class, in the order of train ids."""
+    palette: tuple[Colour, ...]
+    """One RGB colour a class."""
+    label_ids: tuple[int, ...] | None = None
+    """Ids that a benchmark's server wants in place of train ids."""
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> "Classes":
+        if len(self.names) != len(self.palette):
+            raise ValueError(f"{len(self.names)} class names but {len(self.palette)} colours")
+        if self.label_ids is not None and len(self.label_ids) != len(self.names):
+            raise ValueError(f"{len(self.names)} class names but {len(self.label_ids)} label ids")
+        return self

@@ -1,0 +1,33 @@
+"""The fully convolutional domain discriminator of output-space adversarial alignment."""
+
+from itertools import pairwise
+from typing import cast
+
+from torch import Tensor, nn
+
+
+class Discriminator(nn.Module):
+    """Tells from a softmax map whether a segmenter saw a source or a target image.
+
+    Five convolutions of kernel 4, stride 2, padding 1, with 64-128-256-512-1 channels and leaky
+    ReLU
+    0.2 between. Maps of at least 32×32 cells give a score; smaller ones are padded by the caller.
+
+    Args:
+        num_classes: K, channels of the map.
+        channels: width of the first layer; 64 as published.
+
+    Source: Tsai et al., *Learning to Adapt Structured Output Space* (AdaptSegNet), CVPR 2018.
+    """
+
+    def __init__(self, num_classes: int, channels: int = 64) -> None:
+        super().__init__()
+        widths = [num_classes, channels, channels * 2, channels * 4, channels * 8]
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, 2, 1))
+
+    def forward(self, probability: Tensor) -> Tensor:
+        """(B, K, H, W) class probabilities to scores (B, 1, H/32, W/32): high means target."""
+        return cast(Tensor, self.layers(probability))

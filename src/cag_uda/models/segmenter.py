@@ -1,0 +1,176 @@
+"""The segmenter: normalise, encode, decode, classify; features and logits from one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import PIL.Image
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from cag_uda.errors import ModelError
+from cag_uda.models import storage
+from cag_uda.models.backbones import build_backbone
+from cag_uda.models.config import Classes, SegmenterConfig
+from cag_uda.models.decoders import DECODERS
+from cag_uda.models.inference import as_rgb, label_map
+from cag_uda.models.norm import DomainBatchNorm2d, copy_statistics, separate_statistics
+from cag_uda.types import DomainName, Prediction
+
+
+class Segmenter(nn.Module):
+    """A semantic segmentation network that owns its preprocessing and its classes.
+
+    Args:
+        config: backbone, decoder, norm and preprocessing.
+        classes: names and colours of the K classes.
+
+    Raises:
+        ModelError: for an unknown backbone or decoder, or weights that cannot be had.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: SegmenterConfig, classes: Classes) -> None:
+        super().__init__()
+        if config.decoder not in DECODERS:
+            names = ", ".join(DECODERS)
+            raise ModelError(f"unknown decoder {config.decoder!r}; choose from {names}")
+        self.config = config
+        self.classes = classes
+        self.num_classes = len(classes.names)
+        self.backbone = build_backbone(config.backbone, config.weights, config.output_stride)
+        self.decoder = DECODERS[config.decoder](self.backbone.channels, config.output_stride)
+        self.feature_channels = self.decoder.feature_channels
+        self.dropout = nn.Dropout(self.decoder.dropout)
+        self.classifier = nn.Conv2d(self.feature_channels, self.num_classes, 1)
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+        if config.norm == "per-domain":
+            separate_statistics(self)
+        self._domain_norms = tuple(m for m in self.modules() if isinstance(m, DomainBatchNorm2d))
+
+    def forward(self, image: Tensor, domain: DomainName = "target") -> Prediction:
+        """Segment images.
+
+        Args:
+            image: (B, 3, H, W) float in [0, 1], RGB, of any size from 32 pixels.
+            domain: whose batch-norm statistics are used, and in training updated; without effect
+                where they are shared.
+
+        Returns:
+            Features (B, D, h, w) and logits (B, K, h, w) at stride 4, both not upsampled. The
+            features are the classifier's input before its dropout, so that anchors see no noise.
+        """
+        for norm in self._domain_norms:
+            norm.domain = domain
+        features = self.decoder(self.backbone((image - self.mean) / self.std))
+        return Prediction(features, self.classifier(self.dropout(features)))
+
+    def predict(self, image: str | Path | PIL.Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Segment one image at its own resolution.
+
+        Args:
+            image: a path, a PIL image, or an RGB array (H, W, 3) uint8.
+
+        Returns:
+            (H, W) uint8 train ids; their names and colours are in `classes`.
+
+        Raises:
+            DataError: if it cannot be read as an image.
+        """
+        return label_map(self, as_rgb(image))
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the training mode; frozen norms stay as in evaluation."""
+        super().train(mode)
+        if self.config.norm == "frozen":
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The backbone's parameters and the head's, which usually learns faster."""
+        backbone = list(self.backbone.parameters())
+        head = [*self.decoder.parameters(), *self.classifier.parameters()]
+        return {"backbone": backbone, "head": head}
+
+    def adopt_source_statistics(self) -> None:
+        """Give the target the source's statistics: what a network that saw no target has."""
+        copy_statistics(self, "source", "target")
+
+    @torch.no_grad()
+    def estimate_statistics(self, images: Iterable[Tensor], domain: DomainName) -> None:
+        """Recompute a domain's batch-norm statistics as the average over batches of its images.
+
+        Args:
+            images: batches (B, 3, H, W) in [0, 1]; at least one, else nothing changes.
+            domain: whose statistics are replaced (all, where they are shared).
+
+        Source: AdaBN, Li et al. 2016.
+        """
+        norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm2d)]
+        momenta = [norm.momentum for norm in norms]
+        was_training = self.training
+        self.eval()
+        try:
+            for norm in norms:
+                norm.train()
+            for index, image in enumerate(images):
+                for norm in norms:
+                    norm.momentum = 1.0 / (index + 1)
+                self(image, domain)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+            self.train(was_training)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors` into a folder, each whole or not at all.
+
+        Raises:
+            RunError: if the disk is full or the folder cannot be written.
+        """
+        storage.save(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_hub_id: str | Path, *, revision: str | None = None
+    ) -> Segmenter:
+        """Load a segmenter from a local folder or, where the name has a `/`, from the hub.
+
+        Args:
+            path_or_hub_id: a folder that `save_pretrained` wrote, or `owner/name` on the hub.
+            revision: branch, tag or commit on the hub.
+
+        Returns:
+            The segmenter in evaluation mode, on the CPU.
+
+        Raises:
+            ModelError: if it is missing, damaged, or not one of this package's.
+        """
+        config, classes, weights = storage.read(path_or_hub_id, revision)
+        segmenter = cls(config.model_copy(update={"weights": None}), classes)
+        segmenter.config = config
+        storage.place(weights, segmenter, str(path_or_hub_id))
+        return segmenter.eval()
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the model to the hub, making the repository if need be.
+
+        Args:
+            repo_id: `owner/name`.
+            private: whether a new repository is private.
+            token: a hub token; None uses the one that is logged in.
+
+        Returns:
+            The address of the upload.
+        """
+        return storage.push(self, repo_id, private=private, token=token)

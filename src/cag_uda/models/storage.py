@@ -1,0 +1,128 @@
+"""Model folders: `config.json` and `model.safetensors`, on disk or on the Hugging Face hub.
+
+Nothing is ever unpickled. Knows files and tensors, not how a segmenter computes.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cag_uda.errors import ModelError
+from cag_uda.files import write_json, write_with
+from cag_uda.models.config import Classes, SegmenterConfig
+
+if TYPE_CHECKING:
+    from cag_uda.models.segmenter import Segmenter
+
+_FORMAT = 1
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+
+
+def save(segmenter: Segmenter, folder: Path) -> None:
+    """Write a model folder. Raises RunError if the disk is full or the folder cannot be written."""
+    weights = {name: value.cpu().contiguous() for name, value in segmenter.state_dict().items()}
+    write_with(folder / _WEIGHTS, lambda path: save_file(weights, path, metadata={"format": "pt"}))
+    config = {
+        "library_name": "cag-uda",
+        "format": _FORMAT,
+        "segmenter": segmenter.config.model_dump(mode="json"),
+        "classes": segmenter.classes.model_dump(mode="json"),
+    }
+    write_json(folder / _CONFIG, config)
+
+
+def read(
+    path_or_hub_id: str | Path, revision: str | None = None
+) -> tuple[SegmenterConfig, Classes, dict[str, Tensor]]:
+    """Read a model folder; `owner/name` that is no folder here is fetched from the hub.
+
+    A run folder stands for the network that it delivers.
+
+    Raises:
+        ModelError: if it is missing, damaged, or not one of this package's.
+    """
+    folder = _locate(path_or_hub_id, revision)
+    try:
+        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        if config["format"] != _FORMAT:
+            raise ModelError(
+                f"{folder} has model format {config['format']}, this version reads {_FORMAT}; "
+                "use the version of cag-uda that wrote it"
+            )
+        segmenter = SegmenterConfig.model_validate(config["segmenter"])
+        classes = Classes.model_validate(config["classes"])
+        weights = load_file(folder / _WEIGHTS)
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{folder} is no model folder: it has no {Path(error.filename or _WEIGHTS).name}; "
+            "give RUN/model, or a stage's model folder"
+        ) from error
+    except (KeyError, TypeError, ValueError, SafetensorError, OSError) as error:
+        reason = _first_line(error)
+        raise ModelError(f"the model in {folder} is damaged or foreign: {reason}") from error
+    return segmenter, classes, weights
+
+
+def place(weights: dict[str, Tensor], segmenter: Segmenter, origin: str) -> None:
+    """Load weights into a segmenter; every tensor must find its place.
+
+    Raises:
+        ModelError: naming what is missing, unexpected or of another shape.
+    """
+    try:
+        segmenter.load_state_dict(weights)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:]]
+        raise ModelError(
+            f"the weights in {origin} do not fit their config.json: {' '.join(lines)[:500]}"
+        ) from error
+
+
+def push(segmenter: Segmenter, repo_id: str, *, private: bool, token: str | None) -> str:
+    """Upload a model folder to the hub; returns its address. Raises ModelError if refused."""
+    api = HfApi(token=token)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            save(segmenter, Path(scratch))
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            commit = api.upload_folder(repo_id=repo_id, folder_path=scratch)
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ModelError(f"cannot push to {repo_id!r}: {_first_line(error)}") from error
+    return str(commit.commit_url)
+
+
+def _locate(path_or_hub_id: str | Path, revision: str | None) -> Path:
+    path = Path(path_or_hub_id)
+    if path.is_dir():
+        is_run = not (path / _CONFIG).exists() and (path / "model" / _CONFIG).exists()
+        return path / "model" if is_run else path
+    name = str(path_or_hub_id)
+    if isinstance(path_or_hub_id, Path) or path.is_absolute() or name.count("/") != 1:
+        raise ModelError(
+            f"no model at {name}: give a folder that holds {_CONFIG} and {_WEIGHTS}, such as "
+            "RUN/model, or a hub id of the form owner/name"
+        )
+    try:
+        fetched = snapshot_download(name, revision=revision, allow_patterns=[_CONFIG, _WEIGHTS])
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"no folder {name} here, and the hub does not give it: {_first_line(error)}"
+        ) from error
+    return Path(fetched)
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

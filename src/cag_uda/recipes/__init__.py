@@ -1,0 +1,123 @@
+"""Recipes: the built-in TOML files, and how one is found, changed, checked and written."""
+
+import tomllib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import ValidationError
+
+from cag_uda.data.schema_errors import did_you_mean, problems_of
+from cag_uda.errors import RecipeError
+from cag_uda.recipes.schema import Recipe
+
+__all__ = ["Recipe", "builtin_recipes", "dump_recipe", "load_recipe"]
+
+
+def builtin_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    folder = Path(str(files("cag_uda.recipes")))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load_recipe(
+    name_or_path: str | Path, changes: Sequence[str] = (), data_root: Path | None = None
+) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name_or_path: a built-in recipe's name, or the path of a TOML file; domain files that it
+            names are looked for beside it.
+        changes: `KEY=VALUE` each, applied in order: KEY is a dotted path in which a stage goes by
+        its
+            name, its number, or `*` for all; VALUE is TOML, or text where it is not.
+        data_root: folder below which built-in domains lie, in place of the recipe's.
+
+    Raises:
+        RecipeError: with every problem of the file at once.
+    """
+    path = _find(name_or_path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}") from error
+    except OSError as error:
+        raise RecipeError(f"cannot read recipe {path}: {error.strerror}") from error
+    for change in changes:
+        _apply(table, change)
+    if data_root is not None:
+        table["data_root"] = str(data_root.absolute())
+    try:
+        recipe = Recipe.model_validate(table)
+    except ValidationError as error:
+        raise RecipeError([f"{path}: {line}" for line in problems_of(error, Recipe)]) from error
+    return _with_absolute_paths(recipe, path.parent)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """A recipe as TOML, complete, such that reading it gives the recipe back."""
+    return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+
+
+def _find(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if path.suffix == ".toml" or len(path.parts) > 1:
+        if not path.is_file():
+            raise RecipeError(f"no recipe file at {path}")
+        return path
+    known = builtin_recipes()
+    if str(name_or_path) not in known:
+        hint = did_you_mean(str(name_or_path), tuple(known))
+        raise RecipeError(
+            f"no built-in recipe {str(name_or_path)!r}{hint}; there are {', '.join(known)}; "
+            "a file of your own ends in .toml"
+        )
+    return known[str(name_or_path)]
+
+
+def _apply(table: dict[str, Any], change: str) -> None:
+    key, separator, text = change.partition("=")
+    if not separator or not key.strip():
+        raise RecipeError(f"--set wants KEY=VALUE, got {change!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    holders: list[Any] = [table]
+    for part in parents:
+        holders = [child for holder in holders for child in _children(holder, part, change)]
+    for holder in holders:
+        if not isinstance(holder, dict):
+            raise RecipeError(f"--set {change}: {key!r} leads to no table")
+        holder[last] = value
+
+
+def _children(holder: Any, part: str, change: str) -> list[Any]:
+    """What one part of a dotted key means inside a table or a list of tables."""
+    if isinstance(holder, dict):
+        return [holder.setdefault(part, {})]
+    if isinstance(holder, list):
+        if part == "*":
+            return holder
+        for index, child in enumerate(holder):
+            if part in (str(index), isinstance(child, dict) and child.get("name")):
+                return [child]
+    known = [str(child.get("name")) for child in holder] if isinstance(holder, list) else []
+    raise RecipeError(f"--set {change}: nothing called {part!r} there; there are {known}")
+
+
+def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
+    """Domain files named relative to the recipe become absolute, so that a copy still works."""
+
+    def absolute(domain: str) -> str:
+        is_path = domain.endswith(".toml") or "/" in domain
+        return str((folder / domain).resolve()) if is_path else domain
+
+    source = tuple(
+        entry.model_copy(update={"domain": absolute(entry.domain)}) for entry in recipe.source
+    )
+    target = recipe.target.model_copy(update={"domain": absolute(recipe.target.domain)})
+    return recipe.model_copy(update={"source": source, "target": target})

@@ -1,0 +1,8 @@
+"""From a run folder to one page: what was trained, what it scores, what it sees.
+
+Reads files alone: no torch, no network, no model.
+"""
+
+from cag_uda.report.page import write_report
+
+__all__ = ["write_report"]

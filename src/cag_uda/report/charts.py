@@ -1,0 +1,309 @@
+"""Geometry of line charts: values in, SVG paths and axis ticks out.
+
+A chart is drawn in a square of SIZE × SIZE units that the page stretches to any width, with strokes
+that do not scale and labels that are HTML beside it: text keeps its size on a phone, and colours
+follow the page's theme. Knows nothing of runs.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cag_uda.report.words import compact
+
+SIZE = 1000.0
+MOST_POINTS = 180
+"""A line longer than this is averaged over neighbours before it is drawn."""
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark on an axis: its place in percent from the left or the bottom, and its text."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series: a clear path, the faint unsmoothed one behind it, and values for the pointer."""
+
+    name: str
+    colour: int
+    """Which of the page's series colours."""
+    path: str
+    faint: str = ""
+    dots: str = ""
+    x: list[float] = field(default_factory=list)
+    y: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Band:
+    """A stretch of the x axis that belongs together, in percent."""
+
+    name: str
+    left: float
+    width: float
+
+
+@dataclass(frozen=True)
+class Axis:
+    """From values to percent of the plot."""
+
+    low: float
+    high: float
+    logarithmic: bool = False
+
+    def percent(self, value: float) -> float:
+        """Place of `value` on the axis, 0 to 100."""
+        low, high = self.low, self.high
+        if self.logarithmic:
+            value, low, high = math.log10(max(value, low)), math.log10(low), math.log10(high)
+        return min(100.0, max(0.0, 100 * (value - low) / (high - low)))
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A line chart, ready for the page."""
+
+    title: str
+    lines: list[Line]
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    x_label: str
+    y_label: str
+    bands: list[Band] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    x_extent: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def readings(self) -> list[dict[str, object]]:
+        """The values behind the lines, for the page's pointer."""
+        return [{"name": line.name, "x": line.x, "y": line.y} for line in self.lines]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A row of bars: its right end as a share, and the ticks below it, in percent."""
+
+    end: float
+    ticks: list[Tick]
+
+
+def bar_scale(shares: Sequence[float]) -> Scale:
+    """Scale bars of `shares` in [0, 1] from 0 to a round number above the largest."""
+    axis = _rounded_axis([0.0, *(100 * share for share in shares)])
+    return Scale(axis.high / 100, _ticks(axis, 5))
+
+
+def loss_chart(
+    title: str, losses: Mapping[str, Points], colours: Mapping[str, int], notes: list[str]
+) -> Chart:
+    """Draw the losses of one stage over its steps.
+
+    Args:
+        title: name of the stage.
+        losses: name → (step, value) points, finite, by step.
+        colours: name → series colour, the same in every stage.
+        notes: remarks to stand below the chart.
+
+    Returns:
+        The chart, with a logarithmic axis where the losses differ by orders of magnitude.
+    """
+    smooth = {name: _smoothed(points) for name, points in losses.items() if points}
+    values = [value for points in smooth.values() for _, value in points]
+    last = max((step for points in losses.values() for step, _ in points), default=1)
+    x_axis = Axis(0, max(last, 1))
+    y_axis = _loss_axis(values)
+    lines = [
+        Line(
+            name=name,
+            colour=colours[name],
+            path=_path(points, x_axis, y_axis),
+            faint=_path(_thinned(losses[name], 3 * MOST_POINTS), x_axis, y_axis),
+            # A single point has no line to be seen by.
+            dots=_dots(points, x_axis, y_axis) if len(points) == 1 else "",
+            x=[step for step, _ in points],
+            y=[_short(value) for _, value in points],
+        )
+        for name, points in smooth.items()
+    ]
+    scale = "loss, logarithmic" if y_axis.logarithmic else "loss"
+    return Chart(
+        title=title,
+        lines=lines,
+        x_ticks=_ticks(x_axis, 4),
+        y_ticks=_ticks(y_axis, 4),
+        x_label="step",
+        y_label=scale,
+        notes=notes,
+        x_extent=(x_axis.low, x_axis.high),
+    )
+
+
+def score_chart(title: str, stages: Sequence[tuple[str, int, Points]]) -> Chart:
+    """Draw the mIoU of all stages, one after another, over the steps of the run.
+
+    Args:
+        title: of the chart.
+        stages: per stage its name, its number of steps, and (step, mIoU in [0, 1]) points.
+
+    Returns:
+        The chart, in percent; each stage is a band of the x axis.
+    """
+    starts = [0]
+    for _, steps, _ in stages:
+        starts.append(starts[-1] + steps)
+    x_axis = Axis(0, max(starts[-1], 1))
+    y_axis = _rounded_axis([100 * value for _, _, points in stages for _, value in points])
+    lines = []
+    for (name, _, points), start in zip(stages, starts, strict=False):
+        shifted = [(start + step, 100 * value) for step, value in points]
+        if shifted:
+            lines.append(_dotted_line(name, 0, shifted, x_axis, y_axis))
+    bands = [
+        Band(name, x_axis.percent(start), 100 * steps / x_axis.high)
+        for (name, steps, _), start in zip(stages, starts, strict=False)
+    ]
+    return Chart(
+        title=title,
+        lines=lines,
+        x_ticks=_ticks(x_axis, 5),
+        y_ticks=_ticks(y_axis, 4),
+        x_label="step of the run",
+        y_label="mIoU, %",
+        bands=bands,
+        x_extent=(x_axis.low, x_axis.high),
+    )
+
+
+def category_chart(
+    title: str,
+    y_label: str,
+    categories: Sequence[str],
+    series: Mapping[str, Sequence[float | None]],
+) -> Chart:
+    """Draw shares over named places, such as stages.
+
+    Args:
+        title: of the chart.
+        y_label: what the percent are of.
+        categories: names along the x axis.
+        series: name → one share in [0, 1] per category, None where there is none.
+
+    Returns:
+        The chart, in percent; each category is a band, its value at the middle.
+    """
+    count = max(len(categories), 1)
+    x_axis = Axis(0, count)
+    shown = [100 * value for row in series.values() for value in row if value is not None]
+    y_axis = _rounded_axis(shown)
+    lines = []
+    for colour, (name, row) in enumerate(series.items()):
+        places = [
+            (index + 0.5, 100 * value) for index, value in enumerate(row) if value is not None
+        ]
+        if places:
+            lines.append(_dotted_line(name, colour, places, x_axis, y_axis))
+    return Chart(
+        title=title,
+        lines=lines,
+        x_ticks=[],
+        y_ticks=_ticks(y_axis, 4),
+        x_label="",
+        y_label=y_label,
+        bands=[
+            Band(name, 100 * index / count, 100 / count) for index, name in enumerate(categories)
+        ],
+        x_extent=(0.0, float(count)),
+    )
+
+
+def _dotted_line(name: str, colour: int, points: Points, x_axis: Axis, y_axis: Axis) -> Line:
+    return Line(
+        name=name,
+        colour=colour,
+        path=_path(points, x_axis, y_axis),
+        dots=_dots(points, x_axis, y_axis),
+        x=[x for x, _ in points],
+        y=[_short(y) for _, y in points],
+    )
+
+
+def _path(points: Points, x_axis: Axis, y_axis: Axis) -> str:
+    places = (_place(x, y, x_axis, y_axis) for x, y in points)
+    return "M" + "L".join(places)
+
+
+def _dots(points: Points, x_axis: Axis, y_axis: Axis) -> str:
+    """Strokes of no length: with round caps that do not scale they are round at any width."""
+    return "".join(f"M{_place(x, y, x_axis, y_axis)}h0" for x, y in points)
+
+
+def _place(x: float, y: float, x_axis: Axis, y_axis: Axis) -> str:
+    return f"{x_axis.percent(x) * SIZE / 100:.1f} {SIZE - y_axis.percent(y) * SIZE / 100:.1f}"
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _thinned(points: Points, most: int) -> list[tuple[float, float]]:
+    """Average runs of neighbours until at most `most` points are left."""
+    run = math.ceil(len(points) / most)
+    groups = [points[start : start + run] for start in range(0, len(points), run)]
+    return [(group[-1][0], math.fsum(value for _, value in group) / len(group)) for group in groups]
+
+
+def _smoothed(points: Points) -> list[tuple[float, float]]:
+    """Centred running mean over a fifteenth of the line, so that a trend shows through noise."""
+    thin = _thinned(points, MOST_POINTS)
+    reach = round(len(thin) / 30)
+    smooth = []
+    for index, (step, _) in enumerate(thin):
+        # The same reach on both sides, so that the ends are not drawn towards the middle.
+        near = min(reach, index, len(thin) - 1 - index)
+        window = thin[index - near : index + near + 1]
+        smooth.append((step, math.fsum(value for _, value in window) / len(window)))
+    return smooth
+
+
+def _loss_axis(values: list[float]) -> Axis:
+    positive = [value for value in values if value > 0]
+    if positive and len(positive) == len(values) and max(positive) > 50 * min(positive):
+        low = 10 ** math.floor(math.log10(min(positive)))
+        return Axis(low, 10 ** math.ceil(math.log10(max(positive) * 1.001)), logarithmic=True)
+    return Axis(min(0.0, *values, 0.0), max(0.0, *values, 0.0) * 1.08 or 1.0)
+
+
+def _rounded_axis(values: list[float]) -> Axis:
+    """An axis of percent around `values`, ending at round numbers; from 0 if that is near."""
+    if not values:
+        return Axis(0, 100)
+    low, high = min(values), max(values)
+    interval = _round_interval(max(high - low, 4.0), 4)
+    low = 0.0 if low < 2 * interval else math.floor(low / interval - 0.1) * interval
+    return Axis(low, min(100.0, math.ceil(high / interval + 0.1) * interval))
+
+
+def _round_interval(extent: float, count: int) -> float:
+    """The 1, 2 or 5 × 10ⁿ that divides `extent` into about `count` parts."""
+    rough = extent / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+
+
+def _ticks(axis: Axis, count: int) -> list[Tick]:
+    if axis.logarithmic:
+        decades = range(round(math.log10(axis.low)), round(math.log10(axis.high)) + 1)
+        apart = math.ceil(len(decades) / (count + 1))
+        values = [10.0**decade for decade in decades[::apart]]
+    else:
+        interval = _round_interval(axis.high - axis.low, count)
+        first = math.ceil(axis.low / interval - 1e-9)
+        last = math.floor(axis.high / interval + 1e-9)
+        values = [index * interval for index in range(first, last + 1)]
+    return [Tick(round(axis.percent(value), 2), compact(value)) for value in values]

@@ -1,0 +1,264 @@
+"""Answers "did it work?" from the scores of a run.
+
+Knows which stages follow from which and what each one added; does not know how it is shown.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from cag_uda.report.run_folder import Gain, RunRecord, StageScores
+from cag_uda.report.words import NO_BREAK, THIN_SPACE, counted, percent, signed
+
+BASELINE = "source-only"
+"""Name of the stage that every other one is held against."""
+YARDSTICK = "oracle"
+"""Method that reads target labels: an upper bound, never what a run delivers."""
+NOISE_POINTS = 1.0
+"""A difference below this is taken for chance where no interval says better, and a total gain below
+this is not divided among stages."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one scored stage adds to the mIoU."""
+
+    stage: StageScores
+    miou: float
+    """In [0, 1]."""
+    before: float | None
+    """mIoU that it is compared with, in [0, 1]: of the stage it starts from, else the baseline."""
+    before_name: str | None
+    added_points: float | None
+    share: float | None
+    """Its part of the delivered network's gain; the parts of a lineage sum to 1."""
+    gain: Gain | None
+    """Over the baseline."""
+    delivered: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer at the top of the page."""
+
+    tone: Literal["good", "bad", "unsure", "unknown"]
+    headline: str
+    explanation: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All that the top of the page tells."""
+
+    verdict: Verdict
+    steps: list[Step]
+    delivered: Step | None
+    baseline_miou: float | None
+    gap_closed: float | None
+    """Share of the way from the baseline to the oracle, where both were run."""
+    changed_classes: list[tuple[str, float]]
+    """Class and change of its IoU in points over the baseline, best first."""
+
+    @property
+    def improved(self) -> int:
+        """How many classes gained."""
+        return sum(points > 0 for _, points in self.changed_classes)
+
+    @property
+    def gains(self) -> dict[str, Gain]:
+        """Stage name → its gain over the baseline."""
+        return {step.stage.name: step.gain for step in self.steps if step.gain is not None}
+
+    @property
+    def gain_over(self) -> str | None:
+        """What the gains are over, where it is one and the same."""
+        names = {gain.over for gain in self.gains.values()}
+        return names.pop() if len(names) == 1 else None
+
+    @property
+    def with_interval(self) -> bool:
+        """Whether any gain has an interval."""
+        return any(gain.low is not None for gain in self.gains.values())
+
+    @property
+    def shared(self) -> bool:
+        """Whether the gain is divided among stages."""
+        return any(step.share is not None for step in self.steps)
+
+    @property
+    def lost(self) -> bool:
+        """Whether a stage fell below what it started from."""
+        return any((step.added_points or 0.0) < 0 for step in self.steps)
+
+
+class _Scored(NamedTuple):
+    stage: StageScores
+    miou: float
+
+
+class _Ladder:
+    """The scored stages and how they follow from each other."""
+
+    def __init__(self, stages: list[StageScores]) -> None:
+        self.scored = {
+            stage.name: _Scored(stage, stage.miou) for stage in stages if stage.miou is not None
+        }
+        self.baseline = self.scored.get(BASELINE)
+        self.oracle = self._last(oracle=True)
+        self.delivered = self._last(oracle=False)
+        self.lineage = self._lineage()
+
+    def _last(self, oracle: bool) -> _Scored | None:
+        found = [one for one in self.scored.values() if (one.stage.method == YARDSTICK) == oracle]
+        return found[-1] if found else None
+
+    def _lineage(self) -> set[str]:
+        """Names of the stages that the delivered network went through, itself included."""
+        names: set[str] = set()
+        current = self.delivered
+        while current is not None and current.stage.name not in names:
+            names.add(current.stage.name)
+            current = self.before(current)
+        return names - {BASELINE}
+
+    def before(self, one: _Scored) -> _Scored | None:
+        """The stage it starts from, where that is scored; else the baseline."""
+        if one is self.baseline:
+            return None
+        parent = self.scored.get(one.stage.start or "")
+        return parent if parent is not None and parent is not one else self.baseline
+
+    def total_points(self) -> float | None:
+        """The delivered network over the baseline."""
+        if self.baseline is None or self.delivered is None or self.baseline is self.delivered:
+            return None
+        return (self.delivered.miou - self.baseline.miou) * 100
+
+    def gap_closed(self) -> float | None:
+        """The delivered network's share of the way from the baseline to the oracle."""
+        total = self.total_points()
+        if total is None or self.baseline is None or self.oracle is None:
+            return None
+        gap = (self.oracle.miou - self.baseline.miou) * 100
+        return total / gap if gap >= NOISE_POINTS else None
+
+    def gain(self, one: _Scored) -> Gain | None:
+        """The gain that scores.json gives, with its interval; else the plain difference."""
+        if one.stage.gain is not None or self.baseline is None or one is self.baseline:
+            return one.stage.gain
+        return Gain(over=BASELINE, points=(one.miou - self.baseline.miou) * 100)
+
+    def step(self, one: _Scored) -> Step:
+        """What `one` adds to the stage before it."""
+        before = self.before(one)
+        added = None if before is None else (one.miou - before.miou) * 100
+        total = self.total_points()
+        shared = one.stage.name in self.lineage and total is not None and total >= NOISE_POINTS
+        return Step(
+            stage=one.stage,
+            miou=one.miou,
+            before=None if before is None else before.miou,
+            before_name=None if before is None else before.stage.name,
+            added_points=added,
+            share=added / total if shared and added is not None and total else None,
+            gain=self.gain(one),
+            delivered=one is self.delivered,
+        )
+
+
+def summarise(run: RunRecord) -> Summary:
+    """Compare the stages of a run with each other.
+
+    Args:
+        run: as `read_run` gives it.
+
+    Returns:
+        The verdict and the figures behind it; empty ones where nothing was scored.
+    """
+    ladder = _Ladder(run.scores.stages)
+    steps = [ladder.step(one) for one in ladder.scored.values()]
+    delivered = next((step for step in steps if step.delivered), None)
+    return Summary(
+        verdict=_unscored(run) if delivered is None else _scored(run, delivered),
+        steps=steps,
+        delivered=delivered,
+        baseline_miou=None if ladder.baseline is None else ladder.baseline.miou,
+        gap_closed=ladder.gap_closed(),
+        changed_classes=_changed_classes(run.scores.classes, ladder),
+    )
+
+
+def _changed_classes(classes: list[str], ladder: _Ladder) -> list[tuple[str, float]]:
+    if ladder.baseline is None or ladder.delivered is None or ladder.total_points() is None:
+        return []
+    before, after = ladder.baseline.stage.iou, ladder.delivered.stage.iou
+    if before is None or after is None:
+        return []
+    changes = [
+        (name, (new - old) * 100)
+        for name, old, new in zip(classes, before, after, strict=True)
+        if old is not None and new is not None
+    ]
+    return sorted(changes, key=lambda change: -change[1])
+
+
+def _unscored(run: RunRecord) -> Verdict:
+    if not run.scores.stages:
+        return Verdict(
+            "unknown",
+            "No stage has finished yet.",
+            "Scores appear here after the first one: make the report again then.",
+        )
+    return Verdict(
+        "unknown",
+        "No score: the target has no labels.",
+        f"{counted(len(run.scores.stages), 'stage')} finished. Without labels there is no mIoU to "
+        "tell; judge by the pictures.",
+    )
+
+
+def _scored(run: RunRecord, delivered: Step) -> Verdict:
+    target = run.scores.target or "the target"
+    miou = percent(delivered.miou)
+    if delivered.stage.name == BASELINE:
+        return Verdict(
+            "unknown",
+            f"{miou}{NO_BREAK}mIoU before any adaptation.",
+            f"Only {BASELINE} is scored on {target}: there is no adapted network to judge yet.",
+        )
+    network = "latest finished" if run.awaited else "delivered"
+    subject = f"The {network} network is that of {delivered.stage.name}, scored on {target}."
+    if delivered.gain is None:
+        return Verdict(
+            "unknown",
+            f"{miou}{NO_BREAK}mIoU on {target}.",
+            f"{subject} No stage is named {BASELINE}, so there is nothing to hold it against.",
+        )
+    return _judged(miou, subject, delivered.gain, unfinished=bool(run.awaited))
+
+
+def _judged(miou: str, subject: str, gain: Gain, unfinished: bool) -> Verdict:
+    """Judge a gain by its interval; without one, a difference below NOISE_POINTS is chance."""
+    if gain.low is None or gain.high is None:
+        low, high = gain.points - NOISE_POINTS, gain.points + NOISE_POINTS
+        certainty = (
+            f"No interval was computed; less than {counted(round(NOISE_POINTS), 'point')} either "
+            "way is taken for chance."
+        )
+    else:
+        low, high = gain.low, gain.high
+        certainty = (
+            f"95{THIN_SPACE}% interval of the difference over test frames: "
+            f"{signed(low)} to {signed(high)} points."
+        )
+    size = signed(abs(gain.points)).lstrip("+±")
+    so_far = " so far" if unfinished else ""
+    if low > 0:
+        headline = (
+            f"It worked{so_far}: {miou}{NO_BREAK}mIoU, {size}{NO_BREAK}points above {gain.over}."
+        )
+        return Verdict("good", headline, f"{subject} {certainty}")
+    if high < 0:
+        headline = f"It did not work{so_far}: {miou}{NO_BREAK}mIoU, {size}{NO_BREAK}points below {gain.over}."
+        return Verdict("bad", headline, f"{subject} {certainty}")
+    headline = f"Undecided{so_far}: {miou}{NO_BREAK}mIoU, {signed(gain.points)}{NO_BREAK}points on {gain.over}."
+    return Verdict("unsure", headline, f"{subject} {certainty}")

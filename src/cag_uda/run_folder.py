@@ -1,0 +1,138 @@
+"""The run folder: where everything of a run lies. Knows paths and JSON, not networks."""
+
+import json
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cag_uda.errors import RunError
+from cag_uda.files import write_json, write_text
+from cag_uda.recipes import Recipe, dump_recipe, load_recipe
+
+_RECIPE, _SCORES = "recipe.toml", "scores.json"
+_AUTO = {"accelerator": "auto", "precision": "auto", "channels_last": "auto"}
+
+
+class RunFolder:
+    """One run on disk.
+
+    Args:
+        path: of the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def model(self) -> Path:
+        """Where the delivered network lies."""
+        return self.path / "model"
+
+    def stage(self, index: int, name: str) -> Path:
+        """The folder of a stage."""
+        return self.path / "stages" / f"{index}-{name}"
+
+    def create(self, recipe: Recipe) -> None:
+        """Begin a run.
+
+        Raises:
+            RunError: if the folder holds something already, or cannot be written.
+        """
+        if self.path.exists() and any(self.path.iterdir()):
+            raise RunError(
+                f"{self.path} exists already; go on with --resume, or choose another --out"
+            )
+        self.write_recipe(recipe)
+        write_json(self.path / "environment.json", environment())
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Keep the resolved recipe."""
+        write_text(self.path / _RECIPE, dump_recipe(recipe))
+
+    def resume(self, recipe: Recipe) -> Recipe:
+        """The recipe that the run began with, which must be this one but for what was "auto".
+
+        Raises:
+            RunError: if there is no run here, or it is of another recipe.
+        """
+        path = self.path / _RECIPE
+        if not path.is_file():
+            raise RunError(f"nothing to resume: {path} does not exist; leave out --resume")
+        begun = load_recipe(path)
+        was, asked = begun.model_dump(), recipe.model_dump()
+        for key, value in asked["compute"].items():
+            if _AUTO.get(key) == value:
+                asked["compute"][key] = was["compute"][key]
+        differing = sorted(key for key in was if was[key] != asked[key])
+        if differing:
+            raise RunError(
+                f"{self.path} was begun with another recipe (differing: {', '.join(differing)}); "
+                f"resume it with {path}, or choose another --out"
+            )
+        return begun
+
+    def read_scores(self) -> dict[str, Any] | None:
+        """What has been scored so far, or None."""
+        path = self.path / _SCORES
+        if not path.exists():
+            return None
+        try:
+            scores: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(f"{path} is damaged: {error}; restore or delete it") from error
+        return scores
+
+    def write_scores(self, scores: dict[str, Any]) -> None:
+        """Replace what has been scored."""
+        write_json(self.path / _SCORES, scores)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine, command and commit: what one needs to repeat a run."""
+    packages = ("cag-uda", "torch", "lightning", "transformers", "numpy", "opencv-python-headless")
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "packages": {name: _version(name) for name in packages},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the source tree, where the package runs from one."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

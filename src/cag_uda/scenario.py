@@ -1,0 +1,82 @@
+"""A recipe's domains, opened and checked against each other before any training."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cag_uda.data.domain import Domain
+from cag_uda.data.label_space import LabelSpace
+from cag_uda.data.loading import LabelledImages, UnlabelledImages
+from cag_uda.errors import UserError
+from cag_uda.models.config import Classes
+from cag_uda.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What a recipe adapts from and to. Target labels are within reach of `test` alone."""
+
+    sources: tuple[LabelledImages, ...]
+    target: UnlabelledImages
+    label_space: LabelSpace
+    test: Domain
+    """The target, for evaluation."""
+    test_split: str | None
+    """The split to score or to take sample pictures from."""
+    is_scored: bool
+    """Whether that split has labels."""
+
+    @classmethod
+    def open(cls, recipe: Recipe) -> "Scenario":
+        """Open every domain of a recipe.
+
+        Raises:
+            UserError: with all that is wrong: missing folders, splits, labels, unequal classes.
+        """
+        root = None if recipe.data_root is None else Path(recipe.data_root)
+        sources, problems = [], []
+        label_space: LabelSpace | None = None
+        for entry in recipe.source:
+            try:
+                domain = Domain.open(entry.domain, root)
+                sources.append(LabelledImages(domain, entry.split))
+                problems += _unequal(domain.name, label_space, domain.label_space)
+                label_space = label_space or domain.label_space
+            except UserError as error:
+                problems += error.problems
+        try:
+            test = Domain.open(recipe.target.domain, root)
+            target = UnlabelledImages(test, recipe.target.train)
+            split = recipe.target.test if recipe.target.test in test.splits else None
+            if recipe.target.test not in (None, "test", split):
+                test.items(str(recipe.target.test))  # Raises: it names a split that is not there.
+            is_scored = split is not None and test.is_labelled(split)
+            if is_scored:
+                problems += _unequal(test.name, label_space, test.label_space)
+            if split is not None:
+                test.items(split)
+        except UserError as error:
+            problems += error.problems
+        if label_space is None and not problems:
+            problems.append("the source names no label space; give its domain file one")
+        if problems or label_space is None:
+            raise UserError(problems)
+        return cls(tuple(sources), target, label_space, test, split, is_scored)
+
+    @property
+    def classes(self) -> Classes:
+        """The classes as a model's config holds them."""
+        ids = self.label_space.label_ids
+        return Classes(
+            names=self.label_space.names,
+            palette=tuple((int(r), int(g), int(b)) for r, g, b in self.label_space.palette),
+            label_ids=None if ids is None else tuple(int(each) for each in ids),
+        )
+
+
+def _unequal(name: str, first: LabelSpace | None, other: LabelSpace | None) -> list[str]:
+    if first is None or other is None or first.names == other.names:
+        return []
+    return [
+        f"domain {name!r} has the classes {', '.join(other.names)}; "
+        f"the source has {', '.join(first.names)}; give both the same label space"
+    ]

@@ -1,0 +1,54 @@
+"""Signals that ask a run to stop: the step is finished, the state saved, the exit code kept."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+
+
+class Interrupted(Exception):
+    """A run that stopped on a signal, with everything saved.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.exit_code = 128 + number
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+
+
+@dataclass
+class StopRequest:
+    """Whether a signal has asked the run to stop."""
+
+    number: int | None = field(default=None)
+
+    def check(self) -> None:
+        """Raise Interrupted if one has."""
+        if self.number is not None:
+            raise Interrupted(self.number)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turn SIGTERM and Ctrl-C into a request; a second one has its usual effect at once."""
+    request = StopRequest()
+    previous = {}
+
+    def ask(number: int, _: FrameType | None) -> None:
+        request.number = number
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            previous[number] = signal.signal(number, ask)
+    except ValueError:
+        pass  # Not in the main thread: whoever started the thread handles signals.
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,64 @@
+"""The few types that every part of the package speaks in.
+
+Letters used in every shape of the package:
+    B batch, K classes, D feature channels;
+    H W image pixels, h w cells of the feature grid.
+"""
+
+from typing import Literal, NamedTuple, TypeAlias
+
+from torch import Tensor
+
+IGNORE = 255
+"""Train id of a pixel without a label; never a class."""
+
+DomainName: TypeAlias = Literal["source", "target"]
+"""Which domain an image is from; a segmenter with statistics per domain needs to know."""
+
+
+class Labelled(NamedTuple):
+    """Images with a class for every pixel: the source."""
+
+    image: Tensor
+    """(B, 3, H, W) float32 in [0, 1], RGB."""
+    label: Tensor
+    """(B, H, W) int64 train ids, IGNORE where unlabelled."""
+
+
+class Unlabelled(NamedTuple):
+    """Images alone: the target. There is no label to leak."""
+
+    image: Tensor
+    """(B, 3, H, W) float32 in [0, 1], RGB, with every augmentation: what the student sees."""
+    plain: Tensor
+    """(B, 3, H, W) float32 in [0, 1], RGB, the same crop without photometric augmentation: what a
+    labeller sees."""
+
+
+class Batch(NamedTuple):
+    """What one training step sees."""
+
+    source: Labelled
+    target: Unlabelled
+
+
+class Prediction(NamedTuple):
+    """One pass of a segmenter."""
+
+    features: Tensor
+    """(B, D, h, w), the input of the last classifier layer."""
+    logits: Tensor
+    """(B, K, h, w), not upsampled."""
+
+
+class PseudoLabels(NamedTuple):
+    """Labels that a network gave to unlabelled pixels."""
+
+    label: Tensor
+    """(B, h, w) int64 train ids, IGNORE where not assigned."""
+    weight: Tensor
+    """(B, h, w) float32 in [0, 1], 0 where not assigned."""
+
+
+Losses: TypeAlias = dict[str, Tensor]
+"""Weighted scalars of one graph; keys are log keys, for example "target/anchor"."""

@@ -1,0 +1,40 @@
+"""What every test stands on: small networks, small data trees, and a torch that computes right."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cag_uda.models.config import Classes, SegmenterConfig
+from cag_uda.models.segmenter import Segmenter
+
+# The first large square root after a matrix product is sometimes wrong on some CPU builds of torch
+# unless one came before; the engine does the same.
+torch.rand(1_000_000).sqrt()
+
+REPOSITORY = Path(__file__).parents[1]
+CAMVID_ROOT = REPOSITORY.parent / "shared" / "data"
+
+
+@pytest.fixture
+def classes() -> Classes:
+    """Four classes."""
+    return Classes(
+        names=("road", "car", "tree", "sky"),
+        palette=((128, 64, 128), (0, 0, 142), (107, 142, 35), (70, 130, 180)),
+    )
+
+
+@pytest.fixture
+def segmenter(classes: Classes) -> Segmenter:
+    """A tiny network with random weights, the same in every test."""
+    torch.manual_seed(0)
+    return Segmenter(SegmenterConfig(backbone="resnet-tiny", decoder="light"), classes)
+
+
+@pytest.fixture
+def camvid_root() -> Path:
+    """The folder above CamVid, where there is one."""
+    if not (CAMVID_ROOT / "camvid").is_dir():
+        pytest.skip("CamVid is not here")
+    return CAMVID_ROOT

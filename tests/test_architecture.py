@@ -1,0 +1,114 @@
+"""Who may import whom, and how long files and functions may be."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "cag_uda"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+COMMON = {"types", "errors", "files"}
+ALLOWED: dict[str, set[str]] = {
+    "types": set(),
+    "errors": set(),
+    "files": {"errors"},
+    "domains": COMMON,
+    "data": COMMON | {"domains"},
+    "models": COMMON,
+    "adaptation": COMMON,
+    "methods": COMMON | {"models", "adaptation"},
+    "training": COMMON | {"methods"},
+    "evaluation": COMMON | {"data", "models"},
+    "report": COMMON,
+    "recipes": COMMON | {"data", "models", "methods", "training"},
+}
+"""What each part may import; parts that are not named here put the others together."""
+HEAVY = {"torch", "lightning", "transformers", "cv2", "matplotlib", "numpy", "pydantic"}
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            yield node.module or ""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_only_what_its_part_may(path: Path) -> None:
+    part = part_of(path)
+    if part not in ALLOWED:
+        return
+    for module in imports(ast.parse(path.read_text())):
+        if module.startswith("cag_uda."):
+            other = module.split(".")[1]
+            assert other == part or other in ALLOWED[part], f"{part} imports {module}"
+
+
+def test_training_knows_only_the_base_of_methods() -> None:
+    for path in (PACKAGE / "training").glob("*.py"):
+        for module in imports(ast.parse(path.read_text())):
+            if module.startswith("cag_uda.methods"):
+                assert module in ("cag_uda.methods.base", "cag_uda.methods.optim"), path
+
+
+@pytest.mark.parametrize(
+    ("part", "forbidden"),
+    [
+        ("report", {"torch", "lightning", "transformers"}),
+        ("adaptation", {"lightning", "transformers"}),
+        ("models", {"lightning"}),
+        ("methods", {"lightning"}),
+    ],
+)
+def test_parts_do_without_what_they_do_not_need(part: str, forbidden: set[str]) -> None:
+    for path in FILES:
+        if part_of(path) == part:
+            used = {module.split(".")[0] for module in imports(ast.parse(path.read_text()))}
+            assert not used & forbidden, path
+
+
+def test_the_command_line_imports_nothing_heavy_at_its_top() -> None:
+    for name in ("cli.py", "__init__.py", "errors.py"):
+        tree = ast.parse((PACKAGE / name).read_text())
+        for node in tree.body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                assert not {module.split(".")[0] for module in imports(node)} & HEAVY, name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_and_functions_are_short(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 60, f"{node.name} is too long"
+
+
+def test_no_function_is_written_twice() -> None:
+    seen: dict[str, str] = {}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and len(node.body) > 2:
+                body = "".join(ast.dump(each) for each in node.body)
+                place = f"{path.relative_to(PACKAGE)}:{node.name}"
+                assert body not in seen, f"{place} repeats {seen.get(body)}"
+                seen[body] = place
+
+
+def test_only_evaluation_and_its_callers_read_labels_of_the_target() -> None:
+    for path in FILES:
+        if part_of(path) in ("methods", "training", "adaptation", "models"):
+            assert "read_label" not in path.read_text(), path
+
+
+def test_the_device_is_never_named_in_code() -> None:
+    for path in FILES:
+        assert ".cuda()" not in path.read_text(), path

@@ -1,0 +1,451 @@
+"""Confusion matrices, scores, protocols, intervals and pseudo-label scores."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+from cag_uda.errors import DataError, ShapeError, UserError
+from cag_uda.evaluation.bootstrap import paired_bootstrap
+from cag_uda.evaluation.confusion import ConfusionMatrix
+from cag_uda.evaluation.protocols import PROTOCOLS, apply_protocol
+from cag_uda.evaluation.pseudo_label_scores import PseudoLabelTally
+from cag_uda.evaluation.scores import scores
+from cag_uda.types import IGNORE, PseudoLabels
+
+CITYSCAPES = PROTOCOLS["cityscapes-19"].truth
+NO_CLASS = 255
+
+LabelMap = npt.NDArray[np.uint8]
+
+
+def confusion_of(truth: object, prediction: object, num_classes: int) -> ConfusionMatrix:
+    confusion = ConfusionMatrix(num_classes)
+    confusion.update(np.array(truth, np.uint8), np.array(prediction, np.uint8))
+    return confusion
+
+
+# ---- confusion matrix -------------------------------------------------------------------------
+
+
+def test_counts_are_truth_rows_and_prediction_columns() -> None:
+    confusion = confusion_of(
+        [[0, 0, 1, 1], [2, 2, IGNORE, IGNORE]], [[0, 1, 1, 1], [0, NO_CLASS, 2, 0]], 3
+    )
+    assert confusion.counts.tolist() == [[1, 1, 0, 0], [0, 2, 0, 0], [1, 0, 0, 1]]
+    assert confusion.counts.dtype == np.int64
+
+
+def test_a_prediction_of_no_class_misses_its_class_and_alarms_none() -> None:
+    # Class 0: 1 right, 2 pixels of truth. Class 1: 1 right of 1, no false alarm.
+    iou = scores(confusion_of([0, 0, 1], [0, NO_CLASS, 1], 2), ("a", "b")).iou
+    assert iou.tolist() == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("beyond", [3, 254, NO_CLASS])
+def test_every_id_that_is_no_class_counts_as_no_prediction(beyond: int) -> None:
+    assert confusion_of([1, 1], [beyond, 1], 3).counts[1].tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda labels: labels.astype(np.int64),
+        lambda labels: torch.from_numpy(labels),
+        lambda labels: torch.from_numpy(labels).long(),
+        lambda labels: np.broadcast_to(labels, labels.shape),  # read-only
+        lambda labels: labels[::-1, ::-1],
+    ],
+)
+def test_all_integer_forms_count_alike(form: Callable[[LabelMap], object]) -> None:
+    generator = np.random.default_rng(1)
+    truth = generator.choice([0, 1, 2, 3, IGNORE], (6, 7)).astype(np.uint8)
+    prediction = generator.choice([0, 1, 2, 3, NO_CLASS], (6, 7)).astype(np.uint8)
+    confusion = ConfusionMatrix(4)
+    confusion.update(form(truth), form(prediction))  # type: ignore[arg-type]
+    assert confusion.counts.tolist() == confusion_of(truth, prediction, 4).counts.tolist()
+
+
+def test_wide_predictions_outside_a_byte_are_no_class() -> None:
+    confusion = ConfusionMatrix(2)
+    confusion.update(np.array([0, 0, 0, 1]), np.array([-1, 256, 257, 1]))
+    assert confusion.counts.tolist() == [[0, 0, 3], [0, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("truth", "named"),
+    [
+        (np.array([0, 34, 34, 7], np.uint8), "7, 34"),
+        (np.array([0, -1, 256]), "-1, 256"),
+    ],
+)
+def test_a_truth_that_is_no_train_id_is_refused_by_name(
+    truth: npt.NDArray[np.int64], named: str
+) -> None:
+    with pytest.raises(DataError, match=named):
+        ConfusionMatrix(3).update(truth, np.zeros_like(truth))
+
+
+def test_maps_of_different_shapes_or_of_floats_are_refused() -> None:
+    confusion = ConfusionMatrix(3)
+    with pytest.raises(ShapeError, match="resolution"):
+        confusion.update(np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8))
+    with pytest.raises(ShapeError, match="integers"):
+        confusion.update(np.zeros(3, np.uint8), np.zeros(3))
+
+
+def test_matrices_add_up_over_frames_and_processes() -> None:
+    first, second = confusion_of([0, 1], [0, 0], 2), confusion_of([1, 1], [1, 0], 2)
+    both = confusion_of([0, 1, 1, 1], [0, 0, 1, 0], 2)
+    assert (first + second).counts.tolist() == both.counts.tolist()
+    other = torch.from_numpy(second.counts)
+    assert first.reduced(lambda mine: mine + other).counts.tolist() == both.counts.tolist()
+    assert first.counts.sum() == 2
+    with pytest.raises(ShapeError):
+        first + ConfusionMatrix(3)
+
+
+@pytest.mark.parametrize("num_classes", [0, 256])
+def test_class_counts_that_bytes_cannot_hold_are_refused(num_classes: int) -> None:
+    with pytest.raises(DataError, match=str(num_classes)):
+        ConfusionMatrix(num_classes)
+
+
+# ---- scores -----------------------------------------------------------------------------------
+
+
+def test_iou_of_a_hand_worked_matrix() -> None:
+    counts = np.array([[50, 10, 0], [5, 30, 5], [0, 20, 80]])
+    result = scores(counts, ("road", "car", "sky"))
+    assert result.iou.tolist() == [50 / 65, 30 / 70, 80 / 105]
+    assert result.miou == (50 / 65 + 30 / 70 + 80 / 105) / 3
+
+
+def test_a_class_in_neither_truth_nor_prediction_is_left_out_of_the_mean() -> None:
+    result = scores(confusion_of([0, 0], [0, 0], 3), ("a", "b", "c"))
+    assert result.iou[0] == 1.0
+    assert np.isnan(result.iou[1:]).all()
+    assert result.miou == 1.0
+
+
+def test_a_class_that_is_predicted_but_absent_scores_0() -> None:
+    result = scores(confusion_of([0, 0], [0, 1], 3), ("a", "b", "c"))
+    assert result.iou[:2].tolist() == [0.5, 0.0]
+    assert result.miou == 0.25
+
+
+def test_a_class_that_is_predicted_on_unlabelled_pixels_alone_is_undefined() -> None:
+    assert math.isnan(scores(confusion_of([0, IGNORE], [0, 1], 2), ("a", "b")).iou[1])
+
+
+def test_scores_are_json_with_null_for_undefined() -> None:
+    written = scores(confusion_of([0], [0], 2), ("a", "b")).to_dict()
+    assert json.loads(json.dumps(written, allow_nan=False)) == {
+        "protocol": None,
+        "miou": 1.0,
+        "classes": ["a", "b"],
+        "iou": [1.0, None],
+    }
+    nothing = scores(ConfusionMatrix(2), ("a", "b")).to_dict()
+    assert nothing["miou"] is None
+
+
+def test_names_must_fit_the_matrix() -> None:
+    with pytest.raises(ShapeError, match="2 class names"):
+        scores(ConfusionMatrix(3), ("a", "b"))
+
+
+# ---- the official evaluator -------------------------------------------------------------------
+
+
+def patches(seed: int, shape: tuple[int, int], patch_px: int, classes: int) -> LabelMap:
+    """Square patches of one class; ids 0 … classes - 1."""
+    height, width = (-(-side // patch_px) for side in shape)
+    coarse = np.random.default_rng(seed).integers(0, classes, (height, width), np.uint8)
+    return coarse.repeat(patch_px, 0).repeat(patch_px, 1)[: shape[0], : shape[1]]
+
+
+def assert_equals_official(pairs: list[tuple[LabelMap, LabelMap]], folder: Path) -> None:
+    """Score (truth, prediction) maps of Cityscapes label ids both ways; compare exactly."""
+    official = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    files: tuple[list[str], list[str]] = ([], [])
+    train_id_of = np.full(256, IGNORE, np.uint8)
+    for label in official.labels:
+        if label.id >= 0 and not label.ignoreInEval:
+            train_id_of[label.id] = label.trainId
+    confusion = ConfusionMatrix(len(CITYSCAPES))
+    for index, (truth, prediction) in enumerate(pairs):
+        confusion.update(train_id_of[truth], train_id_of[prediction])
+        for which, label_map in enumerate((prediction, truth)):
+            path = folder / f"{index}-{which}.png"
+            Image.fromarray(label_map).save(path)
+            files[which].append(str(path))
+    arguments = official.args
+    arguments.evalInstLevelScore = arguments.JSONOutput = False
+    arguments.quiet = True
+    theirs = official.evaluateImgLists(*files, arguments)
+    ours = scores(confusion, CITYSCAPES, "cityscapes-19")
+    np.testing.assert_array_equal(ours.iou, [theirs["classScores"][name] for name in CITYSCAPES])
+    assert ours.miou == theirs["averageScoreClasses"]
+    assert not math.isnan(ours.miou)
+
+
+LABEL_IDS = 34
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_the_official_evaluator_on_noise_of_all_ids(seed: int, tmp_path: Path) -> None:
+    generator = np.random.default_rng(seed)
+    noise = generator.integers(0, LABEL_IDS, (3, 2, 40, 50), np.uint8)
+    assert_equals_official([(truth, prediction) for truth, prediction in noise], tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_the_official_evaluator_on_patches(seed: int, tmp_path: Path) -> None:
+    """Few classes each, so that some are undefined, absent, or never predicted."""
+    shape = (60, 90)
+    pairs = []
+    for frame in range(3):
+        truth = patches(10 * seed + frame, shape, 17, LABEL_IDS)
+        other = patches(99 - seed + frame, shape, 5, LABEL_IDS)
+        pairs.append((truth, np.where(patches(seed, shape, 3, 4) == 0, other, truth)))
+    pairs = [(truth // 3 * 2, prediction // 3 * 2) for truth, prediction in pairs]
+    assert_equals_official(pairs, tmp_path)
+
+
+@pytest.mark.slow
+def test_equals_the_official_evaluator_at_full_size(tmp_path: Path) -> None:
+    shape = (1024, 2048)
+    truth = patches(0, shape, 37, LABEL_IDS)
+    noise = np.random.default_rng(0).integers(0, LABEL_IDS, shape, np.uint8)
+    wrong = np.random.default_rng(1).random(shape) < 0.3
+    pairs = [(truth, np.where(wrong, noise, truth)), (truth[::-1].copy(), truth)]
+    assert_equals_official(pairs, tmp_path)
+
+
+# ---- protocols --------------------------------------------------------------------------------
+
+
+def cityscapes_counts() -> npt.NDArray[np.int64]:
+    """10 right pixels a class, and three confusions across the borders of the protocols."""
+    counts = np.zeros((19, 20), np.int64)
+    np.fill_diagonal(counts, 10)
+    place = {name: index for index, name in enumerate(CITYSCAPES)}
+    counts[place["building"], place["wall"]] = 6  # a wall is seen in a building
+    counts[place["fence"], place["building"]] = 4  # a building is seen in a fence
+    counts[place["vegetation"], place["terrain"]] = 5  # SYNTHIA has no terrain
+    counts[place["truck"], place["car"]] = 30  # nor trucks
+    counts[place["road"], 19] = 2  # no class at all
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("protocol", "expected"),
+    [
+        (
+            "cityscapes-19",
+            {
+                "road": 10 / 12,
+                "building": 10 / 20,
+                "wall": 10 / 16,
+                "fence": 10 / 14,
+                "vegetation": 10 / 15,
+                "terrain": 10 / 15,
+                "car": 10 / 40,
+                "truck": 10 / 40,
+            },
+        ),
+        (
+            "synthia-16",
+            {
+                "road": 10 / 12,
+                "building": 10 / 20,
+                "wall": 10 / 16,
+                "fence": 10 / 14,
+                "vegetation": 10 / 15,  # seen as terrain: still a miss
+                "car": 1.0,  # pixels of trucks are as if unlabelled
+            },
+        ),
+        ("synthia-13", {"road": 10 / 12, "building": 10 / 20, "vegetation": 10 / 15}),
+        ("synthia-13-ignored", {"road": 10 / 12, "building": 1.0, "vegetation": 10 / 15}),
+    ],
+)
+def test_protocols_by_hand(protocol: str, expected: dict[str, float]) -> None:
+    result = scores(cityscapes_counts(), CITYSCAPES, protocol)
+    left_out = {
+        "cityscapes-19": (),
+        "synthia-16": ("terrain", "truck", "train"),
+    }.get(protocol, ("wall", "fence", "pole", "terrain", "truck", "train"))
+    assert result.names == tuple(name for name in CITYSCAPES if name not in left_out)
+    count = 19 - len(left_out)
+    assert dict(zip(result.names, result.iou.tolist(), strict=True)) == {
+        name: expected.get(name, 1.0) for name in result.names
+    }
+    assert result.miou == pytest.approx((sum(expected.values()) + count - len(expected)) / count)
+    assert result.protocol == protocol
+
+
+def test_a_label_space_of_16_classes_in_any_order_scores_like_19() -> None:
+    """The counts of 19 classes by synthia-16 are those of maps that hold 16 only."""
+    generator = np.random.default_rng(5)
+    truth, prediction = generator.integers(0, 19, (2, 50, 60), np.uint8)
+    sixteen = sorted(PROTOCOLS["synthia-16"].truth)
+    place = np.array([sixteen.index(n) if n in sixteen else IGNORE for n in CITYSCAPES], np.uint8)
+    narrow = scores(confusion_of(place[truth], place[prediction], 16), sixteen, "synthia-13")
+    wide = scores(confusion_of(truth, prediction, 19), CITYSCAPES, "synthia-13")
+    order = [narrow.names.index(name) for name in wide.names]
+    assert narrow.iou[order].tolist() == wide.iou.tolist()
+
+
+def test_protocols_apply_to_every_frame_at_once() -> None:
+    frames = np.random.default_rng(0).integers(0, 9, (4, 19, 19))
+    together = apply_protocol(frames, CITYSCAPES, "synthia-13-ignored").counts
+    alone = [apply_protocol(f, CITYSCAPES, "synthia-13-ignored").counts for f in frames]
+    assert together.shape == (4, 13, 14)
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_an_unknown_protocol_is_refused_with_the_list() -> None:
+    with pytest.raises(UserError, match="cityscapes-19, synthia-16, synthia-13, synthia-13-ign"):
+        scores(cityscapes_counts(), CITYSCAPES, "synthia-14")
+
+
+def test_a_label_space_without_the_classes_is_refused_by_name() -> None:
+    with pytest.raises(DataError, match="sidewalk"):
+        scores(np.eye(2, dtype=np.int64), ("road", "sky"), "cityscapes-19")
+
+
+# ---- bootstrap --------------------------------------------------------------------------------
+
+
+def frames_of(accuracy: float, seed: int, count: int = 40) -> npt.NDArray[np.int64]:
+    """Confusion matrices (N, 3, 4) of a predictor that is right with the given chance."""
+    generator = np.random.default_rng(seed)
+    truth = generator.integers(0, 3, (count, 400), np.uint8)
+    right = generator.random(truth.shape) < accuracy
+    guess = generator.integers(0, 3, truth.shape, np.uint8)
+    return np.stack(
+        [
+            confusion_of(t, p, 3).counts
+            for t, p in zip(truth, np.where(right, truth, guess), strict=True)
+        ]
+    )
+
+
+def test_a_segmenter_does_not_differ_from_itself() -> None:
+    frames = frames_of(0.6, 0)
+    assert paired_bootstrap(frames, frames) == (0.0, 0.0, 0.0)
+
+
+def test_a_clear_gap_is_seen_with_its_sign() -> None:
+    better, worse = frames_of(0.8, 0), frames_of(0.5, 1)
+    up, down = paired_bootstrap(better, worse), paired_bootstrap(worse, better)
+    assert 0 < up.low < up.difference < up.high
+    assert down == pytest.approx((-up.difference, -up.high, -up.low))
+    names = ("a", "b", "c")
+    gap = scores(better.sum(0), names).miou - scores(worse.sum(0), names).miou
+    assert up.difference == gap
+
+
+def test_draws_are_those_of_the_seed() -> None:
+    pair = frames_of(0.7, 0), frames_of(0.6, 1)
+    assert paired_bootstrap(*pair, seed=3) == paired_bootstrap(*pair, seed=3)
+    assert paired_bootstrap(*pair, seed=3).low != paired_bootstrap(*pair, seed=4).low
+
+
+def test_bootstrap_equals_a_plain_loop() -> None:
+    first, second = frames_of(0.6, 0, count=12), frames_of(0.55, 1, count=12)
+    # Undefined classes must fall out of the mean of a resample: class 2 is in two frames only.
+    first[2:, 2] = first[2:, :, 2] = second[2:, 2] = second[2:, :, 2] = 0
+    draws = np.random.default_rng(7).multinomial(12, np.full(12, 1 / 12), size=300)
+    differences = []
+    for draw in draws:
+        chosen = np.repeat(np.arange(12), draw)
+        pair = [scores(sum(f[i] for i in chosen), ("a", "b", "c")).miou for f in (first, second)]
+        differences.append(pair[0] - pair[1])
+    interval = paired_bootstrap(first, second, resamples=300, seed=7)
+    assert interval[1:] == pytest.approx(np.percentile(differences, (2.5, 97.5)), abs=1e-12)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    """Two equal predictors: 0 lies within 95 % of the intervals, up to chance."""
+    covered = sum(
+        low <= 0 <= high
+        for _, low, high in (
+            paired_bootstrap(frames_of(0.6, 2 * i), frames_of(0.6, 2 * i + 1), 200)
+            for i in range(60)
+        )
+    )
+    assert 50 <= covered < 60
+
+
+def test_bootstrap_refuses_other_frames_and_no_labels() -> None:
+    frames = frames_of(0.5, 0, count=3)
+    with pytest.raises(ShapeError, match="same frames"):
+        paired_bootstrap(frames, frames[:2])
+    with pytest.raises(DataError, match="no labelled pixel"):
+        paired_bootstrap(np.zeros_like(frames), np.zeros_like(frames))
+
+
+# ---- pseudo-labels ----------------------------------------------------------------------------
+
+
+def pseudo(label: object) -> PseudoLabels:
+    tensor = torch.tensor(label)
+    return PseudoLabels(tensor, (tensor != IGNORE).float())
+
+
+def test_precision_and_coverage_by_hand() -> None:
+    tally = PseudoLabelTally(3)
+    tally.update(
+        pseudo([[[0, 0, 1, IGNORE], [1, IGNORE, 0, 1]]]),
+        torch.tensor([[[0, 1, 1, 1], [1, 0, IGNORE, IGNORE]]]),
+    )
+    assert tally.scores() == {
+        "precision": 3 / 4,
+        "coverage": 4 / 6,
+        "per_class": {"precision": [1 / 2, 1.0, None], "coverage": [1 / 2, 3 / 4, None]},
+    }
+
+
+def test_the_truth_is_read_at_the_centres_of_cells() -> None:
+    truth = torch.full((1, 6, 9), IGNORE)
+    truth[0, 1::3, 1::3] = torch.arange(6).view(2, 3)
+    tally = PseudoLabelTally(6)
+    tally.update(pseudo([[[0, 1, 2], [3, 4, 5]]]), truth)
+    assert tally.scores()["precision"] == tally.scores()["coverage"] == 1.0
+
+
+def test_without_truth_there_is_coverage_alone() -> None:
+    tally = PseudoLabelTally(2)
+    tally.update(pseudo([[[0, 1, IGNORE, 1]]]))
+    assert tally.scores() == {
+        "precision": None,
+        "coverage": 3 / 4,
+        "per_class": {"precision": [None, None], "coverage": [None, None]},
+    }
+    json.dumps(tally.scores(), allow_nan=False)
+
+
+def test_an_empty_tally_has_coverage_0() -> None:
+    assert PseudoLabelTally(2).scores()["coverage"] == 0.0
+
+
+def test_tallies_add_up_over_processes() -> None:
+    tally = PseudoLabelTally(2)
+    tally.update(pseudo([[[0, 1]]]), torch.tensor([[[0, 0]]]))
+    tally.update(pseudo([[[0, IGNORE, IGNORE, IGNORE]]]))
+    twice = tally.reduced(lambda counts: counts * 2)
+    assert twice.scores() == tally.scores()
+    assert tally.scores()["coverage"] == 3 / 6
+
+
+def test_pseudo_labels_and_truth_of_other_images_are_refused() -> None:
+    with pytest.raises(ShapeError):
+        PseudoLabelTally(2).update(pseudo([[[0]]]), torch.zeros(2, 4, 4, dtype=torch.long))
