@@ -3,6 +3,7 @@
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,7 +23,7 @@ color = [0, 0, 142]
 """
 
 
-def write_image(path: Path, array: npt.NDArray[np.generic]) -> Path:
+def write_image(path: Path, array: npt.NDArray[Any]) -> Path:
     """Write an array as OpenCV sees it, in the format of the extension."""
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), array)

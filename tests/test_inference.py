@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from cag_uda.data.domain import Domain
 from cag_uda.errors import DataError, ShapeError
 from cag_uda.evaluation.evaluate import Evaluation, ahead, evaluate, load_frames, merge
-from cag_uda.evaluation.inference import (
+from cag_uda.models.config import Classes
+from cag_uda.models.inference import (
     class_logits,
     label_map,
     label_maps,
@@ -26,7 +27,6 @@ from cag_uda.evaluation.inference import (
     prepare,
     upsample,
 )
-from cag_uda.models.config import Classes
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import IGNORE, Prediction
 

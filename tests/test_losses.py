@@ -239,6 +239,7 @@ def losses_of_classifier(weight: Tensor, inputs: Tensor, label: Tensor) -> Tenso
 
 def gradient_of_part(rank: int, parts: int, rendezvous: str, folder: str) -> None:
     """What one process of data parallel training computes; run in a process of its own."""
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=parts)
     inputs, label = uneven_batch()
     part = slice(rank, rank + 1)

@@ -330,7 +330,7 @@ def test_labels_are_painted_and_ignored_pixels_are_black() -> None:
 
 
 def test_classes_without_a_colour_get_colours_of_their_own() -> None:
-    classes = [{"name": f"c{number}"} for number in range(200)]
+    classes: list[dict[str, Any]] = [{"name": f"c{number}"} for number in range(200)]
     classes[7]["color"] = (128, 0, 0)  # which is the first that would be given away
     palette = LabelSpace.from_dict({"name": "many", "classes": classes}).palette
     assert len({tuple(color) for color in palette.tolist()} | {(0, 0, 0)}) == 201

@@ -141,6 +141,8 @@ class _Runner:
             seed=self.recipe.seed * 100 + index,
             refresh_every=stage.refresh_every,
             evaluate_every=stage.evaluate_every,
+            log_every=stage.log_every,
+            checkpoint_every=stage.checkpoint_every,
         )
         done = train_stage(
             self.fabric,

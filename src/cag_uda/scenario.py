@@ -47,13 +47,11 @@ class Scenario:
             test = Domain.open(recipe.target.domain, root)
             target = UnlabelledImages(test, recipe.target.train)
             split = recipe.target.test if recipe.target.test in test.splits else None
-            if recipe.target.test not in (None, "test", split):
-                test.items(str(recipe.target.test))  # Raises: it names a split that is not there.
             is_scored = split is not None and test.is_labelled(split)
             if is_scored:
                 problems += _unequal(test.name, label_space, test.label_space)
-            if split is not None:
-                test.items(split)
+            if split is not None or recipe.target.test not in (None, "test"):
+                test.items(str(recipe.target.test))  # Raises for a split that is not there.
         except UserError as error:
             problems += error.problems
         if label_space is None and not problems:

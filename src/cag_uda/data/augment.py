@@ -93,19 +93,19 @@ def photometric(image: Image, strength: float, rng: np.random.Generator) -> Imag
     """
     if strength == 0:
         return image
-    image = cv2.LUT(image, _tone_table(strength, rng))
+    toned: Any = cv2.LUT(image, _tone_table(strength, rng))
     chance = rng.random(3)
     if chance[0] < 0.2 * strength:
-        grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        grey = cv2.cvtColor(cv2.cvtColor(toned, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
         mix = rng.uniform(0.5, 1.0)
-        image = cv2.addWeighted(grey, mix, image, 1 - mix, 0)
+        toned = cv2.addWeighted(grey, mix, toned, 1 - mix, 0)
     if chance[1] < 0.3 * strength:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.2))
+        toned = cv2.GaussianBlur(toned, (0, 0), rng.uniform(0.3, 1.2))
     if chance[2] < 0.3 * strength:
         deviation = rng.uniform(2.0, 12.0) * strength
         noise = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(deviation)
-        image = cv2.add(image, noise, dtype=cv2.CV_8U)
-    return np.asarray(image, dtype=np.uint8)
+        toned = cv2.add(toned, noise, dtype=cv2.CV_8U)
+    return np.asarray(toned, dtype=np.uint8)
 
 
 def _tone_table(strength: float, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -117,8 +117,7 @@ def _tone_table(strength: float, rng: np.random.Generator) -> NDArray[np.uint8]:
     gains = 1.0 + 0.2 * spread[3:]
     level = np.linspace(0.0, 1.0, 256)[:, None] ** gamma * exposure * gains
     toned = (level - 0.5) * contrast + 0.5
-    table = np.clip(np.rint(toned * 255), 0, 255).astype(np.uint8)
-    return table.reshape(256, 1, 3)
+    return np.asarray(np.clip(np.rint(toned * 255), 0, 255), dtype=np.uint8).reshape(256, 1, 3)
 
 
 def _resize(image: Image, height_px: int, width_px: int) -> Image:

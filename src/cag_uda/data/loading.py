@@ -7,7 +7,7 @@ how they are augmented, so a resumed run is the run. Knows files and crops, not 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from typing import TypeVar
@@ -53,9 +53,7 @@ class UnlabelledImages:
 
     def __init__(self, domain: Domain, split: str) -> None:
         self._domain = domain
-        self._items: tuple[Item, ...] = tuple(
-            replace(item, label=None) for item in domain.items(split)
-        )
+        self._items: tuple[Item, ...] = tuple(domain.items(split, with_labels=False))
 
     def __len__(self) -> int:
         return len(self._items)

@@ -45,7 +45,7 @@ def pattern_problem(pattern: str) -> str | None:
     if any("**" in segment and segment != "**" for segment in segments):
         return f"{pattern!r}: ** must be a whole folder of the path; for example 'images/**/*'"
     try:
-        [_expression(segment) for segment in segments]
+        [_expression(segment) for segment in segments if segment != "**"]
     except re.error as error:
         return f"{pattern!r} has a broken […]: {error}"
     return None

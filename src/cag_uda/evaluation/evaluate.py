@@ -24,15 +24,15 @@ from cag_uda.data.domain import Domain, Item
 from cag_uda.errors import DataError, ShapeError
 from cag_uda.evaluation.bootstrap import Interval, paired_bootstrap
 from cag_uda.evaluation.confusion import ConfusionMatrix
-from cag_uda.evaluation.inference import (
+from cag_uda.evaluation.scores import Scores, scores
+from cag_uda.files import whole_file
+from cag_uda.models.inference import (
     AnySegmenter,
     LabelMap,
     batches_of_one_kind,
     labels_of_batch,
     prepare,
 )
-from cag_uda.evaluation.scores import Scores, scores
-from cag_uda.files import whole_file
 
 T = TypeVar("T")
 R = TypeVar("R")

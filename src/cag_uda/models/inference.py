@@ -148,14 +148,13 @@ def most_likely(logits: Tensor, size: tuple[int, int]) -> Tensor:
     if classes > 255:
         raise ShapeError(f"a label map of 8 bits holds at most 255 classes, got {classes}")
     # One class at a time against the best so far: 10 bytes a pixel however many classes there are
-    # (all at once take 4·K, 24 GB for an 8K image of 150 classes), and each pass stays in cache
-    # longer: 0.14 s for 19 classes at 2048×1024 on one core, against 0.45 s by argmax, 0.22 s by
-    # max, 0.21 s by max over bands of rows. The loop is over whole planes, K passes in all.
-    first, *others = logits.split(1, dim=1)
-    best = upsample(first, size)
+    # (all at once take 4·K: 20 GB for an 8K image of 150 classes), and quicker than all at once:
+    # 0.14 s for 19 classes at 2048×1024 on one core, against 0.45 s by argmax, 0.22 s by max and
+    # 0.21 s by max over bands of rows.
+    best = upsample(logits[:, :1], size)
     label = torch.zeros(best.shape, dtype=torch.uint8, device=logits.device)
-    for train_id, plane in enumerate(others, start=1):
-        value = upsample(plane, size)
+    for train_id in range(1, classes):
+        value = upsample(logits[:, train_id : train_id + 1], size)
         label.masked_fill_(value > best, train_id)
         torch.maximum(best, value, out=best)
     return label[:, 0]

@@ -65,6 +65,10 @@ class Stage(_Table):
     """Steps between renewals of what the method prepares (anchors, labeller); None: once."""
     evaluate_every: int | None = Field(default=None, ge=1)
     """Steps between evaluations on the target's test split, for the log only."""
+    log_every: int = Field(default=20, ge=1)
+    """Steps between records in the log."""
+    checkpoint_every: int = Field(default=200, ge=1)
+    """Steps between resumable checkpoints; a stop by signal makes one too."""
 
     @model_validator(mode="after")
     def _steps_fit_the_method(self) -> Self:

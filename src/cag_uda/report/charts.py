@@ -56,6 +56,8 @@ class Axis:
     low: float
     high: float
     logarithmic: bool = False
+    interval: float | None = None
+    """Between ticks, where the ends were rounded to it."""
 
     def percent(self, value: float) -> float:
         """Place of `value` on the axis, 0 to 100."""
@@ -286,7 +288,8 @@ def _rounded_axis(values: list[float]) -> Axis:
     low, high = min(values), max(values)
     interval = _round_interval(max(high - low, 4.0), 4)
     low = 0.0 if low < 2 * interval else math.floor(low / interval - 0.1) * interval
-    return Axis(low, min(100.0, math.ceil(high / interval + 0.1) * interval))
+    high = min(100.0, math.ceil(high / interval + 0.1) * interval)
+    return Axis(low, high, interval=interval)
 
 
 def _round_interval(extent: float, count: int) -> float:
@@ -302,7 +305,7 @@ def _ticks(axis: Axis, count: int) -> list[Tick]:
         apart = math.ceil(len(decades) / (count + 1))
         values = [10.0**decade for decade in decades[::apart]]
     else:
-        interval = _round_interval(axis.high - axis.low, count)
+        interval = axis.interval or _round_interval(axis.high - axis.low, count)
         first = math.ceil(axis.low / interval - 1e-9)
         last = math.floor(axis.high / interval + 1e-9)
         values = [index * interval for index in range(first, last + 1)]

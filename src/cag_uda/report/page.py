@@ -6,7 +6,6 @@ page.js beside it, which are written into the page.
 
 import base64
 import hashlib
-import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -31,7 +30,7 @@ PICTURE_BUDGET_BYTES = 4_000_000
 """Leaves a page below 5 MB, which a mail server and a phone still take."""
 ROWS_AT_ONCE = 3
 """Samples that are shown unasked; the others open on demand."""
-WIDEST_ROW = 5
+WIDEST_ROW = 6
 """Pictures side by side on a wide screen."""
 SERIES_COLOURS = 8
 """How many line colours page.css has."""
@@ -113,7 +112,12 @@ def _kind_name(kind: str) -> str:
 
 
 def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    """Write a value of environment.json for people: no braces, quotes or nulls."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(entry)}" for key, entry in value.items())
+    if isinstance(value, list):
+        return " ".join(_plain(entry) for entry in value)
+    return words.UNDEFINED if value is None else str(value)
 
 
 def _total_s(stages: list[StageScores]) -> float | None:
@@ -205,7 +209,7 @@ def _sample_rows(run: RunRecord, summary: Summary) -> tuple[list[SampleRow], int
         ]
         left_out += len(_files_of(sample)) - len(panels)
         if panels:
-            # Even lines: 7 pictures as 4 + 3, not 5 + 2.
+            # Even lines: 8 pictures as 4 + 4, not 6 + 2.
             lines = -(-len(panels) // WIDEST_ROW)
             rows.append(SampleRow(sample.name, panels, -(-len(panels) // lines)))
     return rows, left_out
@@ -230,7 +234,7 @@ def _captioned(
             miou = stage.scores.miou
             detail = "" if miou is None else f"{words.percent(miou)} mIoU"
             if stage.scores.folder == delivered:
-                detail = f"{detail}, delivered"
+                detail = f"{detail}, {'latest' if run.awaited else 'delivered'}"
             shown.append((stage.scores.name, detail, file, True))
     if sample.truth is not None:
         shown.append(("truth", "drawn by people", sample.truth, True))
@@ -238,8 +242,10 @@ def _captioned(
 
 
 def _pseudo_label_charts(stages: list[StageRecord]) -> list[Chart]:
-    """Precision and coverage by stage, a line for each kind; none where one stage is all."""
+    """Precision and coverage by stage, a line for each kind; a single stage has no course."""
     labelling = [stage for stage in stages if stage.pseudo_labels]
+    if len(labelling) < 2:
+        return []
     kinds = list(dict.fromkeys(kind for stage in labelling for kind in stage.pseudo_labels))
     names = [stage.scores.name for stage in labelling]
     missing = PseudoLabelScores()

@@ -252,13 +252,12 @@ def _judged(miou: str, subject: str, gain: Gain, unfinished: bool) -> Verdict:
         )
     size = signed(abs(gain.points)).lstrip("+±")
     so_far = " so far" if unfinished else ""
+    score = f"{so_far}: {miou}{NO_BREAK}mIoU"
     if low > 0:
-        headline = (
-            f"It worked{so_far}: {miou}{NO_BREAK}mIoU, {size}{NO_BREAK}points above {gain.over}."
-        )
+        headline = f"It worked{score}, {size}{NO_BREAK}points above {gain.over}."
         return Verdict("good", headline, f"{subject} {certainty}")
     if high < 0:
-        headline = f"It did not work{so_far}: {miou}{NO_BREAK}mIoU, {size}{NO_BREAK}points below {gain.over}."
+        headline = f"It did not work{score}, {size}{NO_BREAK}points below {gain.over}."
         return Verdict("bad", headline, f"{subject} {certainty}")
-    headline = f"Undecided{so_far}: {miou}{NO_BREAK}mIoU, {signed(gain.points)}{NO_BREAK}points on {gain.over}."
+    headline = f"Undecided{score}, {signed(gain.points)}{NO_BREAK}points on {gain.over}."
     return Verdict("unsure", headline, f"{subject} {certainty}")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any
 
 
 class Interrupted(Exception):
@@ -35,7 +36,7 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
     """Turn SIGTERM and Ctrl-C into a request; a second one has its usual effect at once."""
     request = StopRequest()
-    previous = {}
+    previous: dict[int, Any] = {}
 
     def ask(number: int, _: FrameType | None) -> None:
         request.number = number

@@ -29,11 +29,11 @@ class StagePlan:
     optim: OptimConfig
     seed: int
     """Of everything random on the device in this stage; the loader has its own."""
-    refresh_every: int | None = None
+    refresh_every: int | None
     """Steps between calls of `Method.prepare`; None prepares once."""
-    evaluate_every: int | None = None
-    log_every: int = 20
-    checkpoint_every: int = 200
+    evaluate_every: int | None
+    log_every: int
+    checkpoint_every: int
 
 
 @dataclass(frozen=True)

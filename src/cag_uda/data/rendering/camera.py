@@ -125,21 +125,25 @@ class Camera:
         flat = 1.0 / np.maximum(point[:, 2], 0.1)
         return np.stack([slope_u, slope_v, np.where(is_edge_on, flat, offset)], axis=1)
 
-    def rays(self) -> tuple[Floats, Floats, Floats]:
-        """Give the world direction through each pixel, one metre forward.
+    def rays(self, column: NDArray[np.intp], row: NDArray[np.intp]) -> list[Floats]:
+        """Give the world directions through pixels, one metre forward.
+
+        Args:
+            column: (N,) u of each pixel.
+            row: (N,) v of each pixel.
 
         Returns:
-            x, y and z of the directions, each (H, W) float32.
+            x, y and z of the directions, each (N,) float32.
         """
-        u = (np.arange(self.width_px) - self.centre_u) / self.focal_px
-        v = (self.centre_v - np.arange(self.height_px)) / self.focal_px
-        x, y, z = (
-            (v[:, None] * self.up[axis] + (u * self.right[axis] + self.forward[axis])).astype(
-                np.float32
-            )
+        scale = 1 / self.focal_px
+        across = (column - np.float32(self.centre_u)).astype(np.float32) * np.float32(scale)
+        above = (np.float32(self.centre_v) - row).astype(np.float32) * np.float32(scale)
+        return [
+            across * np.float32(self.right[axis])
+            + above * np.float32(self.up[axis])
+            + np.float32(self.forward[axis])
             for axis in range(3)
-        )
-        return x, y, z
+        ]
 
 
 def _mix(first: Vector, first_share: float, second: Vector, second_share: float) -> Vector:

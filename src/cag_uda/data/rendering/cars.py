@@ -58,9 +58,12 @@ def pick_body(dice: Dice, *, is_parked: bool) -> Body:
 class _Placed:
     """Local metres (along, across, up), the front at positive along, to world points."""
 
-    def __init__(self, x: float, z: float, heading_rad: float) -> None:
+    def __init__(self, x: float, z: float, heading_rad: float, viewer: tuple[float, float]) -> None:
         self._x, self._z = x, z
         self._sin, self._cos = math.sin(heading_rad), math.cos(heading_rad)
+        away_x, away_z = viewer[0] - x, viewer[1] - z
+        self.eye_along = away_x * self._sin + away_z * self._cos
+        self.eye_across = away_x * self._cos - away_z * self._sin
 
     def point(self, along: float, across: float, up: float) -> Vector:
         return (
@@ -104,7 +107,7 @@ def park_car(
     """
     half_x, half_z = footprint(body, heading_rad)
     scene.begin((x - half_x, x + half_x), (z - half_z, z + half_z))
-    at = _Placed(x, z, heading_rad)
+    at = _Placed(x, z, heading_rad, scene.viewer)
     colour = car(dice)
     paint = Paint(Category.CAR, colour)
     _wheel_blocks(scene, at, body)
@@ -162,6 +165,8 @@ def _cabin(scene: Scene, dice: Dice, at: _Placed, body: Body, paint: Paint) -> N
     tint = scaled(GLASS, dice.uniform(0.7, 1.3))
     glass = Paint(Category.CAR, tint, Material.GLASS)
     for side, normal in ((-1, normals[0]), (1, normals[1])):
+        if side * at.eye_across < wide * 0.8:
+            continue
         face = [
             at.point(foot[0], side * wide * 0.98, belt), at.point(foot[1], side * wide * 0.98, belt),
             at.point(top[1], side * narrow, height), at.point(top[0], side * narrow, height),
@@ -172,7 +177,7 @@ def _cabin(scene: Scene, dice: Dice, at: _Placed, body: Body, paint: Paint) -> N
             )
     has_rear = body.windows > 0 or dice.chance(0.4)
     for end, normal in ((0, normals[2]), (1, normals[4])):
-        if end == 0 and not has_rear:
+        if (end == 0 and not has_rear) or (2 * end - 1) * at.eye_along < 0:
             continue
         face = [
             at.point(foot[end], -wide * 0.98, belt), at.point(foot[end], wide * 0.98, belt),
@@ -233,6 +238,8 @@ def _ends(
         (-half, normals[2], rear_lamp, rear_top),
         (half, normals[6], head_lamp, front_top),
     ):
+        if along * at.eye_along < half * half:
+            continue
         rows = [
             (-wide, wide, low, low + 0.2, bumper),
             (-0.26, 0.26, low + 0.2, low + 0.32, plate),
@@ -260,32 +267,41 @@ def _wheel_blocks(scene: Scene, at: _Placed, body: Body) -> None:
     rear, front, radius = _axles(body)
     wide = body.width_m / 2 - 0.03
     tyre = Paint(Category.CAR, RUBBER)
-    for along in (rear, front):
-        for side in (-1, 1):
-            edges = [
-                (a, side * w, u)
-                for u in (0.0, body.clearance_m + 0.1)
-                for a, w in (
-                    (along - radius * 0.7, wide - 0.22), (along + radius * 0.7, wide - 0.22),
-                    (along + radius * 0.7, wide), (along - radius * 0.7, wide),
-                )
-            ]  # fmt: skip
-            corners = [at.point(*edge) for edge in edges]
-            scene.solid(corners, [(0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7)], [tyre])
+    reach = radius * 0.7
+    for along, side in ((rear, -1), (rear, 1), (front, -1), (front, 1)):
+        corners = [
+            at.point(a, side * w, u)
+            for u in (0.0, body.clearance_m + 0.1)
+            for a, w in (
+                (along - reach, wide - 0.22),
+                (along + reach, wide - 0.22),
+                (along + reach, wide),
+                (along - reach, wide),
+            )
+        ]
+        scene.solid(corners, [(0, 3, 7, 4) if at.eye_along < 0 else (1, 2, 6, 5)], [tyre])
 
 
 def _wheels(scene: Scene, at: _Placed, body: Body) -> None:
     rear, front, radius = _axles(body)
-    circle = [(math.cos(a * math.pi / 7), math.sin(a * math.pi / 7)) for a in range(14)]
+    # From below, so that the arch, which is cut off there, stays in order around the wheel.
+    turns = [(step / 8 - 0.5) * math.pi for step in range(16)]
+    circle = [(math.cos(turn), math.sin(turn)) for turn in turns]
+    arch = [(1.2 * a, 1.2 * b) for a, b in circle if b > -0.2]
+    rim = [(0.6 * a, 0.6 * b) for a, b in circle]
     tyre, hub = Paint(Category.CAR, RUBBER), Paint(Category.CAR, STEEL)
     for side in (-1, 1):
+        if side * at.eye_across < body.width_m / 2:
+            continue
         across = side * body.width_m / 2
         (ox, _, oz), (tx, _, tz) = at.point(0, 0, 0), at.point(0, side, 0)
         normal = (tx - ox, 0.0, tz - oz)
         for along in (rear, front):
-            for size, paint in ((radius, tyre), (radius * 0.6, hub)):
-                rim = [at.point(along + size * a, across, radius + size * b) for a, b in circle]
-                scene.polygon(rim, paint, normal, one_sided=True, casts=False)
+            for outline, paint in ((arch, tyre), (circle, tyre), (rim, hub)):
+                placed = [
+                    at.point(along + radius * a, across, radius * (1 + b)) for a, b in outline
+                ]
+                scene.polygon(placed, paint, normal, one_sided=True, casts=False)
 
 
 def _load(scene: Scene, dice: Dice, at: _Placed, body: Body) -> None:

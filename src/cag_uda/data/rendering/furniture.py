@@ -62,7 +62,7 @@ def put_lamp(scene: Scene, dice: Dice, x: float, z: float, sign: int, height: fl
         height: of the lamp, in metres.
     """
     paint = Paint(Category.POLE, _pole_colour(dice))
-    flat = _post(scene, x, z, height, 0.1, paint)
+    flat = _post(scene, x, z, height, 0.075, paint)
     low, high = height - 0.12, height
     reach = dice.uniform(0.8, 1.8)
     tip = x - sign * reach
@@ -72,7 +72,7 @@ def put_lamp(scene: Scene, dice: Dice, x: float, z: float, sign: int, height: fl
     head = Paint(Category.POLE, warm, emission=3.0)
     scene.box((tip - 0.35, high + 0.02, z - 0.14), (tip + 0.3, high + 0.12, z + 0.14), head)
     scene.box((tip - 0.36, high + 0.12, z - 0.15), (tip + 0.32, high + 0.24, z + 0.15), paint)
-    scene.polygon([flat(-0.16, 0.0), flat(0.16, 0.0), flat(0.14, 0.9), flat(-0.14, 0.9)], paint)
+    scene.polygon([flat(-0.12, 0.0), flat(0.12, 0.0), flat(0.11, 0.8), flat(-0.11, 0.8)], paint)
     scene.lamps.append((tip, high, z))
 
 
@@ -95,7 +95,7 @@ def put_pole(scene: Scene, dice: Dice, x: float, z: float) -> None:
         return
     wood = Paint(Category.POLE, varied(dice, (0.42, 0.33, 0.25), 0.06))
     height = dice.uniform(6.0, 8.5)
-    flat = _post(scene, x, z, height, 0.14, wood)
+    flat = _post(scene, x, z, height, 0.11, wood)
     for drop in (0.5, 1.2):
         low = height - drop
         scene.polygon([flat(-0.8, low), flat(0.8, low), flat(0.8, low + 0.13), flat(-0.8, low + 0.13)],
@@ -115,13 +115,15 @@ def put_sign(scene: Scene, dice: Dice, x: float, z: float) -> None:
     is_wide = kind[0] in ("board", "arrow")
     size = dice.uniform(0.4, 0.58)
     centre = KERB_M + dice.uniform(2.1, 2.7) + size
-    flat = _post(scene, x, z, centre + size * 0.6, 0.055, Paint(Category.POLE, STEEL))
+    flat = _post(
+        scene, x, z, 0.1 if is_wide else centre + size * 0.6, 0.045, Paint(Category.POLE, STEEL)
+    )
     if is_wide:
         for side in (-1, 1):
             across = side * size
             scene.polygon(
-                [flat(across - 0.05, 0), flat(across + 0.05, 0), flat(across + 0.05, centre),
-                 flat(across - 0.05, centre)],
+                [flat(across - 0.045, 0), flat(across + 0.045, 0), flat(across + 0.045, centre),
+                 flat(across - 0.045, centre)],
                 Paint(Category.POLE, STEEL),
             )  # fmt: skip
     is_behind = dice.chance(0.12)
@@ -141,7 +143,7 @@ def put_traffic_light(scene: Scene, dice: Dice, x: float, z: float) -> None:
         z: along the street, in metres.
     """
     top = KERB_M + dice.uniform(3.0, 3.6)
-    flat = _post(scene, x, z, top, 0.075, Paint(Category.POLE, dice.pick((STEEL, BLACK))))
+    flat = _post(scene, x, z, top, 0.065, Paint(Category.POLE, dice.pick((STEEL, BLACK))))
     low = top - 1.0
     case = Paint(Category.SIGN, BLACK)
     if dice.chance(0.4):

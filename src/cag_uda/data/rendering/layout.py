@@ -140,7 +140,7 @@ def _signs(scene: Scene, street: Street, side: Side, dice: Dice, kerb: _Kerb) ->
         z = 6.0 + 38.0 * dice.unit() * dice.uniform(0.5, 1.0)
         if kerb.claim(z, 1.2):
             put_sign(scene, dice, kerb.x, z)
-    for _ in range(dice.integer(0, 4)):
+    for _ in range(dice.integer(0, 2)):
         z = dice.uniform(5.0, 45.0)
         if kerb.claim(z, 1.0):
             put_pole(scene, dice, kerb.x, z)
@@ -173,6 +173,8 @@ def _walkers(scene: Scene, side: Side, dice: Dice) -> None:
         for friend in range(dice.weighted({1: 0.6, 2: 0.3, 3: 0.1})):
             place = z + friend * 0.5
             across = side.sign * min(max(x + friend * 0.25, low - 0.2), high + 0.1)
+            if not _is_free(scene, across, place, 0.2):
+                continue
             ground = KERB_M if side.is_clear(place, 0.0) else 0.0
             put_person(scene, dice, across, place, ground)
 
@@ -224,11 +226,11 @@ def _cyclists(scene: Scene, street: Street, side: Side, dice: Dice) -> None:
     edge = side.kerb_m - (2.2 if side.has_parking else 0.0)
     for _ in range(dice.weighted({1: 0.7, 2: 0.3})):
         z = 6.0 + 24.0 * dice.unit() * dice.uniform(0.4, 1.0)
-        if dice.chance(0.35):
-            x = side.sign * (side.kerb_m + 1.0)
-            put_cyclist(scene, dice, x, z, dice.sign() * dice.uniform(0.7, 1.0))
-        else:
-            put_cyclist(scene, dice, side.sign * (edge - 0.15), z, dice.uniform(-0.35, 0.35))
+        is_crossing = dice.chance(0.35)
+        x = side.sign * (edge - (dice.uniform(0.8, 2.2) if is_crossing else 0.15))
+        view = dice.sign() * dice.uniform(0.7, 1.0) if is_crossing else dice.uniform(-0.35, 0.35)
+        if _is_free(scene, x, z, 0.85):
+            put_cyclist(scene, dice, x, z, view)
 
 
 def _crossing_car(scene: Scene, side: Side, dice: Dice, z: float) -> None:
@@ -239,3 +241,7 @@ def _crossing_car(scene: Scene, side: Side, dice: Dice, z: float) -> None:
     x = side.sign * (side.kerb_m + half_x + dice.uniform(0.5, 8.0))
     lane = dice.sign() * 1.5
     park_car(scene, dice, body, x, z + lane, heading, drives=True)
+
+
+def _is_free(scene: Scene, x: float, z: float, reach_m: float) -> bool:
+    return scene.is_free((x - min(reach_m, 0.3), x + min(reach_m, 0.3)), (z - reach_m, z + reach_m))

@@ -79,11 +79,11 @@ def _clean(dice: Dice) -> tuple[Light, Sensor]:
     blue = blended((0.10, 0.30, 0.80), (0.25, 0.52, 0.92), dice.unit())
     light = Light(
         toward_sun=_direction(dice, dice.uniform(0.75, 1.15)),
-        sun=scaled((0.86, 0.82, 0.72), dice.uniform(0.85, 1.05)),
-        sky=scaled((0.30, 0.34, 0.40), dice.uniform(0.85, 1.15)),
+        sun=blended((0.95, 0.90, 0.78), (1.0, 0.84, 0.62), dice.unit()),
+        sky=scaled((0.42, 0.47, 0.55), dice.uniform(0.85, 1.15)),
         zenith=blue,
         horizon=blended(blue, (0.86, 0.93, 0.98), dice.uniform(0.6, 0.85)),
-        clouds=dice.uniform(0.15, 0.6),
+        clouds=dice.uniform(0.15, 0.55),
         cloud=(0.97, 0.98, 1.0),
         glow=0.0,
         haze_m=dice.uniform(500.0, 1200.0),
@@ -106,11 +106,11 @@ def _clean(dice: Dice) -> tuple[Light, Sensor]:
 
 
 def _hard(dice: Dice) -> tuple[Light, Sensor]:
-    mood = dice.weighted({"sunset": 0.32, "overcast": 0.28, "nightfall": 0.25, "fog": 0.15})
+    mood = dice.weighted({"sunset": 0.4, "overcast": 0.22, "nightfall": 0.25, "fog": 0.13})
     warm = dice.unit()
     lamps = {"sunset": 0.25, "overcast": 0.5, "nightfall": 1.0, "fog": 0.8}[mood]
     lamps = lamps * dice.uniform(0.6, 1.2) if mood == "nightfall" or dice.chance(0.7) else 0.0
-    sky_level = {"sunset": 0.16, "overcast": 0.2, "nightfall": 0.05, "fog": 0.22}[mood]
+    sky_level = {"sunset": 0.15, "overcast": 0.2, "nightfall": 0.06, "fog": 0.22}[mood]
     sky_tint = blended((0.62, 0.74, 1.0), (0.92, 0.9, 0.94), dice.unit())
     zenith, horizon = _dusk_sky(dice, mood, warm)
     light = Light(
@@ -129,14 +129,14 @@ def _hard(dice: Dice) -> tuple[Light, Sensor]:
     )
     cast = dice.uniform(-0.16, 0.16)
     sensor = Sensor(
-        mean=dice.uniform(0.17, 0.27) if mood == "nightfall" else dice.uniform(0.22, 0.42),
+        mean=dice.uniform(0.2, 0.3) if mood == "nightfall" else dice.uniform(0.25, 0.42),
         gains=(1.0 + cast, 1.0 + dice.uniform(-0.06, 0.06), 1.0 - cast),
-        saturation=dice.uniform(0.45, 0.95),
-        contrast=dice.uniform(0.8, 1.2),
-        lift=dice.uniform(0.0, 0.06),
+        saturation=dice.uniform(0.55, 1.1),
+        contrast=dice.uniform(0.85, 1.25),
+        lift=dice.uniform(0.0, 0.05),
         vignette=dice.uniform(0.1, 0.5),
-        blur=dice.uniform(0.4, 4.2),
-        noise=dice.uniform(0.01, 0.045),
+        blur=dice.uniform(0.4, 2.0) if dice.chance(0.7) else dice.uniform(2.0, 4.2),
+        noise=dice.uniform(0.008, 0.035),
         bloom=dice.uniform(0.3, 0.8),
     )
     return light, sensor

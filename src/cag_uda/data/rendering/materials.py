@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cag_uda.data.rendering.noise import Floats, grainy, scattered
+from cag_uda.data.rendering.noise import Floats, blotched, grainy, scattered
 from cag_uda.data.rendering.surfaces import Material, Surfaces
 
 
@@ -29,7 +29,7 @@ class Spots(NamedTuple):
     colour: list[Floats]
     """Red, green, blue, changed in place: as on a screen, in [0, 1]."""
     glow: Floats
-    """Light given off, changed in place."""
+    """Light given off when lamps are on, in units of the colour; changed in place."""
 
 
 @dataclass(frozen=True)
@@ -76,35 +76,48 @@ def _fade(spots: Spots, size_m: float) -> Floats:
     return seen
 
 
+def _level(spots: Spots) -> Floats:
+    # A level coordinate that changes along any upright surface the camera sees much of.
+    level: Floats = spots.x + spots.z * np.float32(0.45)
+    return level
+
+
+def _part(value: Floats) -> Floats:
+    """Give what is after the point; ten times as fast as `value % 1`."""
+    part: Floats = value - np.floor(value)
+    return part
+
+
 def _between(value: Floats, half: Floats | float) -> NDArray[np.bool_]:
     return np.abs(value) < half
 
 
 def _plain(spots: Spots, surfaces: Surfaces, style: Style) -> None:
     if style.texture > 0.5:
-        dirt = grainy((spots.x + spots.z) * np.float32(9), spots.y * np.float32(9))
-        _multiply(spots, 1 + (dirt - np.float32(0.5)) * np.float32(0.14 * style.texture))
+        dirt = grainy(_level(spots) * np.float32(9), spots.y * np.float32(9))
+        _multiply(spots, 1 + (dirt - np.float32(0.5)) * np.float32(0.08 * style.texture))
 
 
 def _road(spots: Spots, surfaces: Surfaces, style: Style) -> None:
     x, z = spots.x, spots.z
     strength = np.float32(style.texture)
-    grain = grainy(x * np.float32(27), z * np.float32(27)) - np.float32(0.5)
-    stains = grainy(x * np.float32(6), z * np.float32(1.6)) - np.float32(0.5)
+    grain = grainy(x * np.float32(40), z * np.float32(40)) - np.float32(0.5)
+    stains = blotched(x * np.float32(14), z * np.float32(4)) - np.float32(0.5)
     worn = grainy(x * np.float32(40), z * np.float32(14))
     fine = _fade(spots, 0.05)
     patch = scattered(np.floor(x * np.float32(0.4)), np.floor(z * np.float32(0.17)), 7.0)
     mended = np.where(patch < 0.06, np.float32(0.8), np.float32(1.0))
-    shade = 1 + strength * (grain * fine * np.float32(0.5) + stains * np.float32(0.4))
+    shade = 1 + strength * (grain * fine * np.float32(0.26) + stains * np.float32(0.16))
     _multiply(spots, shade * (1 + (mended - 1) * strength))
     line, period, lane, edge, left, right = (_number(spots, surfaces, n) for n in range(6))
-    dashed = (z / np.maximum(period, np.float32(0.1))) % 1 < np.float32(0.5)
-    paint = (line > 0) & (np.abs(x) < np.float32(0.07)) & ((line > 1) | dashed)
-    paint |= (line > 1) & _between(np.abs(x) - np.float32(0.22), 0.06)
+    is_double = line > 1
+    dashed = _part(z / np.maximum(period, np.float32(0.1))) < np.float32(0.5)
+    paint = (line > 0) & ~is_double & _between(x, 0.08) & dashed
+    paint |= is_double & _between(np.abs(x) - np.float32(0.16), 0.06)
     paint |= (lane > 0) & _between(np.abs(x) - lane, 0.06) & dashed
     middle, half = (left + right) / 2, (right - left) / 2
     paint |= (edge > 0) & _between(np.abs(x - middle) - (half - edge), 0.06)
-    rubbed = np.clip(np.float32(1.25) - worn * strength * np.float32(0.9), 0, 1)
+    rubbed = np.clip(np.float32(1.1) - worn * strength * np.float32(0.6), 0, 1)
     seen = np.clip(np.float32(0.16) / spots.pixel_m, np.float32(0.25), 1)
     _blend(spots, paint * seen * rubbed * np.float32(0.92), surfaces)
 
@@ -120,27 +133,29 @@ def _paving(spots: Spots, surfaces: Surfaces, style: Style) -> None:
     strength = np.float32(style.texture)
     shade = 1 - joint * fine * np.float32(0.14 + 0.12 * style.texture)
     shade += own * fine * np.float32(0.04 + 0.12 * style.texture) + grain * strength * np.float32(
-        0.3
+        0.16
     )
     _multiply(spots, shade)
 
 
 def _grass(spots: Spots, surfaces: Surfaces, style: Style) -> None:
     blades = grainy(spots.x * np.float32(30), spots.z * np.float32(11)) - np.float32(0.5)
-    tufts = grainy(spots.x * np.float32(2.2), spots.z * np.float32(2.2)) - np.float32(0.5)
-    _multiply(spots, 1 + blades * np.float32(0.2 + 0.5 * style.texture) + tufts * np.float32(0.4))
+    tufts = blotched(spots.x * np.float32(12), spots.z * np.float32(12)) - np.float32(0.5)
+    _multiply(spots, 1 + blades * np.float32(0.1 + 0.3 * style.texture) + tufts * np.float32(0.2))
 
 
 def _foliage(spots: Spots, surfaces: Surfaces, style: Style) -> None:
     scale = _number(spots, surfaces, 0)
-    across = (spots.x + spots.z) * scale
-    leaf = grainy(across * np.float32(4), spots.y * scale * np.float32(4))
-    bough = grainy(across, spots.y * scale)
-    strength = np.float32(0.5 + 0.7 * style.texture)
-    shade = 1 + (leaf - np.float32(0.5)) * strength + (bough - np.float32(0.5)) * strength
-    # Gaps between leaves are dark: this is what tells a crown from a green wall.
-    shade *= np.where(leaf < np.float32(0.36), np.float32(1 - 0.32 * strength), np.float32(1))
-    _multiply(spots, shade)
+    across, up = _level(spots) * scale, spots.y * scale
+    leaf = grainy(across * np.float32(11), up * np.float32(11))
+    bough = blotched(across * np.float32(14), up * np.float32(14))
+    texture = np.float32(style.texture)
+    # Three tones, as a brush would do it; the darkest are the gaps between leaves, which tell a
+    # crown from a green wall.
+    tone = leaf * np.float32(0.6) + bough * np.float32(0.4)
+    shade = np.where(tone < np.float32(0.33), np.float32(0.76) - texture * np.float32(0.14), 1)
+    shade = np.where(tone > np.float32(0.68), np.float32(1.16) + texture * np.float32(0.1), shade)
+    _multiply(spots, shade + (leaf - np.float32(0.5)) * texture * np.float32(0.4))
 
 
 def _planks(spots: Spots, surfaces: Surfaces, style: Style) -> None:
@@ -150,7 +165,7 @@ def _planks(spots: Spots, surfaces: Surfaces, style: Style) -> None:
     own = scattered(cell, np.zeros_like(cell), 5.0) - np.float32(0.5)
     vein = grainy(spots.along * np.float32(70), spots.y * np.float32(5)) - np.float32(0.5)
     _multiply(spots, 1 - seam * np.float32(0.4) + own * np.float32(0.14)
-              + vein * np.float32(0.5 * style.texture))  # fmt: skip
+              + vein * np.float32(0.26 * style.texture))  # fmt: skip
 
 
 def _roof(spots: Spots, surfaces: Surfaces, style: Style) -> None:
@@ -164,15 +179,15 @@ def _roof(spots: Spots, surfaces: Surfaces, style: Style) -> None:
 
 def _glass(spots: Spots, surfaces: Surfaces, style: Style) -> None:
     shine = np.clip(spots.y * np.float32(0.9) - np.float32(0.85), 0, np.float32(0.6))
-    streak = grainy((spots.x + spots.z) * np.float32(5), spots.y * np.float32(9))
-    shine = shine * (np.float32(0.6) + streak * np.float32(0.6))
+    streak = grainy(_level(spots) * np.float32(5), spots.y * np.float32(9))
+    shine = shine * (np.float32(0.7) + streak * np.float32(0.35))
     for axis in range(3):
         spots.colour[axis] += (np.float32(style.sky_shine[axis]) - spots.colour[axis]) * shine
 
 
 def _stripes(spots: Spots, surfaces: Surfaces, style: Style) -> None:
     part = spots.along / np.maximum(_number(spots, surfaces, 0), np.float32(0.1))
-    is_light = part - np.floor(part) < np.float32(0.5)
+    is_light = _part(part) < np.float32(0.5)
     _blend(spots, is_light.astype(np.float32) * np.float32(0.9), surfaces)
 
 
@@ -233,7 +248,7 @@ def _walls(spots: Spots, style: Style, salt: Floats) -> None:
     if style.texture < 0.3:
         return
     strength = np.float32(style.texture)
-    is_brick = (salt % 3) != 0
+    is_brick = _part(salt * np.float32(0.37)) > np.float32(0.35)
     row = spots.y * np.float32(9)
     course = np.floor(row)
     brick = spots.along * np.float32(3.6) + course * np.float32(0.5)
@@ -241,21 +256,21 @@ def _walls(spots: Spots, style: Style, salt: Floats) -> None:
     joint = (row - course < np.float32(0.2)) | (brick - place < np.float32(0.09))
     fine = _fade(spots, 0.1) * is_brick
     own = scattered(place, course, 13.0) - np.float32(0.5)
-    dirt = grainy(spots.along * np.float32(3), spots.y * np.float32(3)) - np.float32(0.5)
+    dirt = blotched(spots.along * np.float32(12), spots.y * np.float32(12)) - np.float32(0.5)
     streaks = grainy(spots.along * np.float32(8), spots.y * np.float32(0.6)) - np.float32(0.5)
     low = np.clip(1 - spots.y * np.float32(0.5), 0, 1) * np.float32(0.2)
     shade = joint * fine * np.float32(0.22) + low
-    _multiply(spots, 1 + strength * (own * fine * np.float32(0.35) + dirt * np.float32(0.25)
-              + streaks * np.float32(0.22) - shade))  # fmt: skip
+    _multiply(spots, 1 + strength * (own * fine * np.float32(0.35) + dirt * np.float32(0.14)
+              + streaks * np.float32(0.12) - shade))  # fmt: skip
 
 
 def _panes(spots: Spots, style: Style, share: Floats, own: Floats, up: Floats) -> None:
     """Fill windows: dark glass with the sky in it, curtains, or light from within."""
     dark = np.float32(0.11) + own * np.float32(0.16)
     mirror = np.clip(np.float32(0.3) + up * np.float32(0.25), 0, np.float32(0.55))
-    mirror *= np.float32(0.45) + ((own * 7) % 1) * np.float32(0.55)
-    curtain = ((own * 13) % 1 < np.float32(0.25)) * (up > np.float32(-0.1)) * np.float32(0.45)
-    lit = (own * 29) % 1 < np.float32(style.lit_share)
+    mirror *= np.float32(0.45) + _part(own * 7) * np.float32(0.55)
+    curtain = (_part(own * 13) < np.float32(0.25)) * (up > np.float32(-0.1)) * np.float32(0.45)
+    lit = _part(own * 29) < np.float32(style.lit_share)
     warm = (1.0, 0.76, 0.42)
     for axis in range(3):
         sky = np.float32(style.sky_shine[axis])
@@ -264,7 +279,7 @@ def _panes(spots: Spots, style: Style, share: Floats, own: Floats, up: Floats) -
         pane = np.where(lit, np.float32(warm[axis]), pane)
         spots.colour[axis] += (pane - spots.colour[axis]) * share
     glow = spots.glow
-    glow += lit * share * (np.float32(0.25) + (own * 5) % 1 * np.float32(0.6))
+    glow += lit * share * (np.float32(0.25) + _part(own * 5) * np.float32(0.6))
 
 
 _PATTERNS: dict[Material, Callable[[Spots, Surfaces, Style], None]] = {

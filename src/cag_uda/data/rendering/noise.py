@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 _SIZE = 256
+_BLOTCHES, _GRAINS = 4, 32
 
 
-@lru_cache(maxsize=1)
-def _tile() -> Floats:
-    """Make the tileable noise of six octaves, (256, 256) in [0, 1]."""
+@lru_cache(maxsize=2)
+def _tile(coarsest: int) -> Floats:
+    """Make tileable noise, (256, 256) in [0, 1), of octaves from this many cells a side to 128."""
     generator = np.random.Generator(np.random.Philox(20190613))
     total = np.zeros((_SIZE, _SIZE))
-    for octave in range(6):
-        cells = 4 << octave
+    cells, weight = coarsest, 1.0
+    while cells <= _SIZE // 2:
         coarse = generator.random((cells, cells))
         step = np.arange(_SIZE) * cells / _SIZE
         low = np.floor(step).astype(np.intp)
@@ -28,9 +29,12 @@ def _tile() -> Floats:
         part = part * part * (3.0 - 2.0 * part)
         high = (low + 1) % cells
         rows = coarse[low] * (1.0 - part[:, None]) + coarse[high] * part[:, None]
-        total += (rows[:, low] * (1.0 - part) + rows[:, high] * part) / 2.0**octave
-    total -= total.min()
-    return (total / total.max()).astype(np.float32)
+        total += (rows[:, low] * (1.0 - part) + rows[:, high] * part) * weight
+        cells, weight = cells * 2, weight / 2
+    # Every value as often as any other: a threshold then says how much of a surface it takes.
+    rank = np.empty(total.size, np.float32)
+    rank[np.argsort(total, axis=None, kind="stable")] = np.arange(total.size)
+    return (rank / np.float32(total.size)).reshape(total.shape)
 
 
 def cloudy(x: Floats, y: Floats) -> Floats:
@@ -41,9 +45,9 @@ def cloudy(x: Floats, y: Floats) -> Floats:
         y: (N,) position, likewise.
 
     Returns:
-        (N,) float32 in [0, 1], 0.5 on average or thereabouts.
+        (N,) float32 in [0, 1), about evenly spread.
     """
-    tile = _tile().reshape(-1)
+    tile = _tile(_BLOTCHES).reshape(-1)
     left, top = np.floor(x), np.floor(y)
     right_part, low_part = x - left, y - top
     column, row = left.astype(np.int32), top.astype(np.int32)
@@ -55,19 +59,36 @@ def cloudy(x: Floats, y: Floats) -> Floats:
     return mixed
 
 
-def grainy(x: Floats, y: Floats) -> Floats:
-    """Sample the same noise at the nearest cell: cheaper, right where a cell is under a pixel.
+def blotched(x: Floats, y: Floats) -> Floats:
+    """Sample the noise of `cloudy` at the nearest cell: cheaper, right for cells under a pixel.
 
     Args:
         x: (N,) position; the pattern repeats after 256.
         y: (N,) position, likewise.
 
     Returns:
-        (N,) float32 in [0, 1].
+        (N,) float32 in [0, 1), evenly spread.
     """
+    return _nearest(_tile(_BLOTCHES), x, y)
+
+
+def grainy(x: Floats, y: Floats) -> Floats:
+    """Sample noise whose largest grains are 8 cells wide, at the nearest cell.
+
+    Args:
+        x: (N,) position; the pattern repeats after 256.
+        y: (N,) position, likewise.
+
+    Returns:
+        (N,) float32 in [0, 1), evenly spread.
+    """
+    return _nearest(_tile(_GRAINS), x, y)
+
+
+def _nearest(tile: Floats, x: Floats, y: Floats) -> Floats:
     column = x.astype(np.int32) & (_SIZE - 1)
     row = (y.astype(np.int32) & (_SIZE - 1)) << 8
-    sampled: Floats = _tile().reshape(-1)[row + column]
+    sampled: Floats = np.take(tile, row + column)
     return sampled
 
 

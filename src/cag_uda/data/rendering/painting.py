@@ -107,7 +107,7 @@ def paint_from_camera(surfaces: Surfaces, camera: Camera) -> tuple[Numbers, NDAr
 
 
 def paint_from_above(
-    surfaces: Surfaces, ground: Points, toward_sun: tuple[float, float], size_px: int
+    surfaces: Surfaces, ground: Points, toward_sun: tuple[float, float], size: tuple[int, int]
 ) -> Numbers:
     """Paint the number of the surface that the sun meets first at each cell of the ground.
 
@@ -115,19 +115,20 @@ def paint_from_above(
         surfaces: the scene; those that cast no shadow are left out.
         ground: (V, 2) where the shadow of each vertex falls, in cells: column, row.
         toward_sun: x and z of a point far off in the sun's direction.
-        size_px: side of the painting.
+        size: rows and columns of the painting.
 
     Returns:
-        (size, size) surface numbers, 0 where the sun reaches the ground.
+        (rows, columns) surface numbers, 0 where the sun reaches the ground.
     """
-    start = surfaces.contour_start
+    start, reach = surfaces.contour_start, 8 * max(size)
     low = np.minimum.reduceat(ground, start[:-1])
     high = np.maximum.reduceat(ground, start[:-1])
-    is_out = ((high < 0) | (low > size_px)).any(axis=1)
-    is_out |= (np.abs(low) > 8 * size_px).any(axis=1) | (np.abs(high) > 8 * size_px).any(axis=1)
+    is_out = ((high < 0) | (low > (size[1], size[0]))).any(axis=1)
+    # OpenCV walks every row of a polygon: those that reach absurdly far are not worth it.
+    is_out |= (np.maximum(-low, high) > reach).any(axis=1)
     is_out |= ~surfaces.casts_shadow[surfaces.contour_surface]
-    fixed = _to_fixed(np.clip(ground, -9 * size_px, 9 * size_px))
-    canvas = np.zeros((size_px, size_px), np.uint16)
+    fixed = _to_fixed(np.clip(ground, -reach, reach))
+    canvas = np.zeros(size, np.uint16)
     for surface, contours in _in_order(surfaces, back_to_front(surfaces.footprints, toward_sun)):
         outlines = [fixed[start[c] : start[c + 1]] for c in contours if not is_out[c]]
         _fill(canvas, outlines, surface)

@@ -72,13 +72,13 @@ def _exposure(light: Floats, mean: float) -> float:
 def _bloom(light: Floats, share: float) -> None:
     """Spread the brightest light around lamps and the sun, in place."""
     _, height, width = light.shape
-    over = np.clip((light - np.float32(0.75)) * np.float32(120), 0, 255).astype(np.uint8)
+    over = np.clip((light - np.float32(0.7)) * np.float32(60), 0, 255).astype(np.uint8)
     if not over.any():
         return
-    spread = 0.02 * float((height * width) ** 0.5)
+    reach = 2 * round(0.05 * (height * width) ** 0.5) + 1
     for axis in range(3):
-        wide = cv2.GaussianBlur(over[axis], (0, 0), spread)
-        light[axis] += wide * np.float32(share / 120)
+        wide = cv2.stackBlur(over[axis], (reach, reach))
+        light[axis] += wide * np.float32(share / 60)
 
 
 def _vignette(height: int, width: int, loss: float) -> Floats:
@@ -92,13 +92,11 @@ def _vignette(height: int, width: int, loss: float) -> Floats:
 
 
 def _noisy(image: Image, noise: float, dice: Dice) -> Image:
-    """Add noise, stronger in the dark, part of it the same in all three channels."""
-    height, width, _ = image.shape
-    grey = dice.generator.standard_normal((height, width, 1), np.float32)
-    own = dice.generator.standard_normal((height, width, 3), np.float32)
+    """Add noise, stronger in the dark."""
+    drawn = dice.generator.standard_normal(image.shape, np.float32)
     values = image.astype(np.float32)
-    level = np.float32(noise * 255) * (1 - values * np.float32(0.55 / 255))
-    values += (grey * np.float32(0.7) + own * np.float32(0.6)) * level
+    drawn *= np.float32(noise * 255) * (1 - values * np.float32(0.55 / 255))
+    values += drawn
     values += np.float32(0.5)
     return np.clip(values, 0, 255).astype(np.uint8)
 

@@ -15,12 +15,12 @@ from cag_uda.data.rendering.noise import Floats
 from cag_uda.data.rendering.painting import Numbers, paint_from_above
 from cag_uda.data.rendering.surfaces import Surfaces
 
-_CELLS = 512
-_LEFT_M, _NEAR_M = -32.0, -16.0
-_CELL_X_M, _CELL_Z_M = 0.125, 0.2
+_ROWS, _COLUMNS = 1024, 512
+_LEFT_M, _NEAR_M = -25.6, -16.0
+_CELL_M = 0.1
 _LIFT_M = 0.15
 """How far above a point something must be to shade it: hides the grid's coarseness."""
-_SOFT_CELLS, _SOFT_CELL_M = 256, 0.25
+_SOFT_CELLS, _SOFT_CELL_M = 208, 0.25
 
 
 class ShadowMap(NamedTuple):
@@ -44,9 +44,9 @@ def cast_shadows(surfaces: Surfaces, toward_sun: Vector) -> ShadowMap:
     vertices = surfaces.vertices
     ground_x = vertices[:, 0] - vertices[:, 1] * slope[0]
     ground_z = vertices[:, 2] - vertices[:, 1] * slope[1]
-    cells = np.stack([(ground_x - _LEFT_M) / _CELL_X_M, (ground_z - _NEAR_M) / _CELL_Z_M], axis=1)
+    cells = np.stack([ground_x - _LEFT_M, ground_z - _NEAR_M], axis=1) / _CELL_M
     far = (toward_sun[0] * 1e6, toward_sun[2] * 1e6)
-    first = paint_from_above(surfaces, cells - 0.5, far, _CELLS)
+    first = paint_from_above(surfaces, cells - 0.5, far, (_ROWS, _COLUMNS))
     return ShadowMap(first, _heights(surfaces, ground_x, ground_z), slope)
 
 
@@ -65,11 +65,11 @@ def sunlit(shadows: ShadowMap, x: Floats, y: Floats, z: Floats) -> Floats:
     """
     ground_x = x - y * np.float32(shadows.slope[0])
     ground_z = z - y * np.float32(shadows.slope[1])
-    column = ((ground_x - np.float32(_LEFT_M)) * np.float32(1 / _CELL_X_M)).astype(np.int32)
-    row = ((ground_z - np.float32(_NEAR_M)) * np.float32(1 / _CELL_Z_M)).astype(np.int32)
-    np.clip(column, 0, _CELLS - 1, out=column)
-    np.clip(row, 0, _CELLS - 1, out=row)
-    surface = shadows.first.reshape(-1)[row * _CELLS + column]
+    column = ((ground_x - np.float32(_LEFT_M)) * np.float32(1 / _CELL_M)).astype(np.int32)
+    row = ((ground_z - np.float32(_NEAR_M)) * np.float32(1 / _CELL_M)).astype(np.int32)
+    np.clip(column, 0, _COLUMNS - 1, out=column)
+    np.clip(row, 0, _ROWS - 1, out=row)
+    surface = shadows.first.reshape(-1)[row * _COLUMNS + column]
     a, b, c = (np.take(shadows.height[:, axis], surface) for axis in range(3))
     height = a * ground_x + b * ground_z + c
     lit: Floats = (height <= y + np.float32(_LIFT_M)).astype(np.float32)

@@ -1,0 +1,242 @@
+"""The contract that every method keeps, and the truths of each."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from cag_uda.adaptation.labels import downsample
+from cag_uda.methods import METHODS, Method, Passes
+from cag_uda.methods.adversarial import Adversarial, AdversarialConfig
+from cag_uda.methods.cag import CAG, CAGConfig, MarginConfig
+from cag_uda.methods.optim import OptimConfig, build_optimizer
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.types import IGNORE, Batch, Labelled, Losses, Unlabelled
+
+OPTIM = OptimConfig(learning_rate=0.01, head_multiplier=1.0)
+TRAINED = [name for name, method in METHODS.items() if method.trains]
+
+
+def make_batch(seed: int = 0, size: int = 32) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(0, 4, (2, size, size), generator=generator)
+    label[:, :4] = IGNORE
+    source = torch.rand(2, 3, size, size, generator=generator)
+    target = torch.rand(2, 3, size, size, generator=generator) * 0.5
+    return Batch(Labelled(source, label), Unlabelled(target, target))
+
+
+def make_passes() -> Passes:
+    batches = [make_batch(seed) for seed in range(3)]
+    return Passes(lambda: (b.source for b in batches), lambda: (b.target for b in batches), _same)
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def make(name: str, segmenter: Segmenter) -> Method:
+    """A method with small settings, prepared."""
+    torch.manual_seed(1)
+    method = METHODS[name](segmenter, METHODS[name].Config(name=name))
+    method.prepare(make_passes())
+    return method.train()
+
+
+def gradients(method: Method, batch: Batch, *, early: bool) -> dict[str, Tensor]:
+    """Gradients of a step, each yield backpropagated at once, or all summed at the end."""
+    torch.manual_seed(0)
+    kept: list[Losses] = []
+    for losses in method.losses(batch):
+        if early:
+            torch.stack(list(losses.values())).sum().backward()
+        else:
+            kept.append(losses)
+    if kept:
+        torch.stack([loss for losses in kept for loss in losses.values()]).sum().backward()
+    return {
+        f"{name}.{key}": parameter.grad
+        for name, network in method.networks().items()
+        for key, parameter in network.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def step(method: Method, batch: Batch) -> dict[str, float]:
+    torch.manual_seed(0)
+    optimizers = method.optimizers(OPTIM)
+    seen: dict[str, float] = {}
+    for losses in method.losses(batch):
+        assert not seen.keys() & losses.keys(), "each loss has its own name"
+        torch.stack(list(losses.values())).sum().backward()
+        seen |= {name: loss.item() for name, loss in losses.items()}
+    for optimizer in optimizers.values():
+        optimizer.step()
+        optimizer.zero_grad()
+    return seen
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_early_backward_equals_the_summed_loss(name: str, segmenter: Segmenter) -> None:
+    late = make(name, copy.deepcopy(segmenter))
+    early = make(name, segmenter)
+    if name == "adversarial":
+        early.load_state_dict(late.state_dict())
+    batch = make_batch()
+    expected = gradients(late, batch, early=False)
+    got = gradients(early, batch, early=True)
+    assert got.keys() == expected.keys()
+    assert any(gradient.abs().sum() > 0 for gradient in got.values())
+    for key, gradient in got.items():
+        torch.testing.assert_close(gradient, expected[key], rtol=1e-4, atol=1e-7, msg=key)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_two_steps_give_finite_losses_and_change_only_trained_networks(
+    name: str, segmenter: Segmenter
+) -> None:
+    method = make(name, segmenter)
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    for number in range(2):
+        losses = step(method, make_batch(number))
+        assert losses
+        assert all(math.isfinite(loss) for loss in losses.values()), losses
+    trained = tuple(f"{network}." for network in method.networks())
+    changed = [key for key, value in method.state_dict().items() if not value.equal(before[key])]
+    assert any(key.startswith("segmenter.classifier") for key in changed)
+    assert all(key.startswith(trained) for key in changed), changed
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_state_dict_resumes_to_identical_losses(name: str, segmenter: Segmenter) -> None:
+    method = make(name, segmenter)
+    fresh = METHODS[name](copy.deepcopy(segmenter), METHODS[name].Config(name=name)).train()
+    fresh.load_state_dict(method.state_dict())
+    assert step(fresh, make_batch(7)) == step(method, make_batch(7))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_predictor_segments_and_pseudo_labels_are_on_the_feature_grid(
+    name: str, segmenter: Segmenter
+) -> None:
+    method = make(name, segmenter)
+    image = make_batch().target.image
+    assert method.predictor()(image).logits.shape == (2, 4, 8, 8)
+    for labels in method.pseudo_labels(image).values():
+        assert labels.label.shape == (2, 8, 8)
+
+
+def test_adversarial_step_is_the_two_optimiser_original(segmenter: Segmenter) -> None:
+    """Segmenter and discriminator gradients of the alternating scheme, both before the step."""
+    method = Adversarial(segmenter, AdversarialConfig(discriminator_channels=4))
+    method.prepare(make_passes())
+    method.train()
+    batch = make_batch()
+    reference = copy.deepcopy(method)
+    got = gradients(method, batch, early=True)
+
+    torch.manual_seed(0)
+    upsample = torch.nn.Upsample((32, 32), mode="bilinear")
+    source = reference.segmenter(batch.source.image, "source")
+    torch.nn.functional.cross_entropy(
+        upsample(source.logits), batch.source.label, ignore_index=IGNORE
+    ).backward()
+    target = reference.segmenter(batch.target.image, "target")
+    probability = upsample(target.logits).softmax(1)
+    score = reference.discriminator(probability)
+    (0.01 * score.square().mean()).backward()
+    reference.discriminator.zero_grad()
+    of_source = reference.discriminator(upsample(source.logits.detach()).softmax(1))
+    of_target = reference.discriminator(probability.detach())
+    (of_source.square().mean() / 2 + (of_target - 1).square().mean() / 2).backward()
+    for name, network in reference.networks().items():
+        for key, parameter in network.named_parameters():
+            expected = parameter.grad
+            assert expected is not None
+            torch.testing.assert_close(got[f"{name}.{key}"], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_cag_labels_by_the_incoming_network_and_its_anchors(segmenter: Segmenter) -> None:
+    """Anchors and labels of a stage, from a plain loop over pixels."""
+    margin = MarginConfig(kind="absolute", value=0.05)
+    method = CAG(segmenter, CAGConfig(margin=margin))
+    method.prepare(make_passes())
+    frozen = copy.deepcopy(segmenter).eval()
+    sums, counts = torch.zeros(4, segmenter.feature_channels), torch.zeros(4)
+    for source in make_passes().source():
+        features = frozen(source.image, "source").features
+        label = downsample(source.label, (8, 8))
+        for b in range(2):
+            for y in range(8):
+                for x in range(8):
+                    if label[b, y, x] != IGNORE:
+                        sums[label[b, y, x]] += features[b, :, y, x].detach()
+                        counts[label[b, y, x]] += 1
+    anchors = sums / counts[:, None]
+    torch.testing.assert_close(method.anchors.vectors, anchors, rtol=1e-4, atol=1e-5)
+
+    image = make_batch(5).target.image
+    features = frozen(image, "target").features
+    distances = (features[:, None] - anchors[None, :, :, None, None]).norm(dim=2)
+    nearest = distances.sort(dim=1)
+    gap = nearest.values[:, 1] - nearest.values[:, 0]
+    expected = torch.where(gap >= 0.05, nearest.indices[:, 0], IGNORE)
+    clear = (gap - 0.05).abs() > 1e-4
+    got = method.pseudo_labels(image)["anchor"].label
+    assert (got == expected)[clear].all()
+    assert 0 < (got != IGNORE).float().mean() < 1
+
+
+def test_cag_labeller_stays_as_it_was_while_the_student_learns(segmenter: Segmenter) -> None:
+    method = make("cag", segmenter)
+    image = make_batch(5).target.image
+    before = method.pseudo_labels(image)["confidence"].label
+    for number in range(3):
+        step(method, make_batch(number))
+    assert method.pseudo_labels(image)["confidence"].label.equal(before)
+    assert isinstance(method, CAG)
+    assert not method.labeller.training
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("absolute", 0.1), ("relative", 0.1), ("clearest", 0.4), ("calibrated", 0.4)],
+)
+def test_every_margin_kind_labels_and_survives_a_checkpoint(
+    kind: str, value: float, segmenter: Segmenter
+) -> None:
+    config = CAGConfig(margin=MarginConfig.model_validate({"kind": kind, "value": value}))
+    method = CAG(segmenter, config)
+    method.prepare(make_passes())
+    fresh = CAG(copy.deepcopy(segmenter), config)
+    fresh.load_state_dict(method.state_dict())
+    image = make_batch(9).target.image
+    labels = method.pseudo_labels(image)["anchor"].label
+    assert fresh.pseudo_labels(image)["anchor"].label.equal(labels)
+
+
+def test_clearest_margin_labels_the_asked_share(segmenter: Segmenter) -> None:
+    config = CAGConfig(margin=MarginConfig(kind="clearest", value=0.3))
+    method = CAG(segmenter, config)
+    method.prepare(make_passes())
+    labels = [method.pseudo_labels(t.image)["anchor"].label for t in make_passes().target()]
+    share = (torch.stack(labels) != IGNORE).float().mean().item()
+    assert share == pytest.approx(0.3, abs=0.05)
+
+
+def test_poly_schedule_and_warmup_by_hand() -> None:
+    config = OptimConfig(power=0.9, warmup_steps=4)
+    assert config.factor(0, 100) == pytest.approx(1 / 5)
+    assert config.factor(50, 100) == pytest.approx(0.5**0.9)
+    assert OptimConfig(horizon=200).factor(50, 100) == pytest.approx(0.75**0.9)
+    assert OptimConfig(schedule="constant").factor(99, 100) == 1
+
+
+def test_the_head_learns_faster(segmenter: Segmenter) -> None:
+    optimizer = build_optimizer(segmenter.parameter_groups(), OptimConfig())
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    assert rates == {"backbone": 2.5e-4, "head": pytest.approx(2.5e-3)}
+    counted = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+    assert counted == sum(p.numel() for p in segmenter.parameters())
