@@ -2,11 +2,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from domain_trees import TWO_CLASSES, open_domain, write_label, write_photo
 
 from cag_uda.data.check import check_domain
 from cag_uda.data.domain import Domain
 from cag_uda.errors import DataError
+
+from .domain_trees import TWO_CLASSES, open_domain, write_label, write_photo
 
 SPLITS = """
 [splits.train]

@@ -5,7 +5,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from domain_trees import (
+from PIL import Image
+
+from cag_uda.data.label_map import Encoding, build_label_map
+from cag_uda.data.label_space import LabelSpace
+from cag_uda.data.reading import LabelReader, match_sizes, read_image
+from cag_uda.errors import DataError
+
+from .domain_trees import (
     GREY,
     GREY_AND_ALPHA,
     RGB,
@@ -15,12 +22,6 @@ from domain_trees import (
     write_photo,
     write_raw_png,
 )
-from PIL import Image
-
-from cag_uda.data.label_map import Encoding, build_label_map
-from cag_uda.data.label_space import LabelSpace
-from cag_uda.data.reading import LabelReader, match_sizes, read_image
-from cag_uda.errors import DataError
 
 SPACE = LabelSpace.from_dict(
     {
@@ -66,12 +67,12 @@ def test_other_kinds_of_image_become_8_bit_rgb(tmp_path: Path) -> None:
     deep = write_image(tmp_path / "deep.png", np.full((4, 6, 3), (0, 0, 0x8000), np.uint16))
     alpha = write_image(tmp_path / "alpha.png", np.full((4, 6, 4), (1, 2, 3, 0), np.uint8))
     Image.new("CMYK", (6, 4), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg")
-    Image.new("P", (6, 4), 1).save(tmp_path / "palette.gif")
+    Image.new("P", (6, 4), 1).save(tmp_path / "palette.png")
     assert read_image(grey)[0, 0].tolist() == [77, 77, 77]
     assert read_image(deep)[0, 0].tolist() == [128, 0, 0]
     assert read_image(alpha)[0, 0].tolist() == [3, 2, 1]
     assert np.abs(read_image(tmp_path / "cmyk.jpg")[0, 0].astype(int) - (255, 0, 0)).max() <= 3
-    assert read_image(tmp_path / "palette.gif").shape == (4, 6, 3)
+    assert read_image(tmp_path / "palette.png").shape == (4, 6, 3)
 
 
 def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:

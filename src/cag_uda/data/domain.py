@@ -8,6 +8,9 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
 from pathlib import Path, PurePosixPath
 
 from cag_uda.data.domain_file import (
@@ -31,7 +34,7 @@ from cag_uda.data.patterns import (
 from cag_uda.data.reading import LabelReader, match_sizes, read_image
 from cag_uda.data.schema_errors import did_you_mean
 from cag_uda.domains import domain_file, domain_names
-from cag_uda.errors import DataError
+from cag_uda.errors import DataError, RunError
 
 
 @dataclass(frozen=True)
@@ -269,13 +272,21 @@ def _lines(path: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def _rendered_folder(table: RenderedTable) -> Path:
-    from cag_uda.data.rendering import VERSION
+@cache
+def _renderer_version() -> str:
+    """Short digest of the renderer's source, so that scenes of another version are never taken."""
+    digest = sha256()
+    for source in sorted(files("cag_uda.data.rendering").iterdir(), key=lambda entry: entry.name):
+        if source.name.endswith(".py"):
+            digest.update(source.read_bytes())
+    return digest.hexdigest()[:8]
 
-    cache = os.environ.get("CAG_UDA_CACHE")
-    base = Path(cache) if cache else Path.home() / ".cache" / "cag-uda"
+
+def _rendered_folder(table: RenderedTable) -> Path:
+    chosen = os.environ.get("CAG_UDA_CACHE")
+    base = Path(chosen) if chosen else Path.home() / ".cache" / "cag-uda"
     size = f"{table.height_px}x{table.width_px}"
-    return base / "rendered" / f"{table.look}-{size}-seed{table.seed}-{VERSION}"
+    return base / "rendered" / f"{table.look}-{size}-seed{table.seed}-{_renderer_version()}"
 
 
 def _rendered_items(table: RenderedTable, split: SplitTable) -> list[Item]:
@@ -292,14 +303,18 @@ def _rendered_items(table: RenderedTable, split: SplitTable) -> list[Item]:
         for index in scenes
     ]
     if not all(item.image.is_file() and item.label and item.label.is_file() for item in items):
-        render_folder(
-            folder,
-            table.look,
-            indices=scenes,
-            seed=table.seed,
-            height_px=table.height_px,
-            width_px=table.width_px,
-        )
+        try:
+            render_folder(
+                folder,
+                table.look,
+                indices=scenes,
+                seed=table.seed,
+                height_px=table.height_px,
+                width_px=table.width_px,
+            )
+        except RunError as error:
+            advice = "scenes are kept in the folder that CAG_UDA_CACHE names"
+            raise DataError([*error.problems, advice]) from error
     return items
 
 

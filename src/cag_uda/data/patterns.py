@@ -15,7 +15,7 @@ from cag_uda.errors import DataError
 
 # Lossless formats first: where several files share a stem, the label is the first of these.
 IMAGE_EXTENSIONS = (
-    *(".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm", ".pnm", ".webp"),
+    *(".png", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".webp"),
     *(".jpg", ".jpeg"),
 )
 

@@ -3,8 +3,8 @@
 from cag_uda.data.rendering.camera import Vector
 from cag_uda.data.rendering.dice import Dice
 from cag_uda.data.rendering.palettes import WHITE, blended, cloth, roof, scaled, varied, wall
-from cag_uda.data.rendering.surfaces import Category, Colour, Material, Paint, Scene
 from cag_uda.data.rendering.street import KERB_M, Side, Street
+from cag_uda.data.rendering.surfaces import Category, Colour, Material, Paint, Scene
 
 _FACES = [(0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7), (4, 5, 6, 7)]
 
@@ -35,7 +35,7 @@ def build_side(scene: Scene, street: Street, side: Side, dice: Dice, theme: str)
     # What closes the view through gaps and side streets.
     z = -20.0
     while z < 160.0:
-        width = dice.uniform(10.0, 24.0)
+        width = dice.uniform(14.0, 30.0)
         if dice.chance(0.8):
             _house(scene, dice, side, (z, z + width), (47.0, 10.0), max(1, storeys), theme)
         z += width
@@ -70,7 +70,7 @@ def _house(
 ) -> None:
     front, depth = across
     inner, outer = side.sign * front, side.sign * (front + depth)
-    wall_paint, height = _block(
+    wall_paint = _block(
         scene, dice, (min(inner, outer), max(inner, outer)), along, storeys, theme, faces=side.sign
     )
     is_shop = wall_paint.numbers[6] > 0
@@ -86,8 +86,11 @@ def _block(
     storeys: int,
     theme: str,
     faces: int = 0,
-) -> tuple[Paint, float]:
-    """Add one house with its roof; `faces` is the side of the street it stands on, 0 the end."""
+) -> Paint:
+    """Add one house with its roof; give its paint.
+
+    `faces` is the side of the street that it stands on, 0 for the street's end.
+    """
     scene.begin(x, z)
     storey_m = dice.uniform(2.7, 3.4)
     is_shop = dice.chance(0.45 if storeys > 1 else 0.1)
@@ -125,7 +128,7 @@ def _block(
         shed = bare._replace(colour=varied(dice, (0.5, 0.5, 0.52), 0.1))
         low, high = (x0 + ax, height, z0 + az), (x1 - ax, height + dice.uniform(1.2, 2.8), z1 - az)
         scene.box(low, high, shed)
-    return facade, height
+    return facade
 
 
 def _pitched_roof(

@@ -40,8 +40,13 @@ BODIES: dict[str, Body] = {
 """Shapes by name."""
 
 _PARKED: dict[str, float] = {
-    "hatchback": 0.32, "saloon": 0.26, "estate": 0.16, "offroad": 0.14, "van": 0.06, "minibus": 0.06,
-}  # fmt: skip
+    "hatchback": 0.32,
+    "saloon": 0.26,
+    "estate": 0.16,
+    "offroad": 0.14,
+    "van": 0.06,
+    "minibus": 0.06,
+}
 
 
 def pick_body(dice: Dice, *, is_parked: bool) -> Body:
@@ -168,9 +173,11 @@ def _cabin(scene: Scene, dice: Dice, at: _Placed, body: Body, paint: Paint) -> N
         if side * at.eye_across < wide * 0.8:
             continue
         face = [
-            at.point(foot[0], side * wide * 0.98, belt), at.point(foot[1], side * wide * 0.98, belt),
-            at.point(top[1], side * narrow, height), at.point(top[0], side * narrow, height),
-        ]  # fmt: skip
+            at.point(foot[0], side * wide * 0.98, belt),
+            at.point(foot[1], side * wide * 0.98, belt),
+            at.point(top[1], side * narrow, height),
+            at.point(top[0], side * narrow, height),
+        ]
         for low, high in _panes(body):
             scene.polygon(
                 _part(face, low, high, 0.1, 0.86), glass, normal, one_sided=True, casts=False
@@ -233,7 +240,7 @@ def _ends(
     head_lamp = Paint(Category.CAR, (0.95, 0.95, 0.88), emission=9.0 if drives else 0.0)
     bumper = Paint(Category.CAR, scaled(colour, 0.55) if half < 2.4 else BLACK)
     plate = Paint(Category.CAR, WHITE)
-    # Faces of the lower body: two sides, then the strips; the first is the rear, the fifth the nose.
+    # Faces of the lower body: two sides, then six strips from the rear to the nose and below.
     for along, normal, lamp, top in (
         (-half, normals[2], rear_lamp, rear_top),
         (half, normals[6], head_lamp, front_top),

@@ -98,8 +98,8 @@ def put_pole(scene: Scene, dice: Dice, x: float, z: float) -> None:
     flat = _post(scene, x, z, height, 0.11, wood)
     for drop in (0.5, 1.2):
         low = height - drop
-        scene.polygon([flat(-0.8, low), flat(0.8, low), flat(0.8, low + 0.13), flat(-0.8, low + 0.13)],
-                      wood)  # fmt: skip
+        high = low + 0.13
+        scene.polygon([flat(-0.8, low), flat(0.8, low), flat(0.8, high), flat(-0.8, high)], wood)
 
 
 def put_sign(scene: Scene, dice: Dice, x: float, z: float) -> None:
@@ -115,17 +115,13 @@ def put_sign(scene: Scene, dice: Dice, x: float, z: float) -> None:
     is_wide = kind[0] in ("board", "arrow")
     size = dice.uniform(0.4, 0.58)
     centre = KERB_M + dice.uniform(2.1, 2.7) + size
-    flat = _post(
-        scene, x, z, 0.1 if is_wide else centre + size * 0.6, 0.045, Paint(Category.POLE, STEEL)
-    )
-    if is_wide:
-        for side in (-1, 1):
-            across = side * size
-            scene.polygon(
-                [flat(across - 0.045, 0), flat(across + 0.045, 0), flat(across + 0.045, centre),
-                 flat(across - 0.045, centre)],
-                Paint(Category.POLE, STEEL),
-            )  # fmt: skip
+    scene.begin((x - 0.1, x + 0.1), (z - 0.1, z + 0.1))
+    flat = turned_to_viewer(scene, x, z)
+    for across in (-size, size) if is_wide else (0.0,):
+        low, high = across - 0.045, across + 0.045
+        outline = [flat(low, 0.0), flat(high, 0.0), flat(high, centre), flat(low, centre)]
+        scene.polygon(outline, Paint(Category.POLE, STEEL))
+
     is_behind = dice.chance(0.12)
     _plate(scene, flat, centre, size, kind, is_behind=is_behind)
     if not is_wide and dice.chance(0.35):

@@ -1,16 +1,16 @@
 """Lays the ground: road, side streets, zebra crossings, verges, pavements and their kerbs."""
 
 from cag_uda.data.rendering.dice import Dice
-from cag_uda.data.rendering.palettes import SIGNAL_YELLOW, WHITE, leaves, scaled, varied
-from cag_uda.data.rendering.surfaces import Category, Colour, Material, Paint, Scene
+from cag_uda.data.rendering.palettes import SIGNAL_YELLOW, WHITE, green, scaled, varied
 from cag_uda.data.rendering.street import BEHIND_M, FAR_M, KERB_M, Side, Street
+from cag_uda.data.rendering.surfaces import Category, Colour, Material, Paint, Scene
 
 _UP = (0.0, 1.0, 0.0)
 _WIDE_M = 160.0
 _SIDE_STREET_M = 45.0
 
 
-def lay_ground(scene: Scene, street: Street, dice: Dice, season: str) -> None:
+def lay_ground(scene: Scene, street: Street, dice: Dice) -> None:
     """Add all that lies flat, to be painted before anything that stands.
 
     Low plants count as trees, as in CamVid's 11 classes.
@@ -19,12 +19,11 @@ def lay_ground(scene: Scene, street: Street, dice: Dice, season: str) -> None:
         scene: receives the surfaces; must hold no thing yet.
         street: the plan.
         dice: random numbers for colours, markings and crossings.
-        season: of the grass.
     """
     grey = dice.uniform(0.27, 0.42)
     asphalt = varied(dice, (grey, grey, grey), 0.02)
     slab = varied(dice, dice.pick(_SLABS), 0.05)
-    grass = Paint(Category.TREE, scaled(leaves(dice, season), 1.15), Material.GRASS)
+    grass = Paint(Category.TREE, scaled(green(dice), 1.15), Material.GRASS)
     paved = Paint(Category.PAVEMENT, slab, Material.PAVING, numbers=(dice.uniform(0.5, 1.0),))
     marks = varied(dice, SIGNAL_YELLOW if dice.chance(0.25) else WHITE, 0.04)
     # Numbers: middle line (0 none, 1 dashed, 2 solid), dash period, lane width if there are more

@@ -5,12 +5,13 @@ import math
 from cag_uda.data.rendering.buildings import build_end, build_side, side_margin
 from cag_uda.data.rendering.camera import Pose
 from cag_uda.data.rendering.cars import footprint, park_car, pick_body
+from cag_uda.data.rendering.cyclists import put_cyclist
 from cag_uda.data.rendering.dice import Dice
 from cag_uda.data.rendering.fences import KINDS, build_fence
 from cag_uda.data.rendering.furniture import put_lamp, put_pole, put_sign, put_traffic_light
 from cag_uda.data.rendering.ground import lay_ground
-from cag_uda.data.rendering.palettes import leaves, season, wall_theme
-from cag_uda.data.rendering.people import put_cyclist, put_person
+from cag_uda.data.rendering.palettes import green, leaves, season, wall_theme
+from cag_uda.data.rendering.people import put_person
 from cag_uda.data.rendering.street import KERB_M, Side, Street
 from cag_uda.data.rendering.surfaces import Scene
 from cag_uda.data.rendering.trees import plant_hedge, plant_tree
@@ -34,7 +35,7 @@ def lay_out(dice: Dice) -> tuple[Scene, Pose]:
     pose = Pose.sample(dice, ego_x)
     scene = Scene(viewer=(ego_x, 0.0))
     theme, leaf_season = wall_theme(dice), season(dice)
-    lay_ground(scene, street, dice, leaf_season)
+    lay_ground(scene, street, dice)
     if street.ending == "houses":
         build_end(scene, street, dice, theme)
     elif street.ending == "trees":
@@ -84,7 +85,7 @@ def _park(scene: Scene, street: Street, side: Side, dice: Dice, leaf_season: str
     """Fill a side without houses with trees, thicker at the back."""
     end = min(street.end_m, 150.0)
     x = side.sign * 42.0
-    plant_hedge(scene, dice, (x, x + side.sign * 2.0), (-20.0, end), 3.5, leaves(dice, leaf_season))
+    plant_hedge(scene, dice, (x, x + side.sign * 2.0), (-20.0, end), 3.5, green(dice))
     for _ in range(dice.integer(9, 18)):
         place = (side.sign * (side.front_m + dice.uniform(2.0, 28.0)), dice.uniform(5.0, end))
         if side.is_clear(place[1], 2.0):
@@ -108,9 +109,7 @@ def _fronts(scene: Scene, side: Side, dice: Dice, leaf_season: str, street: Stre
             elif length > 2.0 and dice.chance(0.6):
                 deep = x + side.sign * 0.6
                 tall = dice.uniform(0.8, 1.6)
-                plant_hedge(
-                    scene, dice, (x, deep), (z, z + length), tall, leaves(dice, leaf_season)
-                )
+                plant_hedge(scene, dice, (x, deep), (z, z + length), tall, green(dice))
             if side.has_gardens and length > 3.0 and dice.chance(0.4):
                 deep = side.front_m + dice.uniform(1.5, side.building_m - side.front_m - 0.8)
                 place = (side.sign * deep, z + dice.uniform(1.0, length - 1.0))

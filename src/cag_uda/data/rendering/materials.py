@@ -101,7 +101,7 @@ def _plain(spots: Spots, surfaces: Surfaces, style: Style) -> None:
 def _road(spots: Spots, surfaces: Surfaces, style: Style) -> None:
     x, z = spots.x, spots.z
     strength = np.float32(style.texture)
-    grain = grainy(x * np.float32(40), z * np.float32(40)) - np.float32(0.5)
+    grain = grainy(x * np.float32(70), z * np.float32(50)) - np.float32(0.5)
     stains = blotched(x * np.float32(14), z * np.float32(4)) - np.float32(0.5)
     worn = grainy(x * np.float32(40), z * np.float32(14))
     fine = _fade(spots, 0.05)
@@ -111,11 +111,11 @@ def _road(spots: Spots, surfaces: Surfaces, style: Style) -> None:
     _multiply(spots, shade * (1 + (mended - 1) * strength))
     line, period, lane, edge, left, right = (_number(spots, surfaces, n) for n in range(6))
     is_double = line > 1
-    dashed = _part(z / np.maximum(period, np.float32(0.1))) < np.float32(0.5)
+    dashed = _part(np.divide(z, np.maximum(period, np.float32(0.1)))) < np.float32(0.5)
     paint = (line > 0) & ~is_double & _between(x, 0.08) & dashed
     paint |= is_double & _between(np.abs(x) - np.float32(0.16), 0.06)
     paint |= (lane > 0) & _between(np.abs(x) - lane, 0.06) & dashed
-    middle, half = (left + right) / 2, (right - left) / 2
+    middle, half = (left + right) * np.float32(0.5), (right - left) * np.float32(0.5)
     paint |= (edge > 0) & _between(np.abs(x - middle) - (half - edge), 0.06)
     rubbed = np.clip(np.float32(1.1) - worn * strength * np.float32(0.6), 0, 1)
     seen = np.clip(np.float32(0.16) / spots.pixel_m, np.float32(0.25), 1)
@@ -186,7 +186,7 @@ def _glass(spots: Spots, surfaces: Surfaces, style: Style) -> None:
 
 
 def _stripes(spots: Spots, surfaces: Surfaces, style: Style) -> None:
-    part = spots.along / np.maximum(_number(spots, surfaces, 0), np.float32(0.1))
+    part = np.divide(spots.along, np.maximum(_number(spots, surfaces, 0), np.float32(0.1)))
     is_light = _part(part) < np.float32(0.5)
     _blend(spots, is_light.astype(np.float32) * np.float32(0.9), surfaces)
 

@@ -55,7 +55,7 @@ def cloudy(x: Floats, y: Floats) -> Floats:
     row_0, row_1 = (row & (_SIZE - 1)) << 8, ((row + 1) & (_SIZE - 1)) << 8
     upper = tile[row_0 + column_0] * (1 - right_part) + tile[row_0 + column_1] * right_part
     lower = tile[row_1 + column_0] * (1 - right_part) + tile[row_1 + column_1] * right_part
-    mixed: Floats = upper * (1 - low_part) + lower * low_part
+    mixed: Floats = np.add(upper, (lower - upper) * low_part)
     return mixed
 
 

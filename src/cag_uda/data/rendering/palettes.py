@@ -93,19 +93,27 @@ def leaves(dice: Dice, season: str) -> Colour:
     return varied(dice, dice.pick(_LEAVES[season]), 0.07)
 
 
+def green(dice: Dice) -> Colour:
+    """Draw the colour of grass and hedges, which keep theirs in autumn."""
+    return leaves(dice, "summer")
+
+
 def varied(dice: Dice, colour: Colour, spread: float) -> Colour:
     """Move a colour a little in brightness, and less in tint."""
-    lift = dice.uniform(-spread, spread)
-    red, green, blue = (
-        min(1.0, max(0.02, part + lift + dice.uniform(-spread, spread) * 0.5)) for part in colour
+    unit, lowest = dice.unit, -1.5 * spread
+    lift = lowest + 2 * spread * unit()
+    red, green, blue = colour
+    return (
+        min(1.0, max(0.02, red + lift + spread * unit())),
+        min(1.0, max(0.02, green + lift + spread * unit())),
+        min(1.0, max(0.02, blue + lift + spread * unit())),
     )
-    return (red, green, blue)
 
 
 def scaled(colour: Colour, factor: float) -> Colour:
     """Darken (factor < 1) or lighten a colour."""
-    red, green, blue = (min(1.0, part * factor) for part in colour)
-    return (red, green, blue)
+    red, green, blue = colour
+    return (min(1.0, red * factor), min(1.0, green * factor), min(1.0, blue * factor))
 
 
 def blended(first: Colour, second: Colour, share: float) -> Colour:

@@ -46,7 +46,7 @@ def render(seed: int, index: int, look: Look, height_px: int, width_px: int) -> 
     Raises:
         DataError: if an argument is out of range.
     """
-    _check(seed, index, look, height_px, width_px)
+    check_arguments(seed, index, look, height_px, width_px)
     key = (seed, index, get_args(Look).index(look))
     scene, pose = lay_out(Dice(*key, 0))
     light, sensor = sample_look(look, Dice(*key, 1))
@@ -58,7 +58,12 @@ def render(seed: int, index: int, look: Look, height_px: int, width_px: int) -> 
     return develop(_average(fine), sensor, Dice(*key, 2)), label
 
 
-def _check(seed: int, index: int, look: str, height_px: int, width_px: int) -> None:
+def check_arguments(seed: int, index: int, look: str, height_px: int, width_px: int) -> None:
+    """Refuse what `render` cannot render.
+
+    Raises:
+        DataError: all problems at once.
+    """
     problems = []
     if seed < 0 or index < 0:
         problems.append(f"seed {seed} and index {index} of a rendered scene must be 0 or more")

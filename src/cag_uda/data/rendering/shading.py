@@ -30,7 +30,7 @@ from cag_uda.data.rendering.surfaces import Material, Surfaces
 _BLOCK_PX = 24_576
 """Pixels shaded at once: their arrays stay in the cache, and below the size for which the C
 library asks the kernel for fresh memory each time."""
-_MAX_LAMPS = 5
+_MAX_LAMPS = 4
 _HAZE_STEPS = 1024
 _HAZE_STEP_M = 0.5
 
@@ -197,7 +197,8 @@ class _Stage:
             return [sky * np.float32(part) for part in self.light.sky]
         sun = np.take(self.direct, points.surface)
         turned = np.flatnonzero(sun)
-        sun[turned] *= sunlit(self.shadows, points.x[turned], points.y[turned], points.z[turned])
+        place = (points.x[turned], points.y[turned], points.z[turned])
+        sun[turned] *= sunlit(self.shadows, points.surface[turned], *place)
         return [
             sky * np.float32(diffuse) + sun * np.float32(beam)
             for diffuse, beam in zip(self.light.sky, self.light.sun, strict=True)
@@ -254,6 +255,6 @@ def _along(surfaces: Surfaces) -> Floats:
 
 
 def _haze_table(haze_m: float) -> Floats:
-    """Tabulate the share of haze by distance: rounding drops what mathematics libraries differ in."""
+    """Tabulate the share of haze by distance, rounded: libraries differ in the last bits."""
     shares = [1 - math.exp(-step * _HAZE_STEP_M / haze_m) for step in range(_HAZE_STEPS)]
     return np.floor(np.asarray(shares) * 65536 + 0.5).astype(np.float32) * np.float32(1 / 65536)

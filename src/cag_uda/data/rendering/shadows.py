@@ -1,7 +1,7 @@
 """Finds what the sun does not reach, and the soft darkness under and beside things.
 
 The scene is painted once more, along the sun's rays onto the ground; a point is in shadow if the
-surface met first on its ray is not its own. Knows no colours.
+thing met first on its ray is another. Knows no colours.
 """
 
 from typing import NamedTuple
@@ -29,6 +29,8 @@ class ShadowMap(NamedTuple):
     first: Numbers
     height: Floats
     """(S, 3) a, b, c: a surface lies at height a x + b z + c on the ray that ends at (x, z)."""
+    thing: NDArray[np.int32]
+    """(S,) the thing that a surface belongs to."""
     slope: tuple[float, float]
     """Metres that a ray goes along x and z for each metre of height."""
 
@@ -47,14 +49,21 @@ def cast_shadows(surfaces: Surfaces, toward_sun: Vector) -> ShadowMap:
     cells = np.stack([ground_x - _LEFT_M, ground_z - _NEAR_M], axis=1) / _CELL_M
     far = (toward_sun[0] * 1e6, toward_sun[2] * 1e6)
     first = paint_from_above(surfaces, cells - 0.5, far, (_ROWS, _COLUMNS))
-    return ShadowMap(first, _heights(surfaces, ground_x, ground_z), slope)
+    heights = _heights(surfaces, ground_x, ground_z)
+    return ShadowMap(first, heights, surfaces.thing.astype(np.int32), slope)
 
 
-def sunlit(shadows: ShadowMap, x: Floats, y: Floats, z: Floats) -> Floats:
+def sunlit(
+    shadows: ShadowMap, surface: NDArray[np.intp], x: Floats, y: Floats, z: Floats
+) -> Floats:
     """Tell which points the sun reaches.
+
+    Things do not shade themselves: their turned-away sides are dark already, and on surfaces along
+    the sun's rays the grid would show.
 
     Args:
         shadows: from `cast_shadows`.
+        surface: (N,) the surface that each point lies on.
         x: (N,) world points, in metres.
         y: (N,) likewise.
         z: (N,) likewise.
@@ -69,10 +78,12 @@ def sunlit(shadows: ShadowMap, x: Floats, y: Floats, z: Floats) -> Floats:
     row = ((ground_z - np.float32(_NEAR_M)) * np.float32(1 / _CELL_M)).astype(np.int32)
     np.clip(column, 0, _COLUMNS - 1, out=column)
     np.clip(row, 0, _ROWS - 1, out=row)
-    surface = shadows.first.reshape(-1)[row * _COLUMNS + column]
-    a, b, c = (np.take(shadows.height[:, axis], surface) for axis in range(3))
+    first = shadows.first.reshape(-1)[row * _COLUMNS + column]
+    a, b, c = (np.take(shadows.height[:, axis], first) for axis in range(3))
     height = a * ground_x + b * ground_z + c
-    lit: Floats = (height <= y + np.float32(_LIFT_M)).astype(np.float32)
+    is_lit = height <= y + np.float32(_LIFT_M)
+    is_lit |= np.take(shadows.thing, first) == np.take(shadows.thing, surface)
+    lit: Floats = is_lit.astype(np.float32)
     return lit
 
 

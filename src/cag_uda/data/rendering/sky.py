@@ -21,10 +21,11 @@ def sky_light(light: Light, rays: list[Floats]) -> list[Floats]:
     """
     x, y, z = rays
     level = np.sqrt(x * x + z * z)
-    up = np.maximum(y / level, 0)
+    x_level, z_level = np.divide(x, level), np.divide(z, level)
+    up = np.maximum(np.divide(y, level), 0)
     steep = up * np.float32(1.7)
     rise = steep / (np.float32(0.35) + steep)
-    cover, shade = _clouds(light, x / level, z / level, up)
+    cover, shade = _clouds(light, x_level, z_level, up)
     halo, disc = _sun(light, x, y, z)
     parts = []
     for axis in range(3):

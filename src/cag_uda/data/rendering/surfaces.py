@@ -171,8 +171,7 @@ class Scene:
         Returns:
             The outward unit normal of each face.
         """
-        count = len(corners)
-        middle = [sum(corner[axis] for corner in corners) / count for axis in range(3)]
+        middle = [sum(axis) / len(corners) for axis in zip(*corners, strict=True)]
         normals = []
         for number, face in enumerate(faces):
             outline = [corners[corner] for corner in face]

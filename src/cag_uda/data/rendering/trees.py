@@ -10,11 +10,14 @@ from cag_uda.data.rendering.surfaces import Category, Colour, Material, Paint, S
 
 _CIRCLES = {
     count: [
-        (math.cos(2 * math.pi * step / count), math.sin(2 * math.pi * step / count))
+        tuple(
+            wave(k * 2 * math.pi * step / count) for k in (1, 4, 7) for wave in (math.cos, math.sin)
+        )
         for step in range(count)
     ]
     for count in (10, 16, 28)
 }
+"""By number of points: cosine and sine of each point's angle, of four and of seven times that."""
 Flat = Callable[[float, float], Vector]
 """From across and up, in metres, to a point of an upright plane turned towards the viewer."""
 
@@ -174,15 +177,12 @@ class _Crown:
 
     def _clump(self, across: float, up: float, size: float) -> None:
         unit = self._dice.unit
-        first, second = 6.3 * unit(), 6.3 * unit()
-        circle = _CIRCLES[(10, 16, 28)[self._detail]]
-        step, angle = 2 * math.pi / len(circle), 0.0
+        four_a, four_b, seven_a, seven_b = (size * 0.18 * (unit() - 0.5) for _ in range(4))
         rim = []
-        for cosine, sine in circle:
-            wave = 0.92 + 0.09 * math.sin(4 * angle + first) + 0.06 * math.sin(7 * angle + second)
-            reach = size * (wave + 0.16 * unit())
+        for cosine, sine, cos_4, sin_4, cos_7, sin_7 in _CIRCLES[(10, 16, 28)[self._detail]]:
+            wave = four_a * cos_4 + four_b * sin_4 + seven_a * cos_7 + seven_b * sin_7
+            reach = size * (0.92 + 0.16 * unit()) + wave
             rim.append((across + cosine * reach, max(0.1, up + sine * reach)))
-            angle += step
         self._add(rim, across, up)
 
     def _add(self, rim: list[tuple[float, float]], across: float, up: float) -> None:
@@ -215,6 +215,6 @@ def _crosswise(
     rim: list[Vector] = [
         (x - right_z * cosine * radius * 0.8, middle + sine * half * 0.85,
          z + right_x * cosine * radius * 0.8)
-        for cosine, sine in _CIRCLES[10]
+        for cosine, sine, *_ in _CIRCLES[10]
     ]  # fmt: skip
     scene.polygon(rim, bark)
