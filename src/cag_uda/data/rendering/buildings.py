@@ -6,6 +6,8 @@ from cag_uda.data.rendering.palettes import WHITE, blended, cloth, roof, scaled,
 from cag_uda.data.rendering.street import KERB_M, Side, Street
 from cag_uda.data.rendering.surfaces import Category, Colour, Material, Paint, Scene
 
+_NEAR_M = 40.0
+"""Houses farther than this from the street are seen through gaps: they go without roofs."""
 _FACES = [(0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7), (4, 5, 6, 7)]
 
 
@@ -120,6 +122,8 @@ def _block(
     gable = facade if dice.chance(0.4) else bare
     front = facade if faces == 0 else gable
     scene.solid(corners, _FACES, [front, facade, gable, facade, top])
+    if x0 > _NEAR_M or x1 < -_NEAR_M:
+        return facade
     if storeys <= 3 and dice.chance(0.75):
         _pitched_roof(scene, dice, corners, colour, along_street=faces != 0 and dice.chance(0.7))
     elif dice.chance(0.5):

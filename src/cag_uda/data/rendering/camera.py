@@ -125,7 +125,7 @@ class Camera:
         flat = 1.0 / np.maximum(point[:, 2], 0.1)
         return np.stack([slope_u, slope_v, np.where(is_edge_on, flat, offset)], axis=1)
 
-    def rays(self, column: NDArray[np.intp], row: NDArray[np.intp]) -> list[Floats]:
+    def rays(self, column: Floats, row: Floats) -> list[Floats]:
         """Give the world directions through pixels, one metre forward.
 
         Args:
@@ -136,8 +136,8 @@ class Camera:
             x, y and z of the directions, each (N,) float32.
         """
         scale = 1 / self.focal_px
-        across = (column - np.float32(self.centre_u)).astype(np.float32) * np.float32(scale)
-        above = (np.float32(self.centre_v) - row).astype(np.float32) * np.float32(scale)
+        across = (column - np.float32(self.centre_u)) * np.float32(scale)
+        above = (np.float32(self.centre_v) - row) * np.float32(scale)
         return [
             across * np.float32(self.right[axis])
             + above * np.float32(self.up[axis])

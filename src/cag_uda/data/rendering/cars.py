@@ -60,6 +60,16 @@ def pick_body(dice: Dice, *, is_parked: bool) -> Body:
     return BODIES[dice.weighted({**_PARKED, **more})]
 
 
+_DETAIL_M = 42.0
+"""Beyond this distance, hubs, number plates and what is seen under a car are left out."""
+_CIRCLE = [
+    (math.cos(turn), math.sin(turn)) for turn in ((step / 8 - 0.5) * math.pi for step in range(16))
+]
+"""From below, so that an arch, which is cut off there, stays in order around its wheel."""
+_ARCH = [(1.2 * a, 1.2 * b) for a, b in _CIRCLE if b > -0.2]
+_HUB = [(0.6 * a, 0.6 * b) for a, b in _CIRCLE]
+
+
 class _Placed:
     """Local metres (along, across, up), the front at positive along, to world points."""
 
@@ -67,6 +77,7 @@ class _Placed:
         self._x, self._z = x, z
         self._sin, self._cos = math.sin(heading_rad), math.cos(heading_rad)
         away_x, away_z = viewer[0] - x, viewer[1] - z
+        self.is_near = away_x * away_x + away_z * away_z < _DETAIL_M * _DETAIL_M
         self.eye_along = away_x * self._sin + away_z * self._cos
         self.eye_across = away_x * self._cos - away_z * self._sin
 
@@ -115,7 +126,8 @@ def park_car(
     at = _Placed(x, z, heading_rad, scene.viewer)
     colour = car(dice)
     paint = Paint(Category.CAR, colour)
-    _wheel_blocks(scene, at, body)
+    if at.is_near:
+        _wheel_blocks(scene, at, body)
     is_long_box = body.length_m > 7
     nose_drop = 0.05 if is_long_box else dice.uniform(0.08, 0.2)
     half = body.length_m / 2
@@ -150,12 +162,10 @@ def _extrude(
             part = (up - low) / (high - low)
             corners.append(at.point(along, side * (base + (top - base) * part), up))
     left, right = tuple(range(count)), tuple(range(count, 2 * count))
-    strips = [
-        (number, (number + 1) % count, (number + 1) % count + count, number + count)
-        for number in range(count)
-    ]
+    # The strip from the last point back to the first is the underside: nobody sees it.
+    strips = [(n, n + 1, n + 1 + count, n + count) for n in range(count - 1)]
     lower = paint._replace(colour=scaled(paint.colour, 0.9))
-    return scene.solid(corners, [left, right, *strips], [lower, lower, *([paint] * count)])
+    return scene.solid(corners, [left, right, *strips], [lower, lower, *([paint] * len(strips))])
 
 
 def _cabin(scene: Scene, dice: Dice, at: _Placed, body: Body, paint: Paint) -> None:
@@ -240,7 +250,7 @@ def _ends(
     head_lamp = Paint(Category.CAR, (0.95, 0.95, 0.88), emission=9.0 if drives else 0.0)
     bumper = Paint(Category.CAR, scaled(colour, 0.55) if half < 2.4 else BLACK)
     plate = Paint(Category.CAR, WHITE)
-    # Faces of the lower body: two sides, then six strips from the rear to the nose and below.
+    # Faces of the lower body: two sides, then five strips from the rear to the nose.
     for along, normal, lamp, top in (
         (-half, normals[2], rear_lamp, rear_top),
         (half, normals[6], head_lamp, front_top),
@@ -248,12 +258,13 @@ def _ends(
         if along * at.eye_along < half * half:
             continue
         rows = [
-            (-wide, wide, low, low + 0.2, bumper),
-            (-0.26, 0.26, low + 0.2, low + 0.32, plate),
             (-wide + 0.05, -wide + 0.42, top - 0.2, top - 0.02, lamp),
             (wide - 0.42, wide - 0.05, top - 0.2, top - 0.02, lamp),
+            (-wide, wide, low, low + 0.2, bumper),
         ]
-        if along > 0:
+        if at.is_near:
+            rows.append((-0.26, 0.26, low + 0.2, low + 0.32, plate))
+        if at.is_near and along > 0:
             rows.append((-wide * 0.45, wide * 0.45, top - 0.16, top - 0.03, bumper))
         for left, right, foot, head, paint in rows:
             outline = [
@@ -291,12 +302,8 @@ def _wheel_blocks(scene: Scene, at: _Placed, body: Body) -> None:
 
 def _wheels(scene: Scene, at: _Placed, body: Body) -> None:
     rear, front, radius = _axles(body)
-    # From below, so that the arch, which is cut off there, stays in order around the wheel.
-    turns = [(step / 8 - 0.5) * math.pi for step in range(16)]
-    circle = [(math.cos(turn), math.sin(turn)) for turn in turns]
-    arch = [(1.2 * a, 1.2 * b) for a, b in circle if b > -0.2]
-    rim = [(0.6 * a, 0.6 * b) for a, b in circle]
     tyre, hub = Paint(Category.CAR, RUBBER), Paint(Category.CAR, STEEL)
+    shapes = [(_ARCH, tyre), (_CIRCLE, tyre), (_HUB, hub)] if at.is_near else [(_CIRCLE, tyre)]
     for side in (-1, 1):
         if side * at.eye_across < body.width_m / 2:
             continue
@@ -304,7 +311,7 @@ def _wheels(scene: Scene, at: _Placed, body: Body) -> None:
         (ox, _, oz), (tx, _, tz) = at.point(0, 0, 0), at.point(0, side, 0)
         normal = (tx - ox, 0.0, tz - oz)
         for along in (rear, front):
-            for outline, paint in ((arch, tyre), (circle, tyre), (rim, hub)):
+            for outline, paint in shapes:
                 placed = [
                     at.point(along + radius * a, across, radius * (1 + b)) for a, b in outline
                 ]

@@ -1,8 +1,8 @@
 """Writes rendered scenes as PNG files, on several processes where that pays. Knows no recipe."""
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -17,8 +17,8 @@ from cag_uda.data.rendering.picture import check_arguments, render
 from cag_uda.errors import DataError, RunError
 from cag_uda.files import write_with
 
-_COMPRESSION = 1
-"""Of PNG, 0 … 9: higher levels take longer than the rendering and save a tenth."""
+_BATCH = 16
+"""Pictures that a process takes at once."""
 _PAYING_PX = 3_000_000
 """Pixels under which starting processes takes longer than they save."""
 
@@ -37,8 +37,21 @@ class _Job:
         name = f"{index:06d}.png"
         return self.folder / "images" / name, self.folder / "labels" / name
 
-    def write(self, index: int) -> None:
-        image, label = render(self.seed, index, self.look, self.height_px, self.width_px)
+    def write(self, batch: Sequence[int]) -> None:
+        """Render some pictures while those before are being written: disks take their time."""
+        with ThreadPoolExecutor(2) as writers:
+            pending = [
+                writers.submit(
+                    self._save,
+                    index,
+                    *render(self.seed, index, self.look, self.height_px, self.width_px),
+                )
+                for index in batch
+            ]
+        for written in pending:
+            written.result()
+
+    def _save(self, index: int, image: NDArray[np.uint8], label: NDArray[np.uint8]) -> None:
         image_path, label_path = self.paths(index)
         _write_png(image_path, image[:, :, ::-1])
         _write_png(label_path, label)
@@ -85,12 +98,13 @@ def render_folder(
         is_small = len(missing) * height_px * width_px < _PAYING_PX
         processes = 1 if is_small else _usable_cores()
     processes = min(processes, len(missing))
-    if processes <= 1:
-        for index in missing:
-            job.write(index)
+    size = min(_BATCH, max(1, len(missing) // (4 * processes))) if processes > 1 else _BATCH
+    batches = [missing[start : start + size] for start in range(0, len(missing), size)]
+    if processes > 1:
+        _write_together(job, batches, processes)
         return
-    for _ in _written(job, missing, processes):
-        pass
+    for batch in batches:
+        job.write(batch)
 
 
 def _check(indices: range, processes: int | None) -> None:
@@ -100,12 +114,12 @@ def _check(indices: range, processes: int | None) -> None:
         raise DataError(f"indices of scenes must be a range such as range(0, 100), got {indices!r}")
 
 
-def _written(job: _Job, missing: Sequence[int], processes: int) -> Iterator[None]:
+def _write_together(job: _Job, batches: Sequence[Sequence[int]], processes: int) -> None:
     """Write pictures on processes that start afresh, so that no thread's lock is inherited."""
-    together = max(1, min(16, len(missing) // (4 * processes)))
     pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_start_process)
     try:
-        yield from pool.map(job.write, missing, chunksize=together)
+        for _ in pool.map(job.write, batches):
+            pass
     except BrokenProcessPool as error:
         raise RunError(
             f"the processes that render into {job.folder} died; render with processes=1, or call "
@@ -127,9 +141,8 @@ def _usable_cores() -> int:
 
 
 def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
-    is_coded, coded = cv2.imencode(
-        ".png", np.ascontiguousarray(pixels), [cv2.IMWRITE_PNG_COMPRESSION, _COMPRESSION]
-    )
+    # OpenCV's own settings are its fastest; asking for a low level makes it twice as slow.
+    is_coded, coded = cv2.imencode(".png", np.ascontiguousarray(pixels))
     if not is_coded:
         raise RunError(f"OpenCV could not code {path} as PNG; install a build of it with PNG")
     write_with(path, lambda temporary: temporary.write_bytes(coded.tobytes()))

@@ -122,7 +122,7 @@ def _hard(dice: Dice) -> tuple[Light, Sensor]:
         clouds=dice.uniform(0.2, 0.75),
         cloud=blended(horizon, zenith, dice.uniform(0.1, 0.7)),
         glow=dice.uniform(0.5, 1.4) if mood == "sunset" else 0.0,
-        haze_m=dice.uniform(22.0, 60.0) if mood == "fog" else dice.uniform(90.0, 400.0),
+        haze_m=dice.uniform(28.0, 65.0) if mood == "fog" else dice.uniform(90.0, 400.0),
         texture=dice.uniform(0.7, 1.0),
         lamps=lamps,
         lit_share=dice.uniform(0.1, 0.45) if lamps else 0.0,

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cag_uda.data.rendering.camera import Camera, Points
+from cag_uda.data.rendering.camera import Camera, Points, Vector
 from cag_uda.data.rendering.surfaces import Surfaces
 
 Numbers = NDArray[np.uint16]
@@ -107,14 +107,14 @@ def paint_from_camera(surfaces: Surfaces, camera: Camera) -> tuple[Numbers, NDAr
 
 
 def paint_from_above(
-    surfaces: Surfaces, ground: Points, toward_sun: tuple[float, float], size: tuple[int, int]
+    surfaces: Surfaces, ground: Points, toward_sun: Vector, size: tuple[int, int]
 ) -> Numbers:
     """Paint the number of the surface that the sun meets first at each cell of the ground.
 
     Args:
         surfaces: the scene; those that cast no shadow are left out.
         ground: (V, 2) where the shadow of each vertex falls, in cells: column, row.
-        toward_sun: x and z of a point far off in the sun's direction.
+        toward_sun: unit direction towards the sun.
         size: rows and columns of the painting.
 
     Returns:
@@ -126,10 +126,14 @@ def paint_from_above(
     is_out = ((high < 0) | (low > (size[1], size[0]))).any(axis=1)
     # OpenCV walks every row of a polygon: those that reach absurdly far are not worth it.
     is_out |= (np.maximum(-low, high) > reach).any(axis=1)
-    is_out |= ~surfaces.casts_shadow[surfaces.contour_surface]
+    facing = sum(surfaces.normal[:, axis] * toward_sun[axis] for axis in range(3))
+    # Of a closed body the sunny side alone shades as much as the whole.
+    is_idle = ~surfaces.casts_shadow | (surfaces.is_one_sided & (facing <= 0))
+    is_out |= is_idle[surfaces.contour_surface]
     fixed = _to_fixed(np.clip(ground, -reach, reach))
     canvas = np.zeros(size, np.uint16)
-    for surface, contours in _in_order(surfaces, back_to_front(surfaces.footprints, toward_sun)):
+    far = (toward_sun[0] * 1e6, toward_sun[2] * 1e6)
+    for surface, contours in _in_order(surfaces, back_to_front(surfaces.footprints, far)):
         outlines = [fixed[start[c] : start[c + 1]] for c in contours if not is_out[c]]
         _fill(canvas, outlines, surface)
     return canvas
@@ -185,7 +189,7 @@ def _clipped(seen: Points, camera: Camera) -> NDArray[np.int32]:
     """Cut an outline at the near plane and at a margin around the image (Sutherland-Hodgman)."""
     wide = _MARGIN * camera.width_px / 2 / camera.focal_px
     tall = _MARGIN * camera.height_px / 2 / camera.focal_px
-    outline = [tuple(corner) for corner in seen.tolist()]
+    outline = seen.tolist()
     for a, b, c, d in (
         (0.0, 0.0, 1.0, -_NEAR_M),
         (1.0, 0.0, wide, 0.0),
@@ -193,18 +197,21 @@ def _clipped(seen: Points, camera: Camera) -> NDArray[np.int32]:
         (0.0, 1.0, tall, 0.0),
         (0.0, -1.0, tall, 0.0),
     ):
+        inside = [a * x + b * y + c * z + d for x, y, z in outline]
+        if min(inside) >= 0:
+            continue
         kept = []
-        for here, then in zip(outline, outline[1:] + outline[:1], strict=True):
-            inside_here = a * here[0] + b * here[1] + c * here[2] + d
-            inside_then = a * then[0] + b * then[1] + c * then[2] + d
-            if inside_here >= 0:
-                kept.append(here)
-            if (inside_here >= 0) != (inside_then >= 0):
-                part = inside_here / (inside_here - inside_then)
-                kept.append(
-                    tuple(one + (two - one) * part for one, two in zip(here, then, strict=True))
-                )
+        for number, here in enumerate(inside):
+            x, y, z = outline[number]
+            if here >= 0:
+                kept.append([x, y, z])
+            then, (to_x, to_y, to_z) = inside[number - 1], outline[number - 1]
+            if (here >= 0) != (then >= 0):
+                part = here / (here - then)
+                cut = [x + (to_x - x) * part, y + (to_y - y) * part, z + (to_z - z) * part]
+                # The edge to the corner before: its cut comes before this corner.
+                kept.insert(len(kept) - (here >= 0), cut)
         outline = kept
-        if not outline:
+        if len(outline) < 3:
             return np.zeros((0, 2), np.int32)
     return _to_fixed(camera.to_image(np.asarray(outline)))

@@ -69,21 +69,17 @@ def shade(
     stage = _Stage.of(surfaces, inverse_depth, camera, light, lamps)
     flat = numbers.reshape(-1)
     material = np.take(surfaces.material, flat)
-    # Pixels of one material together, so that each pattern runs over its own pixels alone.
-    order = np.argsort(material, kind="stable")
-    bounds = np.cumsum(np.bincount(material, minlength=len(Material))).tolist()
     out = [np.empty(flat.size, np.float32) for _ in range(3)]
-    first = 0
-    for kind, end in zip(Material, bounds, strict=True):
-        for start in range(first, end, _BLOCK_PX):
-            pixel = order[start : min(start + _BLOCK_PX, end)]
+    for kind in Material:
+        pixels = np.flatnonzero(material == kind)
+        for start in range(0, len(pixels), _BLOCK_PX):
+            pixel = pixels[start : start + _BLOCK_PX]
             if kind is Material.SKY:
                 parts = sky_light(light, stage.rays(pixel))
             else:
                 parts = stage.shade(kind, pixel, flat[pixel].astype(np.intp))
             for whole, part in zip(out, parts, strict=True):
                 whole[pixel] = part
-        first = end
     return np.stack(out).reshape(3, *numbers.shape)
 
 
@@ -139,8 +135,7 @@ class _Stage:
 
     def rays(self, pixel: NDArray[np.intp]) -> list[Floats]:
         """Give the world direction through pixels, one metre forward: x, y, z."""
-        row = pixel // self.camera.width_px
-        return self.camera.rays((pixel - row * self.camera.width_px), row)
+        return self.camera.rays(*self._place(pixel))
 
     def shade(
         self, kind: Material, pixel: NDArray[np.intp], surface: NDArray[np.intp]
@@ -174,12 +169,18 @@ class _Stage:
             seen.append(part)
         return seen
 
+    def _place(self, pixel: NDArray[np.intp]) -> tuple[Floats, Floats]:
+        """Give the column and the row of pixels."""
+        narrow = pixel.astype(np.int32)
+        row = narrow // self.camera.width_px
+        column = narrow - row * self.camera.width_px
+        return column.astype(np.float32), row.astype(np.float32)
+
     def _points(self, pixel: NDArray[np.intp], surface: NDArray[np.intp]) -> _Points:
-        row = pixel // self.camera.width_px
-        column = pixel - row * self.camera.width_px
+        column, row = self._place(pixel)
         a, b, c = (np.take(self.inverse_depth[:, axis], surface) for axis in range(3))
-        inverse = a * column.astype(np.float32) + b * row.astype(np.float32) + c
-        depth = 1 / np.clip(inverse, np.float32(1e-3), np.float32(10))
+        inverse = a * column + b * row + c
+        depth: Floats = np.reciprocal(np.clip(inverse, np.float32(1e-3), np.float32(10)))
         x, y, z = (
             ray * depth + np.float32(start)
             for ray, start in zip(self.camera.rays(column, row), self.camera.position, strict=True)
@@ -256,5 +257,6 @@ def _along(surfaces: Surfaces) -> Floats:
 
 def _haze_table(haze_m: float) -> Floats:
     """Tabulate the share of haze by distance, rounded: libraries differ in the last bits."""
-    shares = [1 - math.exp(-step * _HAZE_STEP_M / haze_m) for step in range(_HAZE_STEPS)]
-    return np.floor(np.asarray(shares) * 65536 + 0.5).astype(np.float32) * np.float32(1 / 65536)
+    shares = 1 - np.exp(np.arange(_HAZE_STEPS) * (-_HAZE_STEP_M / haze_m))
+    table: Floats = np.floor(shares * 65536 + 0.5).astype(np.float32) * np.float32(1 / 65536)
+    return table

@@ -20,7 +20,7 @@ _LEFT_M, _NEAR_M = -25.6, -16.0
 _CELL_M = 0.1
 _LIFT_M = 0.15
 """How far above a point something must be to shade it: hides the grid's coarseness."""
-_SOFT_CELLS, _SOFT_CELL_M = 208, 0.25
+_SOFT_CELLS, _SOFT_CELL_M = 416, 0.125
 
 
 class ShadowMap(NamedTuple):
@@ -47,8 +47,8 @@ def cast_shadows(surfaces: Surfaces, toward_sun: Vector) -> ShadowMap:
     ground_x = vertices[:, 0] - vertices[:, 1] * slope[0]
     ground_z = vertices[:, 2] - vertices[:, 1] * slope[1]
     cells = np.stack([ground_x - _LEFT_M, ground_z - _NEAR_M], axis=1) / _CELL_M
-    far = (toward_sun[0] * 1e6, toward_sun[2] * 1e6)
-    first = paint_from_above(surfaces, cells - 0.5, far, (_ROWS, _COLUMNS))
+
+    first = paint_from_above(surfaces, cells - 0.5, toward_sun, (_ROWS, _COLUMNS))
     heights = _heights(surfaces, ground_x, ground_z)
     return ShadowMap(first, heights, surfaces.thing.astype(np.int32), slope)
 
@@ -101,7 +101,7 @@ def soft_contact(surfaces: Surfaces) -> NDArray[np.uint8]:
     cells = np.floor((surfaces.footprints - origin) / _SOFT_CELL_M + 0.5)
     for x0, x1, z0, z1 in np.clip(cells, 0, _SOFT_CELLS).astype(int).tolist():
         canvas[z0:z1, x0:x1] = 255
-    return cv2.GaussianBlur(canvas, (7, 7), 1.4).astype(np.uint8)
+    return cv2.stackBlur(canvas, (15, 15)).astype(np.uint8)
 
 
 def contact_at(soft: NDArray[np.uint8], x: Floats, z: Floats) -> Floats:
@@ -115,17 +115,14 @@ def contact_at(soft: NDArray[np.uint8], x: Floats, z: Floats) -> Floats:
     Returns:
         (N,) float32 in [0, 1].
     """
-    across = (x - np.float32(_LEFT_M)) * np.float32(1 / _SOFT_CELL_M) - np.float32(0.5)
-    along = (z - np.float32(_NEAR_M)) * np.float32(1 / _SOFT_CELL_M) - np.float32(0.5)
-    np.clip(across, 0, _SOFT_CELLS - 2, out=across)
-    np.clip(along, 0, _SOFT_CELLS - 2, out=along)
+    across = (x - np.float32(_LEFT_M)) * np.float32(1 / _SOFT_CELL_M)
+    along = (z - np.float32(_NEAR_M)) * np.float32(1 / _SOFT_CELL_M)
     column, row = across.astype(np.int32), along.astype(np.int32)
-    right, below = across - column, along - row
-    flat = soft.reshape(-1)
-    cell = row * _SOFT_CELLS + column
-    near = flat[cell] * (1 - right) + flat[cell + 1] * right
-    far = flat[cell + _SOFT_CELLS] * (1 - right) + flat[cell + _SOFT_CELLS + 1] * right
-    blocked: Floats = (near * (1 - below) + far * below) * np.float32(1 / 255)
+    np.clip(column, 0, _SOFT_CELLS - 1, out=column)
+    np.clip(row, 0, _SOFT_CELLS - 1, out=row)
+    row *= _SOFT_CELLS
+    row += column
+    blocked: Floats = np.take(soft, row).astype(np.float32) * np.float32(1 / 255)
     return blocked
 
 

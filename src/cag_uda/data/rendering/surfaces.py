@@ -111,16 +111,13 @@ class Scene:
     _points: list[Vector] = field(default_factory=list)
     _lengths: list[int] = field(default_factory=list)
     _owners: list[int] = field(default_factory=list)
-    _paints: list[Paint] = field(default_factory=list)
-    _normals: list[Vector | None] = field(default_factory=list)
-    _one_sided: list[bool] = field(default_factory=list)
-    _casts: list[bool] = field(default_factory=list)
-    _things: list[int] = field(default_factory=list)
+    _surfaces: list[tuple[Paint, Vector | None, bool, bool, int]] = field(default_factory=list)
+    """Paint, normal, whether one-sided, whether casting shadows, and the thing's number."""
     _footprints: list[tuple[float, float, float, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         sky = Paint(Category.SKY, (0.0, 0.0, 0.0), Material.SKY)
-        self._add(sky, None, one_sided=False, casts=False)
+        self._surfaces.append((sky, None, False, False, -1))
 
     def begin(self, x: tuple[float, float], z: tuple[float, float]) -> None:
         """Start a thing; the polygons that follow belong to it, each hiding those before.
@@ -151,7 +148,8 @@ class Scene:
             casts: whether it throws a shadow.
             more: further outlines in the same plane; where outlines overlap is a hole.
         """
-        surface = self._add(paint, normal, one_sided=one_sided, casts=casts)
+        surface, thing = len(self._surfaces), len(self._footprints) - 1
+        self._surfaces.append((paint, normal, one_sided, casts, thing))
         for outline in (vertices, *more):
             before = len(self._points)
             self._points.extend(outline)
@@ -200,7 +198,7 @@ class Scene:
 
     def finish(self) -> Surfaces:
         """Give everything added so far as arrays."""
-        paints = self._paints
+        paints, normals, one_sided, casts, things = zip(*self._surfaces, strict=True)
         numbers = np.zeros((len(paints), NUMBERS), np.float32)
         for row, paint in enumerate(paints):
             if paint.numbers:
@@ -216,10 +214,10 @@ class Scene:
             accent=_rows([paint.accent for paint in paints]).astype(np.float32),
             numbers=numbers,
             emission=np.asarray([paint.emission for paint in paints], np.float32),
-            normal=_rows([normal or unknown for normal in self._normals]),
-            is_one_sided=np.asarray(self._one_sided, np.bool_),
-            casts_shadow=np.asarray(self._casts, np.bool_),
-            thing=np.asarray(self._things, np.intp),
+            normal=_rows([normal or unknown for normal in normals]),
+            is_one_sided=np.asarray(one_sided, np.bool_),
+            casts_shadow=np.asarray(casts, np.bool_),
+            thing=np.asarray(things, np.intp),
             footprints=np.asarray(self._footprints, np.float64).reshape(-1, 4),
         )
 
@@ -234,14 +232,6 @@ class Scene:
             low_x < x[1] and x[0] < high_x and low_z < z[1] and z[0] < high_z
             for low_x, high_x, low_z, high_z in self._footprints
         )
-
-    def _add(self, paint: Paint, normal: Vector | None, *, one_sided: bool, casts: bool) -> int:
-        self._paints.append(paint)
-        self._normals.append(normal)
-        self._one_sided.append(one_sided)
-        self._casts.append(casts)
-        self._things.append(len(self._footprints) - 1)
-        return len(self._paints) - 1
 
 
 def _rows(triples: Sequence[Vector]) -> Points:

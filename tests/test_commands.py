@@ -1,0 +1,158 @@
+"""`evaluate`, `predict`, `check`, `recipes`, `domains` on small trees."""
+
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from cag_uda.cli import app, main
+from cag_uda.models.segmenter import Segmenter
+
+from .trees import write_domain, write_recipe
+
+
+@pytest.fixture
+def model(segmenter: Segmenter, tmp_path: Path) -> Path:
+    segmenter.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def day(tmp_path: Path) -> Path:
+    return write_domain(tmp_path, "day", seed=1)
+
+
+def run(*arguments: object) -> str:
+    done = CliRunner().invoke(app, [str(each) for each in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """What a failing command writes to stderr; it must end with code 2 and no traceback."""
+    before, sys.argv = sys.argv, ["cag-uda", *map(str, arguments)]
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main()
+    finally:
+        sys.argv = before
+    written = capsys.readouterr().err
+    assert ended.value.code == 2, written
+    assert written.startswith("error: "), written
+    assert "Traceback" not in written
+    return written
+
+
+def test_evaluate_prints_and_writes_what_python_counts(model: Path, day: Path) -> None:
+    out = model.parent / "scores.json"
+    printed = run("evaluate", model, "--domain", day, "--json", out)
+    written = json.loads(out.read_text())
+    assert written["frames"] == 6
+    assert f"{100 * written['miou']:.1f}" in printed
+
+    from cag_uda import load
+
+    segmenter = load(model)
+    tally = np.zeros((4, 4), np.int64)
+    for path in sorted((day.parent / "day" / "labels").iterdir()):
+        truth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        label = segmenter.predict(day.parent / "day" / "images" / path.name)
+        np.add.at(tally, (truth.ravel(), label.ravel()), 1)
+    union = tally.sum(0) + tally.sum(1) - tally.diagonal()
+    expected = (tally.diagonal() / union).tolist()
+    assert written["iou"] == pytest.approx(expected)
+    assert written["miou"] == pytest.approx(np.mean(expected))
+
+
+def test_evaluate_against_itself_is_no_gain(model: Path, day: Path) -> None:
+    out = model.parent / "scores.json"
+    other = model.parent / "other"
+    model_files = {path.name: path.read_bytes() for path in model.iterdir()}
+    other.mkdir()
+    for name, content in model_files.items():
+        (other / name).write_bytes(content)
+    run("evaluate", model, "--domain", day, "--against", other, "--json", out)
+    gain = json.loads(out.read_text())["gain"]
+    assert (gain["points"], gain["low"], gain["high"]) == (0, 0, 0)
+
+
+def test_predict_mirrors_paths_in_every_form(model: Path, day: Path, tmp_path: Path) -> None:
+    images = day.parent / "day"
+    (images / "images" / "deep").mkdir()
+    (images / "images" / "000.png").rename(images / "images" / "deep" / "000.png")
+    run("predict", model, images / "images", "--out", tmp_path / "ids", "--as", "train-ids")
+    label = cv2.imread(str(tmp_path / "ids" / "deep" / "000.png"), cv2.IMREAD_UNCHANGED)
+    assert label.shape == (48, 64)
+    assert label.max() < 4
+    run("predict", model, images / "images" / "*.png", "--out", tmp_path / "c", "--as", "color")
+    assert len(list((tmp_path / "c").iterdir())) == 5
+    one = images / "images" / "deep" / "000.png"
+    run("predict", model, one, "--out", tmp_path / "c", "--as", "color")
+    colours = cv2.imread(str(tmp_path / "c" / "000.png"))[:, :, ::-1]
+    palette = np.array(Segmenter.from_pretrained(model).classes.palette)
+    assert np.array_equal(colours, palette[label])
+    run("predict", model, one, "--out", tmp_path / "over")
+    overlay = cv2.imread(str(tmp_path / "over" / "000.png"))[:, :, ::-1].astype(int)
+    image = cv2.imread(str(one))[:, :, ::-1].astype(int)
+    assert np.abs(overlay - (image + palette[label]) / 2).max() <= 1
+
+
+def test_predict_refuses_before_it_begins(
+    model: Path, day: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = day.parent / "day" / "images"
+    assert "overwritten" in failure(capsys, "predict", model, images, "--out", images)
+    assert "no image at" in failure(capsys, "predict", model, tmp_path / "x", "--out", "o")
+    assert "overlay" in failure(capsys, "predict", model, images, "--out", "o", "--as", "gif")
+    assert "label ids" in failure(
+        capsys, "predict", model, images, "--out", "o", "--as", "label-ids"
+    )
+    assert "no model at" in failure(capsys, "predict", "nowhere", images, "--out", "o")
+    twin = tmp_path / "twin"
+    twin.mkdir()
+    (twin / "000.png").write_bytes((images / "000.png").read_bytes())
+    both = [images / "000.png", twin / "000.png"]
+    assert "both" in failure(capsys, "predict", model, *both, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_errors_say_what_to_do(
+    model: Path, day: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate = ("evaluate", model, "--domain")
+    assert "train, test" in failure(capsys, *evaluate, day, "--split", "val")
+    assert "camvid-day" in failure(capsys, *evaluate, "camvid-dya")
+    assert "same classes" in failure(capsys, *evaluate, "rendered-clean")
+    assert "synthia-16" in failure(capsys, *evaluate, day, "--protocol", "synthia-15")
+    assert "cpu" in failure(capsys, *evaluate, day, "--accelerator", "tpu")
+    assert "bf16" in failure(capsys, *evaluate, day, "--precision", "8")
+
+
+def test_check_tells_good_from_bad(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    printed = run("check", recipe)
+    assert "nothing is wrong" in printed
+    assert "6 images" in printed
+    (tmp_path / "day" / "images" / "003.png").write_bytes(b"junk")
+    label = tmp_path / "day" / "labels" / "004.png"
+    cv2.imwrite(str(label), np.full((48, 64), 77, np.uint8))
+    (tmp_path / "dusk" / "images" / "001.png").write_bytes(b"")
+    done = CliRunner().invoke(app, ["check", str(recipe)])
+    assert done.exit_code == 2
+    for expected in ("003", "77", "001"):
+        assert expected in done.output
+
+
+def test_recipes_and_domains_are_listed_and_printed() -> None:
+    assert "camvid-day-dusk" in run("recipes")
+    assert "[[stages]]" in run("recipes", "demo")
+    assert "cityscapes-19" in run("domains")
+    assert "0001TP_" in run("domains", "camvid-dusk")
+
+
+def test_report_is_written_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "run" in failure(capsys, "report", tmp_path)
