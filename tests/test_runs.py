@@ -227,3 +227,50 @@ def test_help_answers_within_half_a_second() -> None:
         subprocess.run([sys.executable, "-m", "cag_uda.cli", "--help"], check=True, stdout=-3)
         times.append(time.perf_counter() - start)
     assert min(times) < 0.5
+
+
+def start(*arguments: object) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "cag_uda.cli", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_for(path: Path, timeout_s: float = 90) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not path.exists() or not path.stat().st_size:
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
+)
+def test_a_signalled_process_keeps_its_code_and_resumes_to_the_same_weights(
+    tmp_path: Path, number: int, code: int
+) -> None:
+    recipe = write_recipe(tmp_path)
+    many = ["--set", "stages.warmup.steps=60", "--set", "stages.*.log_every=1"]
+    many += ["--set", "stages.*.checkpoint_every=5"]
+    out = tmp_path / "killed"
+    process = start("adapt", recipe, "--out", out, *many)
+    wait_for(out / "stages" / "2-warmup" / "metrics.jsonl")
+    process.send_signal(number)
+    assert process.wait(60) == code
+    assert not (out / "model").exists(), "the signal came before the end"
+    for arguments in (("--out", out, "--resume"), ("--out", tmp_path / "whole")):
+        process = start("adapt", recipe, *arguments, *many)
+        assert process.wait(120) == 0
+    assert_same_weights(out, tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_adaptation_beats_source_only_on_rendered_scenes(tmp_path: Path) -> None:
+    """The product's reason to be, in two minutes: a short demo gains on the hard look."""
+    short = ["stages.source-only.steps=240", "stages.warmup.steps=120"]
+    short += [f"stages.stage-{number}.steps=40" for number in (1, 2, 3)]
+    run = adapt(load_recipe("demo", short), tmp_path / "run")
+    scores = {stage["name"]: stage for stage in run.scores["stages"]}
+    assert scores["stage-3"]["gain"]["low"] > 0
+    assert scores["stage-3"]["miou"] > scores["warmup"]["miou"] - 0.02

@@ -1,1 +1,1 @@
-
+"""Label spaces, domains, reading, augmentation, loading, and rendered scenes."""

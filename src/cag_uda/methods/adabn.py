@@ -23,8 +23,11 @@ class AdaBN(Method):
     trains = False
 
     def prepare(self, passes: Passes) -> None:
-        """Sweep over the target; each process must see all of it, so statistics stay equal."""
-        self.segmenter.estimate_statistics((t.image for t in passes.target()), "target")
+        """Sweep over the target."""
+        self.estimate_target_statistics(passes)
+
+    def finish(self, passes: Passes) -> None:
+        """Nothing remains to be done."""
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Nothing is trained."""

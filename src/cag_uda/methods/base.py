@@ -115,6 +115,22 @@ class Method(nn.Module, ABC):
         """What follows the optimisers' step: moving averages. Nothing by default."""
         return
 
+    def finish(self, passes: Passes) -> None:
+        """What follows the last step.
+
+        By default the target's batch-norm statistics, where it has its own, are taken anew over its
+        whole images: the running ones are of random crops and of weights a few steps old.
+        """
+        if self.segmenter.config.norm == "per-domain":
+            self.estimate_target_statistics(passes)
+
+    def estimate_target_statistics(self, passes: Passes) -> None:
+        """Recompute the target's batch-norm statistics over its images, on all processes alike."""
+        self.segmenter.estimate_statistics((target.plain for target in passes.target()), "target")
+        processes = passes.all_reduce(self.segmenter.mean.new_ones(()))
+        for statistic in self.segmenter.statistics("target"):
+            statistic.copy_(passes.all_reduce(statistic) / processes)
+
     def optimizers(self, config: OptimConfig) -> dict[str, Optimizer]:
         """One optimiser for each trained network, by the network's name."""
         return {"segmenter": build_optimizer(self.segmenter.parameter_groups(), config)}

@@ -58,6 +58,8 @@ def build_optimizer(groups: Mapping[str, Sequence[nn.Parameter]], config: OptimC
         described.append({"params": list(parameters), "lr": rate, "peak_rate": rate, "name": name})
     if config.optimizer == "adamw":
         return torch.optim.AdamW(
-            described, betas=(config.momentum, 0.999), weight_decay=config.weight_decay
+            described, betas=(config.momentum, 0.999), weight_decay=config.weight_decay, fused=True
         )
-    return torch.optim.SGD(described, momentum=config.momentum, weight_decay=config.weight_decay)
+    return torch.optim.SGD(
+        described, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
+    )

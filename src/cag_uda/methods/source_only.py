@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from cag_uda.adaptation.losses import cross_entropy
-from cag_uda.methods.base import Method, MethodConfig
+from cag_uda.methods.base import Method, MethodConfig, Passes
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import Batch, Losses
 
@@ -27,6 +27,9 @@ class SourceOnly(Method):
         """Yields {source/ce}."""
         prediction = self.student(batch.source.image, "source")
         yield {"source/ce": cross_entropy(prediction.logits, batch.source.label)}
+
+    def finish(self, passes: Passes) -> None:
+        """Nothing: the target is not looked at."""
 
     def predictor(self) -> Segmenter:
         """The segmenter; where statistics are per domain the target's are the source's."""

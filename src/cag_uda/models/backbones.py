@@ -88,6 +88,10 @@ _BOTTLENECK = [256, 512, 1024, 2048]
 BACKBONES: dict[str, BackboneEntry] = {
     # For tests and for trying things out: 0.1 M parameters.
     "resnet-tiny": BackboneEntry(_resnet([1, 1, 1, 1], "basic", [8, 16, 32, 32], 8), None, ResNet),
+    # A quarter of resnet-18's arithmetic: from random weights in minutes on a laptop.
+    "resnet-18-half": BackboneEntry(
+        _resnet([2, 2, 2, 2], "basic", [32, 64, 128, 256], 32), None, ResNet
+    ),
     "resnet-18": BackboneEntry(
         _resnet([2, 2, 2, 2], "basic", _BASIC), "microsoft/resnet-18", ResNet
     ),

@@ -31,20 +31,21 @@ class DomainBatchNorm2d(nn.BatchNorm2d):
         self.register_buffer("source_mean", torch.zeros(num_features))
         self.register_buffer("source_var", torch.ones(num_features))
 
-    def statistics(self, domain: DomainName) -> tuple[Tensor, Tensor]:
-        """Running mean and variance of a domain, each (channels,)."""
-        if domain == "source":
-            return self.source_mean, self.source_var
-        # A batch norm that tracks statistics (ours always does) has both.
-        return cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
-
     def forward(self, input: Tensor) -> Tensor:
         """Normalise (B, C, h, w); in training also update the statistics of `domain`."""
-        mean, variance = self.statistics(self.domain)
+        mean, variance = running_statistics(self, self.domain)
         momentum = 0.0 if self.momentum is None else self.momentum
         return F.batch_norm(
             input, mean, variance, self.weight, self.bias, self.training, momentum, self.eps
         )
+
+
+def running_statistics(norm: nn.BatchNorm2d, domain: DomainName) -> tuple[Tensor, Tensor]:
+    """Running mean and variance that a batch norm uses for a domain, each (channels,)."""
+    if isinstance(norm, DomainBatchNorm2d) and domain == "source":
+        return norm.source_mean, norm.source_var
+    # A batch norm that tracks statistics (ours always does) has both.
+    return cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
 
 
 def separate_statistics(network: nn.Module) -> None:
@@ -63,7 +64,10 @@ def copy_statistics(network: nn.Module, origin: DomainName, destination: DomainN
     """Give one domain's running statistics to the other, in every norm that keeps them apart."""
     for module in network.modules():
         if isinstance(module, DomainBatchNorm2d):
-            for theirs, ours in zip(
-                module.statistics(destination), module.statistics(origin), strict=True
-            ):
+            pairs = zip(
+                running_statistics(module, destination),
+                running_statistics(module, origin),
+                strict=True,
+            )
+            for theirs, ours in pairs:
                 theirs.copy_(ours)

@@ -19,7 +19,12 @@ from cag_uda.models.backbones import build_backbone
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.decoders import DECODERS
 from cag_uda.models.inference import as_rgb, label_map
-from cag_uda.models.norm import DomainBatchNorm2d, copy_statistics, separate_statistics
+from cag_uda.models.norm import (
+    DomainBatchNorm2d,
+    copy_statistics,
+    running_statistics,
+    separate_statistics,
+)
 from cag_uda.types import DomainName, Prediction
 
 
@@ -105,6 +110,11 @@ class Segmenter(nn.Module):
     def adopt_source_statistics(self) -> None:
         """Give the target the source's statistics: what a network that saw no target has."""
         copy_statistics(self, "source", "target")
+
+    def statistics(self, domain: DomainName) -> list[Tensor]:
+        """Running means and variances of every batch norm for a domain, each (channels,)."""
+        norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm2d)]
+        return [each for norm in norms for each in running_statistics(norm, domain)]
 
     @torch.no_grad()
     def estimate_statistics(self, images: Iterable[Tensor], domain: DomainName) -> None:

@@ -102,6 +102,8 @@ def train_stage(
                 stop.check()
     finally:
         records.close()
+    # After a resumption too, when no step was left: it depends on weights and images alone.
+    method.finish(passes)
     return done
 
 
