@@ -15,9 +15,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cag_uda.data.ahead import ahead
 from cag_uda.data.domain import Domain
 from cag_uda.errors import DataError, ShapeError
-from cag_uda.evaluation.evaluate import Evaluation, ahead, evaluate, load_frames, merge
+from cag_uda.evaluation.evaluate import Evaluation, evaluate, load_frames, merge
 from cag_uda.models.config import Classes
 from cag_uda.models.inference import (
     class_logits,

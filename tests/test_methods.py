@@ -240,3 +240,37 @@ def test_the_head_learns_faster(segmenter: Segmenter) -> None:
     assert rates == {"backbone": 2.5e-4, "head": pytest.approx(2.5e-3)}
     counted = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
     assert counted == sum(p.numel() for p in segmenter.parameters())
+
+
+@pytest.mark.parametrize("name", ["adversarial", "cag"])
+def test_a_finished_stage_has_the_targets_own_statistics(name: str, segmenter: Segmenter) -> None:
+    method = make(name, segmenter)
+    step(method, make_batch())
+    expected = copy.deepcopy(method.segmenter)
+    expected.estimate_statistics([t.plain for t in make_passes().target()], "target")
+    source = [value.clone() for value in method.segmenter.statistics("source")]
+    method.finish(make_passes())
+    for got, wanted in zip(
+        method.segmenter.statistics("target"), expected.statistics("target"), strict=True
+    ):
+        torch.testing.assert_close(got, wanted)
+    for got, wanted in zip(method.segmenter.statistics("source"), source, strict=True):
+        assert got.equal(wanted)
+
+
+def test_source_only_never_looks_at_the_target(segmenter: Segmenter) -> None:
+    def forbidden() -> list[Unlabelled]:
+        raise AssertionError("the target was looked at")
+
+    method = METHODS["source-only"](segmenter, METHODS["source-only"].Config(name="source-only"))
+    passes = Passes(lambda: (), forbidden, _same)
+    method.prepare(passes)
+    first, second = make_batch(0), make_batch(0)
+    other = Batch(second.source, Unlabelled(second.target.image * 0, second.target.plain * 0))
+    assert step(copy.deepcopy(method), first) == step(copy.deepcopy(method), other)
+    method.finish(passes)
+    predictor = method.predictor()
+    for ours, theirs in zip(
+        predictor.statistics("target"), predictor.statistics("source"), strict=True
+    ):
+        assert ours.equal(theirs)

@@ -231,7 +231,9 @@ def test_help_answers_within_half_a_second() -> None:
 
 def start(*arguments: object) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "cag_uda.cli", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def wait_for(path: Path, timeout_s: float = 90) -> None:
@@ -251,11 +253,12 @@ def test_a_signalled_process_keeps_its_code_and_resumes_to_the_same_weights(
 ) -> None:
     recipe = write_recipe(tmp_path)
     many = ["--set", "stages.warmup.steps=60", "--set", "stages.*.log_every=1"]
-    many += ["--set", "stages.*.checkpoint_every=5"]
+    many += ["--set", "stages.*.checkpoint_every=5", "--set", "loading.workers=1"]
     out = tmp_path / "killed"
     process = start("adapt", recipe, "--out", out, *many)
     wait_for(out / "stages" / "2-warmup" / "metrics.jsonl")
-    process.send_signal(number)
+    # To the whole group, loaders included, as a terminal and a scheduler do.
+    os.killpg(process.pid, number)
     assert process.wait(60) == code
     assert not (out / "model").exists(), "the signal came before the end"
     for arguments in (("--out", out, "--resume"), ("--out", tmp_path / "whole")):

@@ -1,5 +1,6 @@
 """The command line. Heavy imports live inside commands, so that --help answers at once."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,6 +39,8 @@ Split = Annotated[str, typer.Option(help="Which split of the domain.")]
 
 def main() -> None:
     """Run the command line; user errors end with code 2 and one line each."""
+    # Loader and network share few cores: a thread that waits must not spin (libgomp reads it once).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except UserError as error:
@@ -83,7 +86,9 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="A model folder, a run, or a hub id.")],
     domain: Domain,
     split: Split = "test",
-    protocol: Annotated[str | None, typer.Option(help="A named protocol; see --help-all.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="cityscapes-19, synthia-16, synthia-13, synthia-13-ignored.")
+    ] = None,
     against: Annotated[
         str | None, typer.Option(help="A second model, compared frame by frame.")
     ] = None,

@@ -23,6 +23,7 @@ from cag_uda.run_folder import RunFolder
 from cag_uda.scenario import Scenario
 from cag_uda.stage_results import Results
 from cag_uda.training.compute import (
+    describe,
     make_fabric,
     memory_format,
     prepare_process,
@@ -79,7 +80,8 @@ def adapt(
     prepare_process()
     run = RunFolder(Path(out))
     recipe = run.resume(recipe) if resume else recipe
-    scenario = Scenario.open(recipe)
+    progress = progress or Silent()
+    scenario = Scenario.open(recipe, progress.note)
     initial = _initial_segmenter(recipe, scenario)
     if not resume:
         devices = recipe.compute.devices
@@ -87,12 +89,13 @@ def adapt(
             recipe.compute, initial, recipe.loading.crop_px, recipe.loading.batch_size // devices
         )
         recipe = recipe.model_copy(update={"compute": compute})
+    progress.note(describe(recipe.compute))
     fabric = make_fabric(recipe.compute)
     if fabric.is_global_zero and not resume:
         run.create(recipe)
     fabric.barrier()
     with stop_on_signals() as stop:
-        runner = _Runner(recipe, run, scenario, fabric, stop, progress or Silent())
+        runner = _Runner(recipe, run, scenario, fabric, stop, progress)
         scores = runner.run(initial)
     return Run(run.path, scores)
 

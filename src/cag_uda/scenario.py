@@ -1,5 +1,6 @@
 """A recipe's domains, opened and checked against each other before any training."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +27,12 @@ class Scenario:
     """Whether that split has labels."""
 
     @classmethod
-    def open(cls, recipe: Recipe) -> "Scenario":
+    def open(cls, recipe: Recipe, note: Callable[[str], None] = lambda text: None) -> "Scenario":
         """Open every domain of a recipe.
+
+        Args:
+            recipe: which.
+            note: told of what takes long: scenes that are rendered first.
 
         Raises:
             UserError: with all that is wrong: missing folders, splits, labels, unequal classes.
@@ -38,6 +43,7 @@ class Scenario:
         for entry in recipe.source:
             try:
                 domain = Domain.open(entry.domain, root)
+                _announce(domain, entry.split, note)
                 sources.append(LabelledImages(domain, entry.split))
                 problems += _unequal(domain.name, label_space, domain.label_space)
                 label_space = label_space or domain.label_space
@@ -45,6 +51,7 @@ class Scenario:
                 problems += error.problems
         try:
             test = Domain.open(recipe.target.domain, root)
+            _announce(test, recipe.target.train, note)
             target = UnlabelledImages(test, recipe.target.train)
             split = recipe.target.test if recipe.target.test in test.splits else None
             is_scored = split is not None and test.is_labelled(split)
@@ -69,6 +76,12 @@ class Scenario:
             palette=tuple((int(r), int(g), int(b)) for r, g, b in self.label_space.palette),
             label_ids=None if ids is None else tuple(int(each) for each in ids),
         )
+
+
+def _announce(domain: Domain, split: str, note: Callable[[str], None]) -> None:
+    missing = domain.missing_scenes(split)
+    if missing:
+        note(f"rendering {missing} scenes of {domain.name}, once: they are kept for later runs")
 
 
 def _unequal(name: str, first: LabelSpace | None, other: LabelSpace | None) -> list[str]:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from cag_uda.commands.models import computing_in, open_model
+from cag_uda.data.ahead import ahead
 from cag_uda.errors import UserError
-from cag_uda.evaluation.evaluate import ahead
 from cag_uda.files import write_with
 from cag_uda.models.config import Classes
 from cag_uda.models.inference import as_rgb, label_maps

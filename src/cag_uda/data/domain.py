@@ -125,6 +125,13 @@ class Domain:
         table = self._split(split)
         return table.labels is not None or table.scenes is not None
 
+    def missing_scenes(self, split: str) -> int:
+        """Count the scenes that `items` would render first; 0 for pictures on disk."""
+        table, rendered = self._split(split), self._description.rendered
+        if rendered is None:
+            return 0
+        return sum(not _is_rendered(item) for item in _scene_items(rendered, table))
+
     def items(self, split: str, with_labels: bool = True) -> list[Item]:
         """List the images of a split, sorted by key; scenes that are missing are rendered first.
 
@@ -289,20 +296,30 @@ def _rendered_folder(table: RenderedTable) -> Path:
     return base / "rendered" / f"{table.look}-{size}-seed{table.seed}-{_renderer_version()}"
 
 
-def _rendered_items(table: RenderedTable, split: SplitTable) -> list[Item]:
-    """The scenes of a split; those that are not in the cache yet are rendered."""
-    from cag_uda.data.rendering import render_folder
-
-    folder, scenes = _rendered_folder(table), range(*(split.scenes or (0, 0)))
-    items = [
+def _scene_items(table: RenderedTable, split: SplitTable) -> list[Item]:
+    """The scenes of a split, whether they are in the cache or not."""
+    folder = _rendered_folder(table)
+    return [
         Item(
             f"images/{index:06d}",
             folder / "images" / f"{index:06d}.png",
             folder / "labels" / f"{index:06d}.png",
         )
-        for index in scenes
+        for index in range(*(split.scenes or (0, 0)))
     ]
-    if not all(item.image.is_file() and item.label and item.label.is_file() for item in items):
+
+
+def _is_rendered(item: Item) -> bool:
+    return item.image.is_file() and item.label is not None and item.label.is_file()
+
+
+def _rendered_items(table: RenderedTable, split: SplitTable) -> list[Item]:
+    """The scenes of a split; those that are not in the cache yet are rendered."""
+    from cag_uda.data.rendering import render_folder
+
+    folder, scenes = _rendered_folder(table), range(*(split.scenes or (0, 0)))
+    items = _scene_items(table, split)
+    if not all(map(_is_rendered, items)):
         try:
             render_folder(
                 folder,

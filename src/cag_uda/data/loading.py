@@ -4,12 +4,12 @@ Neither the number of processes nor the number of loader workers changes which i
 how they are augmented, so a resumed run is the run. Knows files and crops, not networks.
 """
 
-from collections import deque
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TypeVar
 
 import cv2
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from cag_uda.data.ahead import ahead
 from cag_uda.data.augment import Image, choose_crop, photometric, resize_label, resize_to_width
 from cag_uda.data.config import LoadingConfig
 from cag_uda.data.domain import Domain, Item
@@ -154,7 +155,7 @@ def load_batches(source: BatchSource, steps: range, device: torch.device) -> Ite
         num_workers=workers,
         pin_memory=device.type == "cuda",
         prefetch_factor=3 if workers else None,
-        worker_init_fn=_single_threaded,
+        worker_init_fn=_begin_worker,
     )
     for batch in loader:
         if isinstance(batch, DataError):
@@ -188,7 +189,7 @@ def sweep_source(
         image = resize_to_width(image, width_px)
         return image, resize_label(label, *image.shape[:2])
 
-    for pairs in _ahead(read, len(images), chunk, shard):
+    for pairs in _chunks(read, len(images), chunk, shard):
         for group in _by_size(pairs, lambda pair: pair[0].shape):
             batch = Labelled(_images([x for x, _ in group]), _labels([y for _, y in group]))
             yield _labelled_on(batch, device)
@@ -202,28 +203,19 @@ def sweep_target(
     def read(index: int) -> Image:
         return resize_to_width(images.read(index), width_px)
 
-    for plain in _ahead(read, len(images), chunk, shard):
+    for plain in _chunks(read, len(images), chunk, shard):
         for group in _by_size(plain, lambda image: image.shape):
             stack = _images(group)
             yield _unlabelled_on(Unlabelled(stack, stack), device)
 
 
-def _ahead(read: Callable[[int], T], count: int, chunk: int, shard: Shard) -> Iterator[list[T]]:
-    """Chunks of `read(0), read(1), …`, the next one read while the present one is used."""
+def _chunks(read: Callable[[int], T], count: int, chunk: int, shard: Shard) -> Iterator[list[T]]:
+    """This process's chunks of `read(0), read(1), …`, read ahead of their use."""
     starts = range(shard.rank * chunk, count, shard.world_size * chunk)
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="sweep") as pool:
-
-        def submit(start: int) -> Future[list[T]]:
-            wanted = range(start, min(start + chunk, count))
-            return pool.submit(lambda: [read(index) for index in wanted])
-
-        waiting: deque[Future[list[T]]] = deque()
-        for start in starts:
-            waiting.append(submit(start))
-            if len(waiting) > 1:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    wanted = [index for start in starts for index in range(start, min(start + chunk, count))]
+    with closing(ahead(read, wanted, depth=2 * chunk)) as items:
+        while items_of_chunk := list(islice(items, chunk)):
+            yield items_of_chunk
 
 
 def _by_size(items: list[T], size: Callable[[T], tuple[int, ...]]) -> list[list[T]]:
@@ -267,7 +259,13 @@ def _floats_on(image: Tensor, device: torch.device) -> Tensor:
     return image.to(device, non_blocking=True).float().div_(255)
 
 
-def _single_threaded(_: int) -> None:
-    """A loader process uses one core; the others are the network's."""
+def _begin_worker(_: int) -> None:
+    """A loader process uses one core, and leaves signals to the process that it serves.
+
+    Ctrl-C and a scheduler's SIGTERM reach the whole process group; were the loaders to die of them,
+    the run could not finish its step and save.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

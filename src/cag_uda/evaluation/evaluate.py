@@ -4,22 +4,19 @@ Opens labels, which no other package does for a target; knows no training. Matri
 by frame so that two segmenters can be compared by resampling frames.
 """
 
-import os
 import zipfile
 import zlib
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from cag_uda.data.ahead import ahead
 from cag_uda.data.domain import Domain, Item
 from cag_uda.errors import DataError, ShapeError
 from cag_uda.evaluation.bootstrap import Interval, paired_bootstrap
@@ -33,9 +30,6 @@ from cag_uda.models.inference import (
     labels_of_batch,
     prepare,
 )
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 Progress = Callable[[int, int], None]
 """Told how many frames are done, and how many there are."""
@@ -218,31 +212,6 @@ def evaluate(
                 progress(len(keys), len(items))
     empty = np.zeros((0, len(names), len(names) + 1), np.int64)
     return Evaluation(tuple(keys), np.stack(confusions) if confusions else empty, names)
-
-
-def ahead(function: Callable[[T], R], items: Iterable[T], depth: int) -> Generator[R, None, None]:
-    """Apply a function in threads, some items ahead of whoever consumes the results.
-
-    Args:
-        function: what takes long outside of the interpreter's lock: reading, decoding, resizing.
-        items: what it is applied to.
-        depth: results that are held or in the making, at most.
-
-    Yields:
-        Results in the order of the items; an error is raised where its result would have come.
-    """
-    remaining = iter(items)
-    pool = ThreadPoolExecutor(min(depth, os.cpu_count() or 1), thread_name_prefix="read-ahead")
-    try:
-        pending: deque[Future[R]] = deque(
-            pool.submit(function, item) for item in islice(remaining, depth)
-        )
-        while pending:
-            result = pending.popleft().result()
-            pending.extend(pool.submit(function, item) for item in islice(remaining, 1))
-            yield result
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _sizes(frame: _Frame) -> tuple[tuple[int, ...], tuple[int, ...]]:

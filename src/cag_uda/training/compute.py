@@ -4,6 +4,7 @@ What is "auto" is measured once, at the start of a run, and written resolved int
 """
 
 import ctypes
+import logging
 import os
 import time
 from typing import Literal
@@ -18,6 +19,7 @@ from cag_uda.types import Prediction
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 1 << 30
+_SPOKEN = {"32": "float32", "bf16": "bfloat16"}
 
 
 class ComputeConfig(BaseModel):
@@ -90,6 +92,8 @@ def resolve(
 
 def make_fabric(config: ComputeConfig) -> Fabric:
     """Fabric for a resolved configuration, launched where there are several processes."""
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=config.accelerator,
         devices=config.devices,
@@ -98,6 +102,13 @@ def make_fabric(config: ComputeConfig) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def describe(config: ComputeConfig) -> str:
+    """One line on what a resolved configuration computes with."""
+    layout = ", channels last" if config.channels_last is True else ""
+    count = f", {config.devices} processes" if config.devices > 1 else ""
+    return f"computing on {config.accelerator} in {_SPOKEN[config.precision]}{layout}{count}"
 
 
 def memory_format(config: ComputeConfig) -> torch.memory_format:

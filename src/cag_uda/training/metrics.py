@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
-from cag_uda.files import write_text
+from cag_uda.files import unwritable, write_text
 
 _FILE = "metrics.jsonl"
 
@@ -25,9 +25,16 @@ class MetricsLog:
         self._board = TensorBoardLogger(folder, name="", version="tensorboard")
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record; its numbers, nested ones by path, go to TensorBoard too."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """Append one record; its numbers, nested ones by path, go to TensorBoard too.
+
+        Raises:
+            RunError: if the disk is full or gone.
+        """
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise unwritable(self._path, error) from error
         self._board.log_metrics(_numbers(record), step=record["step"])
 
     def close(self) -> None:

@@ -1,0 +1,36 @@
+"""Reading in threads, some items ahead of whoever consumes them."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def ahead(function: Callable[[T], R], items: Iterable[T], depth: int) -> Generator[R, None, None]:
+    """Apply a function in threads, some items ahead of whoever consumes the results.
+
+    Args:
+        function: what takes long outside of the interpreter's lock: reading, decoding, resizing.
+        items: what it is applied to.
+        depth: results that are held or in the making, at most.
+
+    Yields:
+        Results in the order of the items; an error is raised where its result would have come.
+    """
+    remaining = iter(items)
+    pool = ThreadPoolExecutor(min(depth, os.cpu_count() or 1), thread_name_prefix="read-ahead")
+    try:
+        pending: deque[Future[R]] = deque(
+            pool.submit(function, item) for item in islice(remaining, depth)
+        )
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(function, item) for item in islice(remaining, 1))
+            yield result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
