@@ -1,6 +1,10 @@
 """What every test stands on: small networks, small data trees, and a torch that computes right."""
 
+import os
 from pathlib import Path
+
+# Before torch loads libgomp: a waiting thread must not spin when others want the same two cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
@@ -11,6 +15,8 @@ from cag_uda.models.segmenter import Segmenter
 # The first large square root after a matrix product is sometimes wrong on some CPU builds of torch
 # unless one came before; the engine does the same.
 torch.rand(1_000_000).sqrt()
+# The tests' tensors are too small to be worth sharing between threads.
+torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).parents[1]
 CAMVID_ROOT = REPOSITORY.parent / "shared" / "data"

@@ -118,7 +118,7 @@ def _take_step(
     """One step of every network; returns its losses, detached and on the device."""
     method.train()
     # Dropout is a function of seed, step and process: so a resumed run is the run.
-    torch.manual_seed((plan.seed * 1_000_003 + step) * 4096 + fabric.global_rank)
+    torch.manual_seed(((plan.seed * 1_000_003 + step) * 4096 + fabric.global_rank) % 2**63)
     for optimizer in optimizers.values():
         _set_rate(optimizer, plan.optim.factor(step, plan.steps))
     seen: dict[str, Tensor] = {}
