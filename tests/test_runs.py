@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
@@ -132,6 +133,19 @@ def test_stopped_and_resumed_is_the_uninterrupted_run(
         for name in ("stopped", "whole")
     ]
     assert np.array_equal(anchors[0], anchors[1])
+
+
+def test_a_stage_begins_alike_whether_or_not_the_ones_before_ran_in_this_process(
+    tmp_path: Path,
+) -> None:
+    """Stopped between stages, so that the discriminator is made by another process's generator."""
+    recipe = load_recipe(write_recipe(tmp_path), ["stages.*.log_every=1"])
+    with pytest.raises(Interrupted):
+        adapt(recipe, tmp_path / "stopped", progress=StopAt("source-only", 3))
+    torch.rand(17)
+    adapt(recipe, tmp_path / "stopped", resume=True)
+    adapt(recipe, tmp_path / "whole")
+    assert_same_weights(tmp_path / "stopped", tmp_path / "whole")
 
 
 def test_wrong_labels_beside_the_targets_training_images_change_nothing(tmp_path: Path) -> None:

@@ -134,14 +134,17 @@ class _Runner:
     def _run_stage(self, index: int, stage: Stage, initial: Segmenter) -> None:
         folder = self.run_folder.stage(index, stage.name)
         segmenter = self._starting_segmenter(index, initial)
-        method_class = METHODS[stage.method.name]
-        method = method_class(segmenter, stage.method)
+        seed = self.recipe.seed * 100 + index
+        # What a method draws at random (a discriminator) must not depend on the stages before,
+        # which a resumed run does not repeat.
+        torch.manual_seed(seed)
+        method = METHODS[stage.method.name](segmenter, stage.method)
         method.to(self.fabric.device)
         set_memory_format(method, memory_format(self.recipe.compute))
         plan = StagePlan(
             steps=stage.steps,
             optim=stage.optim,
-            seed=self.recipe.seed * 100 + index,
+            seed=seed,
             refresh_every=stage.refresh_every,
             evaluate_every=stage.evaluate_every,
             log_every=stage.log_every,
