@@ -98,6 +98,28 @@ def test_calibrated_is_the_smallest_margin_that_brute_force_finds(precision: flo
     assert found[:3].isfinite().all()
 
 
+@pytest.mark.parametrize("portion", [0.1, 0.5, 1.0])
+def test_within_prior_is_the_smallest_margin_that_brute_force_finds(portion: float) -> None:
+    distances, _ = some_pixels()
+    share = torch.tensor([0.05, 0.6, 0.35, 0.0])
+    statistics = MarginStatistics(CLASSES, bins=64)
+    statistics.update(distances)
+    found = statistics.within_prior(portion, share).value
+    gap, nearest = gaps_by_class(distances)
+    for k in range(CLASSES):
+        expected = math.inf
+        for edge in np.arange(63, -1, -1) / 64:
+            if share[k] and ((nearest == k) & (gap >= edge)).sum() <= portion * share[k] * gap.size:
+                expected = edge
+        assert found[k] == expected
+    labels = by_anchor(distances, statistics.within_prior(portion, share)).label
+    for k in range(CLASSES):
+        assert (labels == k).sum() <= round(portion * float(share[k]) * gap.size)
+    assert found[3] == math.inf
+    # A class nearest to fewer pixels than it may label gets them all.
+    assert (found[1] == 0) == (portion == 1.0 or (nearest == 1).mean() <= portion * 0.6)
+
+
 def test_precision_holds_for_every_class_that_is_labelled() -> None:
     distances, true_label = some_pixels()
     statistics = MarginStatistics(CLASSES)
@@ -150,6 +172,8 @@ def test_what_does_not_fit_is_refused_in_words() -> None:
         RelativeMargin(2.5)
     with pytest.raises(UserError, match="portion"):
         statistics.clearest(0.0)
+    with pytest.raises(UserError, match="portion"):
+        statistics.within_prior(1.5, torch.ones(4) / 4)
     with pytest.raises(UserError, match="precision"):
         statistics.calibrated(80)
     with pytest.raises(UserError, match="min_pixels"):

@@ -250,6 +250,33 @@ class MarginStatistics(nn.Module):
         edge = (enough.sum(dim=1) - 1) / self.bins
         return RelativeMargin(torch.where(total.squeeze(1) > 0, edge, torch.inf))
 
+    def within_prior(self, portion: float, share: Tensor) -> RelativeMargin:
+        """Fit the margin that gives no class more labels than its share of the source allows.
+
+        Distances to anchors know no prior: under a shift of domain the nearest anchor of a
+        rare class can flood the target, and each stage that trains on its labels makes it worse.
+        So of each class only the clearest pixels may be labelled, as many as the source's share
+        leads one to expect. A class that is nearest to fewer gets them all.
+
+        Args:
+            portion: in (0, 1], of the target's pixels; times the share: a class's most labels.
+            share: (K,) float, each class's share of the source's labelled pixels.
+
+        Returns:
+            Per class the smallest margin with at most portion · share of all pixels active; inf
+            (never) where the share is 0 or too many pixels lie in the last bin.
+
+        Raises:
+            UserError: for a portion outside (0, 1].
+        """
+        _check_share("portion", portion)
+        at_least = _sum_from_each_bin(self.assigned)
+        # The slack undoes the rounding of a share that is not a binary fraction.
+        allowed = portion * (1 + 1e-6) * share.to(torch.float64)[:, None] * self.assigned.sum()
+        fits = (at_least <= allowed) & (share[:, None] > 0)
+        edge = fits.int().argmax(dim=1) / self.bins
+        return RelativeMargin(torch.where(fits.any(dim=1), edge, torch.inf))
+
     def calibrated(
         self,
         precision: float,

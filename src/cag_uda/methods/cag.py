@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from cag_uda.adaptation.anchors import CategoryAnchors
-from cag_uda.adaptation.labels import downsample
+from cag_uda.adaptation.labels import downsample, one_hot
 from cag_uda.adaptation.losses import anchor_distance, centroid_distance, cross_entropy
 from cag_uda.adaptation.margins import AbsoluteMargin, Margin, MarginStatistics, RelativeMargin
 from cag_uda.adaptation.pseudo_labels import by_anchor, by_confidence, intersection
@@ -36,11 +36,18 @@ class MarginConfig(BaseModel):
     first; or the precision that each class shall have on the labelled source."""
     value: float = Field(default=2.5, ge=0)
     """2.5 is the paper's Δ_d, for the features of its network."""
+    prior_portion: float | None = Field(default=None, gt=0, le=1)
+    """Where given, no class labels more of the target than this times its share of the source:
+    only its clearest pixels, so that a rare class cannot flood the target. None: no such bound
+    (the
+    paper)."""
 
     @model_validator(mode="after")
     def _shares_end_at_one(self) -> Self:
         if self.kind != "absolute" and self.value > 1:
             raise ValueError(f"a {self.kind} margin lies between 0 and 1, got {self.value}")
+        if self.kind == "absolute" and self.prior_portion is not None:
+            raise ValueError("prior_portion bounds a margin without a unit; choose another kind")
         return self
 
 
@@ -103,11 +110,15 @@ class CAG(Method):
         """Freeze the incoming network as the labeller; take anchors and margins with it."""
         self.labeller.load_state_dict(self.segmenter.state_dict())
         self.anchors.reset()
+        pixels = torch.zeros_like(self.threshold)
         for source in passes.source():
             prediction = self.frozen(self.labeller, source.image, "source")
-            self.anchors.update(prediction.features, self._anchored(prediction, source.label))
+            label = downsample(source.label, _grid(prediction))
+            pixels += one_hot(label, len(pixels)).sum(dim=(0, 2))
+            self.anchors.update(prediction.features, self._anchored(prediction, label))
         self.anchors.reduce(passes.all_reduce)
-        self._fit_margin(passes)
+        pixels = passes.all_reduce(pixels)
+        self._fit_margin(passes, pixels / pixels.sum())
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yields {source/ce, source/anchor}, {target/<kind>, …, target/anchor}."""
@@ -156,29 +167,42 @@ class CAG(Method):
         return RelativeMargin(self.threshold)
 
     def _anchored(self, prediction: Prediction, label: Tensor) -> Tensor:
-        """The source label on the feature grid, without the pixels that anchors leave out."""
-        label = downsample(label, _grid(prediction))
+        """The source label (on the feature grid) without the pixels that anchors leave out."""
         if not self.config.only_correct:
             return label
         return label.masked_fill(prediction.logits.argmax(1) != label, IGNORE)
 
-    def _fit_margin(self, passes: Passes) -> None:
-        kind, value = self.config.margin.kind, self.config.margin.value
-        if kind in ("absolute", "relative"):
-            return
+    def _fit_margin(self, passes: Passes, share: Tensor) -> None:
+        """Set each class's threshold; `share` (K,) is the classes' shares of the source."""
+        margin = self.config.margin
+        fitted: float | Tensor = margin.value
+        if margin.kind == "calibrated":
+            fitted = self._source_statistics(passes).calibrated(margin.value).value
+        if margin.kind == "clearest" or margin.prior_portion is not None:
+            statistics = self._target_statistics(passes)
+            if margin.kind == "clearest":
+                fitted = statistics.clearest(margin.value).value
+            if margin.prior_portion is not None:
+                bound = statistics.within_prior(margin.prior_portion, share)
+                fitted = torch.maximum(torch.as_tensor(fitted), torch.as_tensor(bound.value))
+        self.threshold.copy_(torch.as_tensor(fitted))
+
+    def _source_statistics(self, passes: Passes) -> MarginStatistics:
         statistics = MarginStatistics(self.segmenter.num_classes).to(self.threshold.device)
-        if kind == "clearest":
-            for target in passes.target():
-                prediction = self.frozen(self.labeller, target.plain, "target")
-                statistics.update(self.anchors.distances(prediction.features))
-        else:
-            for source in passes.source():
-                prediction = self.frozen(self.labeller, source.image, "source")
-                label = downsample(source.label, _grid(prediction))
-                statistics.update(self.anchors.distances(prediction.features), label)
+        for source in passes.source():
+            prediction = self.frozen(self.labeller, source.image, "source")
+            label = downsample(source.label, _grid(prediction))
+            statistics.update(self.anchors.distances(prediction.features), label)
         statistics.reduce(passes.all_reduce)
-        fitted = statistics.clearest(value) if kind == "clearest" else statistics.calibrated(value)
-        self.threshold.copy_(torch.as_tensor(fitted.value))
+        return statistics
+
+    def _target_statistics(self, passes: Passes) -> MarginStatistics:
+        statistics = MarginStatistics(self.segmenter.num_classes).to(self.threshold.device)
+        for target in passes.target():
+            prediction = self.frozen(self.labeller, target.plain, "target")
+            statistics.update(self.anchors.distances(prediction.features))
+        statistics.reduce(passes.all_reduce)
+        return statistics
 
     def _distance(self, prediction: Prediction, label: Tensor) -> Tensor:
         if self.config.distance == "pixel":
