@@ -1,25 +1,21 @@
-"""Confusion matrices, scores, protocols, intervals and pseudo-label scores."""
+"""Confusion matrices, scores, intervals and pseudo-label scores."""
 
 import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from PIL import Image
 
-from cag_uda.errors import DataError, ShapeError, UserError
+from cag_uda.errors import DataError, ShapeError
 from cag_uda.evaluation.bootstrap import paired_bootstrap
 from cag_uda.evaluation.confusion import ConfusionMatrix
-from cag_uda.evaluation.protocols import PROTOCOLS, apply_protocol
 from cag_uda.evaluation.pseudo_label_scores import PseudoLabelTally
 from cag_uda.evaluation.scores import scores
 from cag_uda.types import IGNORE, PseudoLabels
 
-CITYSCAPES = PROTOCOLS["cityscapes-19"].truth
 NO_CLASS = 255
 
 LabelMap = npt.NDArray[np.uint8]
@@ -159,166 +155,6 @@ def test_scores_are_json_with_null_for_undefined() -> None:
 def test_names_must_fit_the_matrix() -> None:
     with pytest.raises(ShapeError, match="2 class names"):
         scores(ConfusionMatrix(3), ("a", "b"))
-
-
-# ---- the official evaluator -------------------------------------------------------------------
-
-
-def patches(seed: int, shape: tuple[int, int], patch_px: int, classes: int) -> LabelMap:
-    """Square patches of one class; ids 0 … classes - 1."""
-    height, width = (-(-side // patch_px) for side in shape)
-    coarse = np.random.default_rng(seed).integers(0, classes, (height, width), np.uint8)
-    return coarse.repeat(patch_px, 0).repeat(patch_px, 1)[: shape[0], : shape[1]]
-
-
-def assert_equals_official(pairs: list[tuple[LabelMap, LabelMap]], folder: Path) -> None:
-    """Score (truth, prediction) maps of Cityscapes label ids both ways; compare exactly."""
-    official = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
-    files: tuple[list[str], list[str]] = ([], [])
-    train_id_of = np.full(256, IGNORE, np.uint8)
-    for label in official.labels:
-        if label.id >= 0 and not label.ignoreInEval:
-            train_id_of[label.id] = label.trainId
-    confusion = ConfusionMatrix(len(CITYSCAPES))
-    for index, (truth, prediction) in enumerate(pairs):
-        confusion.update(train_id_of[truth], train_id_of[prediction])
-        for which, label_map in enumerate((prediction, truth)):
-            path = folder / f"{index}-{which}.png"
-            Image.fromarray(label_map).save(path)
-            files[which].append(str(path))
-    arguments = official.args
-    arguments.evalInstLevelScore = arguments.JSONOutput = False
-    arguments.quiet = True
-    theirs = official.evaluateImgLists(*files, arguments)
-    ours = scores(confusion, CITYSCAPES, "cityscapes-19")
-    np.testing.assert_array_equal(ours.iou, [theirs["classScores"][name] for name in CITYSCAPES])
-    assert ours.miou == theirs["averageScoreClasses"]
-    assert not math.isnan(ours.miou)
-
-
-LABEL_IDS = 34
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_equals_the_official_evaluator_on_noise_of_all_ids(seed: int, tmp_path: Path) -> None:
-    generator = np.random.default_rng(seed)
-    noise = generator.integers(0, LABEL_IDS, (3, 2, 40, 50), np.uint8)
-    assert_equals_official([(truth, prediction) for truth, prediction in noise], tmp_path)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_equals_the_official_evaluator_on_patches(seed: int, tmp_path: Path) -> None:
-    """Few classes each, so that some are undefined, absent, or never predicted."""
-    shape = (60, 90)
-    pairs = []
-    for frame in range(3):
-        truth = patches(10 * seed + frame, shape, 17, LABEL_IDS)
-        other = patches(99 - seed + frame, shape, 5, LABEL_IDS)
-        pairs.append((truth, np.where(patches(seed, shape, 3, 4) == 0, other, truth)))
-    pairs = [(truth // 3 * 2, prediction // 3 * 2) for truth, prediction in pairs]
-    assert_equals_official(pairs, tmp_path)
-
-
-@pytest.mark.slow
-def test_equals_the_official_evaluator_at_full_size(tmp_path: Path) -> None:
-    shape = (1024, 2048)
-    truth = patches(0, shape, 37, LABEL_IDS)
-    noise = np.random.default_rng(0).integers(0, LABEL_IDS, shape, np.uint8)
-    wrong = np.random.default_rng(1).random(shape) < 0.3
-    pairs = [(truth, np.where(wrong, noise, truth)), (truth[::-1].copy(), truth)]
-    assert_equals_official(pairs, tmp_path)
-
-
-# ---- protocols --------------------------------------------------------------------------------
-
-
-def cityscapes_counts() -> npt.NDArray[np.int64]:
-    """10 right pixels a class, and three confusions across the borders of the protocols."""
-    counts = np.zeros((19, 20), np.int64)
-    np.fill_diagonal(counts, 10)
-    place = {name: index for index, name in enumerate(CITYSCAPES)}
-    counts[place["building"], place["wall"]] = 6  # a wall is seen in a building
-    counts[place["fence"], place["building"]] = 4  # a building is seen in a fence
-    counts[place["vegetation"], place["terrain"]] = 5  # SYNTHIA has no terrain
-    counts[place["truck"], place["car"]] = 30  # nor trucks
-    counts[place["road"], 19] = 2  # no class at all
-    return counts
-
-
-@pytest.mark.parametrize(
-    ("protocol", "expected"),
-    [
-        (
-            "cityscapes-19",
-            {
-                "road": 10 / 12,
-                "building": 10 / 20,
-                "wall": 10 / 16,
-                "fence": 10 / 14,
-                "vegetation": 10 / 15,
-                "terrain": 10 / 15,
-                "car": 10 / 40,
-                "truck": 10 / 40,
-            },
-        ),
-        (
-            "synthia-16",
-            {
-                "road": 10 / 12,
-                "building": 10 / 20,
-                "wall": 10 / 16,
-                "fence": 10 / 14,
-                "vegetation": 10 / 15,  # seen as terrain: still a miss
-                "car": 1.0,  # pixels of trucks are as if unlabelled
-            },
-        ),
-        ("synthia-13", {"road": 10 / 12, "building": 10 / 20, "vegetation": 10 / 15}),
-        ("synthia-13-ignored", {"road": 10 / 12, "building": 1.0, "vegetation": 10 / 15}),
-    ],
-)
-def test_protocols_by_hand(protocol: str, expected: dict[str, float]) -> None:
-    result = scores(cityscapes_counts(), CITYSCAPES, protocol)
-    left_out = {
-        "cityscapes-19": (),
-        "synthia-16": ("terrain", "truck", "train"),
-    }.get(protocol, ("wall", "fence", "pole", "terrain", "truck", "train"))
-    assert result.names == tuple(name for name in CITYSCAPES if name not in left_out)
-    count = 19 - len(left_out)
-    assert dict(zip(result.names, result.iou.tolist(), strict=True)) == {
-        name: expected.get(name, 1.0) for name in result.names
-    }
-    assert result.miou == pytest.approx((sum(expected.values()) + count - len(expected)) / count)
-    assert result.protocol == protocol
-
-
-def test_a_label_space_of_16_classes_in_any_order_scores_like_19() -> None:
-    """The counts of 19 classes by synthia-16 are those of maps that hold 16 only."""
-    generator = np.random.default_rng(5)
-    truth, prediction = generator.integers(0, 19, (2, 50, 60), np.uint8)
-    sixteen = sorted(PROTOCOLS["synthia-16"].truth)
-    place = np.array([sixteen.index(n) if n in sixteen else IGNORE for n in CITYSCAPES], np.uint8)
-    narrow = scores(confusion_of(place[truth], place[prediction], 16), sixteen, "synthia-13")
-    wide = scores(confusion_of(truth, prediction, 19), CITYSCAPES, "synthia-13")
-    order = [narrow.names.index(name) for name in wide.names]
-    assert narrow.iou[order].tolist() == wide.iou.tolist()
-
-
-def test_protocols_apply_to_every_frame_at_once() -> None:
-    frames = np.random.default_rng(0).integers(0, 9, (4, 19, 19))
-    together = apply_protocol(frames, CITYSCAPES, "synthia-13-ignored").counts
-    alone = [apply_protocol(f, CITYSCAPES, "synthia-13-ignored").counts for f in frames]
-    assert together.shape == (4, 13, 14)
-    np.testing.assert_array_equal(together, alone)
-
-
-def test_an_unknown_protocol_is_refused_with_the_list() -> None:
-    with pytest.raises(UserError, match="cityscapes-19, synthia-16, synthia-13, synthia-13-ign"):
-        scores(cityscapes_counts(), CITYSCAPES, "synthia-14")
-
-
-def test_a_label_space_without_the_classes_is_refused_by_name() -> None:
-    with pytest.raises(DataError, match="sidewalk"):
-        scores(np.eye(2, dtype=np.int64), ("road", "sky"), "cityscapes-19")
 
 
 # ---- bootstrap --------------------------------------------------------------------------------

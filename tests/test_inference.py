@@ -1,25 +1,17 @@
-"""How a segmenter is applied to images, and how it is scored on a split."""
+"""How a segmenter is applied to images of any size, in one view or several."""
 
-import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import PIL.Image
 import pytest
 import torch
 from torch import Tensor, nn
 
-from cag_uda.data.ahead import ahead
-from cag_uda.data.domain import Domain
 from cag_uda.errors import DataError, ShapeError
-from cag_uda.evaluation.evaluate import Evaluation, evaluate, load_frames, merge
-from cag_uda.models.config import Classes
 from cag_uda.models.inference import (
     class_logits,
     label_map,
@@ -28,8 +20,8 @@ from cag_uda.models.inference import (
     prepare,
     upsample,
 )
-from cag_uda.models.segmenter import Segmenter
-from cag_uda.types import IGNORE, Prediction
+from cag_uda.models.views import WHOLE, Views
+from cag_uda.types import Prediction
 
 Image = npt.NDArray[np.uint8]
 CLASSES = 5
@@ -40,7 +32,7 @@ class Stub(nn.Module):
 
     def __init__(self, input_width_px: int | None = None, num_classes: int = CLASSES) -> None:
         super().__init__()
-        self.config = SimpleNamespace(input_width_px=input_width_px)
+        self.config = SimpleNamespace(input_width_px=input_width_px, align_corners=False)
         generator = torch.Generator().manual_seed(0)
         self.encoder = nn.Conv2d(3, num_classes, 3, stride=2, padding=1)
         self.frozen_norm = nn.BatchNorm2d(num_classes)
@@ -51,7 +43,7 @@ class Stub(nn.Module):
     def forward(self, image: Tensor) -> Prediction:
         assert image.dtype == torch.float32
         assert image.min() >= 0
-        assert image.max() <= 1
+        assert image.max() <= 1 + 1e-6
         self.calls.append((tuple(image.shape), self.training, torch.is_inference_mode_enabled()))
         features = self.encoder(image)
         return Prediction(features, self.frozen_norm(features))
@@ -218,10 +210,10 @@ def test_flip_averages_with_the_mirrored_image() -> None:
     image = prepare(picture(16, 24), None)
     mirrored = class_logits(stub, image.flip(-1), (16, 24)).flip(-1)
     expected = (class_logits(stub, image, (16, 24)) + mirrored) / 2
-    flipped = class_logits(stub, image, (16, 24), flip=True)
+    flipped = class_logits(stub, image, (16, 24), Views(flip=True))
     torch.testing.assert_close(flipped, expected)
     assert not torch.allclose(flipped, class_logits(stub, image, (16, 24)))
-    symmetric = class_logits(stub, image.flip(-1), (16, 24), flip=True).flip(-1)
+    symmetric = class_logits(stub, image.flip(-1), (16, 24), Views(flip=True)).flip(-1)
     torch.testing.assert_close(flipped, symmetric)
 
 
@@ -230,205 +222,118 @@ def test_a_batch_size_of_0_is_refused() -> None:
         next(label_maps(Stub(), [picture(8, 8)], batch_size=0))
 
 
-# ---- read-ahead -------------------------------------------------------------------------------
+# ---- views ------------------------------------------------------------------------------------
 
 
-def test_reading_ahead_keeps_order_and_bounds_what_is_held() -> None:
-    begun: list[int] = []
-
-    def slow_first(number: int) -> int:
-        begun.append(number)
-        time.sleep(0.02 if number == 0 else 0)
-        return number * number
-
-    results = ahead(slow_first, range(20), depth=4)
-    assert next(results) == 0
-    assert len(begun) <= 5
-    assert list(results) == [n * n for n in range(1, 20)]
-
-
-def test_reading_ahead_passes_errors_on_and_leaves_no_thread() -> None:
-    def fails_at_2(number: int) -> int:
-        if number == 2:
-            raise DataError("frame 2 is damaged")
-        return number
-
-    results = ahead(fails_at_2, range(9), depth=3)
-    assert [next(results), next(results)] == [0, 1]
-    with pytest.raises(DataError, match="frame 2"):
-        next(results)
-    left = ahead(abs, range(9), depth=3)
-    next(left)
-    left.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith("read-ahead")]
-
-
-# ---- evaluate ---------------------------------------------------------------------------------
-
-
-@dataclass
-class FakeDomain:
-    """Frames in memory behind the interface of a domain."""
-
-    frames: dict[str, tuple[Image, Image]]
-    name: str = "fake"
-    label_space: Any = field(
-        default_factory=lambda: SimpleNamespace(names=tuple(f"class {k}" for k in range(CLASSES)))
-    )
-
-    def items(self, split: str) -> list[Any]:
-        return [SimpleNamespace(key=key) for key in self.frames]
-
-    def is_labelled(self, split: str) -> bool:
-        return split == "test"
-
-    def read_image(self, item: Any) -> Image:
-        return self.frames[item.key][0]
-
-    def read_label(self, item: Any) -> Image:
-        return self.frames[item.key][1]
-
-
-def fake_domain(count: int = 7) -> Domain:
-    generator = np.random.default_rng(0)
-    ids = np.array([*range(CLASSES), IGNORE], np.uint8)
-    frames = {}
-    for index in range(count):
-        label_size = (40, 60) if index % 3 == 0 else (20, 30)
-        label = generator.choice(ids, label_size)
-        frames[f"frame-{(index * 3) % count}"] = (picture(20, 30, index), label)
-    return cast(Domain, FakeDomain(frames))
-
-
-def by_hand(segmenter: Stub, domain: Domain, key: str) -> npt.NDArray[np.int64]:
-    """A frame's counts, pixel by pixel, at the resolution of the label."""
-    image, label = cast(FakeDomain, domain).frames[key]
+def logits_of(stub: Stub, image: Tensor, views: Views = WHOLE) -> Tensor:
     with torch.no_grad():
-        prepared = prepare(image, segmenter.config.input_width_px)
-        logits = class_logits(segmenter.eval(), prepared, label.shape)
-    counts = np.zeros((CLASSES, CLASSES + 1), np.int64)
-    for true, predicted in zip(label.flat, logits[0].argmax(0).flatten().tolist(), strict=True):
-        if true != IGNORE:
-            counts[true, predicted] += 1
-    return counts
+        return class_logits(stub.eval(), image, (image.shape[-2], image.shape[-1]), views)
 
 
-def test_evaluation_counts_every_frame_at_the_size_of_its_label() -> None:
-    domain, stub = fake_domain(), Stub(20)
-    told: list[tuple[int, int]] = []
-    evaluation = evaluate(
-        stub, domain, "test", batch_size=2, progress=lambda done, total: told.append((done, total))
-    )
-    assert evaluation.keys == tuple(item.key for item in domain.items("test"))
-    for key, counts in zip(evaluation.keys, evaluation.confusions, strict=True):
-        np.testing.assert_array_equal(counts, by_hand(stub, domain, key))
-    total = evaluation.confusions.sum(0)
-    union = total.sum(1) + total[:, :CLASSES].sum(0) - total.diagonal()
-    np.testing.assert_allclose(evaluation.scores.iou, total.diagonal() / union)
-    assert told[-1] == (7, 7)
-    assert told == sorted(told)
+def test_scales_average_the_logits_of_resized_images() -> None:
+    stub, image = Stub(), prepare(picture(40, 60), None)
+    looks = []
+    for size in ((20, 30), (40, 60), (60, 90)):
+        shrinks = size[0] < 40
+        resized = torch.nn.functional.interpolate(
+            image.float() / 255, size, mode="bilinear", antialias=shrinks
+        )
+        with torch.no_grad():
+            looks.append(class_logits(stub.eval(), resized, (40, 60)))
+    views = Views(scales=(0.5, 1.0, 1.5))
+    torch.testing.assert_close(logits_of(stub, image, views), sum(looks) / 3)
+    assert stub.calls[-1][0] == (1, 3, 60, 90)
+    stub.calls.clear()
+    labels = label_map(stub, picture(40, 60), views)
+    np.testing.assert_array_equal(labels, logits_of(stub, image, views)[0].argmax(0))
+    assert [shape[2:] for shape, *_ in stub.calls[:3]] == [(20, 30), (40, 60), (60, 90)]
 
 
-def test_shards_merge_into_the_whole_whatever_their_number() -> None:
-    domain, stub = fake_domain(), Stub()
-    whole = merge([evaluate(stub, domain, "test")])
-    for world_size in (2, 9):
-        parts = [evaluate(stub, domain, "test", shard=(r, world_size)) for r in range(world_size)]
-        merged = merge(parts[::-1])
-        assert merged.keys == whole.keys == tuple(sorted(whole.keys))
-        np.testing.assert_array_equal(merged.confusions, whole.confusions)
-    with pytest.raises(ShapeError, match="two parts"):
-        merge([whole, whole])
+def test_scales_are_relative_to_the_width_that_the_network_was_trained_at() -> None:
+    stub = Stub(input_width_px=40)
+    assert label_map(stub, picture(60, 80), Views(scales=(0.5, 2.0))).shape == (60, 80)
+    assert [shape[2:] for shape, *_ in stub.calls] == [(15, 20), (60, 80)]
 
 
-def test_frames_survive_the_file(tmp_path: Path) -> None:
-    evaluation = evaluate(Stub(), fake_domain(), "test")
-    path = tmp_path / "new" / "frames.npz"
-    evaluation.save_frames(path)
-    assert list(path.parent.iterdir()) == [path]
-    loaded = load_frames(path)
-    assert (loaded.keys, loaded.names) == (evaluation.keys, evaluation.names)
-    np.testing.assert_array_equal(loaded.confusions, evaluation.confusions)
+def by_windows(stub: Stub, image: Tensor, tops: list[int], lefts: list[int], side: int) -> Tensor:
+    """The mean over windows, pixel by pixel."""
+    height, width = image.shape[-2:]
+    total, looks = torch.zeros(1, CLASSES, height, width), torch.zeros(height, width)
+    for top in tops:
+        for left in lefts:
+            piece = image[..., top : top + side, left : left + side]
+            total[..., top : top + side, left : left + side] += logits_of(stub, piece)
+            looks[top : top + side, left : left + side] += 1
+    assert (looks > 0).all()
+    return total / looks
 
 
-def test_damaged_and_missing_frame_files_are_user_errors(tmp_path: Path) -> None:
-    whole = tmp_path / "whole.npz"
-    evaluate(Stub(), fake_domain(), "test").save_frames(whole)
-    content = whole.read_bytes()
-    bad: dict[str, bytes] = {
-        "empty": b"",
-        "text": b"no archive",
-        "cut": content[: len(content) // 2],
-        "hurt": content[:90] + bytes(20) + content[110:],
-    }
-    for name, data in bad.items():
-        (tmp_path / name).write_bytes(data)
-    np.savez(tmp_path / "other.npz", keys=np.array(["a"]), confusions=np.zeros(3), names=["b"])
-    np.save(tmp_path / "array.npy", np.zeros(3))
-    for name in (*bad, "other.npz", "array.npy", "missing.npz"):
-        with pytest.raises(DataError, match="evaluate again"):
-            load_frames(tmp_path / name)
+def test_windows_average_where_they_overlap_and_end_with_the_image() -> None:
+    stub, image = Stub(), prepare(picture(70, 100), None)
+    # Steps of round(33 · 2/3) = 22: 0, 22, then 70 - 33; 0, 22, 44, 66, then 100 - 33.
+    expected = by_windows(stub, image, [0, 22, 37], [0, 22, 44, 66, 67], 33)
+    views = Views(window_px=(33, 33))
+    torch.testing.assert_close(logits_of(stub, image, views), expected)
+    labels = label_map(stub, picture(70, 100), views)
+    np.testing.assert_array_equal(labels, expected[0].argmax(0))
 
 
-def test_gain_pairs_frames_by_key() -> None:
-    domain = fake_domain()
-    first, second = evaluate(Stub(), domain, "test"), evaluate(Stub(20), domain, "test")
-    shuffled = Evaluation(second.keys[::-1], second.confusions[::-1], second.names)
-    gain = first.gain_over(second)
-    assert first.gain_over(shuffled) == gain
-    assert gain.difference == pytest.approx(first.scores.miou - second.scores.miou)
-    assert gain.difference != 0
-    fewer = Evaluation(second.keys[:3], second.confusions[:3], second.names)
-    with pytest.raises(DataError, match="different frames"):
-        first.gain_over(fewer)
+def test_windows_without_overlap_tile_the_image() -> None:
+    stub, image = Stub(), prepare(picture(64, 96), None)
+    expected = by_windows(stub, image, [0, 32], [0, 32, 64], 32)
+    views = Views(window_px=(32, 32), overlap=0.0)
+    torch.testing.assert_close(logits_of(stub, image, views), expected)
+    assert [shape for shape, *_ in stub.calls[-6:]] == [(1, 3, 32, 32)] * 6
 
 
-def test_a_split_without_labels_is_refused() -> None:
-    with pytest.raises(DataError, match="split 'train' has no labels"):
-        evaluate(Stub(), fake_domain(), "train")
+@pytest.mark.parametrize("window_px", [(40, 60), (400, 600), (40, 999)])
+def test_a_window_that_holds_the_image_is_the_whole(window_px: tuple[int, int]) -> None:
+    stub, image = Stub(), prepare(picture(40, 60), None)
+    views = Views(window_px=window_px)
+    assert torch.equal(logits_of(stub, image, views), logits_of(stub, image))
 
 
-def test_a_real_network_is_scored_on_a_real_folder(
-    tmp_path: Path, segmenter: Segmenter, classes: Classes
-) -> None:
-    names = ", ".join(f'{{ name = "{name}" }}' for name in classes.names)
-    ids = "\n".join(f'{10 + index} = "{name}"' for index, name in enumerate(classes.names))
-    (tmp_path / "mine.toml").write_text(
-        f"""
-        name = "mine"
-        root = "."
-        classes = [{names}]
-        [labels]
-        encoding = "ids"
-        other = "ignore"
-        [labels.map]
-        {ids}
-        [splits.test]
-        images = "images/*"
-        labels = "labels/*"
-        """
-    )
-    for index in range(3):
-        for folder, mode in (("images", "RGB"), ("labels", "L")):
-            (tmp_path / folder).mkdir(exist_ok=True)
-            pixels = picture(48, 64, index)
-            array = pixels if mode == "RGB" else 9 + pixels[..., 0] % 5
-            PIL.Image.fromarray(array).save(tmp_path / folder / f"{index}.png")
-    domain = Domain.open(tmp_path / "mine.toml")
-    segmenter.train()
-    evaluation = evaluate(segmenter, domain, "test", batch_size=2, flip=True)
-    assert len(evaluation.keys) == 3
-    assert segmenter.training
-    labelled = sum(int((domain.read_label(i) != IGNORE).sum()) for i in domain.items("test"))
-    assert evaluation.confusions.sum() == labelled > 0
-    assert 0 <= evaluation.scores.miou < 1
+def test_windows_flips_and_scales_go_together() -> None:
+    # Of sizes whose windows lie alike from both ends, so that mirroring pieces or images is one.
+    stub, image = Stub(), prepare(picture(60, 96), None)
+    plain = Views(scales=(1.0, 2.0), window_px=(40, 48), overlap=0.5)
+    mirrored = logits_of(stub, image.flip(-1), plain).flip(-1)
+    expected = (logits_of(stub, image, plain) + mirrored) / 2
+    torch.testing.assert_close(logits_of(stub, image, replace(plain, flip=True)), expected)
 
 
-def test_a_network_of_other_classes_is_refused() -> None:
-    with pytest.raises(DataError, match="tells 4 classes apart, but the domain has 5"):
-        evaluate(Stub(num_classes=4), fake_domain(), "test")
+def test_a_batch_is_looked_at_like_its_images() -> None:
+    views = Views(flip=True, scales=(0.75, 1.0), window_px=(32, 32))
+    images, stub = [picture(50, 70, seed) for seed in range(3)], Stub()
+    together = list(label_maps(stub, images, batch_size=3, views=views))
+    for image, label in zip(images, together, strict=True):
+        np.testing.assert_array_equal(label_map(stub, image, views), label)
 
 
-def test_a_shard_out_of_range_is_refused() -> None:
-    with pytest.raises(ShapeError, match="shard"):
-        evaluate(Stub(), fake_domain(), "test", shard=(2, 2))
+def test_the_released_way_of_enlarging_aligns_corners() -> None:
+    stub, image = Stub(), prepare(picture(40, 60), None)
+    with torch.no_grad():
+        grid = stub.eval()(image.float() / 255).logits
+    expected = torch.nn.functional.interpolate(grid, (40, 60), mode="bilinear", align_corners=True)
+    views = Views(align_corners=True)
+    torch.testing.assert_close(logits_of(stub, image, views), expected)
+    np.testing.assert_array_equal(label_map(stub, picture(40, 60), views), expected[0].argmax(0))
+    stub.config.align_corners = True  # A network that was trained so needs no asking.
+    torch.testing.assert_close(logits_of(stub, image, Views()), expected)
+    np.testing.assert_array_equal(label_map(stub, picture(40, 60)), expected[0].argmax(0))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"scales": ()}, "scales"),
+        ({"scales": (1.0, 0.0)}, "scales"),
+        ({"scales": (float("nan"),)}, "scales"),
+        ({"window_px": (512, 8)}, "512×8"),
+        ({"overlap": 1.0}, "overlap"),
+        ({"scales": (-1.0,), "overlap": -0.1}, "(?s)scales.*overlap"),
+    ],
+)
+def test_views_out_of_range_are_refused(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(DataError, match=named):
+        Views(**wrong)

@@ -1,6 +1,7 @@
 """Segmenters: shapes, statistics per domain, storage."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,19 @@ from cag_uda.models.segmenter import Segmenter
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("stride", [8, 16, 32])
-def test_features_and_logits_at_stride_four(decoder: str, stride: int, classes: Classes) -> None:
+def test_features_and_logits_at_the_decoders_stride(
+    decoder: str, stride: int, classes: Classes
+) -> None:
     config = SegmenterConfig.model_validate(
         {"backbone": "resnet-tiny", "decoder": decoder, "output_stride": stride}
     )
     segmenter = Segmenter(config, classes).eval()
     features, logits = segmenter(torch.rand(2, 3, 64, 96))
-    assert features.shape == (2, segmenter.feature_channels, 16, 24)
-    assert logits.shape == (2, 4, 16, 24)
-    assert segmenter(torch.rand(1, 3, 45, 67)).logits.shape[-2:] == (12, 17)
+    cells = stride if decoder.startswith("deeplab-v2") else 4
+    assert features.shape == (2, segmenter.feature_channels, 64 // cells, 96 // cells)
+    assert logits.shape == (2, 4, 64 // cells, 96 // cells)
+    height, width = segmenter(torch.rand(1, 3, 45, 67)).logits.shape[-2:]
+    assert (height, width) == (math.ceil(45 / cells), math.ceil(67 / cells))
     torch.testing.assert_close(segmenter.classifier(features), logits)
 
 
@@ -50,6 +55,56 @@ def test_resnet_101_has_the_published_layout() -> None:
     convolutions = [m for m in backbone.modules() if isinstance(m, torch.nn.Conv2d)]
     assert sum(p.numel() for p in backbone.parameters()) == 42_500_160
     assert {m.dilation for m in convolutions} == {(1, 1), (2, 2)}
+
+
+def test_multi_grid_multiplies_the_last_stages_dilation() -> None:
+    backbone = build_backbone("resnet-50", None, 16, (1, 2, 4))
+    dilations = [
+        module.dilation[0]
+        for stage in backbone.network.encoder.stages
+        for module in stage.modules()
+        if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3)
+    ]
+    assert dilations == [1] * 13 + [2, 4, 8]
+    with pytest.raises(ModelError, match=r"2 factors, but .* 3 blocks"):
+        build_backbone("resnet-50", None, 16, (1, 2))
+
+
+def test_the_caffe_form_strides_in_the_first_convolution_and_pools_beyond_the_edge() -> None:
+    """AdaptSegNet's network, at its output stride of 8."""
+    backbone = build_backbone("resnet-101-caffe", None, 8)
+    assert backbone.network.embedder.pooler.ceil_mode
+    strided = [
+        name
+        for name, module in backbone.network.encoder.named_modules()
+        if isinstance(module, torch.nn.Conv2d) and module.stride != (1, 1)
+    ]
+    assert strided == [
+        "stages.1.layers.0.shortcut.convolution",
+        "stages.1.layers.0.layer.0.convolution",
+    ]
+    dilations = {
+        (index, module.dilation[0])
+        for index, stage in enumerate(backbone.network.encoder.stages)
+        for module in stage.modules()
+        if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3)
+    }
+    assert dilations == {(0, 1), (1, 1), (2, 2), (3, 4)}
+    assert sum(p.numel() for p in backbone.parameters()) == 42_500_160
+
+
+def test_deeplab_v2_classifies_the_last_map_itself(classes: Classes) -> None:
+    config = SegmenterConfig(backbone="resnet-tiny", decoder="deeplab-v2", output_stride=8)
+    segmenter = Segmenter(config, classes).eval()
+    image = torch.rand(1, 3, 64, 80)
+    features, logits = segmenter(image)
+    assert features.equal(segmenter.encode(image)[-1])
+    branches = segmenter.classifier.branches
+    assert [branch.dilation[0] for branch in branches] == [6, 12, 18, 24]
+    torch.testing.assert_close(logits, sum(branch(features) for branch in branches))
+    assert all(branch.weight.std().item() == pytest.approx(0.01, rel=0.2) for branch in branches)
+    head = {id(parameter) for parameter in segmenter.parameter_groups()["head"]}
+    assert head == {id(parameter) for branch in branches for parameter in branch.parameters()}
 
 
 def test_statistics_per_domain_are_kept_apart(segmenter: Segmenter) -> None:
@@ -97,6 +152,7 @@ def test_estimated_statistics_are_the_mean_over_batches(segmenter: Segmenter) ->
 def test_saved_and_loaded_is_the_same_network(segmenter: Segmenter, tmp_path: Path) -> None:
     segmenter.save_pretrained(tmp_path / "model")
     assert {path.name for path in (tmp_path / "model").iterdir()} == {
+        "README.md",
         "config.json",
         "model.safetensors",
     }

@@ -43,7 +43,8 @@ def test_changes_apply_by_stage_name_number_and_to_all(tiny: Path) -> None:
     assert recipe.loading.photometric == 1.0
     assert [stage.steps for stage in recipe.stages] == [8, 0, 9, 3]
     assert {stage.optim.learning_rate for stage in recipe.stages} == {0.5}
-    assert recipe.stages[3].method.model_dump()["margin"] == {"kind": "relative", "value": 0.2}
+    margin = recipe.stages[3].method.model_dump()["margin"]
+    assert margin == {"kind": "relative", "value": 0.2, "prior_portion": None}
     assert recipe.target.domain == str(tiny.parent / "dawn.toml")
 
 

@@ -4,169 +4,16 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from safetensors.numpy import save_file
 
 from cag_uda.errors import RunError
 from cag_uda.report import write_report
 
-CHROMIUM = Path("/usr/bin/chromium")
-CLASSES = [
-    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
-    "bicyclist",
-]  # fmt: skip
-PALETTE = [
-    [70, 130, 180], [70, 70, 70], [192, 192, 128], [128, 64, 128], [244, 35, 232], [107, 142, 35],
-    [220, 220, 0], [190, 153, 153], [0, 0, 142], [220, 20, 60], [119, 11, 32],
-]  # fmt: skip
-STAGES = (
-    ("source-only", "source-only", "initial", 900, 0.312),
-    ("warm-up", "adversarial", "initial", 600, 0.368),
-    ("stage-1", "cag", "warm-up", 400, 0.431),
-    ("stage-2", "cag", "stage-1", 400, 0.483),
-)
-
-
-def scene(seed: int, width_px: int = 48) -> tuple[np.ndarray, np.ndarray]:
-    """A street: image (H, W, 3) uint8 and train ids (H, W) uint8, seen from the driver's seat."""
-    rng = np.random.default_rng(seed)
-    height_px = width_px * 3 // 4
-    y, x = np.mgrid[0 : 1 : height_px * 1j, 0 : 1 : width_px * 1j]
-    ids = np.where(y < 0.5, 0, 4).astype(np.uint8)
-    centre = 0.5 + rng.uniform(-0.1, 0.1)
-    ids[np.abs(x - centre) < 0.5 * (y - 0.42)] = 3
-    for left in np.arange(0, 1, 0.12):
-        top = rng.uniform(0.08, 0.4) + 0.25 * (np.abs(left + 0.06 - centre) < 0.12)
-        ids[(x >= left) & (x < left + 0.12) & (y > top) & (y < 0.58)] = rng.choice([1, 1, 5, 7])
-    for kind, wide, high in ((8, 0.2, 0.14), (8, 0.12, 0.1), (9, 0.035, 0.2), (10, 0.05, 0.17)):
-        left, bottom = rng.uniform(0.05, 0.8), rng.uniform(0.6, 0.85)
-        ids[(x >= left) & (x < left + wide) & (y > bottom - high) & (y < bottom)] = kind
-    pole = rng.uniform(0.1, 0.9)
-    ids[(np.abs(x - pole) < 0.008) & (y > 0.1) & (y < 0.66)] = 2
-    ids[(np.abs(x - pole) < 0.035) & (y > 0.1) & (y < 0.18)] = 6
-    dusk = 0.45 + 0.35 * (1 - y[..., None])
-    image = (np.array(PALETTE)[ids] * 0.55 + 60) * dusk + rng.normal(0, 9, (*ids.shape, 3))
-    return image.clip(0, 255).astype(np.uint8), ids
-
-
-def coloured(ids: np.ndarray) -> Image.Image:
-    return Image.fromarray(np.array(PALETTE, dtype=np.uint8)[ids % len(PALETTE)])
-
-
-def mistaken(ids: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Labels with about `share` of the picture in blocks of a wrong class."""
-    rng = np.random.default_rng(seed)
-    wrong = ids.copy()
-    height_px, width_px = ids.shape
-    for _ in range(round(share * 120)):
-        top, left = rng.integers(height_px), rng.integers(width_px)
-        block = np.s_[top : top + height_px // 9, left : left + width_px // 9]
-        wrong[block] = rng.choice(ids[block].ravel()) if rng.random() < 0.3 else rng.integers(11)
-    return wrong
-
-
-def log_lines(steps: int, seed: int, kinds: tuple[str, ...], miou: float | None) -> str:
-    rng = np.random.default_rng(seed)
-    lines: list[dict[str, Any]] = []
-    for step in range(20, steps + 1, 20):
-        noise = 1 + 0.12 * rng.normal(size=len(kinds))
-        losses = {
-            kind: round(float((2.2 - 0.5 * place) * np.exp(-3 * step / steps) + 0.25) * n, 4)
-            for place, (kind, n) in enumerate(zip(kinds, noise, strict=True))
-        }
-        lines.append({"step": step, "losses": losses, "learning_rate": 0.01,
-                      "images_per_s": 12.3, "elapsed_s": step * 0.16})  # fmt: skip
-        if miou is not None and step % 200 == 0:
-            score = miou * (0.8 + 0.2 * step / steps) + 0.008 * rng.normal()
-            lines.append({"step": step, "scores": {"miou": round(float(score), 4)}})
-    return "".join(json.dumps(line) + "\n" for line in lines)
-
-
-def make_run(
-    run: Path,
-    stages: tuple[tuple[str, str, str, int, float], ...] = STAGES,
-    classes: list[str] = CLASSES,
-    labels: bool = True,
-    width_px: int = 48,
-    samples: int = 2,
-) -> Path:
-    """A finished run such as `cag-uda adapt` leaves behind."""
-    run.mkdir()
-    listed = []
-    for place, (name, method, start, steps, miou) in enumerate(stages):
-        folder = run / "stages" / f"{place}-{name}"
-        (folder / "samples").mkdir(parents=True)
-        rng = np.random.default_rng(place)
-        spread = miou + 0.42 * np.linspace(1, -0.6, len(classes)) + 0.03 * rng.normal(size=11)
-        iou: list[float | None] = [round(float(v), 4) for v in spread.clip(0, 0.97)]
-        iou[-1] = None if place < 2 else iou[-1]
-        points = 100 * (miou - stages[0][4])
-        gain = {"over": "source-only", "points": points, "low": points - 1.9, "high": points + 2.1}
-        listed.append({
-            "folder": folder.name, "name": name, "method": method, "start": start, "steps": steps,
-            "elapsed_s": steps * 0.17, "miou": miou if labels else None,
-            "iou": iou if labels else None,
-        } | ({"gain": gain} if place and labels else {}))  # fmt: skip
-        kinds = ("source/ce",) if place < 1 else ("source/ce", "target/ce", "target/anchor")
-        (folder / "metrics.jsonl").write_text(
-            log_lines(steps, place, kinds, miou if labels else None)
-        )
-        if method == "cag":
-            (folder / "pseudo_labels.json").write_text(json.dumps(pseudo_labels(place, labels)))
-        for sample in range(samples):
-            _, ids = scene(sample, width_px)
-            wrong = mistaken(ids, 0.9 - 1.5 * miou, seed=17 * sample)
-            coloured(wrong).save(folder / "samples" / f"{sample}.png")
-    for sample in range(samples):
-        folder = run / "samples" / str(sample)
-        folder.mkdir(parents=True)
-        image, ids = scene(sample, width_px)
-        Image.fromarray(image).save(folder / "image.jpg", quality=92)
-        if labels:
-            coloured(ids).save(folder / "truth.png")
-    scores = {"recipe": "camvid-day-dusk", "source": "camvid-day/train",
-              "target": "camvid-dusk/test" if labels else None,
-              "classes": classes, "palette": PALETTE, "stages": listed}  # fmt: skip
-    (run / "scores.json").write_text(json.dumps(scores))
-    recipe = "".join(
-        f'\n[[stages]]\nname = "{name}"\nmethod = "{method}"\nsteps = {steps}\n'
-        for name, method, _, steps, _ in stages
-    )
-    (run / "recipe.toml").write_text(f'name = "camvid-day-dusk"\nseed = 0\n{recipe}')
-    (run / "environment.json").write_text(
-        json.dumps({"command": ["cag-uda", "adapt", "r.toml"], "packages": {"numpy": "2.1"}})
-    )
-    return run
-
-
-def pseudo_labels(place: int, labels: bool) -> dict[str, Any]:
-    def kind(precision: float, coverage: float) -> dict[str, Any]:
-        rows = {
-            "precision": [precision - 0.03 * c if labels else None for c in range(11)],
-            "coverage": [coverage - 0.02 * c for c in range(11)],
-        }
-        return {"precision": precision if labels else None, "coverage": coverage, "per_class": rows}
-
-    return {
-        "anchor": kind(0.76 + 0.02 * place, 0.41 + 0.04 * place),
-        "confidence": kind(0.72 + 0.02 * place, 0.38 + 0.05 * place),
-    }
-
-
-def edit_scores(run: Path, **changes: object) -> None:
-    scores = json.loads((run / "scores.json").read_text())
-    (run / "scores.json").write_text(json.dumps(scores | changes))
-
-
-def text_of(page: str) -> str:
-    """What a reader sees: no tags, styles or scripts, single spaces."""
-    body = re.sub(r"<(style|script).*?</\1>", " ", page, flags=re.S)
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
+from .report_trees import CLASSES, STAGES, edit_scores, make_run, pictures_in, text_of
 
 
 @pytest.fixture
@@ -188,16 +35,23 @@ def test_page_answers_whether_it_worked(run: Path) -> None:
     assert "cag-uda adapt r.toml packages numpy 2.1" in text
     # Stage 2 added 5.2 of the 17.1 points; the shares of the lineage are 33, 37 and 30 %.
     assert re.search(r"stage-2 delivered.{0,30}48\.3 % \+5\.2 30 %", text)
+    # Criteria, and what separation and shift come to: 0.8 / 0.6 in stage 2.
+    assert re.search(r"stage-2 48\.3 0\.417 0\.48 0\.700", text) or "0.417" in text
+    assert re.search(r"Domain shift.*stage-2 \d+\.\d\d 1\.33", text)
+    assert "What is taken for what" in text
+    assert "Distances between anchors" in text
 
 
 def test_page_is_self_contained(run: Path) -> None:
     page = write_report(run).read_text(encoding="utf-8")
-    assert page.count("data:image/jpeg") + page.count("data:image/png") == 2 * (2 + len(STAGES))
+    assert pictures_in(page) == 2 * (2 + len(STAGES))
     markup = re.sub(r"<script.*?</script>", "", page, flags=re.S)
     targets = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]+)""", markup)
     assert all(target.startswith(("data:", "#")) for target in targets)
     assert not re.search(r"https?://|url\(|@import|<link(?! rel=\"icon\")", page)
-    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(re.findall(r'id="([^"]+)"', page))
+    ids = re.findall(r'\bid="([^"]+)"', markup)
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(ids)
+    assert len(ids) == len(set(ids))
 
 
 def test_hostile_names_are_escaped(tmp_path: Path) -> None:
@@ -246,13 +100,16 @@ def test_target_without_labels(unlabelled: Path) -> None:
     page = write_report(unlabelled).read_text(encoding="utf-8")
     text = text_of(page)
     assert "the target has no labels" in text
+    assert "the class that the network predicts" in text
+    assert "Rank correlation" not in text
+    assert "Mistakes only" not in text
     assert "target without labels" in text
     assert "nan" not in text.lower().split()
     assert "None" not in text
     # Coverage needs no labels, and the pictures are there.
     assert "% of all pixels that are labelled" in text
     assert "that are right" not in text
-    assert page.count("data:image/") == 2 * (1 + len(STAGES))
+    assert pictures_in(page) == 2 * (1 + len(STAGES))
 
 
 def test_stage_under_way_is_shown_as_unfinished(run: Path) -> None:
@@ -279,6 +136,48 @@ def test_page_without_a_piece(run: Path, missing: str) -> None:
         assert "It worked" in text
 
 
+def test_old_run_without_what_was_recorded_later(run: Path) -> None:
+    for name in ("features.safetensors", "frames.npz", "criteria.json", "pseudo_labels/*"):
+        for file in run.glob(f"stages/*/{name}"):
+            file.unlink()
+    page = write_report(run).read_text(encoding="utf-8")
+    text = text_of(page)
+    assert "It worked" in text
+    assert "cannot be understood" not in text
+    for absent in ("Features and anchors", "taken for what", "need no labels", 'id="labelling"'):
+        assert absent not in page
+    assert "Class by class, stage-2" in text  # From pseudo_labels.json.
+    vectors = np.array([[0, 0], [3, 4], *np.full((9, 2), np.nan)], np.float32)
+    save_file({"vectors": vectors}, run / "stages/2-stage-1/anchors.safetensors")
+    text = text_of(write_report(run).read_text(encoding="utf-8"))
+    assert "In feature units" in text
+    assert re.search(r"sky and building 5\.0", text)
+
+
+def test_network_chosen_without_labels_is_the_delivered_one(run: Path) -> None:
+    recipe = run / "recipe.toml"
+    recipe.write_text('deliver = "infomax"\n' + recipe.read_text())
+    for place, folder in enumerate(sorted((run / "stages").iterdir())):
+        (folder / "model").mkdir()
+        (folder / "model" / "model.safetensors").write_bytes(bytes([place] * 100))
+    (run / "model").mkdir()
+    (run / "model" / "model.safetensors").write_bytes(bytes([2] * 100))
+    text = text_of(write_report(run).read_text(encoding="utf-8"))
+    assert "It worked: 43.1 % mIoU, 11.9 points above source-only." in text
+    assert "that of stage-1, chosen without labels by infomax" in text
+    assert "stage-2 scores higher, 48.3 %" in text
+    (run / "model" / "model.safetensors").write_bytes(b"of a step in between")
+    text = text_of(write_report(run).read_text(encoding="utf-8"))
+    assert "infomax chose a network from within a stage" in text
+
+
+def test_page_of_five_stages_and_five_images_is_small(tmp_path: Path) -> None:
+    stages = (*STAGES, ("stage-3", "cag", "stage-2", 400, 0.5))
+    path = write_report(make_run(tmp_path / "run", stages, width_px=640, samples=5))
+    assert pictures_in(path.read_text(encoding="utf-8")) == 5 * 7
+    assert path.stat().st_size < 3_000_000
+
+
 def test_run_that_has_only_begun(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text('[[stages]]\nname = "source-only"\n')
     text = text_of(write_report(tmp_path).read_text(encoding="utf-8"))
@@ -291,13 +190,19 @@ def test_damaged_pieces_are_left_out_and_named(run: Path) -> None:
     log = '{"step": 20, "losses": {"source/ce": NaN}}\n{"step": 40, "losses": {"source/ce": 1.0}}\n'
     (stage / "metrics.jsonl").write_text(log + '{"step": 60, "los')
     (stage / "pseudo_labels.json").write_text("[1]")
+    for name in ("features.safetensors", "frames.npz", "criteria.json"):
+        (run / "stages" / "3-stage-2" / name).write_bytes(b"no such thing")
+    (run / "stages" / "3-stage-2" / "pseudo_labels" / "0-anchor.png").write_bytes(b"no image")
     (run / "samples" / "0" / "image.jpg").write_bytes(b"no image")
     page = write_report(run).read_text(encoding="utf-8")
-    assert page.count("data:image/") == 2 * (2 + len(STAGES)) - 1
+    assert pictures_in(page) == 2 * (2 + len(STAGES)) - 1
     text = text_of(page)
     assert "source/ce was not a number at step 20." in text
     assert "2-stage-1/pseudo_labels.json" in text
     assert "1 picture left out" in text
+    for name in ("features.safetensors", "frames.npz", "criteria.json"):
+        assert f"3-stage-2/{name} cannot be understood" in text
+    assert "Domain shift" in text  # Of the other stages.
 
 
 def test_one_labelling_stage_has_a_table_but_no_chart(tmp_path: Path) -> None:
@@ -344,46 +249,3 @@ def test_scores_that_cannot_be_are_refused(
     edit_scores(run, **change)
     with pytest.raises(RunError, match=message):
         write_report(run)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM.exists():
-        pytest.skip("no chromium to open the page with")
-    flags = "--no-sandbox --disable-gpu --disable-background-networking"
-    flags += " --disable-component-update --disable-sync"
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=str(CHROMIUM), args=flags.split())
-        yield chromium
-        chromium.close()
-
-
-@pytest.mark.parametrize("width_px", [1280, 390])
-def test_page_in_a_browser(run: Path, browser: Any, width_px: int) -> None:
-    page = browser.new_page(viewport={"width": width_px, "height": 800})
-    faults: list[str] = []
-    requests: list[str] = []
-    page.on("console", lambda message: faults.append(message.text))
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    report = write_report(run)
-    page.goto(report.as_uri())
-    for details in page.locator("summary").all():
-        details.click()
-    width = page.evaluate("document.documentElement.scrollWidth")
-
-    chart = page.locator(".chart:has(.value)").filter(has_text="source-only").last
-    at_end = chart.locator(".value").first.text_content()
-    chart.locator(".area").hover(position={"x": 10, "y": 50})
-    assert chart.locator(".value").first.text_content() != at_end
-    page.locator(".picture").first.click()
-    page.keyboard.press("ArrowRight")
-    assert page.locator("#viewer span").text_content().startswith("source-only")
-    page.keyboard.press("Escape")
-    assert not page.locator("#viewer").is_visible()
-
-    assert width <= width_px
-    assert faults == []
-    assert [url for url in requests if not url.startswith("data:")] == [report.as_uri()]
-    page.close()

@@ -7,8 +7,23 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from cag_uda.cli_files import domains, recipes
+from cag_uda.cli_network import export, predict, pseudo_label
+from cag_uda.cli_options import (
+    Accelerator,
+    AlignCorners,
+    DataRoot,
+    Domain,
+    Flip,
+    Precision,
+    Scales,
+    Seed,
+    Sets,
+    Split,
+    Track,
+    Window,
+)
 from cag_uda.errors import UserError
 
 app = typer.Typer(
@@ -20,21 +35,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-DataRoot = Annotated[
-    Path | None,
-    typer.Option(help="Folder below which built-in domains lie (or CAG_UDA_DATA; default: data)."),
-]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", help="KEY=VALUE changes the recipe, e.g. stages.warmup.steps=500 or seed=1."
-    ),
-]
-Seed = Annotated[int | None, typer.Option(help="Of weights, order, augmentation; sets `seed`.")]
-Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Precision = Annotated[str, typer.Option(help="auto, 32 or bf16; auto measures which is faster.")]
-Domain = Annotated[str, typer.Option(help="A built-in domain's name, or a domain file.")]
-Split = Annotated[str, typer.Option(help="Which split of the domain.")]
+_UsageError: Any = typer.BadParameter.__mro__[1]
+"""What typer raises for a command line that it cannot read; it has no public name for it."""
 
 
 def main() -> None:
@@ -42,11 +44,14 @@ def main() -> None:
     # Loader and network share few cores: a thread that waits must not spin (libgomp reads it once).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
     except UserError as error:
-        for problem in error.problems:
-            sys.stderr.write(f"error: {problem}\n")
-        sys.exit(2)
+        problems = error.problems
+    except _UsageError as error:
+        problems = _usage_problems(error)
+    for problem in problems:
+        sys.stderr.write(f"error: {problem}\n")
+    sys.exit(2)
 
 
 @app.command()
@@ -58,17 +63,79 @@ def adapt(
     seed: Seed = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     devices: Annotated[int | None, typer.Option(help="Processes, one device each.")] = None,
+    track: Track = None,
     accelerator: Accelerator = "auto",
     precision: Precision = "auto",
 ) -> None:
     """Adapt a network through every stage of a recipe, warm-up included."""
+    from cag_uda.commands.adapt import adapt_recipe
+
     changes = list(change or [])
     changes += [] if seed is None else [f"seed={seed}"]
     changes += [] if devices is None else [f"compute.devices={devices}"]
-    changes += [] if accelerator == "auto" else [f"compute.accelerator={accelerator!r}"]
-    changes += [] if precision == "auto" else [f"compute.precision={precision!r}"]
-    name = Path(recipe).stem
-    _adapt(recipe, out or Path("runs") / name, changes, data_root, resume)
+    changes += [] if track is None else [f"tracking.loggers={_names(track)}"]
+    changes += _compute(accelerator, precision)
+    place = out or Path("runs") / Path(recipe).stem
+    adapt_recipe(Console(), recipe, place, changes, data_root, resume)
+
+
+@app.command()
+def compare(
+    recipe: Annotated[str, typer.Argument(help="A built-in recipe's name, or a TOML file.")],
+    methods: Annotated[
+        str | None, typer.Option(help="Names with commas; default: all. Floor and oracle are in.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many, from the recipe's seed on.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of all runs; default: runs/compare-RECIPE.")
+    ] = None,
+    ablation: Annotated[
+        bool, typer.Option("--ablation", help="Variants of CAG, and the research questions.")
+    ] = False,
+    settings: Annotated[
+        Path | None, typer.Option(help="Your own methods.toml, or ablation.toml.")
+    ] = None,
+    data_root: DataRoot = None,
+    change: Sets = None,
+    accelerator: Accelerator = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Compare methods, or CAG's variants, on one budget; runs what is missing in --out."""
+    from cag_uda.commands.adapt import interruptible
+    from cag_uda.commands.compare import compare as compare_rows
+    from cag_uda.recipes import load_recipe
+
+    changes = [*(change or []), *_compute(accelerator, precision)]
+    rows = None if methods is None else _names(methods)
+    place = out or Path("runs") / f"compare-{Path(recipe).stem}"
+    loaded = load_recipe(recipe, changes, data_root)
+    with interruptible("give the same command again to go on"):
+        compare_rows(
+            Console(),
+            loaded,
+            place,
+            rows=rows,
+            seeds=seeds,
+            ablation=ablation,
+            settings=settings,
+        )
+
+
+@app.command()
+def select(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of one pair of domains.")],
+    by: Annotated[
+        str | None, typer.Option(help="A criterion, or several with +: the mean of their ranks.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the ranking here too.")
+    ] = None,
+) -> None:
+    """Rank the networks of runs without a label of the target."""
+    from cag_uda.commands.select import select_networks
+    from cag_uda.selection import DEFAULT_CRITERION
+
+    select_networks(Console(), runs, by or DEFAULT_CRITERION, json_file)
 
 
 @app.command()
@@ -78,7 +145,59 @@ def demo(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
 ) -> None:
     """Render two small domains and adapt from one to the other: no download, no GPU, minutes."""
-    _adapt("demo", out, [] if seed is None else [f"seed={seed}"], None, resume)
+    from cag_uda.commands.adapt import adapt_recipe
+
+    changes = [] if seed is None else [f"seed={seed}"]
+    adapt_recipe(Console(), "demo", out, changes, None, resume)
+
+
+@app.command()
+def bench(
+    parts: Annotated[
+        list[str] | None, typer.Argument(help="Of step, anchors, growth, cpu; default: all.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Of each comparison.")] = 15,
+    accelerator: Accelerator = "auto",
+    precision: Precision = "auto",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures here too.")
+    ] = None,
+) -> None:
+    """Measure what the engine costs on this device, as ratios within one run."""
+    from cag_uda.commands.bench import run_bench
+
+    run_bench(
+        Console(),
+        parts or [],
+        rounds=rounds,
+        accelerator=accelerator,
+        precision=precision,
+        json_file=json_file,
+    )
+
+
+@app.command()
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A built-in recipe's name, or a TOML file.")],
+    data_root: DataRoot = None,
+    change: Sets = None,
+    accelerator: Accelerator = "auto",
+    precision: Precision = "auto",
+    memory: Annotated[
+        float | None, typer.Option(min=0.1, help="GiB of the device that is meant, if not this.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures here too.")
+    ] = None,
+) -> None:
+    """Tell before a run what memory and time its stages take here, and what would fit."""
+    from cag_uda.commands.plan import plan_recipe
+
+    changes = [*(change or []), *_compute(accelerator, precision)]
+    if not plan_recipe(
+        Console(), recipe, changes, data_root, memory_gib=memory, json_file=json_file
+    ):
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -95,13 +214,17 @@ def evaluate(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the scores here too.")
     ] = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Average over the mirrored image.")] = False,
+    flip: Flip = False,
+    scale: Scales = None,
+    window: Window = None,
+    align_corners: AlignCorners = False,
     data_root: DataRoot = None,
     accelerator: Accelerator = "auto",
     precision: Annotated[str, typer.Option(help="32 or bf16 (about 2 % of labels differ).")] = "32",
 ) -> None:
     """Score a network on a labelled split: IoU per class and mIoU."""
     from cag_uda.commands.evaluate import evaluate_models
+    from cag_uda.commands.models import views_of
 
     evaluate_models(
         Console(),
@@ -111,28 +234,16 @@ def evaluate(
         split=split,
         protocol=protocol,
         json_file=json_file,
-        flip=flip,
+        views=views_of(flip, scale, window, align_corners),
         data_root=data_root,
         accelerator=accelerator,
         precision=precision,
     )
 
 
-@app.command()
-def predict(
-    model: Annotated[str, typer.Argument(help="A model folder, a run, or a hub id.")],
-    inputs: Annotated[list[str], typer.Argument(help="Images, folders or globs.")],
-    out: Annotated[Path, typer.Option(help="Folder for the predictions.")],
-    kind: Annotated[
-        str, typer.Option("--as", help="overlay, color, train-ids or label-ids.")
-    ] = "overlay",
-    accelerator: Accelerator = "auto",
-    precision: Annotated[str, typer.Option(help="32 or bf16 (about 2 % of labels differ).")] = "32",
-) -> None:
-    """Segment images and folders of images."""
-    from cag_uda.commands.predict import predict_files
-
-    predict_files(Console(), model, inputs, out, kind, accelerator, precision)
+app.command()(predict)
+app.command("pseudo-label")(pseudo_label)
+app.command()(export)
 
 
 @app.command()
@@ -140,39 +251,45 @@ def check(
     recipe_or_domain: Annotated[
         str, typer.Argument(help="A recipe or a domain, built-in or a file.")
     ],
+    submission: Annotated[
+        Path | None,
+        typer.Option(help="Check this folder of label ids for the domain's test server instead."),
+    ] = None,
     data_root: DataRoot = None,
 ) -> None:
     """Read all the data before any training and report what is wrong with it."""
-    from cag_uda.commands.check import check_data
+    from cag_uda.commands.check import check_data, check_submission
 
-    if not check_data(Console(), recipe_or_domain, data_root):
+    if submission is not None:
+        is_sound = check_submission(Console(), recipe_or_domain, submission, data_root)
+    else:
+        is_sound = check_data(Console(), recipe_or_domain, data_root)
+    if not is_sound:
         raise typer.Exit(2)
 
 
-@app.command()
-def recipes(
-    name: Annotated[str | None, typer.Argument(help="Print this recipe.")] = None,
+@app.command("import")
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(help="Of CAG-UDA, AdaptSegNet, ADVENT or DACS.")],
+    out: Annotated[Path, typer.Option(help="The new model folder.")],
+    anchors: Annotated[
+        Path | None, typer.Option(help="An anchor file of the released CAG-UDA code.")
+    ] = None,
+    family: Annotated[
+        str, typer.Option(help="auto, cag, adaptsegnet, advent or dacs: whose code saved it.")
+    ] = "auto",
+    domain: Annotated[
+        str | None, typer.Option(help="A domain with its classes; default: those of Cityscapes.")
+    ] = None,
 ) -> None:
-    """List the built-in recipes, or print one to start your own from."""
-    from cag_uda.recipes import builtin_recipes, dump_recipe, load_recipe
+    """Make a model folder of a checkpoint of other people's released code."""
+    from cag_uda.commands.import_weights import import_checkpoint
 
-    if name is not None:
-        typer.echo(dump_recipe(load_recipe(name)), nl=False)
-        return
-    table = Table("recipe", "what it does", box=None)
-    for each in builtin_recipes():
-        table.add_row(each, load_recipe(each).description)
-    Console().print(table)
+    import_checkpoint(Console(), checkpoint, out, anchors=anchors, family=family, domain=domain)
 
 
-@app.command()
-def domains(
-    name: Annotated[str | None, typer.Argument(help="Print this domain's file.")] = None,
-) -> None:
-    """List the built-in domains, or print one to start your own from."""
-    from cag_uda.commands.check import describe_domains
-
-    describe_domains(Console(), name)
+app.add_typer(recipes)
+app.add_typer(domains)
 
 
 @app.command()
@@ -183,41 +300,22 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     typer.echo(str(write_report(run)))
 
 
-def _adapt(name: str, out: Path, changes: list[str], data_root: Path | None, resume: bool) -> None:
-    from cag_uda.progress import OnConsole
-    from cag_uda.recipes import load_recipe
-    from cag_uda.runner import adapt as run_recipe
-    from cag_uda.training.interrupt import Interrupted
-
-    console = Console()
-    recipe = load_recipe(name, changes, data_root)
-    try:
-        run = run_recipe(recipe, out, resume=resume, progress=OnConsole(console))
-    except Interrupted as interruption:
-        sys.stderr.write(f"{interruption}; go on with --resume\n")
-        raise typer.Exit(interruption.exit_code) from interruption
-    console.print(_stage_table(run.scores))
-    console.print(f"network: {run.model}\nreport:  {run.folder / 'report.html'}", highlight=False)
+def _usage_problems(error: Any) -> list[str]:
+    """What is wrong with a command line; nothing where the help that was shown says it all."""
+    message = str(error.format_message()).strip().rstrip(".")
+    command = "cag-uda" if error.ctx is None else error.ctx.command_path
+    return [f"{message[0].lower()}{message[1:]}; see `{command} --help`"] if message else []
 
 
-def _stage_table(scores: dict[str, Any]) -> Table:
-    """One row a stage: what it started from, its steps, its mIoU and what it gained."""
-    table = Table("stage", "from", title=f"{scores['recipe']}: mIoU on {scores['target']}")
-    for heading in ("steps", "time", "mIoU", "over source-only"):
-        table.add_column(heading, justify="right")
-    for stage in scores["stages"]:
-        miou = "–" if stage["miou"] is None else f"{100 * stage['miou']:.1f}"
-        gain = stage.get("gain")
-        gained = f"{gain['points']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]" if gain else ""
-        table.add_row(
-            stage["name"],
-            stage["start"],
-            str(stage["steps"]),
-            f"{stage['elapsed_s']:.0f} s",
-            miou,
-            gained,
-        )
-    return table
+def _names(text: str) -> list[str]:
+    """Names that an option takes with commas between."""
+    return [name.strip() for name in text.split(",")]
+
+
+def _compute(accelerator: str, precision: str) -> list[str]:
+    """The changes of a recipe that two options ask for."""
+    changes = [] if accelerator == "auto" else [f"compute.accelerator={accelerator!r}"]
+    return changes + ([] if precision == "auto" else [f"compute.precision={precision!r}"])
 
 
 if __name__ == "__main__":

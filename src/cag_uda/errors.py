@@ -14,6 +14,10 @@ class UserError(Exception):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
 
+    def __reduce__(self) -> tuple[type["UserError"], tuple[list[str]]]:
+        """Keep the problems apart on the way from one process to another."""
+        return type(self), (self.problems,)
+
 
 class DataError(UserError):
     """An image, a label or a domain description that cannot be used."""

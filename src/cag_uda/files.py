@@ -2,13 +2,17 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from cag_uda.errors import RunError
+
+_PART = ".part"
+"""How the names of unfinished files end; those of a killed process stay behind."""
 
 
 @contextmanager
@@ -23,7 +27,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, name = tempfile.mkstemp(_PART, f".{path.name}.", path.parent)
         os.close(handle)
     except OSError as error:
         raise unwritable(path, error) from error
@@ -36,10 +40,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # The disk that has gone takes the unfinished file with it.
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -59,6 +65,23 @@ def write_with(path: Path, save: Callable[[Path], object]) -> None:
         save(temporary)
 
 
+def copy_file(origin: Path, path: Path) -> None:
+    """Copy a file, whole or not at all. Raises RunError as `whole_file` does."""
+    with whole_file(path) as temporary:
+        shutil.copyfile(origin, temporary)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes left unfinished below a folder that nobody writes to now."""
+    for part in folder.rglob(f".*{_PART}"):
+        part.unlink(missing_ok=True)
+
+
+def is_part(path: Path) -> bool:
+    """Whether a path is an unfinished file that a killed process left behind."""
+    return path.name.startswith(".") and path.name.endswith(_PART)
+
+
 def unwritable(path: Path, error: OSError) -> RunError:
     """The error to raise where a file cannot be written: what happened and what to do."""
     reason = error.strerror or str(error)
@@ -66,3 +89,17 @@ def unwritable(path: Path, error: OSError) -> RunError:
         f"cannot write {path}: {reason}; free space, or choose another folder; "
         "what was made before is safe, and a run goes on with --resume"
     )
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a renaming last, where the system lets a folder be opened for that."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass  # Some network file systems refuse it; the file itself is safe.
+    finally:
+        os.close(handle)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from cag_uda.errors import RunError
-from cag_uda.files import write_json, write_text
+from cag_uda.files import is_part, remove_parts, write_json, write_text
 from cag_uda.recipes import Recipe, dump_recipe, load_recipe
 
-_RECIPE, _SCORES = "recipe.toml", "scores.json"
+_RECIPE, _SCORES, _ENVIRONMENT = "recipe.toml", "scores.json", "environment.json"
 _AUTO = {"accelerator": "auto", "precision": "auto", "channels_last": "auto"}
 
 
@@ -36,25 +36,39 @@ class RunFolder:
         """The folder of a stage."""
         return self.path / "stages" / f"{index}-{name}"
 
+    def refuse_what_is_in_the_way(self) -> None:
+        """Raise RunError if the folder holds something already.
+
+        What a run left that was killed before it had begun is not in the way.
+        """
+        begins_with = {self.path / _ENVIRONMENT}
+        if self.path.exists() and any(
+            path not in begins_with and not is_part(path) for path in self.path.iterdir()
+        ):
+            raise RunError(
+                f"{self.path} exists already; go on with --resume, or choose another --out"
+            )
+
     def create(self, recipe: Recipe) -> None:
-        """Begin a run.
+        """Begin a run; it has begun when the recipe is there.
 
         Raises:
             RunError: if the folder holds something already, or cannot be written.
         """
-        if self.path.exists() and any(self.path.iterdir()):
-            raise RunError(
-                f"{self.path} exists already; go on with --resume, or choose another --out"
-            )
+        self.refuse_what_is_in_the_way()
+        write_json(self.path / _ENVIRONMENT, environment())
         self.write_recipe(recipe)
-        write_json(self.path / "environment.json", environment())
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Keep the resolved recipe."""
         write_text(self.path / _RECIPE, dump_recipe(recipe))
 
     def resume(self, recipe: Recipe) -> Recipe:
-        """The recipe that the run began with, which must be this one but for what was "auto".
+        """The recipe that the run goes on with.
+
+        It must be the one that the run began with, but for what was "auto" and for what changes
+        nothing of what has been done: devices, loader processes, how often checkpoints are made,
+        who is told of it, and what is done about unreadable files and losses that are not finite.
 
         Raises:
             RunError: if there is no run here, or it is of another recipe.
@@ -63,7 +77,8 @@ class RunFolder:
         if not path.is_file():
             raise RunError(f"nothing to resume: {path} does not exist; leave out --resume")
         begun = load_recipe(path)
-        was, asked = begun.model_dump(), recipe.model_dump()
+        going_on = _with_free_settings(begun, recipe)
+        was, asked = going_on.model_dump(), recipe.model_dump()
         for key, value in asked["compute"].items():
             if _AUTO.get(key) == value:
                 asked["compute"][key] = was["compute"][key]
@@ -73,7 +88,13 @@ class RunFolder:
                 f"{self.path} was begun with another recipe (differing: {', '.join(differing)}); "
                 f"resume it with {path}, or choose another --out"
             )
-        return begun
+        return going_on
+
+    def reopen(self, recipe: Recipe) -> None:
+        """Make a run's folder ready to go on: nothing unfinished, and the recipe that goes on."""
+        remove_parts(self.path)
+        if load_recipe(self.path / _RECIPE) != recipe:
+            self.write_recipe(recipe)
 
     def read_scores(self) -> dict[str, Any] | None:
         """What has been scored so far, or None."""
@@ -89,6 +110,25 @@ class RunFolder:
     def write_scores(self, scores: dict[str, Any]) -> None:
         """Replace what has been scored."""
         write_json(self.path / _SCORES, scores)
+
+
+def _with_free_settings(begun: Recipe, asked: Recipe) -> Recipe:
+    """The recipe of a run with another's settings where these are free to change on the way."""
+    loading = {name: getattr(asked.loading, name) for name in ("workers", "on_unreadable")}
+    stages = tuple(
+        stage.model_copy(
+            update={name: getattr(other, name) for name in ("checkpoint_every", "on_nonfinite")}
+        )
+        for stage, other in zip(begun.stages, asked.stages, strict=False)
+    )
+    return begun.model_copy(
+        update={
+            "compute": begun.compute.model_copy(update={"devices": asked.compute.devices}),
+            "loading": begun.loading.model_copy(update=loading),
+            "tracking": asked.tracking,
+            "stages": stages + begun.stages[len(stages) :],
+        }
+    )
 
 
 def environment() -> dict[str, Any]:

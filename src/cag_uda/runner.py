@@ -1,17 +1,18 @@
 """A recipe run from its first stage to the delivered network, or on from where it stopped."""
 
-import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor
 
-from cag_uda.data.loading import BatchSource, Shard, load_batches, sweep_source, sweep_target
-from cag_uda.errors import ModelError, RunError
+from cag_uda.data.loading import BatchSource, Shard, load_batches
+from cag_uda.data.sweeps import sweep_source, sweep_target
+from cag_uda.errors import ModelError, RecipeError, RunError
+from cag_uda.files import copy_file
 from cag_uda.methods import METHODS
 from cag_uda.methods.base import Method, Passes
 from cag_uda.models.segmenter import Segmenter
@@ -19,20 +20,28 @@ from cag_uda.progress import Progress, Silent
 from cag_uda.recipes import Recipe, load_recipe
 from cag_uda.recipes.schema import INITIAL, Stage
 from cag_uda.report import write_report
+from cag_uda.run_card import write_card
 from cag_uda.run_folder import RunFolder
 from cag_uda.scenario import Scenario
+from cag_uda.selection import best, checkpoints
 from cag_uda.stage_results import Results
 from cag_uda.training.compute import (
     describe,
-    make_fabric,
+    launch,
     memory_format,
     prepare_process,
     resolve,
     set_memory_format,
+    with_precision,
 )
 from cag_uda.training.interrupt import StopRequest, stop_on_signals
 from cag_uda.training.loop import Hooks, StagePlan, train_stage
-from cag_uda.types import Batch
+from cag_uda.training.memory import PeakMemory
+from cag_uda.training.processes import Processes
+from cag_uda.training.tracking import Trackers, open_trackers, require_libraries
+from cag_uda.types import Batch, Labelled, Unlabelled
+
+T = TypeVar("T")
 
 _SWEEP_CHUNK = 8
 
@@ -78,29 +87,78 @@ def adapt(
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, data_root=None if data_root is None else Path(data_root))
     prepare_process()
+    require_libraries(recipe.tracking.loggers)
     run = RunFolder(Path(out))
-    recipe = run.resume(recipe) if resume else recipe
-    progress = progress or Silent()
-    scenario = Scenario.open(recipe, progress.note)
-    initial = _initial_segmenter(recipe, scenario)
+    if resume:
+        recipe = run.resume(recipe)
+    else:
+        run.refuse_what_is_in_the_way()
+    fabric = launch(recipe.compute)
+    processes = Processes(fabric)
+    progress = progress if progress is not None and processes.is_first else Silent()
+    with processes.agreed():
+        if problem := recipe.problem_with_processes(processes.count):
+            raise RecipeError(problem)
+        if resume and processes.is_first:
+            run.reopen(recipe)
+    scenario = _open_scenario(recipe, processes, progress)
+    initial = initial_segmenter(recipe, scenario)
+    if initial.backbone.origin:
+        progress.note(initial.backbone.origin)
     if not resume:
-        devices = recipe.compute.devices
-        compute = resolve(
-            recipe.compute, initial, recipe.loading.crop_px, recipe.loading.batch_size // devices
-        )
-        recipe = recipe.model_copy(update={"compute": compute})
-    progress.note(describe(recipe.compute))
-    fabric = make_fabric(recipe.compute)
-    if fabric.is_global_zero and not resume:
-        run.create(recipe)
-    fabric.barrier()
-    with stop_on_signals() as stop:
-        runner = _Runner(recipe, run, scenario, fabric, stop, progress)
+        recipe = _begin(recipe, run, processes, initial)
+    progress.note(describe(recipe.compute, processes.count))
+    fabric = with_precision(fabric, recipe.compute)
+    with stop_on_signals() as stop, _tracked(recipe, run, processes, progress) as trackers:
+        runner = StageRunner(recipe, run, scenario, fabric, processes, stop, progress, trackers)
         scores = runner.run(initial)
     return Run(run.path, scores)
 
 
-class _Runner:
+@contextmanager
+def _tracked(
+    recipe: Recipe, run: RunFolder, processes: Processes, progress: Progress
+) -> Iterator[Trackers]:
+    """Whom the first process tells of the run; the others tell nobody."""
+    trackers = Trackers({}, progress.note)
+    with processes.agreed():
+        if processes.is_first:
+            settings = recipe.model_dump(mode="json")
+            trackers = open_trackers(recipe.tracking, run.path, settings, progress.note)
+    is_finished = False
+    try:
+        yield trackers
+        is_finished = True
+    finally:
+        trackers.close(is_finished)
+
+
+def _open_scenario(recipe: Recipe, processes: Processes, progress: Progress) -> Scenario:
+    """Open the domains, in the first process of each machine before the others.
+
+    It renders the scenes that are missing, and the others find them.
+    """
+    scenario = None
+    for is_turn in (processes.is_first_here, not processes.is_first_here):
+        with processes.agreed():
+            if is_turn:
+                scenario = Scenario.open(recipe, progress.note)
+    return cast(Scenario, scenario)
+
+
+def _begin(recipe: Recipe, run: RunFolder, processes: Processes, initial: Segmenter) -> Recipe:
+    """Settle in the first process, for all of them, what is "auto", and begin the run folder."""
+    compute = recipe.compute
+    with processes.agreed():
+        if processes.is_first:
+            batch = recipe.loading.batch_size // processes.count
+            compute = resolve(compute, initial, recipe.loading.crop_px, batch)
+            recipe = recipe.model_copy(update={"compute": compute})
+            run.create(recipe)
+    return processes.gather(recipe)[0]
+
+
+class StageRunner:
     """Takes the stages in order; a stage that is done is skipped."""
 
     def __init__(
@@ -109,27 +167,45 @@ class _Runner:
         run: RunFolder,
         scenario: Scenario,
         fabric: Fabric,
+        processes: Processes,
         stop: StopRequest,
         progress: Progress,
+        trackers: Trackers,
     ) -> None:
         self.recipe, self.run_folder, self.scenario = recipe, run, scenario
-        self.fabric, self.stop, self.progress = fabric, stop, progress
-        self.shard = Shard(fabric.global_rank, fabric.world_size)
-        self.results = Results(recipe, run, scenario, progress)
+        self.fabric, self.processes, self.stop, self.progress = fabric, processes, stop, progress
+        self.shard = Shard(processes.rank, processes.count)
+        self.trackers = trackers
+        self.results = Results(recipe, run, scenario, processes, progress, trackers)
 
     def run(self, initial: Segmenter) -> dict[str, Any]:
         """All stages; returns the scores."""
         for index, stage in enumerate(self.recipe.stages):
             if not self.results.has(stage.name):
                 self._run_stage(index, stage, initial)
-                self.stop.check()
-        last = len(self.recipe.stages) - 1
-        delivered = self.run_folder.stage(last, self.recipe.stages[last].name) / "model"
-        if self.fabric.is_global_zero:
-            shutil.copytree(delivered, self.run_folder.model, dirs_exist_ok=True)
-            write_report(self.run_folder.path)
-        self.fabric.barrier()
+                with self.processes.agreed():
+                    self.stop.check()
+        with self.processes.agreed():
+            if self.processes.is_first:
+                delivered = self._delivered()
+                for path in delivered.iterdir():
+                    copy_file(path, self.run_folder.model / path.name)
+                scores = self.results.scores
+                write_card(self.run_folder.model, initial, self.recipe, scores, delivered)
+                write_report(self.run_folder.path)
         return self.results.scores
+
+    def _delivered(self) -> Path:
+        """The model folder that becomes the run's."""
+        last = len(self.recipe.stages) - 1
+        if self.recipe.deliver == "last":
+            return self.run_folder.stage(last, self.recipe.stages[last].name) / "model"
+        kept = [each for each in checkpoints(self.run_folder.path) if each.network]
+        chosen = best(kept, self.recipe.deliver)
+        self.progress.note(
+            f"delivered by {self.recipe.deliver}: {chosen.stage} after {chosen.step} steps"
+        )
+        return cast(Path, chosen.network)
 
     def _run_stage(self, index: int, stage: Stage, initial: Segmenter) -> None:
         folder = self.run_folder.stage(index, stage.name)
@@ -138,6 +214,7 @@ class _Runner:
         # What a method draws at random (a discriminator) must not depend on the stages before,
         # which a resumed run does not repeat.
         torch.manual_seed(seed)
+        memory = PeakMemory(self.fabric.device)
         method = METHODS[stage.method.name](segmenter, stage.method)
         method.to(self.fabric.device)
         set_memory_format(method, memory_format(self.recipe.compute))
@@ -149,9 +226,12 @@ class _Runner:
             evaluate_every=stage.evaluate_every,
             log_every=stage.log_every,
             checkpoint_every=stage.checkpoint_every,
+            pictures_every=self.recipe.tracking.pictures_every,
+            skips_nonfinite=stage.on_nonfinite == "skip",
         )
         done = train_stage(
             self.fabric,
+            self.processes,
             method,
             plan,
             self._passes(),
@@ -159,10 +239,9 @@ class _Runner:
             folder,
             self.stop,
         )
-        if self.fabric.is_global_zero:
-            start = self.recipe.start_of(index)
-            self.results.keep(index, stage, start, method, folder, done.elapsed_s)
-        self.fabric.barrier()
+        start = self.recipe.start_of(index)
+        cost = {"elapsed_s": done.elapsed_s, "peak_memory_mib": memory.mib()}
+        self.results.keep(stage, start, method, folder, cost)
 
     def _starting_segmenter(self, index: int, initial: Segmenter) -> Segmenter:
         """A copy of the network that a stage starts from."""
@@ -180,19 +259,25 @@ class _Runner:
             raise RunError(f"cannot start stage {names[index]!r}: {error}") from error
 
     def _passes(self) -> Passes:
-        width, device = self.recipe.loading.width_px, self.fabric.device
+        loading, device = self.recipe.loading, self.fabric.device
 
-        def source() -> Iterator[Any]:
+        def source() -> Iterator[Labelled]:
             for images in self.scenario.sources:
-                yield from sweep_source(images, width, _SWEEP_CHUNK, self.shard, device)
+                sweep = sweep_source(images, loading, _SWEEP_CHUNK, self.shard, device)
+                yield from self._together(sweep)
 
-        def target() -> Iterator[Any]:
-            yield from sweep_target(self.scenario.target, width, _SWEEP_CHUNK, self.shard, device)
+        def target() -> Iterator[Unlabelled]:
+            sweep = sweep_target(self.scenario.target, loading, _SWEEP_CHUNK, self.shard, device)
+            yield from self._together(sweep)
 
-        return Passes(source, target, self._all_reduce)
+        return Passes(source, target, self.processes.total)
 
-    def _all_reduce(self, tensor: Tensor) -> Tensor:
-        return cast(Tensor, self.fabric.all_reduce(tensor, reduce_op="sum"))
+    def _together(self, sweep: Iterator[T]) -> Iterator[T]:
+        """This process's share of a sweep; a signal or an unreadable file ends that of all."""
+        with self.processes.agreed():
+            for batch in sweep:
+                yield batch
+                self.stop.check()
 
     def _hooks(self, index: int, stage: Stage, folder: Path) -> Hooks:
         batches = BatchSource(
@@ -209,16 +294,26 @@ class _Runner:
             return load_batches(batches, steps, self.fabric.device)
 
         def prepared(method: Method) -> None:
-            if self.fabric.is_global_zero:
-                self.results.keep_labelling(method, folder)
+            self.results.keep_labelling(method, folder)
+
+        def evaluate(method: Method, step: int) -> dict[str, Any]:
+            return self.results.quick_scores(method, stage, folder, step)
 
         def progress(step: int, steps: int, losses: Mapping[str, float]) -> None:
             self.progress.update(label, step, steps, losses)
 
-        return Hooks(load, self.results.quick_scores, prepared, progress)
+        return Hooks(
+            load,
+            batches.files,
+            evaluate,
+            prepared,
+            progress,
+            self.results.show,
+            self.trackers,
+        )
 
 
-def _initial_segmenter(recipe: Recipe, scenario: Scenario) -> Segmenter:
+def initial_segmenter(recipe: Recipe, scenario: Scenario) -> Segmenter:
     """The network before any stage: a function of the recipe and its seed alone."""
     config = recipe.segmenter
     if config.input_width_px is None:

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cag_uda.data.class_subset import with_classes
 from cag_uda.data.domain import Domain
+from cag_uda.data.images import LabelledImages, UnlabelledImages
 from cag_uda.data.label_space import LabelSpace
-from cag_uda.data.loading import LabelledImages, UnlabelledImages
 from cag_uda.errors import UserError
 from cag_uda.models.config import Classes
 from cag_uda.recipes import Recipe
@@ -42,15 +43,17 @@ class Scenario:
         label_space: LabelSpace | None = None
         for entry in recipe.source:
             try:
-                domain = Domain.open(entry.domain, root)
+                domain = with_classes(Domain.open(entry.domain, root), recipe.classes)
                 _announce(domain, entry.split, note)
-                sources.append(LabelledImages(domain, entry.split))
+                sources.append(LabelledImages(domain, entry.split, entry.size_px))
+                if recipe.loading.rare_class_temperature is not None:
+                    sources[-1].class_pixels(recipe.loading, note)
                 problems += _unequal(domain.name, label_space, domain.label_space)
                 label_space = label_space or domain.label_space
             except UserError as error:
                 problems += error.problems
         try:
-            test = Domain.open(recipe.target.domain, root)
+            test = with_classes(Domain.open(recipe.target.domain, root), recipe.classes)
             _announce(test, recipe.target.train, note)
             target = UnlabelledImages(test, recipe.target.train)
             split = recipe.target.test if recipe.target.test in test.splits else None
@@ -70,12 +73,16 @@ class Scenario:
     @property
     def classes(self) -> Classes:
         """The classes as a model's config holds them."""
-        ids = self.label_space.label_ids
-        return Classes(
-            names=self.label_space.names,
-            palette=tuple((int(r), int(g), int(b)) for r, g, b in self.label_space.palette),
-            label_ids=None if ids is None else tuple(int(each) for each in ids),
-        )
+        return classes_of(self.label_space)
+
+
+def classes_of(space: LabelSpace) -> Classes:
+    """The classes of a label space as a model's config holds them."""
+    return Classes(
+        names=space.names,
+        palette=tuple((int(r), int(g), int(b)) for r, g, b in space.palette),
+        label_ids=None if space.label_ids is None else tuple(map(int, space.label_ids)),
+    )
 
 
 def _announce(domain: Domain, split: str, note: Callable[[str], None]) -> None:

@@ -15,6 +15,11 @@ IGNORE = 255
 DomainName: TypeAlias = Literal["source", "target"]
 """Which domain an image is from; a segmenter with statistics per domain needs to know."""
 
+CriterionName: TypeAlias = Literal[
+    "entropy", "infomax", "snd", "snd-outputs", "agreement", "active-share", "source-miou"
+]
+"""What tells, without a label of the target, how good a network is there."""
+
 
 class Labelled(NamedTuple):
     """Images with a class for every pixel: the source."""

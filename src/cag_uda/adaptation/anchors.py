@@ -25,9 +25,7 @@ class CategoryAnchors(nn.Module):
     float64; the order of the updates does not show in float32 anchors.
 
     `average="image"` with a label that is IGNORE wherever the prediction is wrong, and
-    `min_pixels=10`, is the averaging of the released code, but for one thing: after 3,000 images
-    of a class the released code goes on with a running mean of weight 1/3001 (which forgets, and
-    depends on the order of the images), this class with the mean of them all.
+    `min_pixels=10` and `max_count=3000`, is the averaging of the released code.
 
     Args:
         num_classes: K.
@@ -36,6 +34,10 @@ class CategoryAnchors(nn.Module):
             over images of the mean over each image's pixels.
         min_pixels: least pixels of a class in one image; with fewer, that image does not count
             for that class. The released code has 10.
+        max_count: most that a class counts; what comes after enters a running mean that forgets, of
+            weight 1 / (max_count + 1) for one image or pixel. The anchors then depend on the order
+            of the images; processes that share a sweep cap their own parts. None: the mean of all.
+            The released code has 3000.
 
     Raises:
         UserError: for an unknown `average` or sizes below 1.
@@ -55,20 +57,23 @@ class CategoryAnchors(nn.Module):
         feature_channels: int,
         average: Average = "pixel",
         min_pixels: int = 1,
+        max_count: int | None = None,
     ) -> None:
         super().__init__()
         if average not in get_args(Average):
             raise UserError(f"anchors average over 'pixel' or 'image', got {average!r}")
-        if min(num_classes, feature_channels, min_pixels) < 1:
+        least_count = 1 if max_count is None else max_count
+        if min(num_classes, feature_channels, min_pixels, least_count) < 1:
             raise UserError(
-                "anchors want at least one class, one channel and one pixel, got "
+                "anchors want at least one class, one channel, one pixel and one to count, got "
                 f"num_classes={num_classes}, feature_channels={feature_channels}, "
-                f"min_pixels={min_pixels}"
+                f"min_pixels={min_pixels}, max_count={max_count}"
             )
         self.num_classes = num_classes
         self.feature_channels = feature_channels
         self.average = average
         self.min_pixels = min_pixels
+        self.max_count = max_count
         self.register_buffer(
             "sums", torch.zeros(num_classes, feature_channels, dtype=torch.float64)
         )
@@ -150,8 +155,14 @@ class CategoryAnchors(nn.Module):
             means = around / pixels[:, :, None] + back
             totals = torch.where(pixels[:, :, None] > 0, means, 0.0)
             counted = (pixels > 0).long()
-        self.sums += totals.sum(dim=0)
-        self.counts += counted.sum(dim=0)
+        if self.max_count is None:
+            self._count_in(totals.sum(dim=0), counted.sum(dim=0))
+            return
+        for total, count in zip(totals, counted, strict=True):
+            self._count_in(total, count)
+            # The mean stays what it is with the latest in it, and stands for no more than the most.
+            self.sums *= (self.max_count / self.counts.double()).clamp(max=1.0)[:, None]
+            self.counts.clamp_(max=self.max_count)
 
     @torch.no_grad()
     def reduce(self, all_reduce: Callable[[Tensor], Tensor]) -> None:
@@ -203,8 +214,13 @@ class CategoryAnchors(nn.Module):
         """Describe the sizes and the kind of mean."""
         return (
             f"num_classes={self.num_classes}, feature_channels={self.feature_channels}, "
-            f"average={self.average!r}, min_pixels={self.min_pixels}"
+            f"average={self.average!r}, min_pixels={self.min_pixels}, max_count={self.max_count}"
         )
+
+    def _count_in(self, total: Tensor, count: Tensor) -> None:
+        """Add sums (K, D) of `count` (K,) pixels or images."""
+        self.sums += total
+        self.counts += count
 
     def _check_features(self, features: Tensor) -> None:
         if features.ndim != 4 or features.shape[1] != self.feature_channels:

@@ -45,7 +45,9 @@ def pixel_mean(total: Tensor, count: Tensor) -> Tensor:
     return total * (processes / everywhere.clamp(min=1)).to(total.dtype)
 
 
-def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+def cross_entropy(
+    logits: Tensor, label: Tensor, weight: Tensor | None = None, *, align_corners: bool = False
+) -> Tensor:
     """Cross entropy, mean over labelled pixels.
 
     Args:
@@ -53,6 +55,7 @@ def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -
         label: (B, H, W) int64 train ids with IGNORE.
         weight: (B, H, W) factor of each pixel's loss. It is not part of the divisor: weights of
             one half give half the loss, as self-training with confidence weights wants it.
+        align_corners: how logits are resized: corner cells on corner pixels, or edges on edges.
 
     Returns:
         Scalar, in nats.
@@ -68,9 +71,8 @@ def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -
     _check_weight(weight, label)
     logits = at_least_float32(logits)
     if logits.shape[2:] != label.shape[1:]:
-        logits = F.interpolate(
-            logits, size=tuple(label.shape[1:]), mode="bilinear", align_corners=False
-        )
+        size = (label.shape[1], label.shape[2])
+        logits = F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
     reduction = "sum" if weight is None else "none"
     loss = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction=reduction)
     total = loss if weight is None else (loss * weight).sum()

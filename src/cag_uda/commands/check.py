@@ -1,16 +1,17 @@
-"""`cag-uda check` and `cag-uda domains`: what the data is, and what is wrong with it."""
+"""`cag-uda check`: what the data is, and what is wrong with it."""
 
 import tomllib
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cag_uda.data.check import DomainReport, SplitReport, check_domain
 from cag_uda.data.domain import Domain
-from cag_uda.domains import domain_file, domain_names
 from cag_uda.errors import UserError
+from cag_uda.evaluation.submission import submission_problems
 from cag_uda.progress import OnConsole
 from cag_uda.recipes import builtin_recipes, load_recipe
 from cag_uda.scenario import Scenario
@@ -36,25 +37,34 @@ def check_data(console: Console, recipe_or_domain: str, data_root: Path | None) 
     for report in reports:
         _print_report(console, report)
     problems = [f"{report.domain}: {each}" for report in reports for each in report.problems]
-    for problem in problems:
-        console.print(f"[red]problem:[/red] {problem}", highlight=False)
-    if not problems:
-        console.print("nothing is wrong", highlight=False)
+    _print_problems(console, problems)
     return not problems
 
 
-def describe_domains(console: Console, name: str | None) -> None:
-    """Print the file of a built-in domain, or a line for each."""
-    if name is not None:
-        if name not in domain_names():
-            raise UserError(f"no built-in domain {name!r}; there are {', '.join(domain_names())}")
-        console.print(domain_file(name).read_text(encoding="utf-8"), highlight=False, markup=False)
-        return
-    table = Table("domain", "label space", "splits", box=None)
-    for each in domain_names():
-        entry = tomllib.loads(domain_file(each).read_text(encoding="utf-8"))
-        table.add_row(each, str(entry.get("label_space", "")), ", ".join(entry.get("splits", {})))
-    console.print(table)
+def check_submission(console: Console, domain: str, folder: Path, data_root: Path | None) -> bool:
+    """Check a folder of label ids by name, size and id, and print what a server would refuse.
+
+    Returns:
+        Whether nothing is wrong.
+
+    Raises:
+        UserError: if the folder or the domain cannot be opened, or there is no server for it.
+    """
+    bars = OnConsole(console)
+    problems = submission_problems(
+        folder,
+        Domain.open(domain, data_root),
+        on_progress=lambda done, total: bars.update("checking", done, total),
+    )
+    _print_problems(console, problems)
+    return not problems
+
+
+def _print_problems(console: Console, problems: list[str]) -> None:
+    for problem in problems:
+        console.print("[red]problem:[/red]", escape(problem), highlight=False)
+    if not problems:
+        console.print("nothing is wrong", highlight=False)
 
 
 def _wanted(name: str, data_root: Path | None) -> list[tuple[Domain, str | None, bool]]:
@@ -97,8 +107,6 @@ def _print_report(console: Console, report: DomainReport) -> None:
         )
         if split.labelled:
             console.print(_histogram(split, report.class_names))
-        for warning in split.warnings:
-            console.print(f"note: {warning}", highlight=False, markup=False)
     for warning in report.warnings:
         console.print(f"note: {warning}", highlight=False, markup=False)
 

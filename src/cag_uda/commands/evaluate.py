@@ -1,19 +1,22 @@
 """`cag-uda evaluate`: scores of a network, alone or against another."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from cag_uda.commands.models import computing_in, open_model
+from cag_uda.commands.models import as_learned, computing_in, open_model
 from cag_uda.data.domain import Domain
-from cag_uda.errors import UserError
 from cag_uda.evaluation.evaluate import Evaluation
 from cag_uda.evaluation.evaluate import evaluate as evaluate_split
 from cag_uda.evaluation.protocols import find_protocol
+from cag_uda.evaluation.published import PublishedRow, published_rows
 from cag_uda.evaluation.scores import Scores
 from cag_uda.files import write_json
+from cag_uda.models.views import Views
 from cag_uda.progress import OnConsole
 
 
@@ -26,12 +29,14 @@ def evaluate_models(
     split: str,
     protocol: str | None,
     json_file: Path | None,
-    flip: bool,
+    views: Views,
     data_root: Path | None,
     accelerator: str,
     precision: str,
 ) -> None:
     """Print the scores of a model, and how far it is above another on the same frames.
+
+    By a protocol for which figures were published, those stand beside.
 
     Raises:
         UserError: for a model, domain, split or protocol that cannot be used.
@@ -42,25 +47,22 @@ def evaluate_models(
     evaluations: dict[str, Evaluation] = {}
     for name in [model] if against is None else [model, against]:
         segmenter = open_model(name, accelerator)
-        space = opened.label_space
-        if space is not None and space.names != segmenter.classes.names:
-            raise UserError(
-                f"{name} tells {', '.join(segmenter.classes.names)} apart; domain "
-                f"{opened.name!r} has {', '.join(space.names)}; use a domain of the same classes"
-            )
         bars = OnConsole(console)
 
         def show(done: int, total: int, bars: OnConsole = bars, name: str = name) -> None:
             bars.update(f"evaluating {name}", done, total)
 
         with computing_in(precision, segmenter):
-            evaluations[name] = evaluate_split(segmenter, opened, split, flip=flip, progress=show)
+            evaluations[name] = evaluate_split(
+                segmenter, as_learned(opened, segmenter, name), split, views=views, progress=show
+            )
     scores = {name: each.scores_by(protocol) for name, each in evaluations.items()}
-    console.print(_table(f"{opened.name}/{split}", scores))
+    _print_scores(console, f"{opened.name}/{split}", scores, opened.name, split)
     result: dict[str, Any] = {
         "domain": opened.name,
         "split": split,
         "frames": len(evaluations[model].keys),
+        "views": asdict(views),
         **scores[model].to_dict(),
     }
     if against is not None:
@@ -78,16 +80,37 @@ def evaluate_models(
         write_json(json_file, result)
 
 
-def _table(title: str, scores: dict[str, Scores]) -> Table:
-    """IoU of each class, and their mean, one column a model."""
+def _print_scores(
+    console: Console, title: str, scores: dict[str, Scores], domain: str, split: str
+) -> None:
     first = next(iter(scores.values()))
-    table = Table("class", title=f"IoU on {title}, in per cent")
+    rows = published_rows(domain, split, first.protocol)
+    console.print(_table(title, scores, rows))
+    for row in rows:
+        console.print(
+            f"published: {row.method}, {row.source} → Cityscapes {row.split}: {row.reference}",
+            highlight=False,
+        )
+    for name, each in scores.items():
+        values = " ".join(_per_cent(value) for value in each.iou)
+        console.print(f"{name}: {values} | {_per_cent(each.miou)}", highlight=False, soft_wrap=True)
+
+
+def _table(title: str, scores: dict[str, Scores], rows: Sequence[PublishedRow]) -> Table:
+    """IoU of each class, and their mean, one column a model and one a published method."""
+    first = next(iter(scores.values()))
+    by_protocol = "" if first.protocol is None else f" by {first.protocol}"
+    table = Table("class", title=f"IoU on {title}{by_protocol}, in per cent")
     for name in scores:
         table.add_column(name, justify="right")
+    for row in rows:
+        table.add_column(f"{row.method} (published)", justify="right", style="dim")
     for index, name in enumerate(first.names):
-        table.add_row(name, *(_per_cent(each.iou[index]) for each in scores.values()))
+        published = (f"{row.iou[index]:.1f}" if row.iou else "–" for row in rows)
+        table.add_row(name, *(_per_cent(each.iou[index]) for each in scores.values()), *published)
     table.add_section()
-    table.add_row("mean", *(_per_cent(each.miou) for each in scores.values()))
+    means = (f"{row.miou:.1f}" for row in rows)
+    table.add_row("mean", *(_per_cent(each.miou) for each in scores.values()), *means)
     return table
 
 

@@ -1,12 +1,16 @@
-"""How commands open a network: from a folder, a run or the hub, on a device, in a precision."""
+"""How commands open a network: from a folder, a run or the hub, on a device; and how it looks."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
+from cag_uda.data.class_subset import with_classes
+from cag_uda.data.domain import Domain
 from cag_uda.errors import UserError
 from cag_uda.models.segmenter import Segmenter
+from cag_uda.models.views import Views
 from cag_uda.training.compute import prepare_process
 
 
@@ -41,3 +45,38 @@ def computing_in(precision: str, segmenter: Segmenter) -> Iterator[None]:
         raise UserError(f"--precision is 32 or bf16 here, got {precision!r}")
     with torch.autocast(segmenter.mean.device.type, torch.bfloat16, enabled=precision == "bf16"):
         yield
+
+
+def views_of(
+    flip: bool, scales: Sequence[float] | None, window: str | None, align_corners: bool
+) -> Views:
+    """What the options `--flip`, `--scale`, `--window` and `--align-corners` ask for.
+
+    Raises:
+        UserError: for a window that is not HEIGHTxWIDTH, or anything out of range.
+    """
+    window_px = None
+    if window is not None:
+        sides = re.fullmatch(r"(\d+)\s*[x×]\s*(\d+)", window)
+        if sides is None:
+            raise UserError(f"--window is HEIGHTxWIDTH in pixels, such as 512x1024, got {window!r}")
+        window_px = int(sides[1]), int(sides[2])
+    return Views(flip, tuple(scales or (1.0,)), window_px, align_corners=align_corners)
+
+
+def as_learned(domain: Domain, segmenter: Segmenter, name: str) -> Domain:
+    """The domain with the classes that a network tells apart; pixels of others are ignored.
+
+    Raises:
+        UserError: if the domain lacks some of them, or has them in another order.
+    """
+    learned, space = segmenter.classes.names, domain.label_space
+    if space is None or set(learned) <= set(space.names):
+        domain = with_classes(domain, learned)
+    if domain.label_space is not None and domain.label_space.names != learned:
+        raise UserError(
+            f"{name} tells {', '.join(learned)} apart; domain {domain.name!r} has "
+            f"{', '.join(domain.label_space.names)}; use a domain that has the same classes, or "
+            "more, in the same order"
+        )
+    return domain

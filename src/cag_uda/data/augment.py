@@ -26,7 +26,16 @@ def resize_to_width(image: Image, width_px: int | None) -> Image:
     height, width = image.shape[:2]
     if width_px is None or width_px == width:
         return image
-    return _resize(image, max(1, round(height * width_px / width)), width_px)
+    return resize_image(image, max(1, round(height * width_px / width)), width_px)
+
+
+def resize_image(image: Image, height_px: int, width_px: int) -> Image:
+    """Resize an image (H, W, 3); area averaging when it shrinks. Itself where the size is its."""
+    if image.shape[:2] == (height_px, width_px):
+        return image
+    shrinks = height_px * width_px < image.shape[0] * image.shape[1]
+    how: Any = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width_px, height_px), interpolation=how), dtype=np.uint8)
 
 
 def resize_label(label: Image, height_px: int, width_px: int) -> Image:
@@ -49,7 +58,7 @@ class Crop:
 
     def of_image(self, image: Image) -> Image:
         """Crop (H, W, 3) uint8 to (h, w, 3); only the window is resized."""
-        return self._turn(_resize(image[self.window], *self.size_px))
+        return self._turn(resize_image(image[self.window], *self.size_px))
 
     def of_label(self, label: Image) -> Image:
         """Crop (H, W) uint8 train ids to (h, w)."""
@@ -64,13 +73,13 @@ def choose_crop(size_px: tuple[int, int], config: LoadingConfig, rng: np.random.
 
     Args:
         size_px: height and width of the image.
-        config: crop size, working width, range of scales, probability of a flip.
+        config: crop size, width to scale, range of scales, probability of a flip.
         rng: decides; four draws, whatever the image.
     """
     height, width = size_px
     crop_height, crop_width = config.crop_px
     draw_scale, draw_y, draw_x, draw_flip = rng.random(4)
-    base = 1.0 if config.width_px is None else config.width_px / width
+    base = (config.scale_width_px or config.width_px or width) / width
     factor = base * (config.scale[0] + draw_scale * (config.scale[1] - config.scale[0]))
     factor = max(factor, crop_height / height, crop_width / width)
     rows = min(height, max(1, round(crop_height / factor)))
@@ -118,11 +127,3 @@ def _tone_table(strength: float, rng: np.random.Generator) -> NDArray[np.uint8]:
     level = np.linspace(0.0, 1.0, 256)[:, None] ** gamma * exposure * gains
     toned = (level - 0.5) * contrast + 0.5
     return np.asarray(np.clip(np.rint(toned * 255), 0, 255), dtype=np.uint8).reshape(256, 1, 3)
-
-
-def _resize(image: Image, height_px: int, width_px: int) -> Image:
-    if image.shape[:2] == (height_px, width_px):
-        return image
-    shrinks = height_px * width_px < image.shape[0] * image.shape[1]
-    how: Any = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (width_px, height_px), interpolation=how), dtype=np.uint8)

@@ -5,14 +5,14 @@ Knows domains and their files; prints nothing.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from cag_uda.data.domain import Domain, Item
+from cag_uda.data.domain import Domain, Item, MissingLabelsError
 from cag_uda.data.reading import match_sizes
 from cag_uda.errors import DataError
 from cag_uda.types import IGNORE
@@ -72,7 +72,11 @@ class DomainReport:
     @property
     def problems(self) -> list[str]:
         """What must be mended before training, one line each; empty if the data can be used."""
-        return [f"{split.split}: {problem}" for split in self.splits for problem in split.problems]
+        splits_with: dict[str, list[str]] = {}
+        for split in self.splits:
+            for problem in split.problems:
+                splits_with.setdefault(problem, []).append(split.split)
+        return [f"{', '.join(splits)}: {problem}" for problem, splits in splits_with.items()]
 
 
 def check_domain(
@@ -100,19 +104,17 @@ def check_domain(
     """
     names = domain.splits if split is None else (split,)
     listed = {name: _listed_items(domain, name, with_labels) for name in names}
-    found = {name: items for name, items in listed.items() if isinstance(items, list)}
+    found = {name: items for name, (items, _) in listed.items()}
     total, done = sum(len(items) for items in found.values()), 0
     reports = []
-    for name, items in listed.items():
+    for name, (items, problems) in listed.items():
         tally = _Tally(domain.label_space.num_classes if domain.label_space else 0)
-        if isinstance(items, DataError):
-            tally.problems += items.problems
-        else:
-            for finding in _findings(domain, items, threads or os.cpu_count() or 1):
-                tally.add(finding)
-                done += 1
-                if on_progress is not None:
-                    on_progress(done, total)
+        tally.problems += problems
+        for finding in _findings(domain, items, threads or os.cpu_count() or 1):
+            tally.add(finding)
+            done += 1
+            if on_progress is not None:
+                on_progress(done, total)
         reports.append(tally.report(domain, name))
     return DomainReport(
         domain=domain.name,
@@ -139,12 +141,17 @@ class _Finding:
     is_resized: bool = False
 
 
-def _listed_items(domain: Domain, split: str, with_labels: bool) -> list[Item] | DataError:
+def _listed_items(
+    domain: Domain, split: str, with_labels: bool
+) -> tuple[list[Item], Sequence[str]]:
+    """The items of a split, and what is wrong with the list itself."""
     labelled = domain.is_labelled(split) and with_labels
     try:
-        return domain.items(split, with_labels=labelled)
+        return domain.items(split, with_labels=labelled), ()
+    except MissingLabelsError as error:
+        return error.items, error.problems
     except DataError as error:
-        return error
+        return [], error.problems
 
 
 def _findings(domain: Domain, items: list[Item], threads: int) -> Iterator[_Finding]:
@@ -242,7 +249,7 @@ class _Tally:
                 for code, pixels in self._unmapped_pixels.most_common()
             },
             problems=tuple(self._all_problems(domain)),
-            warnings=tuple(self._warnings(domain)),
+            warnings=tuple(self._warnings(domain, split)),
         )
 
     def _all_problems(self, domain: Domain) -> Iterator[str]:
@@ -257,7 +264,12 @@ class _Tally:
         if self._unmapped_pixels and domain.labels is not None:
             yield domain.labels.unmapped_problem(dict(self._unmapped_pixels))
 
-    def _warnings(self, domain: Domain) -> Iterator[str]:
+    def _warnings(self, domain: Domain, split: str) -> Iterator[str]:
+        left_out, published = domain.excluded(split), domain.published(split)
+        if self._images and left_out:
+            yield f"left out as broken in the published data set: {', '.join(left_out)}"
+        if self._images and published and self._images + len(left_out) != published:
+            yield f"the data set was published with {published:,} images, here are {self._images:,}"
         if self._resized:
             yield f"{self._resized} labels differ by a few pixels from their images and are resized"
         if domain.label_space is None or not self._label_files:

@@ -1,5 +1,7 @@
 """The `[loading]` table of a recipe: how images become training crops."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
@@ -13,6 +15,13 @@ class LoadingConfig(BaseModel):
     width_px: int | None = Field(default=None, ge=16)
     """Width to which every image is resized, aspect ratio kept, before `scale`; None keeps the
     image's own."""
+    scale_width_px: int | None = Field(default=None, ge=16)
+    """Width that `scale` multiplies in place of an image's own (or of `width_px`), so that crops of
+    both domains have one scale while sweeps and evaluation keep the images' sizes; the released
+    CAG-UDA code has 2200."""
+    sweep_images: int | None = Field(default=None, ge=1)
+    """Images of each source that a sweep visits, in random order, each at most once; None: all of
+    them, in order. The released CAG-UDA code makes its anchors of 11,888."""
     crop_px: tuple[int, int] = (512, 896)
     """Height and width of a training crop, after resizing."""
     scale: tuple[float, float] = (0.5, 1.5)
@@ -21,8 +30,15 @@ class LoadingConfig(BaseModel):
     """Probability of a horizontal flip."""
     photometric: float = Field(default=0.0, ge=0, le=2)
     """Strength of the photometric augmentation of both domains: 0 none, 1 strong."""
+    rare_class_temperature: float | None = Field(default=None, gt=0)
+    """Where given, each source image is drawn for a class, with chances ∝ exp((1 − f) / this), f
+    being the class's share of the source's pixels, and cropped to show it: the smaller, the rarer;
+    0.01 in DAFormer, for 19 classes. None: every image once an epoch."""
     workers: int = Field(default=1, ge=0)
     """Loader processes of each training process; 0 loads in the training process."""
+    on_unreadable: Literal["stop", "skip"] = "stop"
+    """What an image or label that cannot be read does to training: it stops, or the next readable
+    one of the domain takes its place, with a warning; sweeps then leave it out."""
 
     @model_validator(mode="after")
     def _ranges(self) -> "LoadingConfig":

@@ -6,13 +6,13 @@ files are looked for when the items of a split are asked for, and scenes are ren
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from cag_uda.data.cache import cache_folder
 from cag_uda.data.domain_file import (
     DomainFile,
     RenderedTable,
@@ -26,11 +26,12 @@ from cag_uda.data.patterns import (
     IMAGE_EXTENSIONS,
     FoundImage,
     LabelFinder,
+    alternatives,
     fill,
     find_images,
-    literal_folder,
     outside_problem,
 )
+from cag_uda.data.placement import first_of, misplaced_root, no_images, no_label_folder
 from cag_uda.data.reading import LabelReader, match_sizes, read_image
 from cag_uda.data.schema_errors import did_you_mean
 from cag_uda.domains import domain_file, domain_names
@@ -46,6 +47,23 @@ class Item:
     image: Path
     label: Path | None
     """None where the split has no labels, or where they were not asked for."""
+
+
+class MissingLabelsError(DataError):
+    """Some images of a labelled split have no label.
+
+    Args:
+        problem: the message.
+        items: of the split, with and without label.
+    """
+
+    def __init__(self, problem: str, items: list[Item]) -> None:
+        self.items = items
+        super().__init__(problem)
+
+    def __reduce__(self) -> tuple[type[DataError], tuple[list[str]]]:
+        """Another process needs the message alone."""
+        return DataError, (self.problems,)
 
 
 class Domain:
@@ -114,11 +132,19 @@ class Domain:
         for folder in folders:
             if folder.is_dir():
                 return folder
-        wanted = " or ".join(str(folder) for folder in folders)
+        others = f" (or {', '.join(names[1:])})" if len(names) > 1 else ""
         raise DataError(
-            f"domain {self.name!r}: no folder {wanted}; {_contents(self._base)}"
-            f"{self._hint_for_data_root(names)}"
+            f"domain {self.name!r}: no folder {folders[0]}{others}; "
+            f"{misplaced_root(self._base, names, self._image_patterns(), self._base_is_data_root)}"
         )
+
+    def excluded(self, split: str) -> tuple[str, ...]:
+        """Keys of the images of a split that are left out as broken. Raises DataError."""
+        return self._split(split).exclude or ()
+
+    def published(self, split: str) -> int | None:
+        """How many images a split was published with, those left out too. Raises DataError."""
+        return self._split(split).published
 
     def is_labelled(self, split: str) -> bool:
         """Whether the images of a split have labels. Looks at no file. Raises DataError."""
@@ -185,13 +211,17 @@ class Domain:
             )
         return self._description.splits[split]
 
+    def _image_patterns(self) -> list[str]:
+        splits = self._description.splits.values()
+        return [images for split in splits for images, _ in split.patterns()]
+
     def _found_items(self, split: str, table: SplitTable, with_labels: bool) -> list[Item]:
         root, where = self.root(), f"domain {self.name!r}, split {split!r}"
         found: dict[str, tuple[FoundImage, str | None]] = {}
         for image_pattern, label_pattern in table.patterns():
             images = list(find_images(root, image_pattern))
             if not images:
-                raise DataError(f"{where}: {_nothing_found(root, image_pattern)}")
+                raise DataError(f"{where}: {no_images(root, image_pattern)}")
             for image in images:
                 known, _ = found.setdefault(image.key, (image, label_pattern))
                 if known.path != image.path:
@@ -199,27 +229,16 @@ class Domain:
                         f"{where}: {known.path.name} and {image.path.name} in {image.path.parent} "
                         "are one image by name; let the pattern end in the extension that is meant"
                     )
-        keys = sorted(found)
+        keys = sorted(found.keys() - set(table.exclude or ()))
         if table.list_file is not None:
             keys = _listed_keys(keys, root / table.list_file, where)
         keys = table.sliced(keys)
         if not keys:
-            raise DataError(
-                f"{where}: slice = {table.slice!r} leaves none of the {len(found)} images"
-            )
+            how = "exclude" if table.slice is None else f"slice = {table.slice!r}"
+            raise DataError(f"{where}: {how} leaves none of the {len(found)} images")
         if table.labels is None or not with_labels:
             return [Item(key, found[key][0].path, None) for key in keys]
         return _with_labels([found[key] for key in keys], root, where)
-
-    def _hint_for_data_root(self, names: Iterable[str]) -> str:
-        if not self._base_is_data_root:
-            return "; mend `root`, which is relative to the domain file"
-        if self._base.resolve().name in {PurePosixPath(name).name for name in names}:
-            return (
-                f"; give the parent folder, {self._base.resolve().parent}, by --data-root or "
-                "CAG_UDA_DATA"
-            )
-        return "; name the folder that holds the data sets by --data-root or CAG_UDA_DATA"
 
 
 def _with_labels(found: list[tuple[FoundImage, str | None]], root: Path, where: str) -> list[Item]:
@@ -227,16 +246,22 @@ def _with_labels(found: list[tuple[FoundImage, str | None]], root: Path, where: 
     for image, pattern in found:
         label = finder.find(pattern, image.captured) if pattern else None
         if label is None or label == image.path:
-            wanted = fill(pattern, image.captured) if pattern else "a label"
+            wanted = _wanted_label(pattern, image) if pattern else "a label"
             missing.append(f"{image.key} (want {wanted})")
         items.append(Item(image.key, image.path, label))
     if missing:
-        raise DataError(
+        absent = no_label_folder(root, [pattern for _, pattern in found if pattern][:1])
+        advice = "; add the labels, mend the pattern, or leave those images out with `list`"
+        raise MissingLabelsError(
             f"{where}: {len(missing)} of {len(items)} images below {root} have no label: "
-            f"{_first(missing)}; add the labels, mend the pattern, or leave those images out with "
-            "`list` or `slice`"
+            f"{first_of(missing)}{absent or advice}",
+            items,
         )
     return items
+
+
+def _wanted_label(pattern: str, image: FoundImage) -> str:
+    return " or ".join(fill(plain, image.captured) for plain in alternatives(pattern))
 
 
 def _listed_keys(keys: list[str], path: Path, where: str) -> list[str]:
@@ -263,7 +288,7 @@ def _listed_keys(keys: list[str], path: Path, where: str) -> list[str]:
         kept.update(whole or named)
     if problems:
         raise DataError(
-            f"{where}: {len(problems)} lines of {path} cannot be followed: {_first(problems)}; "
+            f"{where}: {len(problems)} lines of {path} cannot be followed: {first_of(problems)}; "
             "want one image a line, as a path below the root"
         )
     if not kept:
@@ -290,10 +315,10 @@ def _renderer_version() -> str:
 
 
 def _rendered_folder(table: RenderedTable) -> Path:
-    chosen = os.environ.get("CAG_UDA_CACHE")
-    base = Path(chosen) if chosen else Path.home() / ".cache" / "cag-uda"
     size = f"{table.height_px}x{table.width_px}"
-    return base / "rendered" / f"{table.look}-{size}-seed{table.seed}-{_renderer_version()}"
+    return (
+        cache_folder() / "rendered" / f"{table.look}-{size}-seed{table.seed}-{_renderer_version()}"
+    )
 
 
 def _scene_items(table: RenderedTable, split: SplitTable) -> list[Item]:
@@ -333,24 +358,3 @@ def _rendered_items(table: RenderedTable, split: SplitTable) -> list[Item]:
             advice = "scenes are kept in the folder that CAG_UDA_CACHE names"
             raise DataError([*error.problems, advice]) from error
     return items
-
-
-def _nothing_found(root: Path, pattern: str) -> str:
-    folder = root / literal_folder(pattern)
-    while not folder.is_dir():
-        folder = folder.parent
-    return f"the pattern {pattern!r} finds no image below {root}; {_contents(folder)}"
-
-
-def _contents(folder: Path) -> str:
-    """What a folder holds, for a message."""
-    try:
-        names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
-    except OSError:
-        return f"there is no folder {folder}"
-    return f"{folder} holds {_first(names)}" if names else f"{folder} is empty"
-
-
-def _first(names: list[str], count: int = 5) -> str:
-    more = f", … ({len(names)} in all)" if len(names) > count else ""
-    return ", ".join(names[:count]) + more

@@ -71,7 +71,18 @@ def _known_label_space(name: str) -> str:
     return name
 
 
-OneOrMore = Annotated[tuple[T, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
+def _one_or_more_schema(schema: dict[str, Any]) -> None:
+    """Tell editors what `_one_or_more` takes."""
+    several = dict(schema)
+    schema.clear()
+    schema["anyOf"] = [several["items"], several]
+
+
+OneOrMore = Annotated[
+    tuple[T, ...],
+    BeforeValidator(_one_or_more),
+    Field(min_length=1, json_schema_extra=_one_or_more_schema),
+]
 Pattern = Annotated[str, Field(min_length=1), AfterValidator(_checked_pattern)]
 Positive = Annotated[StrictInt, Field(ge=1)]
 FromZero = Annotated[StrictInt, Field(ge=0)]
@@ -103,6 +114,12 @@ class SplitTable(_Table):
     labels: OneOrMore[Pattern] | None = None
     """One for each pattern of images, or one for all; the n-th wildcard stands for what the n-th
     of the image's pattern matched."""
+    exclude: OneOrMore[Annotated[str, AfterValidator(_checked_path)]] | None = None
+    """Images to leave out because they are broken as published: paths below the root without
+    extension. Taken before `list`."""
+    published: Positive | None = None
+    """How many images the data set was published with, those in `exclude` among them; `check` says
+    when there are fewer or more."""
     list_file: Annotated[str, AfterValidator(_checked_path)] | None = Field(None, alias="list")
     """Text file below the root with the images to keep, one a line: path or end of a path, with or
     without extension."""

@@ -5,7 +5,7 @@ Knows names, colours and train ids; no file of a data set, no network and no met
 
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -109,6 +109,25 @@ class LabelSpace(BaseModel):
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, strings and numbers, for JSON or TOML."""
         return self.model_dump(mode="json", exclude_none=True)
+
+    def only(self, names: Collection[str]) -> "LabelSpace":
+        """The label space of some of the classes, in the order of this one; itself for all.
+
+        Raises:
+            DataError: for a name that is no class of it.
+        """
+        if unknown := [name for name in names if name not in self.names]:
+            raise DataError(
+                [
+                    f"label space {self.name} has no class {name!r}"
+                    f"{did_you_mean(name, self.names)}; it has {', '.join(self.names)}"
+                    for name in unknown
+                ]
+            )
+        kept = tuple(entry for entry in self.classes if entry.name in names)
+        if len(kept) == self.num_classes:
+            return self
+        return LabelSpace(name=f"{len(kept)} of {self.name}", classes=kept)
 
     @property
     def num_classes(self) -> int:

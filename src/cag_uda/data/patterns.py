@@ -1,8 +1,10 @@
 """File patterns: which images there are, and where the label of each stands.
 
 A pattern is a path below a root with wildcards: `*` stands for any part of a name, `?` for one
-character, `[…]` for one of several, and `**`, as a whole folder, for any number of folders. The
-extension of an image may be left out. Hidden files are never found. Knows names, opens no file.
+character, `[…]` for one of several, and `**`, as a whole folder, for any number of folders. `{a,b}`
+stands for `a` where that finds something, or else for `b`: releases of one data set differ in their
+folders. The extension of an image may be left out. Hidden files are never found. Knows names, opens
+no file.
 """
 
 import os
@@ -20,6 +22,7 @@ IMAGE_EXTENSIONS = (
 )
 
 _WILDCARD = re.compile(r"\*\*|\*|\?|\[[^\]/]+\]")
+_BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,24 @@ class FoundImage:
     """What each `*` and `**` of the pattern stood for, in order."""
 
 
+def alternatives(pattern: str) -> tuple[str, ...]:
+    """The patterns without braces that a pattern stands for, in the order of preference."""
+    braces = _BRACES.search(pattern)
+    if braces is None:
+        return (pattern,)
+    before, after = pattern[: braces.start()], pattern[braces.end() :]
+    return tuple(
+        plain for choice in braces[1].split(",") for plain in alternatives(before + choice + after)
+    )
+
+
 def pattern_problem(pattern: str) -> str | None:
     """What is wrong with a pattern, or None. It may not leave the root nor be ambiguous."""
+    problems = (_plain_pattern_problem(plain) for plain in alternatives(pattern))
+    return next((problem for problem in problems if problem), None)
+
+
+def _plain_pattern_problem(pattern: str) -> str | None:
     segments = pattern.split("/")
     if problem := outside_problem(pattern):
         return problem
@@ -64,6 +83,15 @@ def outside_problem(path: str) -> str | None:
 
 def label_pattern_problem(pattern: str, images: str) -> str | None:
     """What keeps a label pattern from following an image pattern, or None."""
+    problems = (
+        _plain_label_pattern_problem(plain, plain_images)
+        for plain in alternatives(pattern)
+        for plain_images in alternatives(images)
+    )
+    return next((problem for problem in problems if problem), None)
+
+
+def _plain_label_pattern_problem(pattern: str, images: str) -> str | None:
     if any(token[0] in "?[" for token in _WILDCARD.findall(pattern)):
         return f"{pattern!r}: a label pattern takes only * and **"
     if _stars(pattern) != _stars(images):
@@ -86,6 +114,14 @@ def find_images(root: Path, pattern: str) -> Iterator[FoundImage]:
     Raises:
         DataError: if a folder cannot be listed.
     """
+    for plain in alternatives(pattern):
+        found = list(_find_plain(root, plain))
+        if found:
+            return iter(found)
+    return iter(())
+
+
+def _find_plain(root: Path, pattern: str) -> Iterator[FoundImage]:
     folders, name = _segments(pattern)
     names_extension = PurePosixPath(name).suffix.lower() in IMAGE_EXTENSIONS
     expression = _expression(name.removesuffix(".*"))
@@ -116,22 +152,24 @@ class LabelFinder:
             pattern: one without a `label_pattern_problem`; may leave out the extension.
             captured: what the wildcards of the image's pattern stood for.
         """
-        folder, _, name = fill(pattern, captured).rpartition("/")
-        if folder not in self._listed:
-            self._listed[folder] = _names_and_stems(self.root / folder)
-        file_name = self._listed[folder].get(name)
-        return self.root / folder / file_name if file_name else None
+        for plain in alternatives(pattern):
+            folder, _, name = fill(plain, captured).rpartition("/")
+            if folder not in self._listed:
+                self._listed[folder] = _names_and_stems(self.root / folder)
+            if file_name := self._listed[folder].get(name):
+                return self.root / folder / file_name
+        return None
 
 
 def fill(pattern: str, captured: tuple[str, ...]) -> str:
-    """Put what the image pattern's wildcards stood for into a label pattern."""
+    """Put what the image pattern's wildcards stood for into a label pattern without braces."""
     values = iter(captured)
     filled = re.sub(r"\*\*?", lambda _: next(values), pattern.removesuffix(".*"))
     return "/".join(part for part in filled.split("/") if part not in ("", "."))
 
 
 def literal_folder(pattern: str) -> str:
-    """The folder of a pattern up to its first wildcard, "" for the root itself."""
+    """The folder of a pattern without braces up to its first wildcard, "" for the root itself."""
     folders, _ = _segments(pattern)
     literal = []
     for segment in folders:

@@ -4,6 +4,9 @@ Knows file formats and codes; no folder, no split, no crop.
 """
 
 import io
+import stat
+import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,9 @@ from PIL import Image as PillowImage
 
 from cag_uda.data.label_map import Bytes, Codes, LabelMap
 from cag_uda.errors import DataError
+
+# Damaged files become errors here; what OpenCV itself prints about them would only stand beside.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
@@ -30,6 +36,11 @@ _PLACES_OF_FILE_CHANNELS = {2: (0, 1), 3: (2, 1, 0), 4: (2, 1, 0, 3)}
 _PLACES_OF_GREY_AND_ALPHA = (0, 3)
 
 _LARGEST_SIZE_DIFFERENCE = 0.01
+_MOST_PIXELS = 178_956_970
+"""Pillow's own limit: a small file that claims more is made to exhaust the memory."""
+_MOST_BYTES = 1 << 30
+_MEASURED = ("JPEG", "BMP", "WEBP", "PPM")
+"""What Pillow tells the size of. Not of TIFF: it prints warnings; OpenCV has a limit of 2^30."""
 
 
 def read_image(path: Path) -> Bytes:
@@ -182,12 +193,37 @@ class LabelReader:
 
 def _bytes_of(path: Path) -> bytes:
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{path} is no file, but a folder, pipe or device; remove it")
+        if status.st_size > _MOST_BYTES:
+            raise DataError(f"{path} has {status.st_size:,} bytes; images have at most a gigabyte")
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     if not data:
         raise DataError(f"{path} is empty (0 bytes); copy or download it again")
+    width, height = _claimed_size(data)
+    if width * height > _MOST_PIXELS:
+        raise DataError(
+            f"{path} claims to be {width}×{height}; images have at most {_MOST_PIXELS:,} pixels: "
+            "cut it into tiles, or remove it"
+        )
     return data
+
+
+def _claimed_size(data: bytes) -> tuple[int, int]:
+    """Width and height in the header of an image; 0 × 0 where only OpenCV shall say."""
+    if _png_kind(data) is not None:
+        width, height = struct.unpack(">II", data[16:24])
+        return (width, height) if data[12:16] == b"IHDR" else (0, 0)
+    try:
+        with PillowImage.open(io.BytesIO(data), formats=_MEASURED) as image:
+            return image.size
+    except PillowImage.DecompressionBombError:
+        return _MOST_PIXELS, 2
+    except Exception:  # Pillow's parsers raise anything; OpenCV has the last word.
+        return 0, 0
 
 
 def _decoded(data: bytes, flags: int, path: Path) -> npt.NDArray[Any]:
@@ -232,6 +268,20 @@ def _stored(data: bytes, path: Path) -> Codes:
     return array
 
 
+def _has_sound_checksums(data: bytes) -> bool:
+    """Whether a PNG is whole and each of its chunks fits its checksum; Pillow does not look."""
+    place = len(_PNG_SIGNATURE)
+    while place + 12 <= len(data):
+        length = int.from_bytes(data[place : place + 4])
+        end = place + 8 + length
+        if data[end : end + 4] != zlib.crc32(data[place + 4 : end]).to_bytes(4):
+            return False
+        if data[place + 4 : place + 8] == b"IEND":
+            return True
+        place = end + 4
+    return False
+
+
 def _png_kind(data: bytes) -> int | None:
     """Colour type in the header of a PNG, None for other formats."""
     return data[25] if data.startswith(_PNG_SIGNATURE) and len(data) > 25 else None
@@ -240,6 +290,8 @@ def _png_kind(data: bytes) -> int | None:
 def _palette_indices(data: bytes, path: Path) -> Codes:
     """Indices of a palette image, which OpenCV would replace by their colours."""
     try:
+        if data.startswith(_PNG_SIGNATURE) and not _has_sound_checksums(data):
+            raise ValueError("checksum")
         with PillowImage.open(io.BytesIO(data)) as image:
             mode = image.mode
             indices = np.asarray(image) if mode == "P" else None

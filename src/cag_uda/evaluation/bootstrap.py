@@ -3,6 +3,7 @@
 Knows counts per frame; knows no image and no network.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,24 +50,52 @@ def paired_bootstrap(
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13 (percentile
         interval).
     """
-    if first.ndim != 3 or first.shape != second.shape:
+    return bootstrap_of_means([first], [second], resamples, seed)
+
+
+def bootstrap_of_means(
+    first: Sequence[npt.NDArray[np.int64]],
+    second: Sequence[npt.NDArray[np.int64]],
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """How far the mean mIoU of some segmenters is above that of others, as `paired_bootstrap`.
+
+    Each resample draws the same frames for all segmenters, so that the interval is of the frames
+    and not of the training: with few seeds, the spread over seeds stands beside it.
+
+    Args:
+        first: for each seed (N, K, K) or (N, K, K + 1), confusion matrices of the same N frames.
+        second: the same of the others; as many seeds or not.
+        resamples: how often the frames are drawn.
+        seed: of the draws.
+
+    Returns:
+        The difference of the means over seeds, and the 2.5 and 97.5 percentiles.
+
+    Raises:
+        ShapeError: if there are none, or they are not of the same frames and classes.
+        DataError: if there is no frame with a labelled pixel.
+    """
+    shapes = {each.shape for each in (*first, *second)}
+    if not first or not second or len(shapes) > 1 or first[0].ndim != 3:
         raise ShapeError(
-            f"wanted the same frames twice, (N, K, K) and (N, K, K), got {first.shape} and "
-            f"{second.shape}"
+            "wanted the same frames for all, (N, K, K) or (N, K, K + 1), got "
+            f"{sorted(shapes) or 'none'}"
         )
-    frames = len(first)
-    if not first.any():
+    frames = len(first[0])
+    if not first[0].any():
         raise DataError(
             f"no labelled pixel in {frames} frames: there is nothing to compare; evaluate on a "
             "split with labels"
         )
     generator = np.random.default_rng(seed)
     draws = generator.multinomial(frames, np.full(frames, 1 / frames), size=resamples)
-    whole = np.ones((1, frames), dtype=np.int64)
-    difference = _miou(whole, first) - _miou(whole, second)
-    resampled = _miou(draws, first) - _miou(draws, second)
+    draws = np.concatenate([np.ones((1, frames), dtype=np.int64), draws])
+    means = [np.mean([_miou(draws, each) for each in group], axis=0) for group in (first, second)]
+    difference = means[0] - means[1]
     # A resample of frames without any labelled pixel has no mIoU.
-    low, high = np.nanpercentile(resampled, (2.5, 97.5))
+    low, high = np.nanpercentile(difference[1:], (2.5, 97.5))
     return Interval(float(difference[0]), float(low), float(high))
 
 

@@ -30,6 +30,7 @@ from cag_uda.models.inference import (
     labels_of_batch,
     prepare,
 )
+from cag_uda.models.views import WHOLE, Views
 
 Progress = Callable[[int, int], None]
 """Told how many frames are done, and how many there are."""
@@ -160,7 +161,7 @@ def evaluate(
     split: str,
     *,
     batch_size: int = 4,
-    flip: bool = False,
+    views: Views = WHOLE,
     progress: Progress | None = None,
     shard: tuple[int, int] = (0, 1),
 ) -> Evaluation:
@@ -173,7 +174,7 @@ def evaluate(
         domain: where images and labels come from.
         split: a labelled split of it.
         batch_size: frames a pass of the network, at most; only frames of one size share a pass.
-        flip: average with the mirrored images.
+        views: how the network looks at each image: whole or in windows, mirrored too, at scales.
         progress: told after every pass.
         shard: (rank, world size): this process takes every world-size-th frame; put the parts
             together by `merge`.
@@ -201,7 +202,7 @@ def evaluate(
             height, width = batch[0].truth.shape
             images = [frame.image for frame in batch]
             labels = labels_of_batch(
-                segmenter, images, (height, width), flip=flip, num_classes=len(names)
+                segmenter, images, (height, width), views, num_classes=len(names)
             )
             for frame, label in zip(batch, labels, strict=True):
                 confusion = ConfusionMatrix(len(names))

@@ -1,21 +1,20 @@
-"""Adversarial alignment of the output space: the warm-up.
+"""Adversarial alignment of the output space at one level: the warm-up.
 
 Source: Tsai et al., *Learning to Adapt Structured Output Space for Semantic Segmentation*
-(AdaptSegNet), CVPR 2018, single level.
+(AdaptSegNet), CVPR 2018, single level; at two levels it is `adaptsegnet`.
 """
 
 from collections.abc import Iterator
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
+from cag_uda.adaptation.evidence import class_probability
 from cag_uda.adaptation.losses import adversarial, cross_entropy
 from cag_uda.methods.base import Method, MethodConfig
-from cag_uda.methods.optim import OptimConfig
+from cag_uda.methods.optim import OptimConfig, build_discriminator_optimizer
 from cag_uda.models.discriminator import Discriminator
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import Batch, Losses
@@ -52,8 +51,8 @@ class Adversarial(Method):
     def optimizers(self, config: OptimConfig) -> dict[str, Optimizer]:
         """The segmenter's as configured; Adam for the discriminator."""
         rate = self.config.discriminator_rate
-        group = {"params": list(self.discriminator.parameters()), "lr": rate, "peak_rate": rate}
-        return {**super().optimizers(config), "discriminator": Adam([group], betas=(0.9, 0.99))}
+        discriminators = build_discriminator_optimizer(self.discriminator, rate)
+        return {**super().optimizers(config), "discriminator": discriminators}
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yields {source/ce}, {target/fool}, {discriminator/source, discriminator/target}.
@@ -61,22 +60,19 @@ class Adversarial(Method):
         The discriminator judges with its weights before the step in both roles, so that one pass
         gives the gradients of the alternating original.
         """
-        size = batch.source.image.shape[-2:]
-        kind = self.config.loss
+        size = (batch.source.image.shape[-2], batch.source.image.shape[-1])
+        kind, aligned = self.config.loss, self.segmenter.config.align_corners
 
         source = self.student(batch.source.image, "source")
-        yield {"source/ce": cross_entropy(source.logits, batch.source.label)}
+        ce = cross_entropy(source.logits, batch.source.label, align_corners=aligned)
+        yield {"source/ce": ce}
 
         target = self.student(batch.target.image, "target")
-        probability = _probability(target.logits, size)
-        for parameter in self.discriminator.parameters():
-            parameter.requires_grad_(False)
-        fool = adversarial(self.discriminator(probability), "source", kind)
-        for parameter in self.discriminator.parameters():
-            parameter.requires_grad_(True)
+        probability = class_probability(target.logits, size, aligned)
+        fool = adversarial(self.discriminator.frozen(probability), "source", kind)
         yield {"target/fool": self.config.weight * fool}
 
-        on_source = self._judge(_probability(source.logits.detach(), size))
+        on_source = self._judge(class_probability(source.logits.detach(), size, aligned))
         on_target = self._judge(probability.detach())
         yield {
             "discriminator/source": adversarial(on_source, "source", kind) / 2,
@@ -86,8 +82,3 @@ class Adversarial(Method):
     def _judge(self, probability: Tensor) -> Tensor:
         score: Tensor = self._calls.get("discriminator", self.discriminator)(probability)
         return score
-
-
-def _probability(logits: Tensor, size: torch.Size) -> Tensor:
-    upsampled = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-    return upsampled.softmax(dim=1)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cag_uda.methods.optim import OptimConfig, build_optimizer
+from cag_uda.models.config import SegmenterConfig
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import (
     Batch,
@@ -33,6 +34,10 @@ class MethodConfig(BaseModel):
 
     name: str
     """The method's row in `cag_uda.methods.METHODS`."""
+
+    def problem_with(self, segmenter: SegmenterConfig) -> str | None:
+        """What keeps the method from training such a network, or None; recipes are checked so."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -126,10 +131,21 @@ class Method(nn.Module, ABC):
 
     def estimate_target_statistics(self, passes: Passes) -> None:
         """Recompute the target's batch-norm statistics over its images, on all processes alike."""
-        self.segmenter.estimate_statistics((target.plain for target in passes.target()), "target")
-        processes = passes.all_reduce(self.segmenter.mean.new_ones(()))
+        batches = self.segmenter.mean.new_zeros(())
+
+        def counted() -> Iterator[Tensor]:
+            for target in passes.target():
+                batches.add_(1)
+                yield target.plain
+
+        self.segmenter.estimate_statistics(counted(), "target")
+        total = passes.all_reduce(batches.clone())
+        if not total:
+            return
+        # Each process has the mean over its own batches, and some may have had none.
+        share = batches / total
         for statistic in self.segmenter.statistics("target"):
-            statistic.copy_(passes.all_reduce(statistic) / processes)
+            statistic.copy_(passes.all_reduce(statistic * share))
 
     def optimizers(self, config: OptimConfig) -> dict[str, Optimizer]:
         """One optimiser for each trained network, by the network's name."""

@@ -5,7 +5,7 @@ Segmentation*, NeurIPS 2019 (arXiv 1910.13049), and the code that its authors re
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, Self
 
 import torch
@@ -68,6 +68,9 @@ class CAGConfig(MethodConfig):
     """Whether anchors leave out pixels that the network gets wrong (the released code does)."""
     min_pixels: int = Field(default=1, ge=1)
     """Pixels of a class that an image needs to count in an image average; released code: 10."""
+    max_count: int | None = Field(default=None, ge=1)
+    """Most pixels (or images) that an anchor is the mean of; later ones enter a running mean. None:
+    the mean of all (the paper); released code: 3000 images."""
     distance: Literal["pixel", "centroid"] = "pixel"
     """The distance loss by pixel (the paper) or by centroid of an image's class (released code)."""
     distance_weight: float = Field(default=0.7, ge=0)
@@ -97,6 +100,7 @@ class CAG(Method):
             segmenter.feature_channels,
             average=config.average,
             min_pixels=config.min_pixels,
+            max_count=config.max_count,
         )
         self.register_buffer("threshold", torch.full((segmenter.num_classes,), config.margin.value))
 
@@ -125,10 +129,14 @@ class CAG(Method):
         source = self.student(batch.source.image, "source")
         label = downsample(batch.source.label, _grid(source))
         yield {
-            "source/ce": cross_entropy(source.logits, batch.source.label),
+            "source/ce": cross_entropy(
+                source.logits,
+                batch.source.label,
+                align_corners=self.segmenter.config.align_corners,
+            ),
             "source/distance": self.config.distance_weight * self._distance(source, label),
         }
-        pseudo = self.pseudo_labels(batch.target.plain)
+        pseudo = self._labels(batch.target.plain, self.config.labels)
         target = self.student(batch.target.image, "target")
         weight = self.config.target_weight / len(self.config.labels)
         yield {
@@ -150,14 +158,25 @@ class CAG(Method):
         Returns:
             Labels on the feature grid by kind: "anchor", "confidence", and where both agree.
         """
+        return self._labels(image, ("anchor", "confidence", "intersection"))
+
+    @torch.no_grad()
+    def _labels(self, image: Tensor, kinds: Iterable[LabelKind]) -> dict[str, PseudoLabels]:
+        """The wanted kinds of label, and no work for the others."""
         prediction = self.frozen(self.labeller, image, "target")
-        anchor = by_anchor(self.anchors.distances(prediction.features), self.margin)
-        confidence = by_confidence(prediction.logits, self.config.confidence)
-        return {
+
+        def anchor() -> PseudoLabels:
+            return by_anchor(self.anchors.distances(prediction.features), self.margin)
+
+        def confidence() -> PseudoLabels:
+            return by_confidence(prediction.logits, self.config.confidence)
+
+        make: dict[LabelKind, Callable[[], PseudoLabels]] = {
             "anchor": anchor,
             "confidence": confidence,
-            "intersection": intersection(anchor, confidence),
+            "intersection": lambda: intersection(anchor(), confidence()),
         }
+        return {kind: make[kind]() for kind in kinds}
 
     @property
     def margin(self) -> Margin:

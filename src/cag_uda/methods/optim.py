@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 
 
 class OptimConfig(BaseModel):
@@ -63,3 +63,17 @@ def build_optimizer(groups: Mapping[str, Sequence[nn.Parameter]], config: OptimC
     return torch.optim.SGD(
         described, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
     )
+
+
+def build_discriminator_optimizer(discriminator: nn.Module, learning_rate: float) -> Optimizer:
+    """The optimiser of a discriminator: Adam with betas 0.9 and 0.99, no weight decay.
+
+    Args:
+        discriminator: all of its parameters are trained.
+        learning_rate: peak rate; the stage's schedule applies to it too.
+
+    Source: Tsai et al., *AdaptSegNet*, CVPR 2018, and its released code.
+    """
+    parameters = list(discriminator.parameters())
+    group = {"params": parameters, "lr": learning_rate, "peak_rate": learning_rate}
+    return Adam([group], betas=(0.9, 0.99))

@@ -26,7 +26,9 @@ class SourceOnly(Method):
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yields {source/ce}."""
         prediction = self.student(batch.source.image, "source")
-        yield {"source/ce": cross_entropy(prediction.logits, batch.source.label)}
+        aligned = self.segmenter.config.align_corners
+        loss = cross_entropy(prediction.logits, batch.source.label, align_corners=aligned)
+        yield {"source/ce": loss}
 
     def finish(self, passes: Passes) -> None:
         """Nothing: the target is not looked at."""

@@ -16,11 +16,18 @@ class SegmenterConfig(BaseModel):
     """A row of `cag_uda.models.backbones.BACKBONES`."""
     weights: str | None = None
     """Where the backbone starts: nothing for random weights, "imagenet" for the row's published
-    weights, or a hub id or local folder in the transformers layout."""
+    weights, or a hub id, local folder or local file in the layout of torchvision or of
+    transformers; ImageNet's classifier in it is left out, anything else must find its place."""
     decoder: str = "deeplab-v3plus"
     """A row of `cag_uda.models.decoders.DECODERS`."""
     output_stride: Literal[8, 16, 32] = 16
     """Image pixels per cell of the backbone's last feature map; strides are traded for dilation."""
+    multi_grid: tuple[int, ...] | None = None
+    """Factors of the dilation of each block of the backbone's last stage; (1, 2, 4) in the released
+    CAG-UDA code (Chen et al., DeepLab v3, 2017); None is 1 for each."""
+    align_corners: bool = False
+    """How logits are brought to image size, in losses and in prediction: with the outermost cells
+    on the outermost pixels (the released CAG-UDA code), or with the edges of both on each other."""
     norm: Literal["shared", "per-domain", "frozen"] = "per-domain"
     """Batch-norm statistics: one set for both domains, a set per domain (scale and shift shared),
     or

@@ -1,6 +1,7 @@
 """Decoders: a backbone's maps to the D-channel features that the classifier and the anchors see."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,19 @@ def _conv_norm_relu(inputs: int, outputs: int, kernel: int = 1, dilation: int = 
 
 def _resize(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=True)
+
+
+class Decoder(nn.Module):
+    """What turns a backbone's maps into features, and the classifier that goes with it."""
+
+    feature_channels: int
+    """D."""
+    dropout: float
+    """Of the classifier's input, in training; anchors do not see it."""
+
+    def classifier(self, num_classes: int) -> nn.Module:
+        """A classifier (B, D, h, w) to (B, K, h, w), new and with random weights."""
+        return nn.Conv2d(self.feature_channels, num_classes, 1)
 
 
 class ASPP(nn.Module):
@@ -50,7 +64,7 @@ class ASPP(nn.Module):
         return projected
 
 
-class DeepLabV3Plus(nn.Module):
+class DeepLabV3Plus(Decoder):
     """The decoder of the released CAG-UDA code: ASPP, then a refinement with stride-4 details.
 
     `feature_channels` is 256 at stride 4; the dropout of 0.1 before the classifier stands in
@@ -61,7 +75,6 @@ class DeepLabV3Plus(nn.Module):
 
     feature_channels = 256
     dropout = 0.1
-    needs_two_per_batch = True
 
     def __init__(self, channels: Sequence[int], output_stride: int) -> None:
         super().__init__()
@@ -79,7 +92,7 @@ class DeepLabV3Plus(nn.Module):
         return features
 
 
-class LightDecoder(nn.Module):
+class LightDecoder(Decoder):
     """A small decoder for small machines: all levels projected to stride 4 and mixed once.
 
     Source: the fusion of SegFormer's all-MLP head (Xie et al., 2021), with one 3×3 convolution at
@@ -88,7 +101,6 @@ class LightDecoder(nn.Module):
 
     feature_channels = 128
     dropout = 0.1
-    needs_two_per_batch = True
     _level_channels = 48
 
     def __init__(self, channels: Sequence[int], output_stride: int) -> None:
@@ -109,8 +121,77 @@ class LightDecoder(nn.Module):
         return features
 
 
-DECODERS: dict[str, type[DeepLabV3Plus] | type[LightDecoder]] = {
+class AtrousClassifier(nn.Module):
+    """DeepLab v2's classifier: 3×3 convolutions of several dilations on the same map, summed.
+
+    Args:
+        inputs: channels of the map.
+        num_classes: K.
+        dilations: one of each convolution.
+
+    Source: Chen et al., *DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous
+    Convolution, and Fully Connected CRFs* (DeepLab v2), 2017; weights start from a normal
+    distribution of deviation 0.01 as in AdaptSegNet.
+    """
+
+    def __init__(self, inputs: int, num_classes: int, dilations: Sequence[int]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            [nn.Conv2d(inputs, num_classes, 3, padding=rate, dilation=rate) for rate in dilations]
+        )
+        for branch in self.branches:
+            nn.init.normal_(cast(Tensor, branch.weight), std=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) to logits (B, K, h, w)."""
+        logits: Tensor = self.branches[0](x)
+        for branch in self.branches[1:]:
+            logits = logits + branch(x)
+        return logits
+
+
+class DeepLabV2(Decoder):
+    """DeepLab v2 as domain adaptation uses it: nothing between the backbone and its classifier.
+
+    The features, which anchors are made of, are what enters the last classifier layer: here the
+    backbone's last map itself, of 2048 channels with ResNet-50 and 101, at its output stride
+    (8 as published).
+
+    Source: Tsai et al., *AdaptSegNet*, CVPR 2018; Vu et al., *ADVENT*, CVPR 2019.
+    """
+
+    dropout = 0.0
+    dilations: ClassVar[tuple[int, ...]] = (6, 12, 18, 24)
+
+    def __init__(self, channels: Sequence[int], output_stride: int) -> None:
+        super().__init__()
+        self.feature_channels = channels[-1]
+
+    def classifier(self, num_classes: int) -> nn.Module:
+        """The sum of dilated convolutions of the features."""
+        return AtrousClassifier(self.feature_channels, num_classes, self.dilations)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Four maps (B, C_i, h_i, w_i), finest first, to the last of them."""
+        return maps[-1]
+
+
+class DeepLabV2OfAdaptSegNet(DeepLabV2):
+    """DeepLab v2 with the classifier that AdaptSegNet's released weights depend on.
+
+    Of the dilations 6, 12, 18 and 24 its code sums the first two alone: it returns from inside the
+    loop.
+
+    Source: released code of AdaptSegNet, model/deeplab_multi.py, Classifier_Module.forward.
+    """
+
+    dilations = (6, 12)
+
+
+DECODERS: dict[str, Callable[[Sequence[int], int], Decoder]] = {
     "deeplab-v3plus": DeepLabV3Plus,
+    "deeplab-v2": DeepLabV2,
+    "deeplab-v2-adaptsegnet": DeepLabV2OfAdaptSegNet,
     "light": LightDecoder,
 }
 """Every decoder by the name that recipes use. A new one is one row here."""

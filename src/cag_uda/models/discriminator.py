@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Discriminator(nn.Module):
-    """Tells from a softmax map whether a segmenter saw a source or a target image.
+    """Tells from an output (its softmax, say) whether a segmenter saw a source or a target image.
 
     Five convolutions of kernel 4, stride 2, padding 1, with 64-128-256-512-1 channels and leaky
     ReLU
@@ -28,6 +28,18 @@ class Discriminator(nn.Module):
             layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, 2, 1))
 
-    def forward(self, probability: Tensor) -> Tensor:
-        """(B, K, H, W) class probabilities to scores (B, 1, H/32, W/32): high means target."""
-        return cast(Tensor, self.layers(probability))
+    def forward(self, evidence: Tensor) -> Tensor:
+        """(B, K, H, W) evidence of an output to scores (B, 1, H/32, W/32): high means target."""
+        return cast(Tensor, self.layers(evidence))
+
+    def frozen(self, evidence: Tensor) -> Tensor:
+        """Scores, as `forward`, whose gradients reach the evidence but not these weights.
+
+        For the loss by which a segmenter learns to fool it.
+        """
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+        score = self(evidence)
+        for parameter in self.parameters():
+            parameter.requires_grad_(True)
+        return cast(Tensor, score)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -49,12 +49,16 @@ class Segmenter(nn.Module):
             raise ModelError(f"unknown decoder {config.decoder!r}; choose from {names}")
         self.config = config
         self.classes = classes
+        self.card: str | None = None
+        """The README.md of the model folder that this was loaded from."""
         self.num_classes = len(classes.names)
-        self.backbone = build_backbone(config.backbone, config.weights, config.output_stride)
+        self.backbone = build_backbone(
+            config.backbone, config.weights, config.output_stride, config.multi_grid
+        )
         self.decoder = DECODERS[config.decoder](self.backbone.channels, config.output_stride)
         self.feature_channels = self.decoder.feature_channels
         self.dropout = nn.Dropout(self.decoder.dropout)
-        self.classifier = nn.Conv2d(self.feature_channels, self.num_classes, 1)
+        self.classifier = self.decoder.classifier(self.num_classes)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
         if config.norm == "per-domain":
@@ -70,12 +74,22 @@ class Segmenter(nn.Module):
                 where they are shared.
 
         Returns:
-            Features (B, D, h, w) and logits (B, K, h, w) at stride 4, both not upsampled. The
-            features are the classifier's input before its dropout, so that anchors see no noise.
+            Features (B, D, h, w) and logits (B, K, h, w) at the decoder's stride, 4 with most, both
+            not upsampled. The features are the classifier's input before its dropout, so that
+            anchors see no noise.
         """
+        return self.decode(self.encode(image, domain))
+
+    def encode(self, image: Tensor, domain: DomainName = "target") -> list[Tensor]:
+        """Images, as `forward` takes them, to the backbone's maps (B, C_i, h_i, w_i)."""
         for norm in self._domain_norms:
             norm.domain = domain
-        features = self.decoder(self.backbone((image - self.mean) / self.std))
+        maps: list[Tensor] = self.backbone((image - self.mean) / self.std)
+        return maps
+
+    def decode(self, maps: Sequence[Tensor]) -> Prediction:
+        """The backbone's maps to features and logits, as `forward` gives them."""
+        features = self.decoder(maps)
         return Prediction(features, self.classifier(self.dropout(features)))
 
     def predict(self, image: str | Path | PIL.Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -143,7 +157,7 @@ class Segmenter(nn.Module):
             self.train(was_training)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors` into a folder, each whole or not at all.
+        """Write `config.json`, `model.safetensors` and a card, each whole or not at all.
 
         Raises:
             RunError: if the disk is full or the folder cannot be written.
@@ -166,14 +180,14 @@ class Segmenter(nn.Module):
         Raises:
             ModelError: if it is missing, damaged, or not one of this package's.
         """
-        config, classes, weights = storage.read(path_or_hub_id, revision)
+        config, classes, weights, card = storage.read(path_or_hub_id, revision)
         segmenter = cls(config.model_copy(update={"weights": None}), classes)
-        segmenter.config = config
+        segmenter.config, segmenter.card = config, card
         storage.place(weights, segmenter, str(path_or_hub_id))
         return segmenter.eval()
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-        """Upload the model to the hub, making the repository if need be.
+        """Upload the model with its card to the hub, making the repository if need be.
 
         Args:
             repo_id: `owner/name`.

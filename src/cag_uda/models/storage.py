@@ -1,4 +1,4 @@
-"""Model folders: `config.json` and `model.safetensors`, on disk or on the Hugging Face hub.
+"""Model folders: `config.json`, `model.safetensors` and a card, on disk or on the Hugging Face hub.
 
 Nothing is ever unpickled. Knows files and tensors, not how a segmenter computes.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cag_uda.errors import ModelError
-from cag_uda.files import write_json, write_with
+from cag_uda.files import write_json, write_text, write_with
+from cag_uda.models.card import CARD, PLACEHOLDER, model_card
 from cag_uda.models.config import Classes, SegmenterConfig
 
 if TYPE_CHECKING:
@@ -28,10 +29,22 @@ _FORMAT = 1
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
 
+class ModelFolder(NamedTuple):
+    """What a model folder holds."""
+
+    config: SegmenterConfig
+    classes: Classes
+    weights: dict[str, Tensor]
+    card: str | None
+    """Its README.md; None where there is none."""
+
+
 def save(segmenter: Segmenter, folder: Path) -> None:
     """Write a model folder. Raises RunError if the disk is full or the folder cannot be written."""
     weights = {name: value.cpu().contiguous() for name, value in segmenter.state_dict().items()}
     write_with(folder / _WEIGHTS, lambda path: save_file(weights, path, metadata={"format": "pt"}))
+    card = segmenter.card or model_card(segmenter.config, segmenter.classes)
+    write_text(folder / CARD, card)
     config = {
         "library_name": "cag-uda",
         "format": _FORMAT,
@@ -41,9 +54,7 @@ def save(segmenter: Segmenter, folder: Path) -> None:
     write_json(folder / _CONFIG, config)
 
 
-def read(
-    path_or_hub_id: str | Path, revision: str | None = None
-) -> tuple[SegmenterConfig, Classes, dict[str, Tensor]]:
+def read(path_or_hub_id: str | Path, revision: str | None = None) -> ModelFolder:
     """Read a model folder; `owner/name` that is no folder here is fetched from the hub.
 
     A run folder stands for the network that it delivers.
@@ -62,6 +73,8 @@ def read(
         segmenter = SegmenterConfig.model_validate(config["segmenter"])
         classes = Classes.model_validate(config["classes"])
         weights = load_file(folder / _WEIGHTS)
+        card = folder / CARD
+        text = card.read_text(encoding="utf-8") if card.is_file() else None
     except FileNotFoundError as error:
         raise ModelError(
             f"{folder} is no model folder: it has no {Path(error.filename or _WEIGHTS).name}; "
@@ -70,7 +83,7 @@ def read(
     except (KeyError, TypeError, ValueError, SafetensorError, OSError) as error:
         reason = _first_line(error)
         raise ModelError(f"the model in {folder} is damaged or foreign: {reason}") from error
-    return segmenter, classes, weights
+    return ModelFolder(segmenter, classes, weights, text)
 
 
 def place(weights: dict[str, Tensor], segmenter: Segmenter, origin: str) -> None:
@@ -94,6 +107,8 @@ def push(segmenter: Segmenter, repo_id: str, *, private: bool, token: str | None
     try:
         with tempfile.TemporaryDirectory() as scratch:
             save(segmenter, Path(scratch))
+            card = Path(scratch) / CARD
+            card.write_text(card.read_text(encoding="utf-8").replace(PLACEHOLDER, repo_id))
             api.create_repo(repo_id, private=private, exist_ok=True)
             commit = api.upload_folder(repo_id=repo_id, folder_path=scratch)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
@@ -113,7 +128,9 @@ def _locate(path_or_hub_id: str | Path, revision: str | None) -> Path:
             "RUN/model, or a hub id of the form owner/name"
         )
     try:
-        fetched = snapshot_download(name, revision=revision, allow_patterns=[_CONFIG, _WEIGHTS])
+        fetched = snapshot_download(
+            name, revision=revision, allow_patterns=[_CONFIG, _WEIGHTS, CARD]
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"no folder {name} here, and the hub does not give it: {_first_line(error)}"

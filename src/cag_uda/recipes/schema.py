@@ -1,6 +1,6 @@
 """What a recipe says: source, target, network, loading, compute, and the stages in order."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -10,6 +10,8 @@ from cag_uda.methods.base import MethodConfig
 from cag_uda.methods.optim import OptimConfig
 from cag_uda.models.config import SegmenterConfig
 from cag_uda.training.compute import ComputeConfig
+from cag_uda.training.tracking import TrackingConfig
+from cag_uda.types import CriterionName
 
 if TYPE_CHECKING:
     AnyMethod = MethodConfig
@@ -34,6 +36,10 @@ class Source(_Table):
     domain: str
     """A built-in domain's name, or the path of a domain file."""
     split: str = "train"
+    size_px: tuple[int, int] | None = None
+    """Height and width to which each image and label is resized first, whatever its aspect ratio;
+    None leaves them as they are. The released CAG-UDA code gives GTA5, whose images differ by a few
+    pixels, 1052 by 1914."""
 
 
 class Target(_Table):
@@ -64,11 +70,17 @@ class Stage(_Table):
     refresh_every: int | None = Field(default=None, ge=1)
     """Steps between renewals of what the method prepares (anchors, labeller); None: once."""
     evaluate_every: int | None = Field(default=None, ge=1)
-    """Steps between evaluations on the target's test split, for the log only."""
+    """Steps between records of the label-free criteria and, for the log only, evaluations on the
+    target's test split."""
+    keep_networks: bool = False
+    """Whether the network of each such evaluation is kept, for `cag-uda select` and `deliver`."""
     log_every: int = Field(default=20, ge=1)
     """Steps between records in the log."""
     checkpoint_every: int = Field(default=200, ge=1)
     """Steps between resumable checkpoints; a stop by signal makes one too."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What a loss or gradient that is not finite does: training stops and tells the batch's files,
+    or the step is left out and noted in the log (to know it, each step waits for the device)."""
 
     @model_validator(mode="after")
     def _steps_fit_the_method(self) -> Self:
@@ -93,10 +105,29 @@ class Recipe(_Table):
     source: tuple[Source, ...] = Field(min_length=1)
     """One labelled domain, or several with equal shares of each batch."""
     target: Target
+    classes: tuple[str, ...] | None = None
+    """Classes of the domains' label space that are learned and scored; pixels of the others are
+    ignored. None: all of them."""
     segmenter: SegmenterConfig = SegmenterConfig()
     loading: LoadingConfig = LoadingConfig()
     compute: ComputeConfig = ComputeConfig()
+    tracking: TrackingConfig = TrackingConfig()
     stages: tuple[Stage, ...] = Field(min_length=1)
+    deliver: str = "last"
+    """Which network becomes RUN/model: the "last" stage's, or of all that were kept the best by a
+    label-free criterion, or by the mean of its ranks by several, for example
+    "infomax+agreement"."""
+
+    @field_validator("deliver")
+    @classmethod
+    def _deliver_is_known(cls, value: str) -> str:
+        known = get_args(CriterionName)
+        unknown = [part for part in value.split("+") if part not in known]
+        if value != "last" and unknown:
+            raise ValueError(
+                f"deliver wants last or criteria joined by +, of {', '.join(known)}; got {value!r}"
+            )
+        return value
 
     @field_validator("source", mode="before")
     @classmethod
@@ -118,20 +149,34 @@ class Recipe(_Table):
         return self
 
     @model_validator(mode="after")
+    def _methods_can_train_the_network(self) -> Self:
+        for stage in self.stages:
+            if problem := stage.method.problem_with(self.segmenter):
+                raise ValueError(f"stage {stage.name!r}: {problem}")
+        return self
+
+    @model_validator(mode="after")
     def _batch_serves_all(self) -> Self:
-        batch, devices = self.loading.batch_size, self.compute.devices
-        if batch % devices:
-            raise ValueError(f"loading.batch_size {batch} is no multiple of {devices} devices")
+        batch = self.loading.batch_size
         if batch < len(self.source):
             raise ValueError(
                 f"loading.batch_size {batch} leaves some of {len(self.source)} sources out"
             )
-        if batch // devices < 2 and self.segmenter.norm != "frozen":
-            raise ValueError(
-                "one image per device cannot train batch norm; raise loading.batch_size to "
-                f'{2 * devices}, or set segmenter.norm = "frozen"'
-            )
+        if problem := self.problem_with_processes(self.compute.devices):
+            raise ValueError(problem)
         return self
+
+    def problem_with_processes(self, count: int) -> str | None:
+        """What keeps `count` processes from sharing a batch, or None."""
+        batch = self.loading.batch_size
+        if batch % count:
+            return f"loading.batch_size {batch} is no multiple of {count} devices"
+        if batch // count < 2 and self.segmenter.norm != "frozen":
+            return (
+                "one image per device cannot train batch norm; raise loading.batch_size to "
+                f'{2 * count}, or set segmenter.norm = "frozen"'
+            )
+        return None
 
     def start_of(self, index: int) -> str:
         """The name of the stage, or INITIAL, whose network stage `index` starts from."""

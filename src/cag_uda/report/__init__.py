@@ -3,6 +3,7 @@
 Reads files alone: no torch, no network, no model.
 """
 
+from cag_uda.report.comparison import write_comparison
 from cag_uda.report.page import write_report
 
-__all__ = ["write_report"]
+__all__ = ["write_comparison", "write_report"]

@@ -1,80 +1,83 @@
-// Two conveniences; without them the page still shows everything.
+// What every part of a page shares: colours of classes, choices, and which class is set off.
 "use strict";
 
-// Values under the pointer: the legend gives each line's value at the nearest logged step.
-for (const chart of document.querySelectorAll(".chart")) {
-  const source = chart.querySelector("script");
-  if (!source) continue;
-  const data = JSON.parse(source.textContent);
-  const [low, high] = data.extent;
-  const area = chart.querySelector(".area");
-  const cursor = chart.querySelector(".cursor");
-  const output = chart.querySelector("output");
-  const values = chart.querySelectorAll(".value");
+const classes = JSON.parse(document.getElementById("class-data").textContent);
+const NO_CLASS = 255;
+const RIGHT = [47, 128, 214];
+const WRONG = [255, 122, 26];
 
-  const nearest = (line, x) =>
-    line.x.reduce((best, at, i) => (Math.abs(at - x) < Math.abs(line.x[best] - x) ? i : best), 0);
-
-  const clear = () => {
-    cursor.hidden = true;
-    output.textContent = "";
-    values.forEach((value, i) => { value.textContent = data.lines[i].y.at(-1); });
-  };
-
-  area.addEventListener("pointermove", (event) => {
-    const box = area.getBoundingClientRect();
-    const x = low + ((event.clientX - box.left) / box.width) * (high - low);
-    const within = data.lines
-      .map((line) => ({ line, i: nearest(line, x) }))
-      .sort((a, b) => Math.abs(a.line.x[a.i] - x) - Math.abs(b.line.x[b.i] - x));
-    const { line, i } = within[0];
-    cursor.hidden = false;
-    cursor.style.left = `${((line.x[i] - low) / (high - low)) * 100}%`;
-    output.textContent = values.length
-      ? `${data.label} ${Math.round(line.x[i])}`
-      : `${line.name}, ${data.label} ${Math.round(line.x[i])}: ${line.y[i].toFixed(1)}`;
-    values.forEach((value, k) => {
-      const other = data.lines[k];
-      value.textContent = other.y[nearest(other, line.x[i])];
-    });
+const colours = { name: "standard", palette: classes.standard, only: null };
+const repaints = [];
+// Several changes at once, as when a page opens, are painted once.
+const content = document.getElementById("content");
+const due = new Set();
+const repaint = (painters = repaints) => {
+  const isAwaited = due.size > 0;
+  painters.forEach((paint) => due.add(paint));
+  if (isAwaited || due.size === 0) return;
+  content.setAttribute("aria-busy", "true");
+  requestAnimationFrame(async () => {
+    const now = [...due];
+    due.clear();
+    await Promise.all(now.map((paint) => paint()));
+    if (due.size === 0) content.removeAttribute("aria-busy");
   });
-  area.addEventListener("pointerleave", clear);
-}
-
-// A picture enlarged, with its neighbours one key away in the same place.
-const viewer = document.getElementById("viewer");
-let row = [];
-let shown = 0;
-
-const show = (index) => {
-  shown = (index + row.length) % row.length;
-  const thumbnail = row[shown].querySelector("img");
-  const picture = viewer.querySelector("img");
-  picture.src = thumbnail.src;
-  picture.alt = thumbnail.alt;
-  picture.classList.toggle("labels", row[shown].classList.contains("labels"));
-  const caption = row[shown].parentElement.querySelector("figcaption").textContent.trim();
-  viewer.querySelector("span").textContent = `${caption} (${shown + 1} of ${row.length})`;
 };
 
-for (const strip of document.querySelectorAll(".strip")) {
-  const pictures = [...strip.querySelectorAll(".picture")];
-  pictures.forEach((picture, index) => picture.addEventListener("click", () => {
-    row = pictures;
-    show(index);
-    viewer.showModal();
-  }));
+const choose = (group) => document.querySelector(`input[name="${group}"]:checked`)?.value;
+const whenChosen = (group, act) => {
+  for (const input of document.querySelectorAll(`input[name="${group}"]`)) {
+    input.addEventListener("change", act);
+  }
+};
+
+// The other palette, remembered where the browser lets a file remember.
+const remember = (value) => {
+  try {
+    if (value !== undefined) localStorage.setItem("cag-uda-palette", value);
+    return localStorage.getItem("cag-uda-palette");
+  } catch {
+    return null;
+  }
+};
+const safeColours = document.getElementById("safe-colours");
+const applyPalette = () => {
+  colours.name = safeColours.checked ? "safe" : "standard";
+  colours.palette = classes[colours.name];
+  document.documentElement.dataset.palette = colours.name;
+  repaint();
+};
+if (safeColours) {
+  safeColours.checked = remember() === "safe";
+  safeColours.addEventListener("change", () => {
+    remember(safeColours.checked ? "safe" : "standard");
+    applyPalette();
+  });
+  applyPalette();
 }
 
-viewer.addEventListener("click", (event) => {
-  const button = event.target.closest("button");
-  if (button?.dataset.move) show(shown + Number(button.dataset.move));
-  else if (button || event.target === viewer) viewer.close();
-});
-viewer.addEventListener("keydown", (event) => {
-  const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-  if (move) {
-    event.preventDefault();
-    show(shown + move);
-  }
-});
+// A class chosen in any legend is set off in every picture and map.
+const legendButtons = [...document.querySelectorAll("button[data-class]")];
+for (const button of legendButtons) {
+  button.addEventListener("click", () => {
+    const chosen = Number(button.dataset.class);
+    colours.only = colours.only === chosen ? null : chosen;
+    for (const other of legendButtons) {
+      other.setAttribute("aria-pressed", String(Number(other.dataset.class) === colours.only));
+    }
+    repaint();
+  });
+}
+
+// One pane of several at a time.
+for (const head of document.querySelectorAll("[data-panes]")) {
+  const panes = head.closest(".panes").querySelectorAll(".pane");
+  const group = head.querySelector("input").name;
+  const show = () => panes.forEach((pane, i) => { pane.hidden = String(i) !== choose(group); });
+  head.closest(".panes").classList.add("one-at-a-time");
+  head.hidden = false;
+  whenChosen(group, show);
+  show();
+}
+
+window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => repaint());

@@ -1,44 +1,28 @@
 """Puts a run on one HTML page that asks nothing of any host.
 
-Knows the page's sections and which figures go into each; the look is in page.html, page.css and
-page.js beside it, which are written into the page.
+Knows the page's sections and which figures go into each; the look is in the templates, styles and
+scripts beside this file.
 """
 
-import base64
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-
-from jinja2 import Environment, StrictUndefined
 
 from cag_uda.files import write_text
 from cag_uda.report import words
-from cag_uda.report.charts import Chart, Scale, bar_scale, category_chart, loss_chart, score_chart
-from cag_uda.report.pictures import embed_all
-from cag_uda.report.run_folder import (
-    PseudoLabelScores,
-    RunRecord,
-    Sample,
-    StageRecord,
-    StageScores,
-    read_run,
-)
-from cag_uda.report.summary import Summary, summarise
+from cag_uda.report.charts import Chart, Scale, bar_scale, loss_chart, score_chart
+from cag_uda.report.criteria import make_criteria
+from cag_uda.report.evidence import read_anchor_distances, read_confusion, read_features
+from cag_uda.report.feature_maps import FeatureMaps, make_feature_maps
+from cag_uda.report.gallery import Gallery, Look, make_gallery
+from cag_uda.report.labelling import make_labelling
+from cag_uda.report.matrices import Matrices, make_matrices
+from cag_uda.report.run_folder import RunRecord, StageRecord, StageScores, read_run
+from cag_uda.report.summary import BASELINE, Summary, summarise
+from cag_uda.report.templates import render_page
 
-PICTURE_BUDGET_BYTES = 4_000_000
-"""Leaves a page below 5 MB, which a mail server and a phone still take."""
-ROWS_AT_ONCE = 3
-"""Samples that are shown unasked; the others open on demand."""
-WIDEST_ROW = 6
-"""Pictures side by side on a wide screen."""
 SERIES_COLOURS = 8
-"""How many line colours page.css has."""
-KIND_NAMES = {
-    "anchor": "by anchor",
-    "confidence": "by confidence",
-    "intersection": "where both agree",
-}
+"""How many line colours the page has."""
 
 
 def write_report(run: Path) -> Path:
@@ -61,63 +45,81 @@ def write_report(run: Path) -> Path:
 
 def render(run: RunRecord) -> str:
     """Render the page of a run as HTML."""
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for word in (words.percent, words.number, words.signed, words.duration, words.counted):
-        environment.filters[word.__name__] = word
-    environment.filters["css_colour"] = _css_colour
-    environment.filters["kind_name"] = _kind_name
-    script = _packaged("page.js")
+    scores = run.scores
     summary = summarise(run)
-    rows, left_out = _sample_rows(run, summary)
     remarks = list(run.remarks)
-    if left_out:
-        pictures = words.counted(left_out, "picture")
+    gallery = _gallery(run, summary)
+    if gallery.left_out:
+        pictures = words.counted(gallery.left_out, "picture")
         remarks.append(f"{pictures} left out: not readable, or the page would grow too large.")
-    return environment.from_string(_packaged("page.html")).render(
+    maps, matrices = _evidence(run, summary, remarks)
+    return render_page(
+        "run.html",
+        scores.classes,
+        scores.palette,
         run=run,
-        scores=run.scores,
+        scores=scores,
         summary=summary,
         climb=_climb_scale(summary),
-        classes=_class_table(run, summary),
-        rows=rows,
-        rows_at_once=ROWS_AT_ONCE,
-        remarks=remarks,
-        pseudo_labels=[stage for stage in run.stages if stage.pseudo_labels],
-        pseudo_label_charts=_pseudo_label_charts(run.stages),
+        gallery=gallery,
+        class_table=_class_table(run, summary),
+        labelling=make_labelling(run.stages, run.samples, scores.palette),
+        maps=maps,
+        matrices=matrices,
+        criteria=make_criteria(run.stages),
         loss_charts=_loss_charts(run.stages),
         score_chart=_score_chart(run.stages),
-        total_s=_total_s(run.scores.stages),
-        environment={key: _plain(value) for key, value in run.environment.items()},
-        style=_packaged("page.css"),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        total_s=_total_s(scores.stages),
+        environment={key: words.plain(value) for key, value in run.environment.items()},
+        remarks=remarks,
     )
 
 
-def _packaged(name: str) -> str:
-    return resources.files("cag_uda.report").joinpath(name).read_text(encoding="utf-8")
+def _gallery(run: RunRecord, summary: Summary) -> Gallery:
+    delivered = None if summary.delivered is None else summary.delivered.stage.folder
+    looks = []
+    for stage in run.stages:
+        detail = ""
+        if stage.scores.folder == delivered:
+            detail = "latest" if run.awaited else "delivered"
+        looks.append(Look(stage.scores.folder, stage.scores.name, detail, stage.scores.miou))
+    baseline = next((look.key for look in looks if look.name == BASELINE), None)
+    return make_gallery(run.samples, looks, run.scores.palette, baseline, delivered)
 
 
-def _css_colour(levels: tuple[int, int, int]) -> str:
-    return f"rgb({levels[0]} {levels[1]} {levels[2]})"
+def _evidence(run: RunRecord, summary: Summary, remarks: list[str]) -> tuple[FeatureMaps, Matrices]:
+    """Feature maps of all stages; matrices before and after, which tell most in least room."""
+    count = len(run.scores.classes)
+    features = [
+        (stage, one)
+        for stage in run.stages
+        if (one := read_features(stage.folder, count, remarks)) is not None
+    ]
+    anchors = [
+        (stage, one)
+        for stage in run.stages
+        if (one := read_anchor_distances(stage.folder, count, remarks)) is not None
+    ]
+    confusions = [
+        (stage, one)
+        for stage in _before_and_after(run.stages, summary)
+        if (one := read_confusion(stage.folder, count, remarks)) is not None
+    ]
+    shown = {stage.scores.folder for stage in _before_and_after(run.stages, summary)}
+    matrices = make_matrices(
+        [pair for pair in features if pair[0].scores.folder in shown] or features[-1:],
+        [*anchors[:1], *anchors[1:][-1:]],
+        confusions,
+    )
+    return make_feature_maps(features), matrices
 
 
-def _kind_name(kind: str) -> str:
-    return KIND_NAMES.get(kind, kind)
-
-
-def _plain(value: object) -> str:
-    """Write a value of environment.json for people: no braces, quotes or nulls."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(entry)}" for key, entry in value.items())
-    if isinstance(value, list):
-        return " ".join(_plain(entry) for entry in value)
-    return words.UNDEFINED if value is None else str(value)
+def _before_and_after(stages: Sequence[StageRecord], summary: Summary) -> list[StageRecord]:
+    """The baseline and the delivered stage; the first and the last where those are not known."""
+    names = [stage.scores.name for stage in stages]
+    after = summary.delivered.stage.name if summary.delivered else "".join(names[-1:])
+    before = BASELINE if BASELINE in names else "".join(names[:1])
+    return [stage for stage in stages if stage.scores.name in (before, after)]
 
 
 def _total_s(stages: list[StageScores]) -> float | None:
@@ -140,10 +142,12 @@ def _climb_scale(summary: Summary) -> Scale:
 class ClassRow:
     """IoU of one class by stage, each in [0, 1], and its change over the baseline in points."""
 
+    index: int
     name: str
-    colour: tuple[int, int, int] | None
     iou: list[float | None]
     best: float | None
+    before: float | None
+    after: float | None
     change: float | None
 
 
@@ -154,115 +158,35 @@ class ClassTable:
     stages: list[StageScores]
     rows: list[ClassRow]
 
+    @property
+    def changes(self) -> list[ClassRow]:
+        """Rows that can be held against the baseline, the largest gain first."""
+        rows = [row for row in self.rows if row.change is not None]
+        return sorted(rows, key=lambda row: -(row.change or 0.0))
+
 
 def _class_table(run: RunRecord, summary: Summary) -> ClassTable:
     changes = dict(summary.changed_classes)
     stages = [stage for stage in run.scores.stages if stage.iou is not None]
-    columns = [stage.iou for stage in stages if stage.iou is not None]
+    columns = {stage.name: stage.iou for stage in stages if stage.iou is not None}
+    nothing: list[float | None] = [None] * len(run.scores.classes)
+    before = columns.get(BASELINE, nothing)
+    after = columns.get(summary.delivered.stage.name, nothing) if summary.delivered else nothing
     rows = []
     for index, name in enumerate(run.scores.classes):
-        iou = [column[index] for column in columns]
+        iou = [column[index] for column in columns.values()]
         rows.append(
             ClassRow(
+                index=index,
                 name=name,
-                colour=run.scores.palette[index] if run.scores.palette else None,
                 iou=iou,
                 best=max((value for value in iou if value is not None), default=None),
+                before=before[index],
+                after=after[index],
                 change=changes.get(name),
             )
         )
     return ClassTable(stages, rows if stages else [])
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One picture of a row."""
-
-    caption: str
-    detail: str
-    uri: str
-    is_label: bool
-
-
-@dataclass(frozen=True)
-class SampleRow:
-    """One target image and what each network makes of it."""
-
-    name: str
-    panels: list[Panel]
-    columns: int
-
-
-def _sample_rows(run: RunRecord, summary: Summary) -> tuple[list[SampleRow], int]:
-    """The rows of pictures, and how many pictures had to be left out."""
-    # Sample by sample, so that a page that grows too large loses whole samples, the last first.
-    uris = embed_all(
-        [file for sample in run.samples for file in _files_of(sample)], PICTURE_BUDGET_BYTES
-    )
-    rows = []
-    left_out = 0
-    for sample in run.samples:
-        panels = [
-            Panel(caption, detail, uris[file], is_label)
-            for caption, detail, file, is_label in _captioned(sample, run, summary)
-            if file in uris
-        ]
-        left_out += len(_files_of(sample)) - len(panels)
-        if panels:
-            # Even lines: 8 pictures as 4 + 4, not 6 + 2.
-            lines = -(-len(panels) // WIDEST_ROW)
-            rows.append(SampleRow(sample.name, panels, -(-len(panels) // lines)))
-    return rows, left_out
-
-
-def _files_of(sample: Sample) -> list[Path]:
-    files = [sample.image, *sample.predictions.values(), sample.truth]
-    return [file for file in files if file is not None]
-
-
-def _captioned(
-    sample: Sample, run: RunRecord, summary: Summary
-) -> list[tuple[str, str, Path, bool]]:
-    """Caption, detail, file and whether it shows labels, in the order in which they are shown."""
-    delivered = None if summary.delivered is None else summary.delivered.stage.folder
-    shown: list[tuple[str, str, Path, bool]] = []
-    if sample.image is not None:
-        shown.append(("image", "target", sample.image, False))
-    for stage in run.stages:
-        file = sample.predictions.get(stage.scores.folder)
-        if file is not None:
-            miou = stage.scores.miou
-            detail = "" if miou is None else f"{words.percent(miou)} mIoU"
-            if stage.scores.folder == delivered:
-                detail = f"{detail}, {'latest' if run.awaited else 'delivered'}"
-            shown.append((stage.scores.name, detail, file, True))
-    if sample.truth is not None:
-        shown.append(("truth", "drawn by people", sample.truth, True))
-    return shown
-
-
-def _pseudo_label_charts(stages: list[StageRecord]) -> list[Chart]:
-    """Precision and coverage by stage, a line for each kind; a single stage has no course."""
-    labelling = [stage for stage in stages if stage.pseudo_labels]
-    if len(labelling) < 2:
-        return []
-    kinds = list(dict.fromkeys(kind for stage in labelling for kind in stage.pseudo_labels))
-    names = [stage.scores.name for stage in labelling]
-    missing = PseudoLabelScores()
-    charts = []
-    for title, y_label, key in (
-        ("Precision", "% of the labelled pixels that are right", "precision"),
-        ("Coverage", "% of all pixels that are labelled", "coverage"),
-    ):
-        series = {
-            _kind_name(kind): [
-                getattr(stage.pseudo_labels.get(kind, missing), key) for stage in labelling
-            ]
-            for kind in kinds
-        }
-        if any(value is not None for row in series.values() for value in row):
-            charts.append(category_chart(title, y_label, names, series))
-    return charts
 
 
 def _loss_charts(stages: list[StageRecord]) -> list[Chart]:

@@ -1,27 +1,86 @@
 """Turns image files into data URIs small enough for one page.
 
-Knows image formats and a budget of bytes; does not know what the pictures show.
+Knows image formats, the colours of classes, and a budget of bytes; does not know what the pictures
+show. Label pictures stay exact: they are indexed, and shrunk without blending.
 """
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+Ids = NDArray[np.uint8]
+"""(H, W) train ids, NO_CLASS where there is none."""
+NO_CLASS = 255
 WIDTHS_PX = (640, 480, 320, 224)
 """Widths to try, largest first, until all pictures together fit the budget."""
+_UNREADABLE = (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError)
 
 
-def embed_all(files: Iterable[Path], budget_bytes: int) -> dict[Path, str]:
+class Colours:
+    """The colours that label pictures are painted with.
+
+    Args:
+        palette: (K, 3) RGB, one a class.
+    """
+
+    def __init__(self, palette: Iterable[tuple[int, int, int]]) -> None:
+        levels = np.array(list(palette), dtype=np.uint8).reshape(-1, 3)[:NO_CLASS]
+        self._codes = _codes(levels)
+        taken = set(self._codes.tolist())
+        grey = next(level for level in range(256) if level * 0x010101 not in taken)
+        self.no_class: tuple[int, int, int] = (grey, grey, grey)
+        """Black, unless a class is black."""
+        self._levels = np.vstack([levels, [self.no_class]]).astype(np.uint8)
+
+    def ids(self, file: Path) -> Ids | None:
+        """Read a label picture: grey levels as train ids, colours by the palette.
+
+        Returns:
+            (H, W); NO_CLASS where a colour is of no class; None if the file cannot be read.
+        """
+        try:
+            with Image.open(file) as image:
+                if image.mode == "L":
+                    return np.asarray(image)
+                codes = _codes(np.asarray(image.convert("RGB")))
+        except _UNREADABLE:
+            return None
+        order = np.argsort(self._codes, kind="stable")
+        known = self._codes[order]
+        place = np.searchsorted(known, codes).clip(max=max(0, len(known) - 1))
+        if not len(known):
+            return np.full(codes.shape, NO_CLASS, dtype=np.uint8)
+        return np.where(known[place] == codes, order[place], NO_CLASS).astype(np.uint8)
+
+    def data_uri(self, ids: Ids) -> str:
+        """Encode train ids as an indexed PNG in these colours."""
+        # Few colours make few bits a pixel; the last one is of what has no class.
+        image = Image.fromarray(np.minimum(ids, len(self._levels) - 1))
+        image.putpalette(self._levels.tobytes())
+        encoded = io.BytesIO()
+        image.save(encoded, format="PNG")
+        return _data_uri("png", encoded)
+
+
+def embed_all(
+    files: Iterable[Path],
+    budget_bytes: int,
+    labels: Mapping[Path, Ids] | None = None,
+    colours: Colours | None = None,
+) -> dict[Path, str]:
     """Embed pictures at the largest width at which all fit.
 
     Args:
         files: images on disk; one that cannot be read is left out of the result.
         budget_bytes: what all data URIs together may take. Pictures that do not fit even at the
             smallest width are left out, the last ones first.
+        labels: train ids of those files that are label pictures; the others are photographs.
+        colours: to paint the labels with.
 
     Returns:
         File → data URI, in the order of `files`.
@@ -29,7 +88,12 @@ def embed_all(files: Iterable[Path], budget_bytes: int) -> dict[Path, str]:
     wanted = list(dict.fromkeys(files))
     embedded: dict[Path, str] = {}
     for width_px in WIDTHS_PX:
-        embedded = _embed_at(wanted, width_px)
+        embedded = {}
+        for file in wanted:
+            if colours and labels and file in labels:
+                embedded[file] = colours.data_uri(_shrunk_labels(labels[file], width_px))
+            elif uri := _photograph(file, width_px):
+                embedded[file] = uri
         if sum(map(len, embedded.values())) <= budget_bytes:
             return embedded
     kept: dict[Path, str] = {}
@@ -42,40 +106,56 @@ def embed_all(files: Iterable[Path], budget_bytes: int) -> dict[Path, str]:
     return kept
 
 
-def _embed_at(files: list[Path], width_px: int) -> dict[Path, str]:
-    embedded = {}
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                embedded[file] = _data_uri(image.convert("RGB"), width_px)
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
-            continue
-    return embedded
+def size_of(file: Path) -> tuple[int, int] | None:
+    """Width and height of a picture; None if it cannot be read."""
+    try:
+        with Image.open(file) as image:
+            return image.size
+    except _UNREADABLE:
+        return None
 
 
-def _data_uri(image: Image.Image, width_px: int) -> str:
-    """Encode one RGB picture: label colours as a palette PNG, photographs as JPEG."""
-    width, height = image.size
-    size = (width_px, max(1, round(height * width_px / width))) if width > width_px else image.size
-    # Counted before any resize: a label picture has few colours, which must stay exact.
-    is_label = image.getcolors(maxcolors=256) is not None
-    image = image.resize(size, Image.Resampling.NEAREST if is_label else Image.Resampling.LANCZOS)
+def at_cells(ids: Ids, cells: tuple[int, int]) -> Ids:
+    """The id of the pixel at the centre of each of (h, w) cells."""
+    rows, columns = (
+        (2 * np.arange(count) + 1) * pixels // (2 * count)
+        for count, pixels in zip(cells, ids.shape, strict=True)
+    )
+    return ids[rows[:, None], columns]
+
+
+def _photograph(file: Path, width_px: int) -> str | None:
     encoded = io.BytesIO()
-    if is_label:
-        _to_palette(image).save(encoded, format="PNG", optimize=True)
-        kind = "png"
-    else:
-        image.save(encoded, format="JPEG", quality=82, optimize=True, progressive=True)
-        kind = "jpeg"
+    try:
+        with Image.open(file) as image:
+            photograph = image.convert("RGB")
+    except _UNREADABLE:
+        return None
+    size = _shrunk_size(photograph.size, width_px)
+    photograph = photograph.resize(size, Image.Resampling.LANCZOS)
+    photograph.save(encoded, format="JPEG", quality=82, optimize=True, progressive=True)
+    return _data_uri("jpeg", encoded)
+
+
+def _shrunk_labels(ids: Ids, width_px: int) -> Ids:
+    width, height = _shrunk_size((ids.shape[1], ids.shape[0]), width_px)
+    return at_cells(ids, (height, width))
+
+
+def _shrunk_size(size: tuple[int, int], width_px: int) -> tuple[int, int]:
+    width, height = size
+    if width <= width_px:
+        return size
+    return width_px, max(1, round(height * width_px / width))
+
+
+def _codes(colours: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """One number for each RGB colour (…, 3)."""
+    packed: NDArray[np.uint32] = colours.astype(np.uint32) @ np.array(
+        [1 << 16, 1 << 8, 1], dtype=np.uint32
+    )
+    return packed
+
+
+def _data_uri(kind: str, encoded: io.BytesIO) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(encoded.getvalue()).decode('ascii')}"
-
-
-def _to_palette(image: Image.Image) -> Image.Image:
-    """Index a picture of at most 256 colours without changing any of them."""
-    pixels = np.asarray(image)
-    codes = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
-    colours, index = np.unique(codes, return_inverse=True)
-    indexed = Image.fromarray(index.reshape(codes.shape).astype(np.uint8))
-    levels = np.stack([colours >> 16, (colours >> 8) & 255, colours & 255], axis=1)
-    indexed.putpalette(levels.astype(np.uint8).tobytes())
-    return indexed

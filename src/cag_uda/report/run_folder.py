@@ -5,46 +5,27 @@ that was interrupted, or whose target has no labels, is a good run with less to 
 be read is named in `RunRecord.remarks`. Only a folder that is no run is refused.
 """
 
+import filecmp
 import json
-import math
-import statistics
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from cag_uda.errors import RunError
-
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-"""An IoU, a precision or a coverage, in [0, 1]."""
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-ColourLevel = Annotated[int, Field(ge=0, le=255)]
+from cag_uda.report.gallery import Sample
+from cag_uda.report.metrics_log import Metrics, numbers_of, read_metrics
+from cag_uda.report.records import Colour, Finite, FolderName, Gain, Record, Share, parse
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-class _Record(BaseModel):
-    """A JSON object of the run folder; keys that a later version adds are no error."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Gain(_Record):
-    """How far a stage is above another one, in mIoU points, with a bootstrap interval."""
-
-    over: str
-    points: Finite
-    low: Finite | None = None
-    high: Finite | None = None
-
-
-class StageScores(_Record):
+class StageScores(Record):
     """One stage as scores.json lists it. Scores are None where the target has no labels."""
 
-    # No separators: the name is joined to the run folder, and must not lead out of it.
-    folder: str = Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")
+    folder: FolderName
     name: str
     method: str
     start: str | None = None
@@ -55,15 +36,15 @@ class StageScores(_Record):
     gain: Gain | None = None
 
 
-class Scores(_Record):
+class Scores(Record):
     """scores.json: the two domains, the classes, and what every finished stage scores."""
 
     recipe: str
     source: str | None = None
     target: str | None = None
     classes: list[str]
-    palette: list[tuple[ColourLevel, ColourLevel, ColourLevel]] = []
-    stages: list[StageScores] = []
+    palette: list[Colour] = Field(default_factory=list)
+    stages: list[StageScores] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> Self:
@@ -78,31 +59,19 @@ class Scores(_Record):
         return self
 
 
-class PerClass(_Record):
+class PerClass(Record):
     """Precision and coverage of one kind of pseudo-label, class by class (K,)."""
 
-    precision: list[Share | None] = []
-    coverage: list[Share | None] = []
+    precision: list[Share | None] = Field(default_factory=list)
+    coverage: list[Share | None] = Field(default_factory=list)
 
 
-class PseudoLabelScores(_Record):
+class PseudoLabelScores(Record):
     """One kind of pseudo-label over the target: how much is labelled, how much of that is right."""
 
     precision: Share | None = None
     coverage: Share | None = None
     per_class: PerClass = PerClass()
-
-
-@dataclass
-class Metrics:
-    """metrics.jsonl: what training wrote down. Series are (step, value), in order of step."""
-
-    losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    miou: list[tuple[int, float]] = field(default_factory=list)
-    images_per_s: float | None = None
-    last_step: int = 0
-    not_finite: dict[str, int] = field(default_factory=dict)
-    """Loss name → first logged step at which it was not a number."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +80,11 @@ class StageRecord:
 
     scores: StageScores
     finished: bool
+    folder: Path
     metrics: Metrics
     pseudo_labels: dict[str, PseudoLabelScores]
+    criteria: dict[int, dict[str, float]]
+    """Steps taken → label-free criteria of the network as it then was."""
 
     def per_class_kinds(self, count: int) -> dict[str, PseudoLabelScores]:
         """The kinds of pseudo-label that are told class by class, for `count` classes."""
@@ -122,17 +94,6 @@ class StageRecord:
             if {len(scores.per_class.precision), len(scores.per_class.coverage)} <= {0, count}
             and (scores.per_class.precision or scores.per_class.coverage)
         }
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One target image with the pictures made of it."""
-
-    name: str
-    image: Path | None
-    truth: Path | None
-    predictions: dict[str, Path]
-    """Stage folder → the coloured prediction of that stage's network."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +107,10 @@ class RunRecord:
     """Names of the recipe's stages that have not finished."""
     samples: list[Sample]
     recipe: str | None
+    delivered: str | None
+    """Name of the stage whose network was delivered, where that is not just the last."""
+    chosen_by: str | None
+    """The label-free criterion by which it was chosen."""
     environment: dict[str, Any]
     remarks: list[str]
     """What is missing or cannot be read, in words for the page."""
@@ -176,15 +141,24 @@ def read_run(path: Path) -> RunRecord:
     remarks: list[str] = []
     scores = _read_scores(path, remarks)
     recipe = _read_text(path / "recipe.toml", remarks)
-    planned = _planned_stages(recipe)
+    plan = _parsed(recipe)
+    planned = _planned_stages(plan)
     listed = _with_unfinished_folders(path, scores, planned)
     finished = {stage.name for stage in scores.stages}
+    criterion = _criterion(plan)
+    delivered = _delivered(path, scores) if criterion else None
+    if criterion and delivered is None and finished >= set(planned):
+        remarks.append(
+            f"{criterion} chose a network from within a stage; the page shows the ends of stages."
+        )
     stages = [
         StageRecord(
             scores=stage,
             finished=stage.name in finished,
-            metrics=_read_metrics(path / "stages" / stage.folder / "metrics.jsonl", remarks),
+            folder=path / "stages" / stage.folder,
+            metrics=read_metrics(path / "stages" / stage.folder / "metrics.jsonl", remarks),
             pseudo_labels=_read_pseudo_labels(path / "stages" / stage.folder, remarks),
+            criteria=_read_criteria(path / "stages" / stage.folder, remarks),
         )
         for stage in listed
     ]
@@ -193,8 +167,10 @@ def read_run(path: Path) -> RunRecord:
         scores=scores,
         stages=stages,
         awaited=[name for name in planned if name not in finished],
-        samples=_find_samples(path, [stage.folder for stage in listed]),
+        samples=find_samples(path, [stage.folder for stage in listed]),
         recipe=recipe,
+        delivered=delivered,
+        chosen_by=criterion,
         environment=_read_environment(path / "environment.json", remarks),
         remarks=remarks,
     )
@@ -205,26 +181,7 @@ def _read_scores(path: Path, remarks: list[str]) -> Scores:
     if not file.is_file():
         remarks.append("scores.json is not there yet: no stage has been scored.")
         return Scores(recipe=path.resolve().name, classes=[])
-    return _parse(Scores, file)
-
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def _parse(model: type[Model], file: Path) -> Model:
-    """Read one JSON file into `model`; RunError names the file and all that is wrong in it."""
-    try:
-        return model.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        problems = [
-            f"{file}: {'.'.join(str(part) for part in problem['loc']) or 'the file'}: "
-            f"{problem['msg']}"
-            for problem in error.errors(include_url=False)[:5]
-        ]
-        advice = "not written by this version of cag-uda, or damaged: run the last stage again"
-        raise RunError([*problems, f"{file} is {advice} with --resume"]) from error
-    except OSError as error:
-        raise RunError(f"cannot read {file}: {error.strerror}; check its permissions") from error
+    return parse(Scores, file, "run the last stage again with --resume")
 
 
 def _read_text(file: Path, remarks: list[str]) -> str | None:
@@ -249,15 +206,40 @@ def _read_environment(file: Path, remarks: list[str]) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"environment": value}
 
 
-def _planned_stages(recipe: str | None) -> list[str]:
-    """Names of the recipe's stages; empty where there is no recipe to be understood."""
+def _parsed(recipe: str | None) -> dict[str, Any]:
+    """The recipe's tables; empty where there is no recipe to be understood."""
     try:
-        stages = tomllib.loads(recipe or "").get("stages", [])
+        return tomllib.loads(recipe or "")
     except tomllib.TOMLDecodeError:
-        return []
+        return {}
+
+
+def _planned_stages(plan: dict[str, Any]) -> list[str]:
+    """Names of the recipe's stages."""
+    stages = plan.get("stages", [])
     if not isinstance(stages, list):
         return []
     return [str(stage["name"]) for stage in stages if isinstance(stage, dict) and "name" in stage]
+
+
+def _criterion(plan: dict[str, Any]) -> str | None:
+    """The label-free criterion that chooses the network to deliver; None delivers the last."""
+    deliver = str(plan.get("deliver", "last"))
+    return None if deliver == "last" else deliver
+
+
+def _delivered(path: Path, scores: Scores) -> str | None:
+    """The stage whose final network is, byte by byte, the delivered one."""
+    name = "model.safetensors"
+    delivered = path / "model" / name
+    for stage in scores.stages:
+        network = path / "stages" / stage.folder / "model" / name
+        try:
+            if filecmp.cmp(delivered, network, shallow=False):
+                return stage.name
+        except OSError:
+            continue
+    return None
 
 
 def _with_unfinished_folders(path: Path, scores: Scores, planned: list[str]) -> list[StageScores]:
@@ -275,59 +257,6 @@ def _with_unfinished_folders(path: Path, scores: Scores, planned: list[str]) -> 
     return listed
 
 
-def _read_metrics(file: Path, remarks: list[str]) -> Metrics:
-    """Read the log of one stage; a line that an interruption cut short is passed over."""
-    metrics = Metrics()
-    try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return metrics
-    except OSError as error:
-        remarks.append(f"{file.parent.name}/{file.name} cannot be read: {error.strerror}.")
-        return metrics
-    # A resumed stage logs the steps after its checkpoint again: the last word on a step holds.
-    losses: dict[str, dict[int, float]] = {}
-    miou: dict[int, float] = {}
-    speeds: list[float] = []
-    for line in lines:
-        entry = _json_object(line)
-        step = entry.get("step")
-        if not isinstance(step, int):
-            continue
-        metrics.last_step = max(metrics.last_step, step)
-        for name, value in _numbers(entry.get("losses")).items():
-            if math.isfinite(value):
-                losses.setdefault(name, {})[step] = value
-            else:
-                metrics.not_finite.setdefault(name, step)
-        score = _numbers(entry.get("scores")).get("miou", math.nan)
-        if math.isfinite(score):
-            miou[step] = score
-        speeds += list(_numbers({"speed": entry.get("images_per_s")}).values())
-    metrics.losses = {name: sorted(values.items()) for name, values in losses.items()}
-    metrics.miou = sorted(miou.items())
-    metrics.images_per_s = statistics.median(speeds) if speeds else None
-    return metrics
-
-
-def _json_object(line: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _numbers(value: object) -> dict[str, float]:
-    if not isinstance(value, dict):
-        return {}
-    return {
-        str(name): float(number)
-        for name, number in value.items()
-        if isinstance(number, int | float) and not isinstance(number, bool)
-    }
-
-
 def _read_pseudo_labels(folder: Path, remarks: list[str]) -> dict[str, PseudoLabelScores]:
     file = folder / "pseudo_labels.json"
     if not file.is_file():
@@ -343,7 +272,20 @@ def _read_pseudo_labels(folder: Path, remarks: list[str]) -> dict[str, PseudoLab
         return {}
 
 
-def _find_samples(path: Path, stage_folders: list[str]) -> list[Sample]:
+def _read_criteria(folder: Path, remarks: list[str]) -> dict[int, dict[str, float]]:
+    file = folder / "criteria.json"
+    try:
+        records = json.loads(file.read_text(encoding="utf-8"))["records"]
+        return {int(record["step"]): numbers_of(record["criteria"]) for record in records}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError):
+        remarks.append(f"{folder.name}/{file.name} cannot be understood and is left out.")
+        return {}
+
+
+def find_samples(path: Path, stage_folders: list[str]) -> list[Sample]:
+    """The sample images of a run, with the predictions of the given stages, by folder."""
     root = path / "samples"
     folders = [folder for folder in root.iterdir() if folder.is_dir()] if root.is_dir() else []
     samples = []

@@ -6,7 +6,8 @@ Knows which stages follow from which and what each one added; does not know how 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from cag_uda.report.run_folder import Gain, RunRecord, StageScores
+from cag_uda.report.records import Gain
+from cag_uda.report.run_folder import RunRecord, StageScores
 from cag_uda.report.words import NO_BREAK, THIN_SPACE, counted, percent, signed
 
 BASELINE = "source-only"
@@ -98,13 +99,13 @@ class _Scored(NamedTuple):
 class _Ladder:
     """The scored stages and how they follow from each other."""
 
-    def __init__(self, stages: list[StageScores]) -> None:
+    def __init__(self, stages: list[StageScores], delivered: str | None) -> None:
         self.scored = {
             stage.name: _Scored(stage, stage.miou) for stage in stages if stage.miou is not None
         }
         self.baseline = self.scored.get(BASELINE)
         self.oracle = self._last(oracle=True)
-        self.delivered = self._last(oracle=False)
+        self.delivered = self.scored.get(delivered or "") or self._last(oracle=False)
         self.lineage = self._lineage()
 
     def _last(self, oracle: bool) -> _Scored | None:
@@ -174,7 +175,7 @@ def summarise(run: RunRecord) -> Summary:
     Returns:
         The verdict and the figures behind it; empty ones where nothing was scored.
     """
-    ladder = _Ladder(run.scores.stages)
+    ladder = _Ladder(run.scores.stages, run.delivered)
     steps = [ladder.step(one) for one in ladder.scored.values()]
     delivered = next((step for step in steps if step.delivered), None)
     return Summary(
@@ -226,14 +227,29 @@ def _scored(run: RunRecord, delivered: Step) -> Verdict:
             f"Only {BASELINE} is scored on {target}: there is no adapted network to judge yet.",
         )
     network = "latest finished" if run.awaited else "delivered"
-    subject = f"The {network} network is that of {delivered.stage.name}, scored on {target}."
+    chosen = f", chosen without labels by {run.chosen_by}" if run.delivered else ""
+    subject = (
+        f"The {network} network is that of {delivered.stage.name}{chosen}, scored on {target}."
+    )
     if delivered.gain is None:
         return Verdict(
             "unknown",
             f"{miou}{NO_BREAK}mIoU on {target}.",
             f"{subject} No stage is named {BASELINE}, so there is nothing to hold it against.",
         )
-    return _judged(miou, subject, delivered.gain, unfinished=bool(run.awaited))
+    return _judged(miou, subject + _better_one(run, delivered), delivered.gain, bool(run.awaited))
+
+
+def _better_one(run: RunRecord, delivered: Step) -> str:
+    """Say so where an earlier stage scores clearly higher than the one that is delivered."""
+    scored = [stage for stage in run.scores.stages if stage.method != YARDSTICK]
+    best = max(scored, key=lambda stage: stage.miou or 0.0)
+    if best.miou is None or (best.miou - delivered.miou) * 100 < NOISE_POINTS:
+        return ""
+    return (
+        f" {best.name} scores higher, {percent(best.miou)}, but only target labels can tell, and "
+        "those choose nothing."
+    )
 
 
 def _judged(miou: str, subject: str, gain: Gain, unfinished: bool) -> Verdict:

@@ -10,9 +10,12 @@ NO_BREAK = "\u00a0"
 
 def percent(share: float | None, digits: int = 1) -> str:
     """Write a share in [0, 1] as percent: 0.4832 → "48.3 %"; None → "–"."""
-    return (
-        UNDEFINED if share is None else f"{share * 100:.{digits}f}{THIN_SPACE}%".replace("-", "−")
-    )
+    if share is None:
+        return UNDEFINED
+    text = f"{share * 100:.{digits}f}"
+    if float(text) == 0:
+        text = text.removeprefix("-")
+    return f"{text}{THIN_SPACE}%".replace("-", "−")
 
 
 def number(share: float | None) -> str:
@@ -61,3 +64,12 @@ def compact(value: float) -> str:
     text = f"{value:.3g}"
     mantissa, _, power = text.partition("e")
     return f"{mantissa}e{int(power)}" if power else text
+
+
+def plain(value: object) -> str:
+    """Write a JSON value for people: no braces, quotes or nulls."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {plain(entry)}" for key, entry in value.items())
+    if isinstance(value, list):
+        return " ".join(plain(entry) for entry in value)
+    return UNDEFINED if value is None else str(value)

@@ -1,5 +1,10 @@
-"""The resumable state of a stage: one file, whole or not at all, loaded without unpickling code."""
+"""The resumable state of a stage: whole or not at all, verified, loaded without unpickling code.
 
+The last two are kept. A kill cannot damage a checkpoint, but a disk can: one whose checksums do not
+hold is passed over for the one before, from which the stage arrives at the same end.
+"""
+
+import logging
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -14,7 +19,10 @@ from cag_uda.errors import RunError
 from cag_uda.files import write_with
 from cag_uda.methods.base import Method
 
-_FILE = "state.pt"
+_FILE, _PREVIOUS = "state.pt", "previous.pt"
+
+Rows = list[tuple[int, dict[str, float]]]
+"""Losses of single steps, which are not in the log yet: step and values by name."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +33,31 @@ class Progress:
     """Steps taken."""
     elapsed_s: float
     """Seconds spent on them, over all interruptions."""
+    pending: tuple[Rows, ...] = ()
+    """Of each process, what its log has yet to tell."""
 
 
 def save_checkpoint(
     folder: Path, method: Method, optimizers: Mapping[str, Optimizer], progress: Progress
 ) -> None:
-    """Write the state of a stage. Raises RunError if the disk is full; the last one then stays."""
+    """Write the state of a stage; the one before it stays beside it.
+
+    Raises:
+        RunError: if the disk is full or gone; the last checkpoint then stands.
+    """
+    if not folder.parent.is_dir():
+        # Made anew, it would lie on whatever disk is below the mount that has gone.
+        raise RunError(
+            f"the folder {folder.parent} has gone; bring it back and go on with --resume"
+        )
     state = {
         "method": method.state_dict(),
         "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
         "step": progress.step,
         "elapsed_s": progress.elapsed_s,
+        "pending": list(progress.pending),
     }
-    write_with(folder / _FILE, lambda path: _save(state, path))
+    write_with(folder / _FILE, lambda path: _save(state, path, folder))
 
 
 def load_checkpoint(
@@ -49,35 +69,74 @@ def load_checkpoint(
         How far it was, or None where nothing has been saved.
 
     Raises:
-        RunError: if the file is damaged or belongs to another recipe.
+        RunError: if no checkpoint is sound, or they belong to another recipe.
     """
-    path = folder / _FILE
-    if not path.exists():
-        return None
+    reasons = []
+    for path in (folder / _FILE, folder / _PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            state = _read(path)
+        except (OSError, EOFError, RuntimeError, ValueError, KeyError, _Unsound) as error:
+            reasons.append(f"{path}: {_first_line(error)}")
+            continue
+        if reasons:
+            logging.getLogger(__name__).warning(
+                "%s; going on from the checkpoint before, of step %d", reasons[0], state["step"]
+            )
+        return _restore(state, path, method, optimizers)
+    if reasons:
+        raise RunError(
+            f"no sound checkpoint to resume from ({'; '.join(reasons)}); "
+            f"delete {folder} to take its stage anew"
+        )
+    return None
+
+
+class _Unsound(Exception):
+    """A checkpoint whose checksums do not hold, or that is something else."""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a checkpoint into memory, after its checksums: torch does not look at them."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise _Unsound(f"its part {damaged} is damaged")
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, NotImplementedError, pickle.UnpicklingError) as error:
+        raise _Unsound(_first_line(error)) from error
+    if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+        raise _Unsound("it is no checkpoint of a stage")
+    return state
+
+
+def _restore(
+    state: dict[str, Any], path: Path, method: Method, optimizers: Mapping[str, Optimizer]
+) -> Progress:
+    try:
         method.load_state_dict(state["method"])
         for name, optimizer in optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        return Progress(state["step"], state["elapsed_s"])
-    except (
-        KeyError,
-        ValueError,
-        RuntimeError,
-        OSError,
-        EOFError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = str(error).strip().splitlines()[0]
+        return Progress(state["step"], state["elapsed_s"], tuple(state.get("pending", ())))
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise RunError(
-            f"the checkpoint {path} cannot be resumed ({reason}); delete it to take its stage anew"
+            f"the checkpoint {path} does not fit its stage ({_first_line(error)}); it was made by "
+            f"another recipe or version: delete {path.parent} to take the stage anew"
         ) from error
 
 
-def _save(state: dict[str, Any], path: Path) -> None:
+def _save(state: dict[str, Any], path: Path, folder: Path) -> None:
     try:
         torch.save(state, path)
     except RuntimeError as error:
         # torch's zip writer reports a full disk as a RuntimeError.
-        raise OSError(None, str(error).strip().splitlines()[0]) from error
+        raise OSError(None, _first_line(error)) from error
+    last = folder / _FILE
+    if last.exists():
+        last.replace(folder / _PREVIOUS)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

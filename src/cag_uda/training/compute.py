@@ -7,18 +7,29 @@ import ctypes
 import logging
 import os
 import time
+from inspect import signature
 from typing import Literal
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.fabric.strategies import DDPStrategy
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from cag_uda.errors import UserError
 from cag_uda.types import Prediction
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 1 << 30
+# Statistics of batch norms are averaged after each step. By default torch sends those of the first
+# process before every forward pass, which would undo what the others learnt since.
+_KEEP_BUFFERS = {
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+    else "broadcast_buffers": False
+}
 _SPOKEN = {"32": "float32", "bf16": "bfloat16"}
 
 
@@ -68,13 +79,7 @@ def resolve(
     Raises:
         UserError: if a GPU is asked for and there is none.
     """
-    accelerator = config.accelerator
-    if accelerator == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "no CUDA device is visible to torch; use --accelerator cpu, or install a CUDA build"
-        )
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    accelerator = resolve_accelerator(config)
     precision, channels_last = config.precision, config.channels_last
     if accelerator == "cuda":
         precision = "bf16" if precision == "auto" and torch.cuda.is_bf16_supported() else precision
@@ -90,24 +95,71 @@ def resolve(
     )
 
 
-def make_fabric(config: ComputeConfig) -> Fabric:
-    """Fabric for a resolved configuration, launched where there are several processes."""
+def resolve_accelerator(config: ComputeConfig) -> Literal["cpu", "cuda"]:
+    """The device to compute on: a GPU where "auto" finds one.
+
+    Raises:
+        UserError: if a GPU is asked for and there is none.
+    """
+    if config.accelerator == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "no CUDA device is visible to torch; use --accelerator cpu, or install a CUDA build"
+        )
+    if config.accelerator == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return config.accelerator
+
+
+def launch(config: ComputeConfig) -> Fabric:
+    """Start the processes of a run, or take one's place among those that a scheduler has started.
+
+    Under torchrun and SLURM, how many there are is theirs to say; otherwise `config.devices` are
+    started on this machine. Computes in float32, so that precision can still be decided.
+
+    Args:
+        config: as the recipe has it.
+
+    Raises:
+        UserError: if a GPU is asked for and there is none.
+    """
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    return _launched(config.model_copy(update={"accelerator": resolve_accelerator(config)}))
+
+
+def with_precision(fabric: Fabric, config: ComputeConfig) -> Fabric:
+    """The processes of a launched Fabric, computing in a resolved configuration's precision."""
+    return fabric if config.precision == "32" else _launched(config)
+
+
+def _launched(config: ComputeConfig) -> Fabric:
+    devices, nodes = _placement(config)
     fabric = Fabric(
         accelerator=config.accelerator,
-        devices=config.devices,
-        num_nodes=int(os.environ.get("CAG_UDA_NODES", "1")),
+        devices=devices,
+        num_nodes=nodes,
+        strategy=DDPStrategy(**_KEEP_BUFFERS) if devices * nodes > 1 else "auto",
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
     )
     fabric.launch()
     return fabric
 
 
-def describe(config: ComputeConfig) -> str:
-    """One line on what a resolved configuration computes with."""
+def _placement(config: ComputeConfig) -> tuple[int, int]:
+    """Processes of each machine, and machines."""
+    if TorchElasticEnvironment.detect():
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        return here, int(os.environ["WORLD_SIZE"]) // here
+    if "SLURM_NTASKS" in os.environ and SLURMEnvironment.detect():
+        nodes = int(os.environ.get("SLURM_NNODES", "1"))
+        return int(os.environ["SLURM_NTASKS"]) // nodes, nodes
+    return config.devices, int(os.environ.get("CAG_UDA_NODES", "1"))
+
+
+def describe(config: ComputeConfig, processes: int) -> str:
+    """One line on what a resolved configuration computes with, in how many processes."""
     layout = ", channels last" if config.channels_last is True else ""
-    count = f", {config.devices} processes" if config.devices > 1 else ""
+    count = f", {processes} processes" if processes > 1 else ""
     return f"computing on {config.accelerator} in {_SPOKEN[config.precision]}{layout}{count}"
 
 

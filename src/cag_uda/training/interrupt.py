@@ -17,7 +17,12 @@ class Interrupted(Exception):
 
     def __init__(self, number: int) -> None:
         self.exit_code = 128 + number
+        self.number = number
         super().__init__(f"stopped by {signal.Signals(number).name}")
+
+    def __reduce__(self) -> tuple[type["Interrupted"], tuple[int]]:
+        """What another process needs to make it again."""
+        return type(self), (self.number,)
 
 
 @dataclass

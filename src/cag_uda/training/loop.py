@@ -1,24 +1,27 @@
 """The only training loop. Knows methods and steps, not how they are evaluated or where data is."""
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from cag_uda.errors import RunError
 from cag_uda.methods.base import Method, Passes
 from cag_uda.methods.optim import OptimConfig
 from cag_uda.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from cag_uda.training.interrupt import StopRequest
-from cag_uda.training.metrics import MetricsLog
+from cag_uda.training.interrupt import Interrupted, StopRequest
+from cag_uda.training.processes import Processes
+from cag_uda.training.records import Records, not_finite
+from cag_uda.training.step import Stepper, seed_for
+from cag_uda.training.tracking import Trackers
 from cag_uda.types import Batch
+
+_MOST_LEFT_OUT = 10
+"""Steps in a row that may be left out: more are no accident."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class StagePlan:
     evaluate_every: int | None
     log_every: int
     checkpoint_every: int
+    pictures_every: int | None = None
+    """Steps between pictures of predictions; None shows none on the way."""
+    skips_nonfinite: bool = False
+    """Whether a step whose loss or gradient is not finite is left out, instead of an error."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +48,25 @@ class Hooks:
     """What the loop is handed from outside."""
 
     load: Callable[[range], Iterator[Batch]]
-    """The batches of some steps, on the device."""
-    evaluate: Callable[[Method], dict[str, Any]]
-    """Scores of the method's predictor, for the log; may be empty."""
+    """This process's part of the batches of some steps, on the device."""
+    files: Callable[[int], Sequence[str]]
+    """The images of a step's whole batch, for messages."""
+    evaluate: Callable[[Method, int], dict[str, Any]]
+    """Scores of the method's predictor after some steps, for the log; may be empty. All processes
+    call it."""
     prepared: Callable[[Method], None]
     """Called when a stage's anchors and thresholds stand, before its first step."""
     progress: Callable[[int, int, Mapping[str, float]], None]
     """Called with steps taken, steps in all, and the latest mean losses."""
+    show: Callable[[Method, int], None]
+    """Called after some steps to show what the method's predictor sees. All processes call it."""
+    trackers: Trackers
+    """Told what the log says."""
 
 
 def train_stage(
     fabric: Fabric,
+    processes: Processes,
     method: Method,
     plan: StagePlan,
     passes: Passes,
@@ -62,7 +77,8 @@ def train_stage(
     """Train a stage from its start, or from its checkpoint, to its end.
 
     Args:
-        fabric: device, precision and processes.
+        fabric: device and precision.
+        processes: those that share the work.
         method: the method, on the device, holding the network that the stage starts from.
         plan: steps and rates.
         passes: sweeps for `Method.prepare`.
@@ -71,75 +87,38 @@ def train_stage(
         stop: a request to stop is obeyed after a step.
 
     Returns:
-        The steps taken and the seconds that they took.
+        The steps taken, and the seconds of these and of what precedes and follows them.
 
     Raises:
         Interrupted: on a request to stop, after saving.
         RunError: for a loss that is not finite, or a disk that is full.
     """
     optimizers = method.optimizers(plan.optim)
-    done = load_checkpoint(folder / "checkpoint", method, optimizers)
+    with processes.agreed():
+        done = load_checkpoint(folder / "checkpoint", method, optimizers)
     if done is None:
+        seed_for(plan.seed, 0)
+        begun_s = time.monotonic()
         method.prepare(passes)
+        done = Progress(0, time.monotonic() - begun_s)
         hooks.prepared(method)
-        done = Progress(0, 0.0)
     method.attach(lambda network: _wrap(fabric, network), fabric.autocast)
-    wrapped = {name: fabric.setup_optimizers(each) for name, each in optimizers.items()}
-    records = _Records(fabric, plan, hooks, folder, done)
-    try:
-        steps = range(done.step, plan.steps)
-        for step, batch in zip(steps, hooks.load(steps), strict=True):
-            if plan.refresh_every and step and step % plan.refresh_every == 0:
-                method.prepare(passes)
-            losses = _take_step(fabric, method, wrapped, plan, step, batch)
-            rate = optimizers["segmenter"].param_groups[0]["lr"]
-            done = records.add(step + 1, losses, rate, len(batch.source.image), method)
-            is_due = done.step % plan.checkpoint_every == 0 or done.step == plan.steps
-            if is_due or stop.number is not None:
-                if fabric.is_global_zero:
-                    save_checkpoint(folder / "checkpoint", method, optimizers, done)
-                fabric.barrier()
-                stop.check()
-    finally:
-        records.close()
+    stepper = Stepper(
+        fabric,
+        processes,
+        method,
+        {name: fabric.setup_optimizers(each) for name, each in optimizers.items()},
+        optim=plan.optim,
+        steps=plan.steps,
+        seed=plan.seed,
+        skips_nonfinite=plan.skips_nonfinite,
+    )
+    done = _Stage(stepper, plan, passes, hooks, folder, stop, optimizers).run(done)
     # After a resumption too, when no step was left: it depends on weights and images alone.
+    seed_for(plan.seed, plan.steps)
+    begun_s = time.monotonic()
     method.finish(passes)
-    return done
-
-
-def _take_step(
-    fabric: Fabric,
-    method: Method,
-    optimizers: Mapping[str, Any],
-    plan: StagePlan,
-    step: int,
-    batch: Batch,
-) -> dict[str, Tensor]:
-    """One step of every network; returns its losses, detached and on the device."""
-    method.train()
-    # Dropout is a function of seed, step and process: so a resumed run is the run.
-    torch.manual_seed(((plan.seed * 1_000_003 + step) * 4096 + fabric.global_rank) % 2**63)
-    for optimizer in optimizers.values():
-        _set_rate(optimizer, plan.optim.factor(step, plan.steps))
-    seen: dict[str, Tensor] = {}
-    for losses in method.losses(batch):
-        total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        if total.requires_grad:
-            fabric.backward(total)
-        seen |= {name: loss.detach() for name, loss in losses.items()}
-    networks = method.networks()
-    for name, optimizer in optimizers.items():
-        if plan.optim.clip_norm is not None:
-            nn.utils.clip_grad_norm_(networks[name].parameters(), plan.optim.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    method.after_step(step)
-    return seen
-
-
-def _set_rate(optimizer: Optimizer, factor: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak_rate"] * factor
+    return replace(done, elapsed_s=done.elapsed_s + time.monotonic() - begun_s)
 
 
 def _wrap(fabric: Fabric, network: nn.Module) -> Callable[..., Any]:
@@ -147,72 +126,95 @@ def _wrap(fabric: Fabric, network: nn.Module) -> Callable[..., Any]:
     return wrapped
 
 
-class _Records:
-    """Keeps a stage's losses on the device, and writes their means down now and then.
+@dataclass
+class _Stage:
+    """The steps of a stage, with what is due between them."""
 
-    The host waits for the device only when it writes.
-    """
+    stepper: Stepper
+    plan: StagePlan
+    passes: Passes
+    hooks: Hooks
+    folder: Path
+    stop: StopRequest
+    optimizers: Mapping[str, Optimizer]
+    left_out: int = 0
+    """Steps that were left out since the last that was taken."""
 
-    def __init__(
-        self, fabric: Fabric, plan: StagePlan, hooks: Hooks, folder: Path, done: Progress
-    ) -> None:
-        self._plan, self._hooks = plan, hooks
-        self._log = MetricsLog(folder, done.step) if fabric.is_global_zero else None
-        self._begun_s = time.monotonic() - done.elapsed_s
-        self._sums: dict[str, Tensor] = {}
-        self._images = self._steps = 0
-        self._window_s = time.monotonic()
+    def run(self, done: Progress) -> Progress:
+        """Take the steps that are left; returns how far the stage then is."""
+        records = Records(self.stepper.processes, self.folder, done, self.hooks.trackers)
+        steps = range(done.step, self.plan.steps)
+        batches = self.hooks.load(steps)
+        try:
+            for step in steps:
+                with self.stepper.processes.agreed():
+                    batch = next(batches)
+                self._step(step, batch, records)
+                done = self._after(step + 1, records)
+        finally:
+            records.close()
+        return done
 
-    def add(
-        self, taken: int, losses: Mapping[str, Tensor], rate: float, images: int, method: Method
-    ) -> Progress:
-        """Count a step in; log and evaluate where that is due.
+    def _step(self, step: int, batch: Batch, records: Records) -> None:
+        every = self.plan.refresh_every
+        if every and step and step % every == 0:
+            seed_for(self.plan.seed, step)
+            self.stepper.method.prepare(self.passes)
+        losses, is_taken = self.stepper.take(step, batch)
+        if is_taken:
+            self.left_out = 0
+            records.add(step, losses, len(batch.source.image))
+            return
+        self.left_out += 1
+        values = {name: float(loss) for name, loss in losses.items()}
+        files = self.hooks.files(step)
+        if self.left_out > _MOST_LEFT_OUT:
+            with self.stepper.processes.agreed():
+                raise not_finite(step, values, files)
+        spoken = {name: str(value) for name, value in values.items()}
+        records.write({"step": step + 1, "left_out": {"losses": spoken, "files": list(files)}})
 
-        Raises:
-            RunError: if a loss is not finite.
-        """
-        for name, loss in losses.items():
-            self._sums[name] = self._sums[name] + loss if name in self._sums else loss
-        self._images += images
-        self._steps += 1
-        is_last = taken == self._plan.steps
-        if taken % self._plan.log_every == 0 or is_last:
-            means = self._flush(taken, rate)
-            self._hooks.progress(taken, self._plan.steps, means)
-        every = self._plan.evaluate_every
-        if every and taken % every == 0 and not is_last:
-            scores = self._hooks.evaluate(method)
-            if self._log and scores:
-                self._log.write({"step": taken, "scores": scores})
-        return Progress(taken, self._elapsed_s)
+    def _after(self, taken: int, records: Records) -> Progress:
+        """What is due when `taken` steps have been taken: log, evaluation, checkpoint, stop."""
+        plan, method = self.plan, self.stepper.method
+        is_last = taken == plan.steps
+        number = self.stepper.processes.largest(self.stop.number or 0)
+        is_saved = bool(
+            number
+            or is_last
+            or taken % plan.checkpoint_every == 0
+            # What a refresh takes long to prepare must not cost the steps before it.
+            or (plan.refresh_every and taken % plan.refresh_every == 0)
+        )
+        is_logged = is_last or taken % plan.log_every == 0
+        if is_saved or is_logged:
+            self._refuse_broken(records)
+        if is_logged:
+            rate = self.optimizers["segmenter"].param_groups[0]["lr"]
+            self.hooks.progress(taken, plan.steps, records.flush(taken, rate))
+        is_scored = plan.evaluate_every and taken % plan.evaluate_every == 0 and not is_last
+        if is_scored and (scores := self.hooks.evaluate(method, taken)):
+            records.write({"step": taken, "scores": scores})
+        if plan.pictures_every and taken % plan.pictures_every == 0 and not is_last:
+            self.hooks.show(method, taken)
+        done = Progress(taken, records.elapsed_s)
+        if is_saved:
+            self._save(done, records)
+        with self.stepper.processes.agreed():
+            if number:
+                raise Interrupted(number)
+        return done
 
-    def close(self) -> None:
-        if self._log:
-            self._log.close()
+    def _refuse_broken(self, records: Records) -> None:
+        """Raise RunError, on all processes alike, if a loss has not been finite."""
+        if (broken := records.first_broken()) is not None:
+            with self.stepper.processes.agreed():
+                raise not_finite(*broken, self.hooks.files(broken[0]))
 
-    @property
-    def _elapsed_s(self) -> float:
-        return time.monotonic() - self._begun_s
-
-    def _flush(self, taken: int, rate: float) -> dict[str, float]:
-        names = list(self._sums)
-        means = (torch.stack([self._sums[n].float() for n in names]) / self._steps).tolist()
-        losses = dict(zip(names, means, strict=True))
-        broken = [name for name, mean in losses.items() if not math.isfinite(mean)]
-        if broken:
-            raise RunError(
-                f"the loss {', '.join(broken)} is not finite in the {self._steps} steps before "
-                f"step {taken}; lower the learning rate or set clip_norm, then go on with --resume"
-            )
-        record = {
-            "step": taken,
-            "losses": losses,
-            "learning_rate": rate,
-            "images_per_s": self._images / max(1e-9, time.monotonic() - self._window_s),
-            "elapsed_s": self._elapsed_s,
-        }
-        if self._log:
-            self._log.write(record)
-        self._sums, self._images, self._steps = {}, 0, 0
-        self._window_s = time.monotonic()
-        return losses
+    def _save(self, done: Progress, records: Records) -> None:
+        whole = Progress(done.step, done.elapsed_s, records.pending())
+        with self.stepper.processes.agreed():
+            if self.stepper.processes.is_first:
+                save_checkpoint(
+                    self.folder / "checkpoint", self.stepper.method, self.optimizers, whole
+                )

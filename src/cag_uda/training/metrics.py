@@ -1,12 +1,11 @@
-"""The log of a stage: `metrics.jsonl`, and the same for TensorBoard."""
+"""The log of a stage: `metrics.jsonl`, and the same for those whom the run tells."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.loggers.tensorboard import TensorBoardLogger
-
 from cag_uda.files import unwritable, write_text
+from cag_uda.training.tracking import Trackers, numbers_of
 
 _FILE = "metrics.jsonl"
 
@@ -17,15 +16,17 @@ class MetricsLog:
     Args:
         folder: of the stage.
         step: steps already taken; records beyond it, which a resumed run repeats, are dropped.
+        trackers: told the same.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int, trackers: Trackers) -> None:
         self._path = folder / _FILE
         write_text(self._path, "".join(_kept(self._path, step)))
-        self._board = TensorBoardLogger(folder, name="", version="tensorboard")
+        self._trackers = trackers
+        trackers.begin(folder, step)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record; its numbers, nested ones by path, go to TensorBoard too.
+        """Append one record; its numbers, nested ones by path, go to the trackers too.
 
         Raises:
             RunError: if the disk is full or gone.
@@ -35,11 +36,11 @@ class MetricsLog:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise unwritable(self._path, error) from error
-        self._board.log_metrics(_numbers(record), step=record["step"])
+        self._trackers.numbers(record["step"], numbers_of(record))
 
     def close(self) -> None:
         """Flush what is pending."""
-        self._board.finalize("success")
+        self._trackers.flush()
 
 
 def _kept(path: Path, step: int) -> list[str]:
@@ -52,13 +53,3 @@ def _kept(path: Path, step: int) -> list[str]:
         except (ValueError, KeyError):
             continue
     return kept
-
-
-def _numbers(record: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    found: dict[str, float] = {}
-    for key, value in record.items():
-        if isinstance(value, dict):
-            found |= _numbers(value, f"{prefix}{key}/")
-        elif isinstance(value, int | float) and key != "step":
-            found[f"{prefix}{key}"] = float(value)
-    return found

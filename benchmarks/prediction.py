@@ -1,0 +1,118 @@
+"""Holds the throughput of `cag-uda predict` against that of the bare network.
+
+The bare network labels the same images from memory, decoded and batched beforehand, up to train ids
+in memory; `predict` reads them as JPEGs from a folder and writes PNGs of the chosen kinds. The two
+take turns in one process. The bar is a ratio of 0.9. Batch-norm statistics and weights are random:
+nothing here depends on them.
+
+    python benchmarks/prediction.py [--backbone resnet-50] [--as overlay]
+"""
+
+import argparse
+import io
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import torch
+from rich.console import Console
+
+from cag_uda.commands.predict import predict_files
+from cag_uda.commands.predict_stream import BATCH_SIZE
+from cag_uda.data.reading import read_image
+from cag_uda.data.rendering import render
+from cag_uda.models.config import Classes, SegmenterConfig
+from cag_uda.models.inference import labels_of_batch, prepare
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.training.compute import prepare_process
+
+CLASSES = 19
+
+
+def options() -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbone", default="resnet-50")
+    parser.add_argument("--decoder", default="deeplab-v3plus")
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--size", type=int, nargs=2, default=(360, 480), metavar=("H", "W"))
+    parser.add_argument("--as", dest="kinds", default="train-ids")
+    parser.add_argument("--rounds", type=int, default=5)
+    return parser.parse_args()
+
+
+def write_model(folder: Path, backbone: str, decoder: str) -> None:
+    """A network of random weights."""
+    classes = Classes(
+        names=tuple(f"class {number}" for number in range(CLASSES)),
+        palette=tuple((number, 10 * number, 200) for number in range(CLASSES)),
+    )
+    Segmenter(SegmenterConfig(backbone=backbone, decoder=decoder), classes).save_pretrained(folder)
+
+
+def write_photos(folder: Path, count: int, size: tuple[int, int]) -> None:
+    """Rendered scenes as JPEGs."""
+    folder.mkdir()
+    for number in range(count):
+        image = cv2.cvtColor(render(0, number, "hard", *size)[0], cv2.COLOR_RGB2BGR)
+        cv2.imwrite(str(folder / f"{number:04}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 92])
+
+
+def seconds(work: Callable[[], None]) -> float:
+    """How long a piece of work takes."""
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def main() -> None:
+    """Print both throughputs and their ratio."""
+    asked = options()
+    prepare_process()
+    with tempfile.TemporaryDirectory() as scratch:
+        model, photos, out = (Path(scratch) / name for name in ("model", "photos", "out"))
+        write_model(model, asked.backbone, asked.decoder)
+        write_photos(photos, asked.images, tuple(asked.size))
+        segmenter = Segmenter.from_pretrained(model)
+        segmenter.to("cuda" if torch.cuda.is_available() else "cpu")
+        prepared = [prepare(read_image(path), None) for path in sorted(photos.iterdir())]
+
+        def bare() -> None:
+            for start in range(0, len(prepared), BATCH_SIZE):
+                labels_of_batch(segmenter, prepared[start : start + BATCH_SIZE], tuple(asked.size))
+
+        def predict() -> None:
+            # Into memory, not onto the terminal; what loading the network takes is taken off.
+            console = Console(file=io.StringIO())
+            predict_files(
+                console, str(model), [str(photos)], out, asked.kinds.split(","), overwrite=True
+            )
+
+        def load() -> None:
+            empty = Path(scratch) / "one"
+            if not empty.exists():
+                write_photos(empty, 1, (32, 32))
+            predict_files(
+                Console(file=io.StringIO()), str(model), [str(empty)], out.with_name("o"), ["color"]
+            )
+
+        timed = {work: [seconds(work) for _ in range(1)] for work in (bare, predict, load, load)}
+        for _ in range(asked.rounds):
+            for work in timed:
+                timed[work].append(seconds(work))
+        bare_s, predict_s, load_s = (statistics.median(each[1:]) for each in timed.values())
+        ratio = bare_s / (predict_s - load_s)
+        print(
+            f"{asked.backbone} {asked.decoder}, {asked.images} images of "
+            f"{asked.size[0]}×{asked.size[1]}, as {asked.kinds}, {torch.get_num_threads()} threads\n"
+            f"bare {asked.images / bare_s:.2f} images/s   predict "
+            f"{asked.images / (predict_s - load_s):.2f} images/s (loading the network, "
+            f"{load_s:.2f} s, taken off)   ratio {ratio:.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""How well label-free criteria rank networks: rank correlation with the true mIoU, and regret.
+
+Usage: python benchmarks/selection.py RUN [RUN …] [--json FILE]
+
+Every checkpoint of every run counts: each stage's network, and what was recorded within a stage at
+its evaluations (recipe setting `evaluate_every`). Runs of one source and target are taken together.
+For each criterion, and each ensemble of ranks,
+
+    ρ        Spearman's rank correlation with the mIoU over all checkpoints of the pair;
+    ρ in     its mean over the runs of three checkpoints or more: telling a run's own stages apart;
+    regret   best mIoU − mIoU of the checkpoint that it chooses, in points, over all of the pair;
+    in runs  the mean regret where it chooses within each run.
+
+"last" always takes a run's last checkpoint, "any" is the mean of all. Labels of the target are read
+here alone, to judge the criteria; `cag-uda select` and `deliver` never see them.
+"""
+
+import argparse
+import itertools
+import json
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cag_uda.files import write_json
+from cag_uda.selection import Checkpoint, best, checkpoints, rank_of, ranks
+from cag_uda.types import CriterionName
+
+FEWEST = 3
+"""Checkpoints below which a rank correlation says nothing."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A checkpoint and what it truly scores."""
+
+    checkpoint: Checkpoint
+    miou: float
+
+
+def judged_checkpoints(run: Path) -> tuple[str, list[Judged]]:
+    """The pair of domains of a run, and its checkpoints of which the mIoU is known."""
+    scores = json.loads((run / "scores.json").read_text())
+    true: dict[tuple[str, int], float] = {}
+    for stage in scores["stages"]:
+        if stage["miou"] is not None:
+            true[stage["name"], stage["steps"]] = stage["miou"]
+        log = run / "stages" / stage["folder"] / "metrics.jsonl"
+        for line in log.read_text().splitlines() if log.exists() else []:
+            record = json.loads(line)
+            if "miou" in record.get("scores", {}):
+                true[stage["name"], record["step"]] = record["scores"]["miou"]
+    found = [
+        Judged(each, true[each.stage, each.step])
+        for each in checkpoints(run)
+        if (each.stage, each.step) in true
+    ]
+    # The oracle's second source is the target; what is told apart is the pair, not the training.
+    return f"{scores['source'].split(' + ')[0]} → {scores['target']}", found
+
+
+def spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Rank correlation of two rows of numbers, equals sharing their ranks; NaN for constants."""
+    a, b = rank_of(one), rank_of(other)
+    if len(a) < FEWEST or a.std() == 0 or b.std() == 0:
+        return math.nan
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def correlation(judged: list[Judged], criterion: str) -> float:
+    """Of a criterion's ranks with those of the mIoU: 1 where it ranks as the labels do."""
+    by_criterion = ranks([each.checkpoint for each in judged], criterion)
+    return spearman(-by_criterion, np.array([each.miou for each in judged]))
+
+
+def regret(judged: list[Judged], criterion: str) -> float:
+    """Points of mIoU that its choice is below the best."""
+    chosen = best([each.checkpoint for each in judged], criterion)
+    miou = next(each.miou for each in judged if each.checkpoint is chosen)
+    return 100 * (max(each.miou for each in judged) - miou)
+
+
+def table_of(runs: list[list[Judged]]) -> dict[str, dict[str, float]]:
+    """Every figure of every criterion over the runs of one pair."""
+    everything = list(itertools.chain(*runs))
+    names = get_args(CriterionName)
+    ensembles = ["+".join(names)]
+    ensembles += ["+".join(pair) for pair in itertools.combinations(names, 2)]
+    rows: dict[str, dict[str, float]] = {}
+    for criterion in (*names, *ensembles):
+        inside = [correlation(run, criterion) for run in runs]
+        inside = [value for value in inside if not math.isnan(value)]
+        rows[criterion] = {
+            "rho": correlation(everything, criterion),
+            "rho_in_runs": float(np.mean(inside)) if inside else math.nan,
+            "regret": regret(everything, criterion),
+            "regret_in_runs": float(np.mean([regret(run, criterion) for run in runs])),
+        }
+    short = [100 * (max(e.miou for e in run) - np.array([e.miou for e in run])) for run in runs]
+    rows["last"] = {"regret_in_runs": float(np.mean([each[-1] for each in short]))}
+    rows["any"] = {"regret_in_runs": float(np.mean([each.mean() for each in short]))}
+    return rows
+
+
+def to_markdown(pair: str, rows: dict[str, dict[str, float]], count: int, runs: int) -> str:
+    """One table a pair; single criteria first, then ensembles by their rank correlation."""
+    lines = [
+        f"### {pair}: {count} checkpoints of {runs} runs",
+        "",
+        "| criterion | ρ | ρ in runs | regret | regret in runs |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    single = [name for name in rows if "+" not in name]
+    several = sorted((name for name in rows if "+" in name), key=lambda name: -rows[name]["rho"])
+    for name in (*single, *several):
+        figures = [
+            rows[name].get(key, math.nan)
+            for key in ("rho", "rho_in_runs", "regret", "regret_in_runs")
+        ]
+        shown = [
+            "–" if math.isnan(value) else f"{value:.{digits}f}"
+            for value, digits in zip(figures, (2, 2, 1, 1), strict=True)
+        ]
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print one table for each pair of domains."""
+    parser = argparse.ArgumentParser(description="Label-free criteria, judged by labels.")
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    arguments = parser.parse_args()
+    by_pair: dict[str, list[list[Judged]]] = defaultdict(list)
+    for run in arguments.runs:
+        pair, judged = judged_checkpoints(run)
+        if judged:
+            by_pair[pair].append(judged)
+    tables = {pair: table_of(runs) for pair, runs in by_pair.items()}
+    for pair, rows in tables.items():
+        count = sum(map(len, by_pair[pair]))
+        print(to_markdown(pair, rows, count, len(by_pair[pair])) + "\n")
+    if arguments.json:
+        plain = {
+            pair: {
+                name: {key: None if math.isnan(value) else value for key, value in row.items()}
+                for name, row in rows.items()
+            }
+            for pair, rows in tables.items()
+        }
+        write_json(arguments.json, plain)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Soft pseudo-labels: the classifier's probabilities, corrected by the distances to the anchors.
+
+All of it happens to logits, where multiplying probabilities is adding; the softmax comes last, at
+the size of the image. Knows tensors alone: not who gave the logits, nor what the anchors are of.
+
+Source: Zhang et al., *Prototypical Pseudo Label Denoising and Target Structure Learning for Domain
+Adaptive Semantic Segmentation* (ProDA), CVPR 2021, section 3.2.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cag_uda.adaptation.losses import pixel_mean
+from cag_uda.adaptation.precision import at_least_float32
+from cag_uda.errors import ShapeError
+from cag_uda.types import IGNORE
+
+_FARTHEST = 1e4
+"""Of distances over the mean nearest one, in place of +inf: interpolation makes NaN of infinity."""
+
+
+class SoftLabels(NamedTuple):
+    """What is thought of each pixel, and how much that counts."""
+
+    probability: Tensor
+    """(B, K, H, W) float32, summing to 1 over the classes."""
+    weight: Tensor
+    """(B, H, W) float32 in [0, 1]."""
+
+
+@torch.no_grad()
+def rectify(logits: Tensor, distances: Tensor, weight: float) -> Tensor:
+    """Multiply the classes' probabilities by how near the classes' anchors are.
+
+    softmax of the result ∝ p_k · exp(−weight · d_k / d̄), d̄ being the mean distance of an image's
+    pixels to their nearest anchors. ProDA has exp(−d_k / τ): distances over d̄ have no unit, so
+    that `weight`, which is 1 / τ, means the same on every network.
+
+    Args:
+        logits: (B, K, h, w) of the classifier, any floating type.
+        distances: (B, K, h, w) to the anchor of each class; +inf for a class without one, which
+            then has no probability. At least one class has an anchor.
+        weight: of the distances; 0 gives the logits back, 1 / weight is ProDA's temperature.
+
+    Returns:
+        (B, K, h, w) finite logits, at least float32.
+
+    Raises:
+        ShapeError: if the two are not on one grid.
+    """
+    if logits.shape != distances.shape or logits.ndim != 4:
+        raise ShapeError(
+            "rectify wants logits and distances (B, K, h, w) of one grid, got "
+            f"{tuple(logits.shape)} and {tuple(distances.shape)}"
+        )
+    logits = at_least_float32(logits)
+    if weight == 0:
+        return logits
+    nearest = distances.amin(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True)
+    apart = distances / nearest.clamp(min=torch.finfo(distances.dtype).tiny)
+    return torch.sub(logits, apart.clamp_(max=_FARTHEST), alpha=weight)
+
+
+@torch.no_grad()
+def soften(logits: Tensor, temperature: float) -> SoftLabels:
+    """Turn logits into labels that say how sure they are.
+
+    Args:
+        logits: (B, K, H, W), finite.
+        temperature: below 1 sharpens the labels; 0 makes them certain of the likeliest class. The
+            weights do not depend on it.
+
+    Returns:
+        softmax(logits / temperature), weighed by the confidence: the highest probability of
+        softmax(logits). Where classifier and anchors contradict each other, that is low.
+
+    Source: the temperature is the sharpening of Berthelot et al., *MixMatch*, NeurIPS 2019.
+    """
+    probability = logits.softmax(dim=1)
+    confidence, likeliest = probability.max(dim=1)
+    if temperature == 0:
+        probability = torch.zeros_like(probability).scatter_(1, likeliest[:, None], 1.0)
+    elif temperature != 1:
+        probability = (logits / temperature).softmax(dim=1)
+    return SoftLabels(probability, confidence)
+
+
+@torch.no_grad()
+def with_known(soft: SoftLabels, known: Tensor) -> SoftLabels:
+    """Put certain labels of full weight where the class is known: the pixels of a source image.
+
+    Args:
+        soft: of all pixels.
+        known: (B, H, W) int64 train ids, IGNORE where `soft` shall stay as it is.
+
+    Returns:
+        New labels of the same shape.
+    """
+    is_known = known != IGNORE
+    probability = soft.probability.masked_fill(is_known[:, None], 0.0)
+    place = torch.where(is_known, known, 0)[:, None]
+    probability.scatter_add_(1, place, is_known[:, None].to(probability.dtype))
+    return SoftLabels(probability, torch.where(is_known, 1.0, soft.weight))
+
+
+def soft_cross_entropy(logits: Tensor, soft: SoftLabels, *, align_corners: bool = False) -> Tensor:
+    """Cross entropy with soft labels, mean over all pixels; weights are no part of the divisor.
+
+    Args:
+        logits: (B, K, h, w); resized bilinearly to the labels' size where that is another.
+        soft: (B, K, H, W) and (B, H, W).
+        align_corners: how logits are resized: corner cells on corner pixels, or edges on edges.
+
+    Returns:
+        Scalar mean of −weight · Σ_k y_k · log p_k, in nats.
+
+    Raises:
+        ShapeError: if images or classes are not as many.
+    """
+    if logits.ndim != 4 or logits.shape[:2] != soft.probability.shape[:2]:
+        raise ShapeError(
+            "soft_cross_entropy wants logits (B, K, h, w) and labels (B, K, H, W), got "
+            f"{tuple(logits.shape)} and {tuple(soft.probability.shape)}"
+        )
+    logits = at_least_float32(logits)
+    size = (soft.weight.shape[1], soft.weight.shape[2])
+    if logits.shape[2:] != size:
+        logits = F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
+    loss = F.cross_entropy(logits, soft.probability, reduction="none")
+    weighted = loss * soft.weight
+    return pixel_mean(weighted.sum(), weighted.new_full((), weighted.numel()))

@@ -1,0 +1,139 @@
+"""What category anchors cost in a training step.
+
+The same step is taken with CAG and without its anchors, pseudo-labels and distance losses: the same
+two forward and backward passes of the student, the labeller's forward pass, the optimiser.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from lightning.fabric import Fabric
+
+from cag_uda.adaptation.labels import downsample
+from cag_uda.adaptation.losses import cross_entropy
+from cag_uda.bench.timing import Row, interleaved_s, median_ratio
+from cag_uda.methods.base import Method, MethodConfig, Passes
+from cag_uda.methods.cag import CAG, CAGConfig, MarginConfig
+from cag_uda.methods.optim import OptimConfig
+from cag_uda.models.config import Classes, SegmenterConfig
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.training.compute import (
+    ComputeConfig,
+    make_fabric,
+    memory_format,
+    resolve,
+    set_memory_format,
+)
+from cag_uda.training.processes import Processes
+from cag_uda.training.step import Stepper
+from cag_uda.types import Batch, Labelled, Losses, Unlabelled
+
+
+@dataclass(frozen=True)
+class Size:
+    """A network and the crops that it is trained on."""
+
+    name: str
+    segmenter: SegmenterConfig
+    batch: int
+    crop_px: tuple[int, int]
+    num_classes: int
+
+
+SIZES = (
+    Size("demo", SegmenterConfig(backbone="resnet-18-half", decoder="light"), 4, (72, 144), 11),
+    Size("camvid", SegmenterConfig(backbone="resnet-18-half", decoder="light"), 4, (120, 160), 11),
+    Size("resnet-101", SegmenterConfig(backbone="resnet-101"), 2, (256, 512), 19),
+)
+"""The demo's and CamVid's recipes, and the paper's network at a size that a CPU can bear."""
+
+
+class Bare(Method):
+    """A stage's step without what makes it CAG: the target is trained on labels that cost nothing.
+
+    Args:
+        segmenter: the network to train.
+        config: no settings.
+    """
+
+    Config = MethodConfig
+
+    def __init__(self, segmenter: Segmenter, config: MethodConfig) -> None:
+        super().__init__(segmenter, config)
+        self.labeller = copy.deepcopy(segmenter).requires_grad_(False).eval()
+
+    def losses(self, batch: Batch) -> Iterator[Losses]:
+        """Yields {source/ce}, {target/ce}."""
+        source = self.student(batch.source.image, "source")
+        yield {"source/ce": cross_entropy(source.logits, batch.source.label)}
+        height, width = self.frozen(self.labeller, batch.target.plain, "target").logits.shape[-2:]
+        target = self.student(batch.target.image, "target")
+        label = downsample(batch.source.label, (height, width))
+        yield {"target/ce": cross_entropy(target.logits, label)}
+
+
+def overhead(size: Size, compute: ComputeConfig, rounds: int) -> Row:
+    """Time of a CAG step over the same step without the method.
+
+    Args:
+        size: network and crops.
+        compute: device and precision; what is "auto" is resolved for this size.
+        rounds: of one step each.
+
+    Returns:
+        The row; the wanted bound is 1.05.
+    """
+    torch.manual_seed(0)
+    colours = tuple((index, index, index) for index in range(size.num_classes))
+    names = tuple(f"class-{index}" for index in range(size.num_classes))
+    segmenter = Segmenter(size.segmenter, Classes(names=names, palette=colours))
+    compute = resolve(compute, segmenter, size.crop_px, size.batch)
+    fabric = make_fabric(compute)
+    batch = _batch(size, fabric.device)
+    margin = MarginConfig(kind="relative", value=0.1)
+    steps = {
+        "cag": _stepper(
+            fabric, compute, CAG(copy.deepcopy(segmenter), CAGConfig(margin=margin)), batch
+        ),
+        "bare": _stepper(fabric, compute, Bare(segmenter, MethodConfig(name="bare")), batch),
+    }
+    times = interleaved_s(steps, rounds, fabric.device)
+    height, width = size.crop_px
+    what = f"CAG step / step without it, {size.name}, {size.batch}+{size.batch} of {height}×{width}"
+    figure = median_ratio(times["cag"], times["bare"])
+    return Row("step", what, figure, "× the bare step", at_most=1.05)
+
+
+def _batch(size: Size, device: torch.device) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    shape = (size.batch, 3, *size.crop_px)
+    source = torch.rand(shape, generator=generator).to(device)
+    target = torch.rand(shape, generator=generator).to(device)
+    label = torch.randint(0, size.num_classes, (size.batch, *size.crop_px), generator=generator)
+    return Batch(Labelled(source, label.to(device)), Unlabelled(target, target))
+
+
+def _stepper(
+    fabric: Fabric, compute: ComputeConfig, method: Method, batch: Batch
+) -> Callable[[], object]:
+    """A function that takes one step of a method, as the training loop does."""
+    method.to(fabric.device)
+    set_memory_format(method, memory_format(compute))
+    optim = OptimConfig(optimizer="adamw", learning_rate=1e-4, clip_norm=1.0)
+    method.prepare(Passes(lambda: [batch.source], lambda: [batch.target], lambda tensor: tensor))
+    method.attach(
+        lambda network: fabric.setup_module(network, move_to_device=False), fabric.autocast
+    )
+    stepper = Stepper(
+        fabric,
+        Processes(fabric),
+        method,
+        {name: fabric.setup_optimizers(each) for name, each in method.optimizers(optim).items()},
+        optim=optim,
+        steps=1_000_000,
+        seed=0,
+        skips_nonfinite=False,
+    )
+    return lambda: stepper.take(0, batch)

@@ -1,0 +1,67 @@
+"""Interleaved timing and the rows of the bench's table."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a ratio, and the bound that it is held to."""
+
+    part: str
+    what: str
+    figure: float
+    unit: str
+    """What the figure is a multiple of, or its unit."""
+    at_most: float | None = None
+    at_least: float | None = None
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether the bound holds; None where there is none."""
+        if self.at_most is not None:
+            return self.figure <= self.at_most
+        if self.at_least is not None:
+            return self.figure >= self.at_least
+        return None
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def interleaved_s(
+    parts: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Time several pieces of work in turn, so that a noisy neighbour disturbs all of them alike.
+
+    Args:
+        parts: work by name.
+        rounds: each runs every part once, in an order that turns; one more before them warms up.
+        device: waited for before and after each part.
+
+    Returns:
+        Seconds of each part in each round.
+    """
+    times: dict[str, list[float]] = {name: [] for name in parts}
+    names = list(parts)
+    for turn in range(rounds + 1):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            wait_for(device)
+            begun_s = time.perf_counter()
+            parts[name]()
+            wait_for(device)
+            if turn:
+                times[name].append(time.perf_counter() - begun_s)
+    return times
+
+
+def median_ratio(over: list[float], under: list[float]) -> float:
+    """The median over rounds of the ratio within each round."""
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))

@@ -1,0 +1,215 @@
+"""`cag-uda compare`: methods, or variants of CAG, on one pair with one budget, as one table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cag_uda.comparison.answers import answers_to_markdown
+from cag_uda.comparison.cells import Cell, cells_of, run_missing
+from cag_uda.comparison.pages import to_csv, to_markdown
+from cag_uda.comparison.plan import Entry, budget_of, plan_ablation, plan_methods
+from cag_uda.comparison.questions import Questions, answers
+from cag_uda.comparison.settings import (
+    BASE,
+    FLOOR,
+    ORACLE,
+    choose,
+    read_contenders,
+    read_variants,
+)
+from cag_uda.comparison.table import Finished, make_table
+from cag_uda.errors import RunError, UserError
+from cag_uda.files import write_json, write_text
+from cag_uda.progress import OnConsole, Progress
+from cag_uda.recipes import Recipe
+from cag_uda.scenario import Scenario
+
+_MEASURED = "RQ1"
+"""Variants of this question are measured too, beside the floor and CAG itself."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, and where.
+
+    Args:
+        recipe: the pair, the network, the budget and CAG's own stages.
+        entries: the rows.
+        seeds: of every row.
+        out: the folder of all runs.
+        kind: "methods" or "ablation"; also how the files are called.
+        notes: what is to be known about the figures.
+    """
+
+    recipe: Recipe
+    entries: list[Entry]
+    seeds: list[int]
+    out: Path
+    kind: str
+    notes: list[str]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every run that the rows need."""
+        return cells_of(self.entries, self.seeds, self.out)
+
+    def write(self, answered: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Put together what has been run and write it in every form; returns the table."""
+        table = make_table(
+            Finished(self.entries, self.seeds, self.out),
+            name=self.recipe.name,
+            kind=self.kind,
+            source=" + ".join(f"{each.domain}/{each.split}" for each in self.recipe.source),
+            budget=budget_of(self.recipe),
+            notes=self.notes,
+        )
+        stem = self.out / ("comparison" if self.kind == "methods" else self.kind)
+        text = to_markdown(table)
+        if answered is not None:
+            table["answers"] = answered
+            text += answers_to_markdown(answered, self.entries)
+        write_json(stem.with_suffix(".json"), table)
+        write_text(stem.with_suffix(".md"), text)
+        write_text(stem.with_suffix(".csv"), to_csv(table))
+        return table
+
+
+def compare(
+    console: Console,
+    recipe: Recipe,
+    out: Path,
+    *,
+    rows: list[str] | None,
+    seeds: int,
+    ablation: bool,
+    settings: Path | None,
+) -> None:
+    """Run what is missing of a comparison and write its table.
+
+    Args:
+        console: where to print.
+        recipe: the pair, the network, the budget and CAG's own stages.
+        out: the folder of all runs.
+        rows: methods, or variants, to compare; None for all. Floor and oracle are always there.
+        seeds: how many, from the recipe's on.
+        ablation: whether variants of CAG are compared, and the research questions measured.
+        settings: a file in place of the package's methods.toml or ablation.toml.
+
+    Raises:
+        UserError: for anything wrong before the first run; or, when all others have been run,
+            for the runs that failed.
+        Interrupted: on a signal, with everything saved: the same command goes on.
+    """
+    progress = OnConsole(console)
+    comparison = plan(recipe, out, rows, seeds, ablation, settings, progress)
+    console.print(_plan_table(comparison))
+    problems = run_missing(comparison.cells, progress, comparison.write)
+    answered = _answer(comparison, progress) if ablation else None
+    console.print(_result_table(comparison.write(answered)))
+    console.print(f"written to {out}", highlight=False)
+    if problems:
+        raise RunError(problems)
+
+
+def plan(
+    recipe: Recipe,
+    out: Path,
+    rows: list[str] | None,
+    seeds: int,
+    ablation: bool,
+    settings: Path | None,
+    progress: Progress,
+) -> Comparison:
+    """Check everything that can be checked before the first run; arguments as `compare`.
+
+    Raises:
+        UserError: with what is wrong.
+    """
+    if recipe.compute.devices > 1:
+        raise UserError(
+            "compare runs on one device; leave out --set compute.devices, and share the work by "
+            "giving several processes other --methods and the same --out"
+        )
+    scenario = Scenario.open(recipe, progress.note)
+    if not scenario.is_scored:
+        raise UserError(
+            f"the target {recipe.target.domain!r} has no labelled split {recipe.target.test!r} to "
+            "compare methods by; rank the networks of a run by `cag-uda select RUN`"
+        )
+    contenders = read_contenders(None if ablation else settings)
+    notes = ["peak memory: of the GPU, or on a CPU of the whole process without its loaders"]
+    if not scenario.test.is_labelled(recipe.target.train):
+        del contenders[ORACLE]
+        notes.append(f"no oracle: split {recipe.target.train!r} of the target has no labels")
+    wanted = [BASE] if ablation else rows
+    always = [name for name in (FLOOR, ORACLE) if name in contenders]
+    entries = plan_methods(recipe, choose(contenders, wanted and [*wanted, *always]))
+    if ablation:
+        base = next(entry for entry in entries if entry.name == BASE)
+        variants = plan_ablation(base, choose(read_variants(settings), rows))
+        place = entries.index(base) + 1
+        entries = [*entries[:place], *variants, *entries[place:]]
+    count = range(recipe.seed, recipe.seed + seeds)
+    return Comparison(
+        recipe, entries, list(count), out, "ablation" if ablation else "methods", notes
+    )
+
+
+def _answer(comparison: Comparison, progress: Progress) -> dict[str, Any]:
+    """Measure what the research questions ask, and put it together."""
+    questions = Questions(comparison.recipe, progress)
+    asked = [e for e in comparison.entries if e.name in (FLOOR, BASE) or e.question == _MEASURED]
+    for cell in cells_of(asked, comparison.seeds, comparison.out):
+        if cell.is_finished:
+            questions.measure(cell.folder)
+    told = [cell for cell in comparison.cells if cell.entry.run != ORACLE]
+    return answers([(cell.entry.run, cell.folder) for cell in told])
+
+
+def _plan_table(comparison: Comparison) -> Table:
+    """What will be run: the budget of every row, and how many of its cells are there."""
+    steps = budget_of(comparison.recipe)["steps"]
+    table = Table("method", "stages", title=f"{comparison.recipe.name}: {steps} steps for each")
+    for heading in ("steps", "runs done"):
+        table.add_column(heading, justify="right")
+    for entry in comparison.entries:
+        cells = cells_of([entry], comparison.seeds, comparison.out)
+        done = sum(cell.is_finished for cell in cells)
+        stages = ", ".join(
+            f"{stage.name} {stage.steps or ''}".strip() for stage in entry.recipe.stages
+        )
+        where = "" if entry.run == entry.name else f" (run of {entry.run})"
+        table.add_row(entry.name, stages + where, str(entry.steps), f"{done} of {len(cells)}")
+    return table
+
+
+def _result_table(made: dict[str, Any]) -> Table:
+    """One row a method: mIoU, share of the gap, time, memory."""
+    table = Table("method", title=f"{made['name']}: mIoU on {made['target']}, in per cent")
+    for heading in ("mIoU", "share of the gap", "over the floor", "time", "peak memory"):
+        table.add_column(heading, justify="right")
+    for row in made["methods"]:
+        summary = row["summary"]
+        if summary is None:
+            table.add_row(row["name"], *["–"] * 5)
+            continue
+        table.add_row(row["name"], *_figures(summary))
+    return table
+
+
+def _figures(summary: dict[str, Any]) -> Sequence[str]:
+    deviation, share, gain, memory = (
+        summary[name] for name in ("deviation", "gap_share", "gain", "peak_memory_mib")
+    )
+    spread = "" if deviation is None else f" ± {100 * deviation:.1f}"
+    return [
+        f"{100 * summary['miou']:.1f}{spread}",
+        "–" if share is None else f"{100 * share:.0f} %",
+        "" if gain is None else "{points:+.1f} [{low:+.1f}, {high:+.1f}]".format(**gain),
+        f"{summary['time_s']:.0f} s",
+        "–" if memory is None else f"{memory:.0f} MiB",
+    ]

@@ -1,0 +1,155 @@
+"""The runs of a comparison: which are missing, how they are made, what they have in common."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cag_uda.comparison.plan import Entry
+from cag_uda.errors import RunError
+from cag_uda.progress import Progress
+from cag_uda.recipes import Recipe
+from cag_uda.run_folder import RunFolder
+from cag_uda.runner import adapt
+
+_LEFT_BEHIND = shutil.ignore_patterns("checkpoint", "tensorboard")
+"""What a stage that is done no longer needs."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: a method with a seed."""
+
+    entry: Entry
+    seed: int
+    folder: Path
+
+    @property
+    def recipe(self) -> Recipe:
+        """With the seed of the cell."""
+        return self.entry.recipe.model_copy(update={"seed": self.seed})
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is a run to go on with."""
+        return (self.folder / "recipe.toml").is_file()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every stage is done and the network delivered."""
+        done = _names_of(RunFolder(self.folder).read_scores())
+        wanted = [stage.name for stage in self.entry.recipe.stages]
+        return done == wanted and (RunFolder(self.folder).model / "config.json").is_file()
+
+
+def cells_of(entries: Sequence[Entry], seeds: Sequence[int], out: Path) -> list[Cell]:
+    """Every run that the rows need, each once: all rows of one seed before the next seed."""
+    runs = {entry.run: entry for entry in entries}
+    return [
+        Cell(entry, seed, out / f"{run}-{seed}") for seed in seeds for run, entry in runs.items()
+    ]
+
+
+def run_missing(
+    cells: Sequence[Cell], progress: Progress, after_each: Callable[[], object]
+) -> list[str]:
+    """Run what is missing.
+
+    A stage that another cell has taken alike, from the same beginning and seed, is copied.
+
+    Args:
+        cells: all of them.
+        progress: told how far the work is.
+        after_each: called when a cell has been run.
+
+    Returns:
+        What went wrong in which cells; the others were run nevertheless.
+
+    Raises:
+        UserError: if a cell was begun with another recipe, or data or device cannot be used.
+        Interrupted: on a signal, with everything saved.
+    """
+    problems: list[str] = []
+    cells = _with_common_compute(cells)
+    for cell in cells:
+        if cell.is_begun:
+            RunFolder(cell.folder).resume(cell.recipe)  # Raises for another recipe.
+    for place, cell in enumerate(cells, start=1):
+        if cell.is_finished:
+            continue
+        progress.note(f"{place}/{len(cells)}: {cell.folder.name}")
+        try:
+            if not cell.is_begun:
+                _take_over(cell, cells)
+            adapt(cell.recipe, cell.folder, resume=cell.is_begun, progress=progress)
+        except RunError as error:
+            problems += [f"{cell.folder.name}: {problem}" for problem in error.problems]
+            progress.note(f"{cell.folder.name} failed; the others go on")
+            continue
+        cells = _with_common_compute(cells)
+        after_each()
+    return problems
+
+
+def _with_common_compute(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells with the device, precision and layout that the first of them was begun with.
+
+    What "auto" finds depends on how busy the machine is; a comparison is made with one of them.
+    """
+    begun = next((cell for cell in cells if cell.is_begun), None)
+    if begun is None:
+        return list(cells)
+    compute = RunFolder(begun.folder).resume(begun.recipe).compute
+    return [
+        replace(
+            cell,
+            entry=replace(
+                cell.entry, recipe=cell.entry.recipe.model_copy(update={"compute": compute})
+            ),
+        )
+        for cell in cells
+    ]
+
+
+def _take_over(cell: Cell, others: Sequence[Cell]) -> None:
+    """Begin a cell with the first stages of another one, where it would take the same."""
+    best, most = None, 0
+    for other in others:
+        if other.seed == cell.seed and other.is_begun and _begin_alike(cell.recipe, other.recipe):
+            common = _common_stages(cell, other)
+            best, most = (other, common) if common > most else (best, most)
+    if best is None:
+        return
+    run, donor = RunFolder(cell.folder), RunFolder(best.folder)
+    scores = donor.read_scores() or {}
+    run.create(cell.recipe)
+    for index, stage in enumerate(cell.recipe.stages[:most]):
+        shutil.copytree(
+            donor.stage(index, stage.name), run.stage(index, stage.name), ignore=_LEFT_BEHIND
+        )
+    shutil.copytree(donor.path / "samples", run.path / "samples")
+    taken = {**scores, "recipe": cell.recipe.name, "stages": scores["stages"][:most]}
+    # Last: without it the run is one that has not finished any stage.
+    run.write_scores({**taken, "taken_from": best.folder.name})
+
+
+def _begin_alike(one: Recipe, other: Recipe) -> bool:
+    """Whether two recipes differ in nothing but their stages."""
+    free = {"name", "description", "stages"}
+    return one.model_dump(exclude=free) == other.model_dump(exclude=free)
+
+
+def _common_stages(cell: Cell, other: Cell) -> int:
+    """How many of its first stages a cell could take from another, which has done them."""
+    done = _names_of(RunFolder(other.folder).read_scores())
+    count = 0
+    for mine, theirs in zip(cell.recipe.stages, other.recipe.stages, strict=False):
+        if mine != theirs or theirs.name not in done:
+            break
+        count += 1
+    return count
+
+
+def _names_of(scores: dict[str, Any] | None) -> list[str]:
+    return [str(stage["name"]) for stage in (scores or {}).get("stages", [])]

@@ -1,0 +1,269 @@
+"""From a recipe and a list of methods or variants to one recipe for each, all of one budget."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from cag_uda.comparison.settings import BASE, Contender, PlannedStage, Variant
+from cag_uda.data.schema_errors import problems_of
+from cag_uda.errors import RecipeError
+from cag_uda.methods.base import MethodConfig
+from cag_uda.recipes import Recipe
+from cag_uda.recipes.schema import INITIAL, Source, Stage
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the table."""
+
+    name: str
+    description: str
+    run: str
+    """Its runs' folders are `run`-SEED; rows may share them."""
+    recipe: Recipe
+    scored: tuple[str, ...]
+    """Stage that its figures are of; of several the one that is best in the mean over seeds."""
+    question: str = ""
+    """Which of the ablation's questions it belongs to."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of its whole run."""
+        return sum(stage.steps for stage in self.recipe.stages)
+
+
+def delivered_stages(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages that lead from the initial network to the delivered one, in order."""
+    names = [stage.name for stage in recipe.stages]
+    found: list[Stage] = []
+    index = len(names) - 1
+    while True:
+        found.insert(0, recipe.stages[index])
+        start = recipe.start_of(index)
+        if start == INITIAL:
+            return tuple(found)
+        index = names.index(start)
+
+
+def plan_methods(recipe: Recipe, contenders: Mapping[str, Contender]) -> list[Entry]:
+    """One entry for each method.
+
+    Args:
+        recipe: gives network, data, augmentation, optimisers and the number of steps.
+        contenders: methods by name.
+
+    Raises:
+        RecipeError: if a method cannot be run so, naming it.
+    """
+    stages = delivered_stages(recipe)
+    entries: dict[str, Entry] = {}
+    for name, contender in contenders.items():
+        if contender.run is not None:
+            continue
+        if contender.stages == "recipe":
+            _refuse_without(name, stages)
+            planned = (stages[0].model_copy(update={"start": INITIAL}), *_following(stages[1:]))
+        else:
+            planned = _planned(stages, contender, recipe)
+        made = _with_target_labels(recipe) if contender.reads_target_labels else recipe
+        entries[name] = Entry(
+            name=name,
+            description=contender.description,
+            run=name,
+            recipe=_recipe(made, name, planned),
+            scored=contender.scored or (planned[-1].name,),
+        )
+    for name, contender in contenders.items():
+        if contender.run is not None:
+            entries[name] = replace(
+                entries[contender.run],
+                name=name,
+                description=contender.description,
+                scored=contender.scored,
+            )
+    return [entries[name] for name in contenders]
+
+
+def plan_ablation(base: Entry, variants: Mapping[str, Variant]) -> list[Entry]:
+    """One entry for each variant of the base; equal ones share a run.
+
+    Args:
+        base: the entry of CAG's own run: a warm-up, then anchor-guided stages.
+        variants: what differs, by name.
+
+    Raises:
+        RecipeError: if the base has not that form, or a variant cannot be.
+    """
+    entries: list[Entry] = []
+    for name, variant in variants.items():
+        try:
+            stages = _varied(base.recipe.stages, variant)
+            made = _recipe(base.recipe, name, stages, of=base.recipe.name.removesuffix(f"-{BASE}"))
+        except ValueError as error:
+            raise RecipeError(f"variant {name!r}: {error}") from error
+        run = next(
+            (each.run for each in (base, *entries) if each.recipe.stages == made.stages), name
+        )
+        entry = Entry(name, variant.description, run, made, (stages[-1].name,), variant.question)
+        if variant.scored == "first":
+            first = _warmup_and_anchored(stages)[0][-1].name
+            entry = replace(entry, scored=(first,))
+        if run != name:
+            same = next(each.recipe for each in (base, *entries) if each.run == run)
+            entry = replace(entry, recipe=same)
+        entries.append(entry)
+    return entries
+
+
+def _recipe(recipe: Recipe, name: str, stages: Sequence[Stage], of: str | None = None) -> Recipe:
+    """The recipe with other stages, checked as if it came from a file. Raises RecipeError."""
+    changed = recipe.model_copy(
+        update={
+            "name": f"{of or recipe.name}-{name}",
+            "description": f"{name}, for a comparison",
+            "stages": tuple(stages),
+            "deliver": "last",
+        }
+    )
+    try:
+        return Recipe.model_validate(changed.model_dump())
+    except ValidationError as error:
+        problems = problems_of(error, Recipe)
+        raise RecipeError([f"row {name!r}: {problem}" for problem in problems]) from error
+
+
+def _planned(templates: Sequence[Stage], contender: Contender, recipe: Recipe) -> tuple[Stage, ...]:
+    """A method's stages: names and methods of its own, all else as the recipe's stages have it."""
+    assert isinstance(contender.stages, tuple)
+    total = sum(stage.steps for stage in templates)
+    edges = [0]
+    share = 0.0
+    for planned in contender.stages:
+        share += planned.share
+        edges.append(round(total * share))
+    stages = []
+    for index, planned in enumerate(contender.stages):
+        template = templates[-1] if index else templates[0]
+        steps = edges[index + 1] - edges[index]
+        update = {
+            "name": planned.name,
+            "method": _with_settings(planned, contender.settings_of_recipe, recipe),
+            "steps": steps,
+            "start": None if index else INITIAL,
+            "refresh_every": _every(steps, planned.rounds),
+        }
+        stages.append(template.model_copy(update=update))
+    return tuple(stages)
+
+
+def _refuse_without(name: str, stages: Sequence[Stage]) -> None:
+    if all(stage.method.name != name for stage in stages):
+        methods = ", ".join(stage.method.name for stage in stages)
+        raise RecipeError(
+            f"row {name!r} is the recipe's own stages, but these are {methods}; leave the row out "
+            f"by --methods, or give a recipe that ends in {name!r}"
+        )
+
+
+def _every(steps: int, rounds: int) -> int | None:
+    """Steps between the rounds of a stage, of which the last is the shortest."""
+    return None if rounds == 1 else max(1, -(-steps // rounds))
+
+
+def _with_settings(planned: PlannedStage, settings: Sequence[str], recipe: Recipe) -> MethodConfig:
+    """A stage's method with the settings that the recipe's stages have."""
+    taken: dict[str, Any] = {}
+    for name in settings:
+        for stage in recipe.stages:
+            if hasattr(stage.method, name):
+                taken.setdefault(name, getattr(stage.method, name))
+    fields = type(planned.method).model_fields
+    return planned.method.model_copy(update={k: v for k, v in taken.items() if k in fields})
+
+
+def _with_target_labels(recipe: Recipe) -> Recipe:
+    """The recipe whose source has the target's train split, in half of each batch."""
+    target = Source(domain=recipe.target.domain, split=recipe.target.train)
+    source = (*recipe.source, *[target] * len(recipe.source))
+    loading = recipe.loading.model_copy(update={"batch_size": 2 * recipe.loading.batch_size})
+    return recipe.model_copy(update={"source": source, "loading": loading})
+
+
+def _following(stages: Sequence[Stage]) -> list[Stage]:
+    return [stage.model_copy(update={"start": None}) for stage in stages]
+
+
+def _warmup_and_anchored(stages: Sequence[Stage]) -> tuple[list[Stage], list[Stage]]:
+    """The stages before the anchor-guided ones, and these.
+
+    Raises:
+        ValueError: if there are not some of both, in this order.
+    """
+    anchored = [stage for stage in stages if stage.method.name == BASE]
+    before = list(stages[: len(stages) - len(anchored)])
+    if not before or not anchored or any(stage.method.name == BASE for stage in before):
+        names = ", ".join(f"{stage.name} ({stage.method.name})" for stage in stages)
+        raise ValueError(
+            f"wanted a warm-up and then stages of {BASE!r}, got {names}; give such a recipe"
+        )
+    return before, anchored
+
+
+def _varied(stages: Sequence[Stage], variant: Variant) -> list[Stage]:
+    """The stages of the base with a variant's changes.
+
+    Raises:
+        ValueError: if that makes no sense.
+    """
+    before, anchored = _warmup_and_anchored(stages)
+    steps = sum(stage.steps for stage in anchored)
+    if variant.warmup:
+        last = before[-1]
+        return [*before[:-1], last.model_copy(update={"steps": last.steps + steps})]
+    if variant.stages is not None:
+        anchored = _split(anchored, variant.stages, steps)
+    if variant.rounds is not None:
+        whole = {"steps": steps, "refresh_every": _every(steps, variant.rounds)}
+        anchored = [anchored[0].model_copy(update=whole)]
+    changed = [
+        stage.model_copy(
+            update={
+                "method": type(stage.method).model_validate(
+                    {**stage.method.model_dump(), **variant.method}
+                )
+            }
+        )
+        for stage in anchored
+    ]
+    return [*before, *changed]
+
+
+def _split(anchored: Sequence[Stage], count: int, steps: int) -> list[Stage]:
+    """So many stages of as many steps in all; those beyond the recipe's are like its last."""
+    edges = [round(steps * place / count) for place in range(count + 1)]
+    return [
+        (anchored[place] if place < len(anchored) else anchored[-1]).model_copy(
+            update={
+                "steps": edges[place + 1] - edges[place],
+                "name": anchored[place].name if place < len(anchored) else f"stage-{place + 1}",
+            }
+        )
+        for place in range(count)
+    ]
+
+
+def budget_of(recipe: Recipe) -> dict[str, Any]:
+    """What every row of a comparison is given, for the table."""
+    return {
+        "steps": sum(stage.steps for stage in delivered_stages(recipe)),
+        "batch_per_domain": recipe.loading.batch_size,
+        "crop_px": list(recipe.loading.crop_px),
+        "width_px": recipe.loading.width_px,
+        "photometric": recipe.loading.photometric,
+        "backbone": recipe.segmenter.backbone,
+        "decoder": recipe.segmenter.decoder,
+        "norm": recipe.segmenter.norm,
+        "weights": recipe.segmenter.weights,
+    }

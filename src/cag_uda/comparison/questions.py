@@ -1,0 +1,221 @@
+"""What the ablation asks of single networks: the paper's research questions, measured.
+
+RQ1, whether the classes lie further apart and the domains nearer: `STAGE/separation.json`.
+RQ2, how precise both kinds of pseudo-label are at every coverage: `STAGE/label_curves.json`.
+RQ3, what each stage's labels get wrong and its network scores: both are in the run already.
+
+All of it reads labels of the target's test split, after training, for the report alone.
+"""
+
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cag_uda.adaptation.anchors import CategoryAnchors
+from cag_uda.adaptation.labels import downsample
+from cag_uda.adaptation.margins import relative_gap, two_nearest
+from cag_uda.anchor_files import ANCHORS, load_anchors
+from cag_uda.data.augment import Image
+from cag_uda.evaluation.class_separation import ClassScatter, centroid_shift, separation
+from cag_uda.evaluation.precision_curves import PrecisionCurves, precision_at
+from cag_uda.files import write_json
+from cag_uda.models.inference import inference, prepare
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.progress import Progress
+from cag_uda.recipes import Recipe, load_recipe
+from cag_uda.scenario import Scenario
+from cag_uda.stage_pictures import evenly
+
+Record = dict[str, Any]
+SEPARATION, CURVES = "separation.json", "label_curves.json"
+COVERAGES = (0.1, 0.25, 0.5, 0.75, 0.9)
+"""Where the kinds of pseudo-label are compared."""
+_IMAGES = 100
+"""Of each domain, at most."""
+_GAPS = torch.linspace(0, 1, 129)[:-1] ** 2
+_PROBABILITIES = torch.linspace(-4, 16, 81).sigmoid()
+"""Thresholds of the curves: gaps are told apart from 6e-5 on, probabilities up to 1 − 1e-7."""
+
+
+class Questions:
+    """Measures networks of runs of one recipe's domains.
+
+    Args:
+        recipe: any run's.
+        progress: told how far the work is.
+    """
+
+    def __init__(self, recipe: Recipe, progress: Progress) -> None:
+        self._recipe, self._progress = recipe, progress
+        self._scenario = Scenario.open(recipe, progress.note)
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def measure(self, run: Path) -> None:
+        """Measure every finished stage of a run that has not been measured yet."""
+        folders = {path.name.partition("-")[2]: path for path in (run / "stages").iterdir()}
+        recipe = load_recipe(run / "recipe.toml")
+        for index, stage in enumerate(recipe.stages):
+            folder = folders.get(stage.name)
+            if folder is None or not (folder / "model" / "config.json").is_file():
+                continue
+            label = f"measuring {run.name}, {stage.name}"
+            if not (folder / SEPARATION).exists():
+                segmenter = self._load(folder)
+                write_json(folder / SEPARATION, self._separation(segmenter, label))
+            start = folders.get(recipe.start_of(index))
+            if (folder / ANCHORS).exists() and start and not (folder / CURVES).exists():
+                anchors = load_anchors(folder / ANCHORS).to(self._device)
+                write_json(folder / CURVES, self._curves(self._load(start), anchors, label))
+
+    def _load(self, stage_folder: Path) -> Segmenter:
+        return Segmenter.from_pretrained(stage_folder / "model").to(self._device)
+
+    def _separation(self, segmenter: Segmenter, label: str) -> Record:
+        """RQ1 of one network."""
+        scatters = {}
+        for domain, pairs in (("source", self._of_source()), ("target", self._of_target(label))):
+            scatter = ClassScatter(segmenter.num_classes, segmenter.feature_channels)
+            with inference(segmenter):
+                for image, truth in pairs:
+                    features = segmenter(image, domain).features
+                    scatter.update(features, _on_grid(truth, features))
+            scatters[domain] = scatter
+        shift = centroid_shift(scatters["source"], scatters["target"])
+        defined = [float(value) for value in shift if value == value]
+        return {
+            **{name: separation(each)._asdict() for name, each in scatters.items()},
+            "centroid_shift": statistics.mean(defined) if defined else None,
+            "centroid_shift_per_class": [
+                float(value) if value == value else None for value in shift
+            ],
+        }
+
+    def _curves(self, labeller: Segmenter, anchors: CategoryAnchors, label: str) -> Record:
+        """RQ2 of one labeller and its anchors, over all of the target's test split."""
+        classes = labeller.num_classes
+        kinds = {
+            "anchor": PrecisionCurves(classes, _GAPS),
+            "confidence": PrecisionCurves(classes, _PROBABILITIES),
+        }
+        with inference(labeller):
+            for image, truth in self._of_target(label, most=None):
+                features, logits = labeller(image, "target")
+                on_grid = _on_grid(truth, features)
+                nearest, second, assigned = two_nearest(anchors.distances(features))
+                kinds["anchor"].update(relative_gap(nearest, second), assigned, on_grid)
+                confidence, likeliest = logits.softmax(dim=1).max(dim=1)
+                kinds["confidence"].update(confidence, likeliest, on_grid)
+        return {kind: curves.curves() for kind, curves in kinds.items()}
+
+    def _of_source(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images in self._scenario.sources:
+            for index in evenly(len(images), _IMAGES // len(self._scenario.sources)):
+                image, label = images.read(index)
+                yield self._on_device(image, label)
+
+    def _of_target(self, label: str, most: int | None = _IMAGES) -> Iterator[tuple[Tensor, Tensor]]:
+        domain = self._scenario.test
+        items = domain.items(str(self._scenario.test_split))
+        chosen = list(evenly(len(items), most or len(items)))
+        for done, index in enumerate(chosen, start=1):
+            image, truth = domain.read_pair(items[index])
+            yield self._on_device(image, truth)
+            self._progress.update(label, done, len(chosen))
+
+    def _on_device(self, image: Image, label: Image) -> tuple[Tensor, Tensor]:
+        prepared = prepare(image, self._recipe.loading.width_px).to(self._device)
+        return prepared.float() / 255, torch.from_numpy(label)[None].to(self._device)
+
+
+def _on_grid(truth: Tensor, features: Tensor) -> Tensor:
+    """Truth (B, H, W) on the feature grid."""
+    height, width = features.shape[-2:]
+    return downsample(truth.long(), (height, width))
+
+
+def answers(runs: Sequence[tuple[str, Path]]) -> Record:
+    """What was measured, put together over seeds.
+
+    Args:
+        runs: name and folder of each, once for every seed.
+
+    Returns:
+        By run and stage: "separation" (RQ1), "precision_at" coverages of both kinds of label
+        (RQ2), "label_error" of each kind beside "miou" (RQ3), each a mean over the seeds.
+    """
+    gathered: dict[str, dict[str, list[Record]]] = {}
+    for name, run in runs:
+        stages = (_read(run / "scores.json") or {}).get("stages", [])
+        for stage in stages:
+            folder = run / "stages" / stage["folder"]
+            gathered.setdefault(name, {}).setdefault(stage["name"], []).append(
+                {
+                    "miou": stage["miou"],
+                    "separation": _separation_of(folder),
+                    "precision_at": _precisions_of(folder),
+                    "label_error": _errors_of(folder),
+                }
+            )
+    return {
+        name: {stage: _mean_of(records) for stage, records in stages.items()}
+        for name, stages in gathered.items()
+    }
+
+
+def _separation_of(folder: Path) -> Record | None:
+    held = _read(folder / SEPARATION)
+    if held is None:
+        return None
+    return {
+        "source": held["source"]["balanced"],
+        "target": held["target"]["balanced"],
+        "source_by_pixels": held["source"]["by_pixels"],
+        "target_by_pixels": held["target"]["by_pixels"],
+        "centroid_shift": held["centroid_shift"],
+    }
+
+
+def _precisions_of(folder: Path) -> Record | None:
+    held = _read(folder / CURVES)
+    if held is None:
+        return None
+    return {
+        kind: {str(coverage): precision_at(curve, coverage) for coverage in COVERAGES}
+        for kind, curve in held.items()
+    }
+
+
+def _errors_of(folder: Path) -> Record | None:
+    held = _read(folder / "pseudo_labels.json")
+    if held is None:
+        return None
+    return {
+        kind: {
+            "error": None if scores["precision"] is None else 1 - scores["precision"],
+            "coverage": scores["coverage"],
+        }
+        for kind, scores in held.items()
+    }
+
+
+def _mean_of(records: Sequence[Any]) -> Any:
+    """Means of numbers in equally nested records; None where no record has one."""
+    present = [record for record in records if record is not None]
+    if not present:
+        return None
+    if isinstance(present[0], dict):
+        names = dict.fromkeys(name for record in present for name in record)
+        return {name: _mean_of([record.get(name) for record in present]) for name in names}
+    return statistics.mean(present)
+
+
+def _read(path: Path) -> Record | None:
+    if not path.is_file():
+        return None
+    held: Record = json.loads(path.read_text(encoding="utf-8"))
+    return held

@@ -1,0 +1,133 @@
+"""What is compared, as data: `methods.toml`, `ablation.toml`, or a file of one's own."""
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from cag_uda.data.schema_errors import did_you_mean
+from cag_uda.errors import RecipeError
+from cag_uda.recipes.schema import AnyMethod
+
+FLOOR, ORACLE, BASE = "source-only", "oracle", "cag"
+"""Rows between which the share of the gap is measured, and the one that variants change."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PlannedStage(_Table):
+    """One stage of a method, in shares of the comparison's steps."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    method: AnyMethod
+    share: float = Field(default=0.0, ge=0, le=1)
+    """Of all steps; 0 for a method that does not train."""
+    rounds: int = Field(default=1, ge=1)
+    """How often what the method prepares is made within the stage."""
+
+
+class Contender(_Table):
+    """One row of the comparison. `methods.toml` says what each setting means."""
+
+    description: str = ""
+    stages: tuple[PlannedStage, ...] | Literal["recipe"] | None = None
+    run: str | None = None
+    scored: tuple[str, ...] = ()
+    settings_of_recipe: tuple[str, ...] = ()
+    reads_target_labels: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_scored_stage_is_a_list(cls, table: Any) -> Any:
+        if isinstance(table, dict) and isinstance(table.get("scored"), str):
+            return {**table, "scored": [table["scored"]]}
+        return table
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if (self.stages is None) == (self.run is None):
+            raise ValueError("a row has either `stages` of its own or the `run` of another row")
+        if self.run is not None and not self.scored:
+            raise ValueError("a row of another's run names the stage that is `scored`")
+        if isinstance(self.stages, tuple):
+            total = sum(stage.share for stage in self.stages)
+            if abs(total - 1) > 1e-9:
+                raise ValueError(f"the shares of its stages add up to {total:g}; wanted 1")
+        return self
+
+
+class Variant(_Table):
+    """One row of the ablation. `ablation.toml` says what each setting means."""
+
+    question: str = ""
+    description: str = ""
+    method: dict[str, Any] = {}
+    stages: int | None = Field(default=None, ge=1)
+    rounds: int | None = Field(default=None, ge=1)
+    warmup: bool = False
+    scored: Literal["first"] | None = None
+
+
+Row = TypeVar("Row", Contender, Variant)
+
+
+def read_contenders(path: Path | None = None) -> dict[str, Contender]:
+    """The methods by name, in the order of the file; None reads the package's.
+
+    Raises:
+        RecipeError: with all that is wrong with the file.
+    """
+    contenders = _read("methods.toml", path, Contender)
+    problems = [f"no row {name!r}" for name in (FLOOR, ORACLE) if name not in contenders]
+    problems += [
+        f"{name}: no row {each.run!r} to take the run of"
+        for name, each in contenders.items()
+        if each.run is not None and contenders.get(each.run, each).stages is None
+    ]
+    if problems:
+        raise RecipeError([f"{path or 'methods.toml'}: {problem}" for problem in problems])
+    return contenders
+
+
+def read_variants(path: Path | None = None) -> dict[str, Variant]:
+    """The ablation's variants by name, in the order of the file; None reads the package's.
+
+    Raises:
+        RecipeError: with all that is wrong with the file.
+    """
+    return _read("ablation.toml", path, Variant)
+
+
+def choose(rows: dict[str, Row], wanted: list[str] | None) -> dict[str, Row]:
+    """Some of the rows, in the order of the file; all if none are named.
+
+    Raises:
+        RecipeError: for a name that is not there.
+    """
+    unknown = [name for name in wanted or () if name not in rows]
+    if unknown:
+        hint = did_you_mean(unknown[0], tuple(rows))
+        raise RecipeError(f"no {', '.join(map(repr, unknown))}{hint}; there are {', '.join(rows)}")
+    return {name: row for name, row in rows.items() if not wanted or name in wanted}
+
+
+def _read(builtin: str, path: Path | None, row: type[Row]) -> dict[str, Row]:
+    place = path or Path(str(files("cag_uda.comparison"))) / builtin
+    try:
+        tables = tomllib.loads(place.read_text(encoding="utf-8"))
+        return TypeAdapter(dict[str, row]).validate_python(tables)  # type: ignore[valid-type] # a type at run time
+    except OSError as error:
+        raise RecipeError(f"cannot read {place}: {error.strerror}; check its path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{place} is not valid TOML: {error}") from error
+    except ValidationError as error:
+        raise RecipeError(
+            [
+                f"{place}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+                for problem in error.errors(include_url=False)
+            ]
+        ) from error

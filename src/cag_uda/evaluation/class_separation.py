@@ -1,0 +1,114 @@
+"""How far apart a network's features put the classes, and how near one domain's to the other's.
+
+Needs labels of both domains, so it is for the report alone: nothing in training may read it. Knows
+features and labels on one grid; not the network.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cag_uda.errors import ShapeError
+
+
+class ClassScatter:
+    """Sums of features by class, from which means and scatter follow.
+
+    Args:
+        num_classes: K.
+        feature_channels: D.
+    """
+
+    def __init__(self, num_classes: int, feature_channels: int) -> None:
+        self.counts = torch.zeros(num_classes, dtype=torch.float64)
+        """(K,) pixels."""
+        self.sums = torch.zeros(num_classes, feature_channels, dtype=torch.float64)
+        """(K, D) summed features."""
+        self.squares = torch.zeros(num_classes, dtype=torch.float64)
+        """(K,) summed squared lengths of features."""
+
+    def update(self, features: Tensor, label: Tensor) -> None:
+        """Count the labelled pixels of one batch in.
+
+        Args:
+            features: (B, D, h, w), any floating type.
+            label: (B, h, w) integer train ids on the same grid; ids outside 0 … K-1 are left out.
+
+        Raises:
+            ShapeError: if the two are not on one grid.
+        """
+        if label.shape != (len(features), *features.shape[2:]):
+            raise ShapeError(
+                f"label {tuple(label.shape)} is not on the grid of features {tuple(features.shape)}"
+            )
+        flat, ids = features.movedim(1, -1).flatten(0, 2), label.flatten().long()
+        counted = (ids >= 0) & (ids < len(self.counts))
+        rows, ids = flat[counted].double().cpu(), ids[counted].cpu()
+        self.counts.index_add_(0, ids, torch.ones_like(ids, dtype=torch.float64))
+        self.sums.index_add_(0, ids, rows)
+        self.squares.index_add_(0, ids, rows.square().sum(dim=1))
+
+    @property
+    def means(self) -> Tensor:
+        """(K, D) centroids; NaN for a class without pixels."""
+        return self.sums / self.counts[:, None]
+
+    @property
+    def variances(self) -> Tensor:
+        """(K,) mean squared distance of a class's features to its centroid; NaN without pixels."""
+        return (self.squares / self.counts - self.means.square().sum(dim=1)).clamp(min=0)
+
+
+class Separation(NamedTuple):
+    """Between-class over within-class scatter (traces): more is better apart, without a unit."""
+
+    by_pixels: float
+    """Each class weighs its pixels (Fisher's): large classes decide."""
+    balanced: float
+    """Each class weighs the same."""
+
+
+def separation(scatter: ClassScatter) -> Separation:
+    """How far apart the classes of one domain lie.
+
+    Args:
+        scatter: with pixels of two classes at least.
+
+    Returns:
+        Both ratios; NaN where fewer than two classes have pixels.
+
+    Source: Fisher, *The use of multiple measurements in taxonomic problems*, 1936; the ratio of
+        traces.
+    """
+    seen = scatter.counts > 0
+    if seen.sum() < 2:
+        return Separation(float("nan"), float("nan"))
+    means, variances = scatter.means[seen], scatter.variances[seen]
+    ratios = []
+    for weight in (scatter.counts[seen], torch.ones_like(variances)):
+        share = weight / weight.sum()
+        centre = share @ means
+        between = share @ (means - centre).square().sum(dim=1)
+        ratios.append(float(between / (share @ variances)))
+    return Separation(*ratios)
+
+
+def centroid_shift(source: ClassScatter, target: ClassScatter) -> NDArray[np.float64]:
+    """How far each class's centroid lies in the target from where it lies in the source.
+
+    Args:
+        source: scatter of the source's features.
+        target: scatter of the target's, of the same network.
+
+    Returns:
+        (K,) distances over the mean distance between two different classes' centroids in the
+        source: 1 is as far as another class. NaN for a class that either lacks.
+    """
+    means = source.means
+    distances = torch.cdist(means, means)
+    apart = distances[~torch.eye(len(means), dtype=torch.bool)]
+    scale = apart[apart.isfinite()].mean()
+    return np.asarray((means - target.means).norm(dim=1) / scale, dtype=np.float64)

@@ -1,0 +1,167 @@
+"""How good a segmenter seems on images that nobody has labelled: criteria to choose one by.
+
+Every function takes images, or what a network made of images: there is no argument that a label of
+the target could come in by. Knows no run folder; ranking is elsewhere.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cag_uda.errors import ShapeError
+from cag_uda.models.inference import inference
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.types import CriterionName
+
+_NEIGHBOURS = 1024
+"""Pixels whose neighbourhoods are looked at; SND's authors take some hundreds of each image."""
+_TEMPERATURE = 0.05
+"""Of the neighbours' softmax: SND."""
+_MARGIN = 0.1
+"""Relative gap from which a pixel counts as active, the same for every network and method."""
+
+
+class Seen(NamedTuple):
+    """What a network makes of unlabelled images, pixel by pixel."""
+
+    logits: Tensor
+    """(N, K) float32."""
+    features: Tensor
+    """(N, D) float32."""
+    distances: Tensor
+    """(N, K) float32, to the anchors of the source; +inf for a class without one."""
+
+
+@torch.no_grad()
+def look_at(
+    segmenter: Segmenter,
+    images: Iterable[Tensor],
+    distances: Callable[[Tensor], Tensor],
+) -> Seen:
+    """Run a network over a few images of the target.
+
+    Args:
+        segmenter: the network; its mode is restored.
+        images: batches (B, 3, H, W) float in [0, 1], on its device.
+        distances: gives each feature's distance to each anchor, (B, D, h, w) to (B, K, h, w).
+
+    Returns:
+        Every cell of the feature grids of all images, in order.
+
+    Raises:
+        ShapeError: if there is no image.
+    """
+    parts: list[Seen] = []
+    with inference(segmenter):
+        for image in images:
+            prediction = segmenter(image, "target")
+            features = prediction.features.float()
+            found = (prediction.logits.float(), features, distances(features))
+            parts.append(Seen(*(each.movedim(1, -1).flatten(0, 2) for each in found)))
+    if not parts:
+        raise ShapeError("label-free criteria want at least one image")
+    return Seen(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+
+def target_criteria(seen: Seen) -> dict[CriterionName, float]:
+    """Every criterion that needs the target's images alone, by its name."""
+    log_probability = seen.logits.log_softmax(dim=1)
+    probability = log_probability.exp()
+    chosen = _spread(len(seen.logits), _NEIGHBOURS).to(seen.logits.device)
+    found: dict[CriterionName, Tensor] = {
+        "entropy": mean_entropy(log_probability),
+        "infomax": information_maximisation(log_probability),
+        "snd": neighbourhood_density(seen.features[chosen]),
+        "snd-outputs": neighbourhood_density(probability[chosen]),
+        "agreement": agreement(seen.distances, seen.logits),
+        "active-share": active_share(seen.distances),
+    }
+    return {name: float(value) for name, value in found.items()}
+
+
+def mean_entropy(log_probability: Tensor) -> Tensor:
+    """Mean entropy of the pixels' class probabilities: how sure a network is.
+
+    Args:
+        log_probability: (N, K), logarithms of rows that add up to 1.
+
+    Returns:
+        Scalar, mean H(p) in nats.
+    """
+    return -(log_probability.exp() * log_probability).sum(dim=1).mean()
+
+
+def information_maximisation(log_probability: Tensor) -> Tensor:
+    """How sure a network is, and of how many classes: the mutual information of pixel and class.
+
+    Args:
+        log_probability: (N, K), logarithms of rows that add up to 1.
+
+    Returns:
+        Scalar, H(mean p) − mean H(p) in nats.
+
+    Source: Shi and Sha, *Information-Theoretical Learning of Discriminative Clusters for
+        Unsupervised Domain Adaptation*, ICML 2012.
+    """
+    mean = log_probability.exp().mean(dim=0)
+    return torch.special.entr(mean).sum() - mean_entropy(log_probability)
+
+
+def neighbourhood_density(features: Tensor, temperature: float = _TEMPERATURE) -> Tensor:
+    """How many neighbours each pixel has in feature space: soft neighbourhood density.
+
+    Args:
+        features: (N, D), of any length; directions alone count.
+        temperature: of the softmax over neighbours.
+
+    Returns:
+        Scalar in [0, log(N − 1)], mean over i of the entropy of softmax_{j≠i}(f_i·f_j / τ).
+
+    Raises:
+        ShapeError: if there are fewer than two pixels.
+
+    Source: Saito et al., *Tune it the Right Way: Unsupervised Validation of Domain Adaptation via
+        Soft Neighborhood Density*, ICCV 2021 (which takes the classifier's outputs as features).
+    """
+    if features.ndim != 2 or len(features) < 2:
+        raise ShapeError(f"wanted features (N, D) of two pixels at least, got {features.shape}")
+    directions = F.normalize(features, dim=1)
+    similarity = directions @ directions.t() / temperature
+    similarity.fill_diagonal_(-torch.inf)
+    # A neighbour of probability 0, i itself among them, adds 0: not 0 · log 0.
+    return torch.special.entr(similarity.softmax(dim=1)).sum(dim=1).mean()
+
+
+def agreement(distances: Tensor, logits: Tensor) -> Tensor:
+    """Share of pixels whose nearest anchor is of the class that the classifier gives them.
+
+    Args:
+        distances: (N, K) to the anchors; +inf for a class without one.
+        logits: (N, K).
+
+    Returns:
+        Scalar in [0, 1].
+    """
+    return (distances.argmin(dim=1) == logits.argmax(dim=1)).float().mean()
+
+
+def active_share(distances: Tensor, margin: float = _MARGIN) -> Tensor:
+    """Share of pixels whose nearest anchor wins by a clear margin.
+
+    Args:
+        distances: (N, K) to the anchors; +inf for a class without one.
+        margin: least (d₂ − d₁) / (d₁ + d₂).
+
+    Returns:
+        Scalar in [0, 1].
+    """
+    nearest, second = distances.topk(2, dim=1, largest=False).values.unbind(dim=1)
+    return ((second - nearest) / (nearest + second) >= margin).float().mean()
+
+
+def _spread(count: int, most: int) -> Tensor:
+    """At most `most` of `count` pixels, at random but the same for every network."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:most]

@@ -1,0 +1,115 @@
+"""Precision against coverage of pseudo-labels, over every threshold that could be set.
+
+Knows scores, labels and truth on one grid; not what made the scores. For the report alone: nothing
+in training may read it.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cag_uda.errors import ShapeError
+from cag_uda.evaluation.scores import share
+
+
+class PrecisionCurves:
+    """Counts labelled pixels by how sure their label is.
+
+    Args:
+        num_classes: K.
+        thresholds: (T,) ascending: a pixel is labelled at a threshold if its score reaches it.
+    """
+
+    def __init__(self, num_classes: int, thresholds: Tensor) -> None:
+        self.thresholds = thresholds
+        size = (num_classes, len(thresholds) + 1)
+        self._given = torch.zeros(size, dtype=torch.int64)
+        """By label and bin of score; bin t holds scores from thresholds[t-1] to thresholds[t]."""
+        self._right = torch.zeros(size, dtype=torch.int64)
+        self._true = torch.zeros(size, dtype=torch.int64)
+        """By true class and bin of score."""
+
+    def update(self, score: Tensor, label: Tensor, truth: Tensor) -> None:
+        """Count one batch in.
+
+        Args:
+            score: (B, h, w) how sure each label is; NaN is never labelled.
+            label: (B, h, w) train ids in 0 … K-1, what each pixel would be labelled.
+            truth: (B, h, w) train ids; pixels whose truth is no class are left out.
+
+        Raises:
+            ShapeError: if the three are not on one grid.
+        """
+        if not score.shape == label.shape == truth.shape:
+            raise ShapeError(
+                "wanted score, label and truth on one grid, got "
+                f"{tuple(score.shape)}, {tuple(label.shape)} and {tuple(truth.shape)}"
+            )
+        classes, bins = self._given.shape
+        counted = (truth >= 0) & (truth < classes)
+        score, label, truth = (each[counted].cpu() for each in (score, label, truth))
+        sure = torch.where(score.isnan(), -torch.inf, score)
+        place = torch.bucketize(sure, self.thresholds.to(sure.dtype), right=True)
+        for table, ids, chosen in (
+            (self._given, label, torch.ones_like(label, dtype=torch.bool)),
+            (self._right, label, label == truth),
+            (self._true, truth, torch.ones_like(label, dtype=torch.bool)),
+        ):
+            cell = ids[chosen].long() * bins + place[chosen]
+            table += torch.bincount(cell, minlength=classes * bins).view(classes, bins)
+
+    def curves(self) -> dict[str, Any]:
+        """The curves as plain values for JSON.
+
+        Returns:
+            "thresholds" (T,); "precision" and "coverage" (T,) over all classes; "per_class" with
+            both (K, T): precision by label, coverage by true class. None where undefined.
+        """
+        given, right, true = (
+            table.flip(1).cumsum(1).flip(1).numpy()
+            for table in (self._given, self._right, self._true)
+        )
+        # Column 0 holds every pixel, whatever its score; column t + 1 those of threshold t.
+        return {
+            "thresholds": [float(value) for value in self.thresholds],
+            "precision": _plain(share(right.sum(axis=0), given.sum(axis=0))[1:]),
+            "coverage": _plain(
+                share(given.sum(axis=0), given.sum(axis=0)[:1].repeat(given.shape[1]))[1:]
+            ),
+            "per_class": {
+                "precision": [_plain(row[1:]) for row in share(right, given)],
+                "coverage": [
+                    _plain(row[1:])
+                    for row in share(true, np.repeat(true[:, :1], true.shape[1], axis=1))
+                ],
+            },
+        }
+
+
+def precision_at(curve: dict[str, Any], coverage: float) -> float | None:
+    """Precision where a curve labels a given share of the pixels, between its points linearly.
+
+    Args:
+        curve: "precision" and "coverage", each (T,), coverage not rising, as of `curves`.
+        coverage: in [0, 1].
+
+    Returns:
+        The precision; None where the curve does not reach so far.
+    """
+    points = [
+        (c, p)
+        for c, p in zip(curve["coverage"], curve["precision"], strict=True)
+        if c is not None and p is not None
+    ]
+    if not points or not min(points)[0] <= coverage <= max(points)[0]:
+        return None
+    points.sort()
+    x, y = (np.array(each) for each in zip(*points, strict=True))
+    return float(np.interp(coverage, x, y))
+
+
+def _plain(values: NDArray[np.float64]) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]

@@ -1,0 +1,132 @@
+"""AdaptSegNet at two levels: outputs of the last map and of the one before it are aligned.
+
+Source: Tsai et al., *Learning to Adapt Structured Output Space for Semantic Segmentation*
+(AdaptSegNet), CVPR 2018, multi-level; at one level it is `adversarial`.
+"""
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cag_uda.adaptation.evidence import class_probability
+from cag_uda.adaptation.losses import adversarial, cross_entropy
+from cag_uda.methods.base import Method, MethodConfig
+from cag_uda.methods.optim import OptimConfig, build_discriminator_optimizer, build_optimizer
+from cag_uda.models.discriminator import Discriminator
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.models.two_levels import TwoLevelSegmenter, auxiliary_classifier
+from cag_uda.types import Batch, DomainName, Losses
+
+
+class TwoLevelConfig(MethodConfig):
+    """Settings of alignment at two levels; the defaults are AdaptSegNet's and ADVENT's."""
+
+    loss: Literal["bce", "least-squares"] = "bce"
+    """BCE as in both papers; least squares as in AdaptSegNet's later code."""
+    weight: float = Field(default=1e-3, ge=0)
+    """Of the fooling loss at the last level (AdaptSegNet, section 5: λ_adv = 0.001)."""
+    auxiliary_weight: float = Field(default=2e-4, ge=0)
+    """Of the fooling loss at the level before (AdaptSegNet: 0.0002)."""
+    auxiliary_ce_weight: float = Field(default=0.1, ge=0)
+    """Of the source's cross entropy at the level before (AdaptSegNet: λ_seg = 0.1)."""
+    discriminator_rate: float = Field(default=1e-4, gt=0)
+    """Learning rate of the discriminators' Adam (betas 0.9, 0.99: AdaptSegNet)."""
+    discriminator_channels: int = Field(default=64, ge=1)
+    """Width of the discriminators' first layer; 64 in AdaptSegNet, fewer on a small machine."""
+
+
+class AdaptSegNetConfig(TwoLevelConfig):
+    """Settings of AdaptSegNet at two levels."""
+
+    name: Literal["adaptsegnet"] = "adaptsegnet"
+
+
+class AdaptSegNet(Method):
+    """Cross entropy on the source while target outputs of two levels learn to pass for source's.
+
+    The second classifier and both discriminators live no longer than the stage.
+    """
+
+    Config: ClassVar[type[TwoLevelConfig]] = AdaptSegNetConfig
+
+    def __init__(self, segmenter: Segmenter, config: TwoLevelConfig) -> None:
+        super().__init__(segmenter, config)
+        self.config = config
+        self.auxiliary = auxiliary_classifier(segmenter)
+        self.discriminator, self.auxiliary_discriminator = (
+            Discriminator(segmenter.num_classes, config.discriminator_channels) for _ in range(2)
+        )
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The segmenter with its second classifier, and a discriminator for each level."""
+        return {
+            "segmenter": TwoLevelSegmenter(self.segmenter, self.auxiliary),
+            "discriminator": self.discriminator,
+            "auxiliary_discriminator": self.auxiliary_discriminator,
+        }
+
+    def optimizers(self, config: OptimConfig) -> dict[str, Optimizer]:
+        """The segmenter's as configured, the second classifier in its head; Adam for the others."""
+        groups = self.segmenter.parameter_groups()
+        groups["head"] = [*groups["head"], *self.auxiliary.parameters()]
+        rate = self.config.discriminator_rate
+        return {
+            "segmenter": build_optimizer(groups, config),
+            "discriminator": build_discriminator_optimizer(self.discriminator, rate),
+            "auxiliary_discriminator": build_discriminator_optimizer(
+                self.auxiliary_discriminator, rate
+            ),
+        }
+
+    def evidence(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """What the discriminators see of logits (B, K, h, w): probabilities (B, K, H, W)."""
+        return class_probability(logits, size, self.segmenter.config.align_corners)
+
+    def losses(self, batch: Batch) -> Iterator[Losses]:
+        """Yields {source/ce, …_auxiliary}, {target/fool, …_auxiliary}, {discriminator/…}.
+
+        The discriminators judge with their weights before the step in both roles, so that one pass
+        gives the gradients of the alternating original.
+        """
+        config, kind = self.config, self.config.loss
+        aligned = self.segmenter.config.align_corners
+        size = (batch.source.image.shape[-2], batch.source.image.shape[-1])
+
+        source = self._two_levels(batch.source.image, "source")
+        ce, auxiliary_ce = (
+            cross_entropy(logits, batch.source.label, align_corners=aligned) for logits in source
+        )
+        yield {"source/ce": ce, "source/ce_auxiliary": config.auxiliary_ce_weight * auxiliary_ce}
+
+        target = self._two_levels(batch.target.image, "target")
+        seen, auxiliary_seen = (self.evidence(logits, size) for logits in target)
+        fool = adversarial(self.discriminator.frozen(seen), "source", kind)
+        auxiliary_fool = self.auxiliary_discriminator.frozen(auxiliary_seen)
+        yield {
+            "target/fool": config.weight * fool,
+            "target/fool_auxiliary": config.auxiliary_weight
+            * adversarial(auxiliary_fool, "source", kind),
+        }
+
+        source_seen = [self.evidence(logits.detach(), size) for logits in source]
+        yield {
+            **self._judged("discriminator", source_seen[0], seen.detach()),
+            **self._judged("auxiliary_discriminator", source_seen[1], auxiliary_seen.detach()),
+        }
+
+    def _two_levels(self, image: Tensor, domain: DomainName) -> tuple[Tensor, Tensor]:
+        """Logits of both levels, the last one first, through whatever wraps the network."""
+        network = self._calls.get("segmenter") or self.networks()["segmenter"]
+        prediction, auxiliary = network(image, domain)
+        return prediction.logits, auxiliary
+
+    def _judged(self, name: str, source: Tensor, target: Tensor) -> Losses:
+        """A discriminator's own losses on what it sees of both domains."""
+        judge = self._calls.get(name) or self.networks()[name]
+        return {
+            f"{name}/source": adversarial(judge(source), "source", self.config.loss) / 2,
+            f"{name}/target": adversarial(judge(target), "target", self.config.loss) / 2,
+        }

@@ -1,0 +1,100 @@
+"""Settings of CAG-plus: one table a piece, each with what takes the piece out.
+
+What the pieces do is told in `cag_plus`; what is taken from whom, in their files in `adaptation`.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cag_uda.methods.base import MethodConfig
+from cag_uda.models.config import SegmenterConfig
+from cag_uda.types import DomainName
+
+THINGS = (
+    "traffic light", "traffic sign", "person", "rider", "car", "truck", "bus", "train",
+    "motorcycle", "bicycle",
+)  # fmt: skip
+"""The classes of Cityscapes that DAFormer's feature distance counts."""
+
+
+class _Piece(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ContrastConfig(_Piece):
+    """`[stages.method.contrast]`: features towards their anchor and away from the others."""
+
+    weight: float = Field(default=0.1, ge=0)
+    """Of the loss of each domain; 0 takes it out."""
+    temperature: float = Field(default=0.1, gt=0)
+    """Of the cosine; 0.1 is SePiCo's."""
+
+
+class MixConfig(_Piece):
+    """`[stages.method.mix]`: half of a source image's classes pasted on the target; DACS's."""
+
+    probability: float = Field(default=1.0, ge=0, le=1)
+    """That a target image has classes pasted on it; 0 takes ClassMix out."""
+    jitter: float = Field(default=0.25, ge=0, lt=1)
+    """Strength of the colour jitter."""
+    jitter_probability: float = Field(default=0.8, ge=0, le=1)
+    blur_px: tuple[float, float] = (0.15, 1.15)
+    """Range of the standard deviation of the blur."""
+    blur_probability: float = Field(default=0.5, ge=0, le=1)
+
+
+class MaskConfig(_Piece):
+    """`[stages.method.mask]`: blocks of the target's pixels hidden from the student; MIC's."""
+
+    probability: float = Field(default=0.5, ge=0, le=1)
+    """That blocks of an image are hidden; 0 takes it out. Not 1: no other pass shows the student
+    the target whole."""
+    ratio: float = Field(default=0.7, ge=0, le=1)
+    """Of the blocks that are hidden."""
+    block: float = Field(default=1 / 16, gt=0, le=1)
+    """Side of a block over the crop's shorter side: 64 of 1024 pixels; more on small crops."""
+
+
+class InitialConfig(_Piece):
+    """`[stages.method.initial]`: features near those of the published weights; DAFormer's."""
+
+    weight: float = Field(default=0.0, ge=0)
+    """0.005 in DAFormer; wants `segmenter.weights`, and one more pass, of the backbone."""
+    classes: tuple[str, ...] = THINGS
+    """Whose pixels count; names that the domains do not have are left out."""
+
+
+class CAGPlusConfig(MethodConfig):
+    """Settings of a stage. Every piece can be taken out; what it is then is said with it."""
+
+    name: Literal["cag-plus"] = "cag-plus"
+    momentum: float = Field(default=0.99, ge=0, lt=1)
+    """Of the teacher (DACS; 0.999 in DAFormer); smaller in the first steps, 1 − 1 / (step + 1).
+    With 0 the student labels for itself."""
+    label_anchors: tuple[DomainName, ...] = Field(default=("source", "target"), min_length=1)
+    """Whose anchors labels are corrected by; of two the nearer."""
+    anchor_weight: float = Field(default=4.0, ge=0)
+    """Of the distances in labels, 1 / τ of ProDA for distances over the mean nearest one; 0 leaves
+    the teacher's probabilities as they are."""
+    anchor_momentum: float = Field(default=0.99, ge=0, le=1)
+    """Of the anchors; 1 fixes them for the stage, as in the paper."""
+    anchor_confidence: float = Field(default=0.9, ge=0, lt=1)
+    """Of the target's pixels that its anchors are the mean of."""
+    prior_strength: float = Field(default=0.5, ge=0, le=1)
+    """Of drawing the labels' class shares towards the source's; 0 takes it out."""
+    label_temperature: float = Field(default=0.5, ge=0)
+    """Below 1 sharpens soft labels (MixMatch: 0.5); 0 makes them hard."""
+    contrast: ContrastConfig = ContrastConfig()
+    mix: MixConfig = MixConfig()
+    mask: MaskConfig = MaskConfig()
+    initial: InitialConfig = InitialConfig()
+
+    def problem_with(self, segmenter: SegmenterConfig) -> str | None:
+        """Features near the initial ones want weights that know something."""
+        if self.initial.weight and segmenter.weights is None:
+            return (
+                "initial.weight holds features near those of published weights, but the backbone "
+                'starts from random ones; set initial.weight = 0, or segmenter.weights = "imagenet"'
+            )
+        return None

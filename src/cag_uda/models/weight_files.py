@@ -1,0 +1,147 @@
+"""Weights in files that others wrote, read without running anything that a file may carry.
+
+Knows file formats; not which network the tensors belong to.
+"""
+
+import codecs
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from cag_uda.errors import ModelError
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl")
+"""How files that `torch.save` wrote usually end; they may end otherwise."""
+
+_RECONSTRUCT, _SCALAR = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
+_MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
+"""Where numpy keeps the two functions, before its version 2 and since; files of both are about."""
+_NUMPY_PARTS: list[Any] = [
+    *((_RECONSTRUCT, f"{module}._reconstruct") for module in _MULTIARRAY),
+    *((_SCALAR, f"{module}.scalar") for module in _MULTIARRAY),
+    np.ndarray,
+    np.dtype,
+    type(np.dtype("float64")),
+    codecs.encode,
+]
+"""What a pickled array or scalar of float64 consists of, and no more."""
+
+
+def read_torch_file(path: Path) -> Any:
+    """Read what `torch.save` wrote, as long as it is tensors, numbers, texts, lists and dicts.
+
+    Args:
+        path: of the file; numpy arrays and scalars of float64 inside are allowed too, which the
+            released CAG-UDA code saves.
+
+    Returns:
+        What was saved, its tensors on the CPU.
+
+    Raises:
+        ModelError: if it is missing, damaged, or wants to run code; it is then not run.
+    """
+    try:
+        with torch.serialization.safe_globals(_NUMPY_PARTS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+    # A damaged or hostile file can fail in any way inside the reader; whichever it is, the file
+    # is not what was wanted.
+    except Exception as error:
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        if wanted:
+            raise ModelError(
+                f"{path} asks for {wanted[1]}, which no weights need; it was not run. Save the "
+                "network's state_dict alone, or use a file from a source that you trust"
+            ) from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{path} is no weights file of torch: {reason}") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read one network's tensors by name: a safetensors file, or a state dict of torch.
+
+    Raises:
+        ModelError: if it is missing, damaged, wants to run code, or holds something else.
+    """
+    if path.suffix == ".safetensors":
+        try:
+            return dict(load_file(path))
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"cannot read {path}: {error}") from error
+    content = read_torch_file(path)
+    if not is_state_dict(content):
+        raise ModelError(f"{path} holds no state dict (tensors by name) but {_outline(content)}")
+    return dict(content)
+
+
+def is_state_dict(content: Any) -> bool:
+    """Whether something is tensors by name, at least one."""
+    return (
+        isinstance(content, Mapping)
+        and len(content) > 0
+        and all(isinstance(name, str) for name in content)
+        and all(isinstance(value, Tensor) for value in content.values())
+    )
+
+
+def tensor_names(content: Any, name: str) -> Iterator[str]:
+    """Dotted names of all tensors and numpy arrays anywhere inside something nested."""
+    if isinstance(content, Tensor | np.ndarray):
+        yield name
+    elif isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from tensor_names(value, f"{name}.{key}")
+    elif isinstance(content, list | tuple):
+        for index, value in enumerate(content):
+            yield from tensor_names(value, f"{name}.{index}")
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Give a network all of its tensors, by its own names.
+
+    Args:
+        network: every parameter and buffer of it must be among the tensors. Only the counters
+            of batch norm may be missing (files older than PyTorch 0.4.1 have none); they do not
+            enter the computation.
+        tensors: by the network's names; each must find its place.
+        origin: where they are from, for messages.
+
+    Raises:
+        ModelError: naming what is missing, unexpected or of another shape.
+    """
+    own = network.state_dict()
+    counters = {
+        name: value
+        for name, value in own.items()
+        if name.endswith("num_batches_tracked") and name not in tensors
+    }
+    missing = own.keys() - tensors.keys() - counters.keys()
+    problems = [
+        *(f"{name} is missing" for name in sorted(missing)),
+        *(f"{name} has no place" for name in sorted(tensors.keys() - own.keys())),
+        *(
+            f"{name} is {tuple(tensors[name].shape)}, wanted {tuple(own[name].shape)}"
+            for name in sorted(own.keys() & tensors.keys())
+            if own[name].shape != tensors[name].shape
+        ),
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ModelError(
+            f"the weights of {origin} do not fit the network: {'; '.join(problems[:5])}{more}"
+        )
+    network.load_state_dict({**counters, **tensors})
+
+
+def _outline(content: Any) -> str:
+    if isinstance(content, Mapping):
+        return f"a dict of {', '.join(map(str, list(content)[:8]))}"
+    return f"a {type(content).__name__}"

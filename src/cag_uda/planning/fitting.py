@@ -1,0 +1,165 @@
+"""Whether a recipe's steps fit into a device's memory, and with which settings they would.
+
+Pure arithmetic on what was measured of a few steps; nothing is trained here.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from cag_uda.recipes import Recipe
+
+_MIB = 1 << 20
+_MEMORY, _LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+_CROP_SHARES = (1.0, 0.75, 0.5)
+
+
+class Trial(NamedTuple):
+    """What some steps on crops of one size took."""
+
+    pixels: int
+    """Of all crops of one domain's part of a batch on one device."""
+    mib: float
+    step_s: float
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How memory and time of a step grow with its pixels: a line through two trials."""
+
+    less: Trial
+    more: Trial
+
+    def mib(self, pixels: int) -> float:
+        """Peak memory of steps on so many pixels."""
+        return self._at(pixels, self.less.mib, self.more.mib)
+
+    def step_s(self, pixels: int) -> float:
+        """Seconds of a step on so many pixels."""
+        return self._at(pixels, self.less.step_s, self.more.step_s)
+
+    def _at(self, pixels: int, less: float, more: float) -> float:
+        between = self.more.pixels - self.less.pixels
+        # Trials of one size, where crops are too small to be made smaller, tell no slope.
+        slope = max(0.0, more - less) / between if between else 0.0
+        return more + slope * (pixels - self.more.pixels)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A change of a recipe that makes it need less memory."""
+
+    precision: str
+    crop_px: tuple[int, int]
+    batch_size: int
+    """Over all devices."""
+    given_up: tuple[int, int, int]
+    """How far precision, crop and batch are from the recipe's, in notches."""
+    peak_memory_mib: float
+
+    def changes(self) -> list[str]:
+        """The changes as `--set` takes them."""
+        values = (
+            f'compute.precision="{self.precision}"',
+            f"loading.crop_px=[{self.crop_px[0]}, {self.crop_px[1]}]",
+            f"loading.batch_size={self.batch_size}",
+        )
+        return [value for value, notches in zip(values, self.given_up, strict=True) if notches]
+
+
+def settings_that_fit(
+    recipe: Recipe,
+    devices: int,
+    growths: Mapping[str, Sequence[Growth]],
+    available_mib: float,
+) -> list[Setting]:
+    """The gentlest changes of precision, crop and batch with which every stage fits.
+
+    Args:
+        recipe: whose crop and batch do not fit.
+        devices: that share a batch.
+        growths: by precision, the recipe's own first, those of each kind of stage.
+        available_mib: memory of a device.
+
+    Returns:
+        No setting gives up as much as another one or more in everything. The most pixels come
+        first, and of equals the recipe's own precision.
+    """
+    fitting = []
+    for notch, (precision, kinds) in enumerate(growths.items()):
+        for crop_notch, crop_px in _crops(recipe.loading.crop_px):
+            for batch_notch, batch_size in _batches(recipe, devices):
+                pixels = batch_size // devices * crop_px[0] * crop_px[1]
+                mib = max(growth.mib(pixels) for growth in kinds)
+                given_up = (notch, crop_notch, batch_notch)
+                if any(given_up) and mib <= available_mib:
+                    fitting.append(Setting(precision, crop_px, batch_size, given_up, mib))
+    kept = [each for each in fitting if not any(_is_gentler(other, each) for other in fitting)]
+    return sorted(
+        kept,
+        key=lambda each: (
+            -each.crop_px[0] * each.crop_px[1] * each.batch_size,
+            each.given_up[0],
+        ),
+    )
+
+
+def _is_gentler(one: Setting, other: Setting) -> bool:
+    pairs = zip(one.given_up, other.given_up, strict=True)
+    return one != other and all(mine <= theirs for mine, theirs in pairs)
+
+
+def _crops(crop_px: tuple[int, int]) -> Iterator[tuple[int, tuple[int, int]]]:
+    for notch, share in enumerate(_CROP_SHARES):
+        yield notch, crop_px if notch == 0 else smaller_crop(crop_px, share)
+
+
+def smaller_crop(crop_px: tuple[int, int], share: float) -> tuple[int, int]:
+    """A crop with about this share of each side, in multiples of 8 px, at least 32 px."""
+    height, width = (max(32, round(side * share / 8) * 8) for side in crop_px)
+    return height, width
+
+
+def _batches(recipe: Recipe, devices: int) -> Iterator[tuple[int, int]]:
+    """Halves of the batch, as long as a recipe with it is one."""
+    notch, batch_size = 0, recipe.loading.batch_size
+    while batch_size >= len(recipe.source):
+        loading = recipe.loading.model_copy(update={"batch_size": batch_size})
+        smaller = recipe.model_copy(update={"loading": loading})
+        if smaller.problem_with_processes(devices):
+            return
+        yield notch, batch_size
+        if batch_size % 2:
+            return
+        notch, batch_size = notch + 1, batch_size // 2
+
+
+def available_mib(device: torch.device) -> float:
+    """Memory that a device has for this process, what it holds already included.
+
+    Args:
+        device: a GPU, or the CPU: what the system can give without swapping, or this process's
+            limit if that is less.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return (free + torch.cuda.memory_reserved(device)) / _MIB
+    try:
+        fields = dict(line.split(":") for line in _MEMORY.read_text("ascii").splitlines())
+        available = int(fields["MemAvailable"].split()[0]) / 1024 + _resident_mib()
+    except (OSError, KeyError, ValueError):
+        # No Linux: all that is built in.
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _MIB
+    try:
+        return min(available, int(_LIMIT.read_text("ascii")) / _MIB)
+    except (OSError, ValueError):
+        return available
+
+
+def _resident_mib() -> float:
+    pages = Path("/proc/self/statm").read_text("ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE") / _MIB

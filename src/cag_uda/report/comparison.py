@@ -1,0 +1,240 @@
+"""Puts a comparison of methods on one page: which is best, by how much, at what cost.
+
+Knows comparison.json and the run folders beside it; the look is in the templates beside this file.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from urllib.parse import quote
+
+from cag_uda.files import write_text
+from cag_uda.report.charts import Scale, bar_scale
+from cag_uda.report.comparison_file import Cell, Comparison, Contender, OverSeeds, read_comparison
+from cag_uda.report.gallery import Gallery, Look, Sample, make_gallery
+from cag_uda.report.records import Gain
+from cag_uda.report.run_folder import find_samples
+from cag_uda.report.summary import Verdict
+from cag_uda.report.templates import render_page
+from cag_uda.report.words import NO_BREAK, counted, percent, plain, signed
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method over its seeds."""
+
+    of: Contender
+    role: str
+    """"floor", "oracle" or "method"."""
+    miou: float | None
+    """Mean over seeds, as are all figures."""
+    deviation: float | None
+    """Sample standard deviation over seeds, as a share."""
+    iou: list[float | None]
+    gap_share: float | None
+    gain: Gain | None
+    lead: Gain | None
+    time_s: float | None
+    peak_memory_mib: float | None
+    reports: dict[int, str]
+    """Seed → relative address of the run's report."""
+
+
+def write_comparison(file: Path) -> Path:
+    """Write comparison.html beside a comparison.json.
+
+    Args:
+        file: as `comparison_file` describes it.
+
+    Returns:
+        Path of the page. It holds its images, styles and script, and loads nothing.
+
+    Raises:
+        RunError: if the file cannot be understood, or the page cannot be written.
+    """
+    path = file.with_suffix(".html")
+    write_text(path, render(read_comparison(file), file.parent))
+    return path
+
+
+def render(comparison: Comparison, folder: Path) -> str:
+    """Render the page of a comparison whose runs lie in a folder."""
+    rows = [_row(method, comparison, folder) for method in comparison.methods]
+    groups = [(name, list(group)) for name, group in groupby(rows, lambda row: row.of.question)]
+    return render_page(
+        "comparison.html",
+        comparison.classes,
+        comparison.palette,
+        comparison=comparison,
+        rows=rows,
+        groups=groups,
+        verdict=_verdict(comparison, rows),
+        best=_best(rows),
+        gains_over=next((row.gain.over for row in rows if row.gain), None),
+        floor=_with_role(rows, "floor"),
+        oracle=_with_role(rows, "oracle"),
+        scale=_scale(rows),
+        gallery=_gallery(comparison, rows, folder),
+        best_by_class=_best_by_class(comparison, rows),
+        missing=_missing(comparison),
+        budget={name: plain(value) for name, value in comparison.budget.items()},
+    )
+
+
+def _row(method: Contender, comparison: Comparison, folder: Path) -> Row:
+    mious = [cell.miou for cell in method.cells if cell.miou is not None]
+    by_class = [cell.iou for cell in method.cells if cell.iou is not None]
+    roles = {comparison.floor: "floor", comparison.oracle: "oracle"}
+    over_seeds = method.summary or OverSeeds(gap_share=_mean(_values(method.cells, "gap_share")))
+    return Row(
+        of=method,
+        role=roles.get(method.name, "method"),
+        miou=_mean(mious),
+        deviation=statistics.stdev(mious) if len(mious) > 1 else None,
+        iou=[_mean(known) for known in map(_known, zip(*by_class, strict=True))],
+        gap_share=over_seeds.gap_share,
+        gain=over_seeds.gain,
+        lead=over_seeds.lead,
+        time_s=_mean(_values(method.cells, "time_s")),
+        peak_memory_mib=max(_values(method.cells, "peak_memory_mib"), default=None),
+        reports={
+            cell.seed: f"{quote(cell.run)}/report.html"
+            for cell in method.cells
+            if cell.run and (folder / cell.run / "report.html").is_file()
+        },
+    )
+
+
+def _values(cells: Sequence[Cell], name: str) -> list[float]:
+    return _known([getattr(cell, name) for cell in cells])
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.mean(values) if values else None
+
+
+def _with_role(rows: list[Row], role: str) -> Row | None:
+    return next((row for row in rows if row.role == role and row.miou is not None), None)
+
+
+def _ranked(rows: list[Row]) -> list[Row]:
+    """The methods that are scored, best first; neither floor nor oracle takes part."""
+    scored = [row for row in rows if row.role == "method" and row.miou is not None]
+    return sorted(scored, key=lambda row: -(row.miou or 0.0))
+
+
+def _best(rows: list[Row]) -> Row | None:
+    return next(iter(_ranked(rows)), None)
+
+
+def _verdict(comparison: Comparison, rows: list[Row]) -> Verdict:
+    ranked = _ranked(rows)
+    if not ranked:
+        return Verdict("unknown", "No method has been scored yet.", "Make the page again later.")
+    best = ranked[0]
+    gap = "" if best.gap_share is None else f", {percent(best.gap_share, 0)} of the gap closed"
+    headline = f"{best.of.name} scores highest: {percent(best.miou)}{NO_BREAK}mIoU{gap}."
+    said = [_ahead(best, ranked[1])] if len(ranked) > 1 else []
+    gain = best.gain
+    if gain is None or gain.low is None or gain.high is None:
+        return Verdict("unknown", headline, " ".join(said))
+    said.append(
+        f"It is {signed(gain.points)} points on {gain.over}, 95\u202f% interval over test frames "
+        f"{signed(gain.low)} to {signed(gain.high)}."
+    )
+    tone = "good" if gain.low > 0 else "bad" if gain.high < 0 else "unsure"
+    return Verdict(tone, headline, " ".join(said))
+
+
+def _ahead(best: Row, second: Row) -> str:
+    """How surely the first is ahead of the second: on how many of the seeds that both have."""
+    theirs = {cell.seed: cell.miou for cell in second.of.cells if cell.miou is not None}
+    both = [
+        (cell.miou, theirs[cell.seed])
+        for cell in best.of.cells
+        if cell.miou is not None and cell.seed in theirs
+    ]
+    next_best = f"The next is {second.of.name} with {percent(second.miou)}"
+    if not both:
+        return f"{next_best}."
+    ahead = sum(mine > other for mine, other in both)
+    return f"{next_best}; {best.of.name} is ahead of it on {ahead} of {counted(len(both), 'seed')}."
+
+
+def _scale(rows: list[Row]) -> Scale:
+    mious = [cell.miou for row in rows for cell in row.of.cells]
+    return bar_scale(_known(mious) or [1.0])
+
+
+def _best_by_class(comparison: Comparison, rows: list[Row]) -> list[float | None]:
+    """The best IoU of each class among methods: oracle and floor take no part."""
+    columns = [row.iou for row in rows if row.role == "method" and row.iou]
+    return [
+        max(_known([column[index] for column in columns]), default=None)
+        for index in range(len(comparison.classes))
+    ]
+
+
+def _missing(comparison: Comparison) -> list[str]:
+    """What was not run, or has no score, in words."""
+    said = []
+    for method in comparison.methods:
+        cells = {cell.seed: cell for cell in method.cells}
+        for seed in comparison.seeds or sorted(cells):
+            cell = cells.get(seed)
+            if cell is None or cell.miou is None:
+                note = cell.note if cell and cell.note else "not run yet"
+                said.append(f"{method.name}, seed {seed}: {note}.")
+    return said
+
+
+def _gallery(comparison: Comparison, rows: list[Row], folder: Path) -> Gallery:
+    """The sample images as each method's first run sees them."""
+    merged: dict[str, Sample] = {}
+    for method in comparison.methods:
+        run = next((cell.run for cell in method.cells if cell.run and cell.miou is not None), None)
+        if run is None:
+            continue
+        stage = _stage_folder(folder / run, method.scored)
+        for sample in find_samples(folder / run, [stage] if stage else []):
+            known = merged.setdefault(
+                sample.name, Sample(sample.name, sample.image, sample.truth, {})
+            )
+            if stage in sample.predictions:
+                known.predictions[method.name] = sample.predictions[stage]
+    looks = [
+        Look(
+            row.of.name,
+            row.of.name,
+            "" if row.role in ("method", row.of.name) else row.role,
+            row.miou,
+        )
+        for row in rows
+    ]
+    best = _best(rows)
+    return make_gallery(
+        list(merged.values()),
+        looks,
+        comparison.palette,
+        comparison.floor,
+        best.of.name if best else None,
+    )
+
+
+def _stage_folder(run: Path, name: str | None) -> str | None:
+    """The folder of the stage of that name; of the last stage if there is no name."""
+    root = run / "stages"
+    folders = [folder.name for folder in root.iterdir()] if root.is_dir() else []
+    numbered = {
+        int(head): folder for folder in folders if (head := folder.split("-", 1)[0]).isdecimal()
+    }
+    named = [
+        folder for _, folder in sorted(numbered.items()) if name in (None, folder.split("-", 1)[-1])
+    ]
+    return named[-1] if named else None

@@ -1,0 +1,137 @@
+"""comparison.json: what `cag-uda compare` writes and the comparison page shows.
+
+One pair of domains and one budget, several methods, several seeds; a cell is one run. All shares
+are in [0, 1]. A comparison that is under way is a good one with cells missing.
+
+```json
+{
+  "name": "camvid-day-dusk",
+  "source": "camvid-day/train",
+  "target": "camvid-dusk/test",
+  "classes": ["sky", "road"],
+  "palette": [[128, 128, 128], [128, 64, 128]],
+  "floor": "source-only",
+  "oracle": "oracle",
+  "seeds": [0, 1, 2],
+  "methods": [
+    {
+      "name": "cag",
+      "description": "anchors and pseudo-labels in three stages",
+      "cells": [
+        {
+          "seed": 0,
+          "miou": 0.483,
+          "iou": [0.9, null],
+          "gap_share": 0.62,
+          "time_s": 812.0,
+          "peak_memory_mib": 1460.0,
+          "run": "cag-0"
+        }
+      ]
+    }
+  ]
+}
+```
+
+`name` and `methods` must be there, and of a method its name, of a cell its seed; all else may be
+left out or null. `classes` and `iou` are in the order of train ids; an IoU is null for a class in
+neither truth nor prediction. `floor` and `oracle` name the methods that the share of the gap is
+measured between. `gap_share` is (miou - floor) / (oracle - floor) with the floor and the oracle of
+the same seed, may lie outside [0, 1], and is null where either was not run. `run` is the cell's run
+folder, a name beside this file: the page takes pictures from it, of the stage that the method names
+as `scored` (else of the last), and links to its report. `note` says in words why a cell has no
+score.
+
+A method may also have a `question`, under which it is grouped, and a `summary` over its seeds with
+`gap_share`, `gain` over the floor and `lead` over the method that all are held against, these two
+as {"over": name, "points": p, "low": l, "high": h}. At the top, `budget` is a table of what every
+method was given, and `notes` a list of what is to be known about the figures.
+"""
+
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from cag_uda.report.records import Colour, Finite, FolderName, Gain, Record, Share, parse
+
+
+class Cell(Record):
+    """One method with one seed."""
+
+    seed: int
+    miou: Share | None = None
+    iou: list[Share | None] | None = None
+    gap_share: Finite | None = None
+    time_s: Finite | None = None
+    peak_memory_mib: Finite | None = None
+    run: FolderName | None = None
+    note: str | None = None
+
+
+class OverSeeds(Record):
+    """What was found of a method over all its seeds."""
+
+    gap_share: Finite | None = None
+    gain: Gain | None = None
+    lead: Gain | None = None
+
+
+class Contender(Record):
+    """One method with its runs."""
+
+    name: str
+    description: str = ""
+    question: str = ""
+    scored: str | None = None
+    cells: list[Cell] = Field(default_factory=list)
+    summary: OverSeeds | None = None
+
+
+class Comparison(Record):
+    """The whole file."""
+
+    name: str
+    source: str | None = None
+    target: str | None = None
+    classes: list[str] = Field(default_factory=list)
+    palette: list[Colour] = Field(default_factory=list)
+    floor: str | None = None
+    oracle: str | None = None
+    seeds: list[int] = Field(default_factory=list)
+    budget: dict[str, Any] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
+    methods: list[Contender] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: entry for name, entry in value.items() if entry is not None}
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        count = len(self.classes)
+        if self.palette and len(self.palette) < count:
+            raise ValueError(f"palette has {len(self.palette)} colours for {count} classes")
+        names = [method.name for method in self.methods]
+        if len(set(names)) < len(names):
+            raise ValueError("two methods have one name")
+        for method in self.methods:
+            for cell in method.cells:
+                if cell.iou is not None and len(cell.iou) != count:
+                    raise ValueError(
+                        f"{method.name!r}, seed {cell.seed}: {len(cell.iou)} IoUs for {count} "
+                        "classes"
+                    )
+        return self
+
+
+def read_comparison(file: Path) -> Comparison:
+    """Read comparison.json.
+
+    Raises:
+        RunError: if it is missing or cannot be understood, with all that is wrong in it.
+    """
+    return parse(Comparison, file, "make the comparison again")

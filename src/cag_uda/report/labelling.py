@@ -1,0 +1,116 @@
+"""Both kinds of pseudo-label: how precise, how many, and what they look like on an image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cag_uda.report.charts import Chart, category_chart
+from cag_uda.report.evidence import pseudo_label_pictures
+from cag_uda.report.gallery import Sample, right_share
+from cag_uda.report.pictures import NO_CLASS, Colours, at_cells
+from cag_uda.report.run_folder import PseudoLabelScores, StageRecord
+
+_KIND_NAMES = {
+    "anchor": "by anchor",
+    "confidence": "by confidence",
+    "intersection": "where both agree",
+}
+
+
+def kind_name(kind: str) -> str:
+    """What a kind of pseudo-label is called on the page."""
+    return _KIND_NAMES.get(kind, kind)
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What the section of pseudo-labels shows."""
+
+    stages: list[StageRecord]
+    """Those that have pseudo-labels."""
+    charts: list[Chart]
+    kinds: list[str]
+    """Of which there are pictures."""
+    pictures: list[dict[str, Any]]
+    """Per stage: "name", and "kinds": kind → sample → {"uri", "precision", "coverage"}."""
+
+    @property
+    def samples(self) -> list[str]:
+        """Names of the samples that have pictures, in order."""
+        names = (
+            sample
+            for stage in self.pictures
+            for drawn in stage["kinds"].values()
+            for sample in drawn
+        )
+        return list(dict.fromkeys(names))
+
+
+def make_labelling(
+    stages: Sequence[StageRecord],
+    samples: Sequence[Sample],
+    palette: Sequence[tuple[int, int, int]],
+) -> Labelling:
+    """Gather the pseudo-labels of all stages.
+
+    Args:
+        stages: of the run.
+        samples: its target images, whose truths the pictures are held against.
+        palette: (K, 3) RGB; without one there are no pictures.
+    """
+    pictures = []
+    if palette:
+        colours = Colours(palette)
+        truths = {
+            sample.name: colours.ids(sample.truth) for sample in samples if sample.truth is not None
+        }
+        for stage in stages:
+            kinds = {
+                kind: {
+                    sample: picture
+                    for sample, file in files.items()
+                    if (picture := _picture(file, colours, truths.get(sample)))
+                }
+                for kind, files in pseudo_label_pictures(stage.folder).items()
+            }
+            if any(kinds.values()):
+                pictures.append({"name": stage.scores.name, "kinds": kinds})
+    labelling = [stage for stage in stages if stage.pseudo_labels]
+    kinds_drawn = (kind for stage in pictures for kind in stage["kinds"])
+    return Labelling(labelling, _charts(labelling), list(dict.fromkeys(kinds_drawn)), pictures)
+
+
+def _picture(file: Any, colours: Colours, truth: Any) -> dict[str, Any] | None:
+    """One picture on the feature grid, with its own precision and coverage."""
+    ids = colours.ids(file)
+    if ids is None:
+        return None
+    on_grid = None if truth is None else at_cells(truth, (ids.shape[0], ids.shape[1]))
+    return {
+        "uri": colours.data_uri(ids),
+        "precision": right_share(ids, on_grid),
+        "coverage": float((ids != NO_CLASS).mean()),
+    }
+
+
+def _charts(stages: list[StageRecord]) -> list[Chart]:
+    """Precision and coverage by stage, a line for each kind; a single stage has no course."""
+    if len(stages) < 2:
+        return []
+    kinds = list(dict.fromkeys(kind for stage in stages for kind in stage.pseudo_labels))
+    names = [stage.scores.name for stage in stages]
+    missing = PseudoLabelScores()
+    charts = []
+    for title, y_label, key in (
+        ("Precision", "% of the labelled pixels that are right", "precision"),
+        ("Coverage", "% of all pixels that are labelled", "coverage"),
+    ):
+        series = {
+            kind_name(kind): [
+                getattr(stage.pseudo_labels.get(kind, missing), key) for stage in stages
+            ]
+            for kind in kinds
+        }
+        if any(value is not None for row in series.values() for value in row):
+            charts.append(category_chart(title, y_label, names, series))
+    return charts

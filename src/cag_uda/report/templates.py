@@ -1,0 +1,62 @@
+"""Fills the page templates beside this file. Knows how a page hangs together, not what it tells."""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+from cag_uda.report import words
+from cag_uda.report.labelling import kind_name
+from cag_uda.report.palette import safe_palette
+from cag_uda.report.pictures import Colours
+
+_STYLES = ("page.css", "figures.css", "viewer.css")
+_SCRIPTS = ("page.js", "charts.js", "viewer.js", "maps.js")
+
+
+def render_page(
+    template: str, classes: Sequence[str], palette: Sequence[tuple[int, int, int]], **values: Any
+) -> str:
+    """Render a whole page.
+
+    Args:
+        template: name of its file.
+        classes: names of the K classes.
+        palette: (K, 3) RGB; if it is empty, the colour-blind-safe colours serve alone.
+        values: what the template shows.
+
+    Returns:
+        HTML with style and script inside. Its content security policy forbids every request and
+        every script but the one that it holds.
+    """
+    environment = Environment(
+        loader=FunctionLoader(_packaged),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for word in (words.percent, words.number, words.signed, words.duration, words.counted):
+        environment.filters[word.__name__] = word
+    environment.filters["kind_name"] = kind_name
+    safe = safe_palette(len(classes))
+    script = "\n".join(map(_packaged, _SCRIPTS))
+    return environment.get_template(template).render(
+        classes={
+            "names": list(classes),
+            "standard": [list(colour) for colour in palette or safe],
+            "safe": [list(colour) for colour in safe],
+            "none": list(Colours(palette).no_class),
+        },
+        style="\n".join(map(_packaged, _STYLES)),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **values,
+    )
+
+
+def _packaged(name: str) -> str:
+    return resources.files("cag_uda.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,60 @@
+"""The card of the network that a run delivers: its domains, recipe and scores."""
+
+from pathlib import Path
+from typing import Any
+
+from cag_uda.files import write_text
+from cag_uda.models.card import CARD, StageFacts, Training, model_card
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.recipes import Recipe
+
+
+def write_card(
+    folder: Path, segmenter: Segmenter, recipe: Recipe, scores: dict[str, Any], delivered: Path
+) -> None:
+    """Write the card of a run's model folder.
+
+    Args:
+        folder: RUN/model.
+        segmenter: any network of the run: all have its configuration and classes.
+        recipe: of the run.
+        scores: what RUN/scores.json holds.
+        delivered: the model folder that the network was copied from.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    stages = scores["stages"]
+    # A stage's last network lies in STAGE/model and was scored; one from the middle was not.
+    is_last = delivered.name == "model"
+    of_stage = next((each for each in stages if each["folder"] == _stage_folder(delivered)), {})
+    scored = of_stage if is_last else {}
+    step = "" if is_last else f", after {delivered.name} steps"
+    training = Training(
+        recipe=recipe.name,
+        description=recipe.description,
+        source=" + ".join(f"{_name(entry.domain)}/{entry.split}" for entry in recipe.source),
+        target=f"{_name(recipe.target.domain)}/{recipe.target.train}",
+        stages=[
+            StageFacts(each["name"], each["method"], each["start"], each["steps"], each["miou"])
+            for each in stages
+        ],
+        delivered=f"the network of {of_stage.get('name', recipe.stages[-1].name)}{step}",
+        reads_target_labels=recipe.target.domain in [entry.domain for entry in recipe.source],
+        scored_on=f"{_name(recipe.target.domain)}/{recipe.target.test}"
+        if scores["target"]
+        else None,
+        miou=scored.get("miou"),
+        iou=scored.get("iou"),
+    )
+    write_text(folder / CARD, model_card(segmenter.config, segmenter.classes, training))
+
+
+def _stage_folder(model: Path) -> str:
+    """Name of the folder of the stage that a model folder lies in."""
+    return (model.parent if model.name == "model" else model.parents[1]).name
+
+
+def _name(domain: str) -> str:
+    """A domain without the folders of this machine."""
+    return Path(domain).stem

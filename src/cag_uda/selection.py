@@ -1,0 +1,142 @@
+"""Which network of one or more runs to ship, by criteria that need no label of the target.
+
+Reads the criteria that runs have recorded; knows neither images nor networks.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from cag_uda.errors import RunError, UserError
+from cag_uda.types import CriterionName
+
+CRITERIA_FILE = "criteria.json"
+LOWER_IS_BETTER: frozenset[CriterionName] = frozenset({"entropy"})
+DEFAULT_CRITERION = "infomax"
+"""What `cag-uda select` goes by unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One network of a run, as it was after some steps of a stage."""
+
+    run: Path
+    stage: str
+    """Name of the stage."""
+    step: int
+    """Steps of the stage that it has taken."""
+    network: Path | None
+    """The model folder; None where it was not kept."""
+    criteria: dict[str, float]
+
+
+def read_records(stage_folder: Path) -> list[dict[str, Any]]:
+    """What `criteria.json` of a stage holds, in order of steps; nothing where there is none.
+
+    Raises:
+        RunError: if it is damaged.
+    """
+    path = stage_folder / CRITERIA_FILE
+    if not path.is_file():
+        return []
+    try:
+        records: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["records"]
+        return sorted(records, key=lambda record: int(record["step"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is damaged: {error}; delete it and select again") from error
+
+
+def checkpoints(run: Path) -> list[Checkpoint]:
+    """Every network of a run that criteria were recorded of, in the order of training.
+
+    Args:
+        run: the run folder.
+
+    Raises:
+        RunError: if this is no run folder, or a file in it is damaged.
+    """
+    root = run / "stages"
+    if not root.is_dir():
+        raise RunError(f"{run} is no run folder: it holds no stages; give what `adapt` wrote")
+    found = []
+    for folder in sorted(root.iterdir(), key=_number):
+        for record in read_records(folder):
+            network = record.get("network")
+            found.append(
+                Checkpoint(
+                    run=run,
+                    stage=folder.name.split("-", 1)[-1],
+                    step=int(record["step"]),
+                    network=None if network is None else folder / str(network),
+                    criteria={name: float(value) for name, value in record["criteria"].items()},
+                )
+            )
+    return found
+
+
+def parts_of(criterion: str) -> tuple[CriterionName, ...]:
+    """The criteria of an ensemble "a+b+…", or the one that it names.
+
+    Raises:
+        UserError: for one that is unknown.
+    """
+    known = get_args(CriterionName)
+    parts = tuple(part.strip() for part in criterion.split("+"))
+    unknown = [part for part in parts if part not in known]
+    if unknown:
+        raise UserError(
+            f"no criterion {', '.join(map(repr, unknown))}; there are {', '.join(known)}, and "
+            "ensembles of their ranks, for example infomax+agreement"
+        )
+    return parts  # type: ignore[return-value] # each part is one of the names, as checked
+
+
+def ranks(candidates: Sequence[Checkpoint], criterion: str) -> npt.NDArray[np.float64]:
+    """The rank of each candidate by a criterion, or its mean rank by several.
+
+    Args:
+        candidates: N networks.
+        criterion: one name, or several joined by "+".
+
+    Returns:
+        (N,), 1 for the best; equals share the mean of their ranks, and a candidate of which the
+        criterion is not known comes after all others.
+
+    Raises:
+        UserError: for an unknown criterion.
+    """
+    found = []
+    for name in parts_of(criterion):
+        sign = 1.0 if name in LOWER_IS_BETTER else -1.0
+        values = [sign * each.criteria.get(name, sign * np.inf) for each in candidates]
+        found.append(rank_of(np.array(values)))
+    return np.asarray(np.mean(found, axis=0), dtype=np.float64)
+
+
+def best(candidates: Sequence[Checkpoint], criterion: str) -> Checkpoint:
+    """The candidate of the best rank; of equals the latest, which was trained the longest.
+
+    Raises:
+        UserError: for an unknown criterion, or if there is no candidate.
+    """
+    if not candidates:
+        raise UserError("there is no network to choose from: no stage has recorded its criteria")
+    by_rank = ranks(candidates, criterion)
+    return candidates[int(np.flatnonzero(by_rank == by_rank.min())[-1])]
+
+
+def rank_of(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Ranks of numbers (N,), 1 for the smallest; equals share the mean of their ranks."""
+    below = (values[:, None] > values[None, :]).sum(axis=1)
+    equal = (values[:, None] == values[None, :]).sum(axis=1)
+    return np.asarray(below + (equal + 1) / 2, dtype=np.float64)
+
+
+def _number(folder: Path) -> int:
+    head = folder.name.partition("-")[0]
+    return int(head) if head.isdecimal() else 1 << 30

@@ -1,0 +1,51 @@
+"""The most memory that a piece of work held at once: of the GPU, or of the process on a CPU."""
+
+import ctypes
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+_MIB = 1 << 20
+_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+_RESET_PEAK = "5"
+
+
+class PeakMemory:
+    """Watches from its creation on.
+
+    On a GPU it is what torch allocated, without the CUDA context. On a CPU it is the resident
+    memory of this process, interpreter and libraries included, loader processes not; memory that
+    earlier work has freed is given back to the system first. Where the system cannot begin anew
+    (it is not Linux), the peak is that of the process since its start.
+
+    Args:
+        device: where the work is done.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        try:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+            _CLEAR.write_text(_RESET_PEAK)
+        except (OSError, AttributeError):
+            pass
+
+    def mib(self) -> float:
+        """The peak until now, in MiB."""
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device) / _MIB
+        try:
+            for line in _STATUS.read_text(encoding="ascii").splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) / 1024
+        except OSError:
+            pass
+        # Kilobytes on Linux, bytes on macOS.
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _MIB

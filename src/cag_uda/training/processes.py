@@ -1,0 +1,117 @@
+"""The processes that share a run: how they come to one mind about errors, signals and results.
+
+What is exchanged here is small and lies on the host, so it goes by its own gloo group: it never
+waits for a device, and it is patient while the first process renders or scores.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from cag_uda.errors import UserError
+from cag_uda.training.interrupt import Interrupted
+
+T = TypeVar("T")
+
+_PATIENCE = timedelta(days=7)
+
+
+def speaks() -> bool:
+    """Whether this process is alone or the first of several: the one that prints."""
+    return not dist.is_available() or not dist.is_initialized() or dist.get_rank() == 0
+
+
+class Processes:
+    """The processes of a run.
+
+    Args:
+        fabric: launched.
+    """
+
+    def __init__(self, fabric: Fabric) -> None:
+        self._fabric = fabric
+        self.rank, self.count = fabric.global_rank, fabric.world_size
+        self._group = None
+        if self.count > 1:
+            self._group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes files and speaks for the run."""
+        return self.rank == 0
+
+    @property
+    def is_first_here(self) -> bool:
+        """Whether this is the first process of its machine."""
+        return self._fabric.local_rank == 0
+
+    def gather(self, value: T) -> list[T]:
+        """What every process has of something, by rank, on every process.
+
+        Args:
+            value: small, and on the host; it is pickled on its way.
+        """
+        if self._group is None:
+            return [value]
+        everywhere: list[T | None] = [None] * self.count
+        dist.all_gather_object(everywhere, value, group=self._group)
+        return everywhere  # type: ignore[return-value]  # torch has put a T in each place
+
+    def largest(self, number: int) -> int:
+        """The largest of every process's numbers."""
+        if self._group is None:
+            return number
+        largest = torch.tensor(number)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self._group)
+        return int(largest)
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all processes, in place."""
+        if self._group is None:
+            return tensor
+        if tensor.device.type == "cpu":
+            dist.all_reduce(tensor, group=self._group)
+        else:
+            dist.all_reduce(tensor)
+        return tensor
+
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """Let every process do its part of something; all of them wait for each other at the end.
+
+        The part itself must not need the other processes.
+
+        Raises:
+            UserError: in the first process, for what was raised in any; the others end.
+            Interrupted: likewise.
+        """
+        problem: UserError | Interrupted | None = None
+        try:
+            yield
+        except (UserError, Interrupted) as error:
+            if self._group is None:
+                raise
+            problem = error
+        if self.largest(problem is not None):
+            self._end_together(problem)
+
+    def _end_together(self, problem: UserError | Interrupted | None) -> None:
+        """End every process: the first raises, the others have nothing to add."""
+        found = [each for each in self.gather(problem) if each is not None]
+        if not self.is_first:
+            # Success, as launchers kill the first process, which is about to tell, where one fails.
+            raise SystemExit(0)
+        for each in found:
+            if isinstance(each, Interrupted):
+                raise each
+        if problem is not None and len(found) == 1:
+            raise problem
+        errors = [each for each in found if isinstance(each, UserError)]
+        lines = dict.fromkeys(line for each in errors for line in each.problems)
+        raise type(errors[0])(list(lines))

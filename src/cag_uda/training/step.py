@@ -1,0 +1,126 @@
+"""One training step of every network of a method, on every process alike."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+from cag_uda.methods.base import Method
+from cag_uda.methods.optim import OptimConfig
+from cag_uda.training.processes import Processes
+from cag_uda.types import Batch
+
+
+@dataclass(frozen=True)
+class Stepper:
+    """Takes the steps of a stage."""
+
+    fabric: Fabric
+    processes: Processes
+    method: Method
+    optimizers: Mapping[str, Any]
+    """By network, as Fabric has set them up."""
+    optim: OptimConfig
+    steps: int
+    seed: int
+    skips_nonfinite: bool
+    """Whether a step whose loss or gradient is not finite is left out. To know that, every step
+    waits for the device."""
+
+    def take(self, step: int, batch: Batch) -> tuple[dict[str, Tensor], bool]:
+        """Take one step.
+
+        Args:
+            step: 0-based.
+            batch: this process's part.
+
+        Returns:
+            The losses, detached and on the device, and whether the step was taken: not if it was
+            left out, in which case no weight and no buffer has changed.
+        """
+        method = self.method
+        method.train()
+        seed_for(self.seed, step, self.processes.rank)
+        factor = self.optim.factor(step, self.steps)
+        for optimizer in self.optimizers.values():
+            _set_rate(optimizer, factor)
+        before = [each.clone() for each in method.buffers()] if self.skips_nonfinite else []
+        losses: dict[str, Tensor] = {}
+        for part in method.losses(batch):
+            total = torch.stack([loss.float() for loss in part.values()]).sum()
+            if total.requires_grad:
+                self.fabric.backward(total)
+            losses |= {name: loss.detach() for name, loss in part.items()}
+        if self.skips_nonfinite and not self._is_finite(losses):
+            self._undo(before)
+            return losses, False
+        networks = method.networks()
+        for name, optimizer in self.optimizers.items():
+            if self.optim.clip_norm is not None:
+                nn.utils.clip_grad_norm_(networks[name].parameters(), self.optim.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self._share_statistics()
+        method.after_step(step)
+        return losses, True
+
+    def _is_finite(self, losses: Mapping[str, Tensor]) -> bool:
+        """Whether losses and gradients are finite on all processes."""
+        gradients = [each.grad for each in self.method.parameters() if each.grad is not None]
+        values = [loss.float() for loss in losses.values()]
+        if gradients:
+            values.append(nn.utils.get_total_norm(gradients).float())
+        is_finite = all(bool(value.isfinite()) for value in values)
+        return self.processes.largest(not is_finite) == 0
+
+    def _undo(self, before: list[Tensor]) -> None:
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        for buffer, value in zip(self.method.buffers(), before, strict=True):
+            buffer.copy_(value)
+
+    @torch.no_grad()
+    def _share_statistics(self) -> None:
+        """Average the running statistics of batch norms over the processes.
+
+        Each saw its own images. All have the same network again, and the checkpoint of one is that
+        of all.
+        """
+        if self.processes.count == 1:
+            return
+        shared = [
+            buffer
+            for network in self.method.networks().values()
+            for norm in network.modules()
+            if isinstance(norm, _BatchNorm) and norm.training
+            for buffer in norm.buffers()
+            if buffer.is_floating_point()
+        ]
+        if shared:
+            flat = self.processes.total(torch.cat([each.flatten() for each in shared]))
+            parts = (flat / self.processes.count).split([each.numel() for each in shared])
+            for buffer, part in zip(shared, parts, strict=True):
+                buffer.copy_(part.view_as(buffer))
+
+
+def seed_for(seed: int, step: int, rank: int = 0) -> None:
+    """Make what is random on the device a function of seed, step and process.
+
+    So a resumed run is the run.
+
+    Args:
+        seed: of the stage.
+        step: 0-based.
+        rank: of the process, where each shall draw its own numbers.
+    """
+    torch.manual_seed(((seed * 1_000_003 + step) * 4096 + rank) % 2**63)
+
+
+def _set_rate(optimizer: Optimizer, factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_rate"] * factor

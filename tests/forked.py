@@ -1,0 +1,115 @@
+"""Runs of the command line in processes that are forked with everything imported.
+
+A fresh interpreter takes seconds to import the package; a test that kills dozens of runs cannot
+wait for it. Several processes find each other by the variables that torchrun sets.
+"""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+_FORKSERVER = get_context("forkserver")
+_FORKSERVER.set_forkserver_preload(["tests.forked", "cag_uda.commands.adapt"])
+
+
+class Run:
+    """`cag-uda adapt` in one forked process or several.
+
+    Args:
+        arguments: of the command line, after `adapt`.
+        processes: how many.
+        log: receives what they print.
+        act: called in each process before the command, for what a test wants to break.
+    """
+
+    def __init__(
+        self,
+        *arguments: object,
+        processes: int = 1,
+        log: Path | None = None,
+        act: Callable[[], None] | None = None,
+    ) -> None:
+        command = [str(argument) for argument in arguments]
+        port = _free_port()
+        self._processes: list[Any] = []
+        for rank in range(processes):
+            environment = _as_torchrun(rank, processes, port) if processes > 1 else {}
+            target = (command, environment, log, act)
+            process = _FORKSERVER.Process(target=_adapt, args=target)  # type: ignore[attr-defined]
+            process.start()
+            self._processes.append(process)
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the processes, by rank."""
+        return [int(process.pid) for process in self._processes]
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether any of them still runs."""
+        return any(process.is_alive() for process in self._processes)
+
+    def send(self, number: int, rank: int | None = None) -> None:
+        """Send a signal to all of them, or to one."""
+        for pid in self.pids if rank is None else [self.pids[rank]]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def wait(self, timeout_s: float = 90) -> list[int | None]:
+        """Exit codes by rank; None for one that had to be killed after the time was over."""
+        codes = []
+        for process in self._processes:
+            process.join(timeout_s)
+            codes.append(process.exitcode)
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+        return codes
+
+
+def _adapt(
+    command: list[str],
+    environment: dict[str, str],
+    log: Path | None,
+    act: Callable[[], None] | None,
+) -> None:
+    import torch
+
+    from cag_uda.cli import main
+
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    torch.set_num_threads(1)
+    output = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    if act is not None:
+        act()
+    sys.argv = ["cag-uda", "adapt", *command]
+    main()
+
+
+def _as_torchrun(rank: int, processes: int, port: int) -> dict[str, str]:
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "GROUP_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "test",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

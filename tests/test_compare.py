@@ -1,0 +1,373 @@
+"""Comparisons: budgets, shared runs, resumption, and figures by hand."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from cag_uda.cli import app
+from cag_uda.comparison import cells
+from cag_uda.comparison.plan import budget_of, delivered_stages, plan_ablation, plan_methods
+from cag_uda.comparison.settings import choose, read_contenders, read_variants
+from cag_uda.errors import RecipeError, RunError, UserError
+from cag_uda.evaluation.bootstrap import bootstrap_of_means, paired_bootstrap
+from cag_uda.recipes import Recipe, builtin_recipes, load_recipe
+
+from .trees import RECIPE, write_domain, write_recipe
+
+ANCHORED = """
+[[stages]]
+name = "stage-2"
+steps = 3
+method = { name = "cag", margin = { kind = "relative", value = 0.05 } }
+"""
+
+CHANGES = ["stages.*.steps=1", "stages.adabn.steps=0"]
+SHORT = [word for change in CHANGES for word in ("--set", change)]
+
+
+def write_small(folder: Path) -> Path:
+    """As `recipe_path`, of three images each."""
+    write_domain(folder, "day", 3, seed=1)
+    write_domain(folder, "dusk", 3, light=0.4, seed=2)
+    path = folder / "tiny.toml"
+    path.write_text(RECIPE + ANCHORED)
+    return path
+
+
+@pytest.fixture
+def recipe_path(tmp_path: Path) -> Path:
+    """Day to dusk: a warm-up of 3 steps and two anchor-guided stages of 3 steps."""
+    return write_recipe(tmp_path, RECIPE + ANCHORED)
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    done = CliRunner().invoke(app, ["compare", *map(str, arguments)])
+    if code == 0 and done.exception:
+        raise done.exception
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def table_in(folder: Path, name: str = "comparison") -> dict[str, Any]:
+    table: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+    return table
+
+
+@pytest.mark.parametrize("name", sorted(builtin_recipes()))
+def test_every_method_has_the_recipes_budget_network_and_data(name: str) -> None:
+    recipe = load_recipe(name)
+    steps = budget_of(recipe)["steps"]
+    contenders = read_contenders()
+    if delivered_stages(recipe)[-1].method.name != "cag":
+        with pytest.raises(RecipeError, match="'cag' is the recipe's own stages"):
+            plan_methods(recipe, contenders)
+        return
+    for entry in plan_methods(recipe, contenders):
+        stages = delivered_stages(entry.recipe)
+        assert sum(stage.steps for stage in stages) == entry.steps == steps
+        assert entry.recipe.segmenter == recipe.segmenter
+        assert entry.recipe.target == recipe.target
+        assert stages[0].optim == delivered_stages(recipe)[0].optim
+        if entry.name == "oracle":
+            continue
+        assert entry.recipe.source == recipe.source
+        assert entry.recipe.loading == recipe.loading
+
+
+def test_the_oracle_sees_the_source_images_of_the_others_and_as_many_of_the_target() -> None:
+    recipe = load_recipe("camvid-day-dusk")
+    oracle = plan_methods(recipe, read_contenders())[-1].recipe
+    assert [each.domain for each in oracle.source] == ["camvid-day", "camvid-dusk"]
+    assert oracle.loading.batch_size == 2 * recipe.loading.batch_size
+    known = load_recipe("camvid-day-dusk-oracle")
+    assert (oracle.source, oracle.loading) == (known.source, known.loading)
+    assert [(s.method, s.steps, s.optim) for s in oracle.stages[:1]] == [
+        (s.method, s.steps, s.optim) for s in known.stages[:1]
+    ]
+
+
+def test_methods_are_planned_as_their_file_says(recipe_path: Path) -> None:
+    entries = {e.name: e for e in plan_methods(load_recipe(recipe_path), read_contenders())}
+    stages = {
+        name: [(s.name, s.steps, s.refresh_every) for s in entry.recipe.stages]
+        for name, entry in entries.items()
+    }
+    assert stages["cbst"] == [("source-only", 4, None), ("cbst", 5, 2)]
+    assert stages["cag"] == [("warmup", 3, None), ("stage-1", 3, None), ("stage-2", 3, None)]
+    assert stages["adabn"] == [("source-only", 9, None), ("adabn", 0, None)]
+    assert entries["adabn"].run == entries["source-only"].run == "source-only"
+    for name in ("adaptsegnet", "advent", "adaptsegnet-ls"):
+        method = entries[name].recipe.stages[0].method
+        assert method.model_dump()["discriminator_channels"] == 4, "as the recipe's warm-up"
+    assert entries["cbst"].recipe.stages[0].optim == entries["cag"].recipe.stages[0].optim
+    assert entries["cbst"].recipe.stages[1].optim == entries["cag"].recipe.stages[-1].optim
+
+
+def test_variants_change_one_thing_each_and_keep_the_budget(recipe_path: Path) -> None:
+    base = plan_methods(load_recipe(recipe_path), choose(read_contenders(), ["cag"]))[0]
+    entries = {e.name: e for e in plan_ablation(base, read_variants())}
+    assert {entry.steps for entry in entries.values()} == {9}
+    assert entries["stages-2"].run == "cag", "the recipe has two stages"
+    assert entries["warmup"].run == "cag"
+    assert entries["warmup"].scored == ("warmup",)
+    longer = entries["warmup-longer"].recipe.stages
+    assert [(stage.name, stage.steps) for stage in longer] == [("warmup", 9)]
+    five = entries["stages-5"].recipe.stages
+    assert [stage.steps for stage in five] == [3, 1, 1, 2, 1, 1]
+    assert [stage.name for stage in five[-2:]] == ["stage-4", "stage-5"]
+    both = entries["labels-both"].recipe.stages
+    for stage, own in zip(both[1:], base.recipe.stages[1:], strict=True):
+        changed = {**own.method.model_dump(), "labels": ("anchor", "confidence")}
+        assert stage.method.model_dump() == changed
+        assert (stage.steps, stage.optim) == (own.steps, own.optim)
+    refreshed = entries["anchors-refreshed"].recipe.stages
+    assert [(stage.steps, stage.refresh_every) for stage in refreshed[1:]] == [(6, 2)]
+
+
+def test_impossible_rows_are_named(recipe_path: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_path)
+    with pytest.raises(RecipeError, match=r"no 'cagg'; did you mean 'cag'"):
+        choose(read_contenders(), ["cagg"])
+    dacs, base = plan_methods(recipe, choose(read_contenders(), ["dacs", "cag"]))
+    variants = read_variants()
+    with pytest.raises(RecipeError, match="'distance-none': wanted a warm-up and then"):
+        plan_ablation(dacs, choose(variants, ["distance-none"]))
+    odd = variants["labels-both"].model_copy(update={"method": {"labels": []}})
+    with pytest.raises(RecipeError, match=r"'odd'(.|\n)*labels must name at least one kind"):
+        plan_ablation(base, {"odd": odd})
+    own = tmp_path / "own.toml"
+    own.write_text('[mine]\nstages = [{ name = "a", share = 0.5, method = { name = "dacs" } }]\n')
+    with pytest.raises(RecipeError, match=r"add up to 0\.5"):
+        read_contenders(own)
+    own.write_text('[mine]\nrun = "nobody"\nscored = "a"\n')
+    with pytest.raises(RecipeError) as caught:
+        read_contenders(own)
+    assert len(caught.value.problems) == 3, "floor, oracle, and the run of nobody"
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods and the two bounds, two seeds, in as few steps and images as can be."""
+    folder = tmp_path_factory.mktemp("compared")
+    recipe = write_small(folder)
+    run(recipe, "--methods", "adabn,cag", "--seeds", 2, "--out", folder / "out", *SHORT)
+    return folder
+
+
+def test_a_comparison_is_a_table_of_ordinary_runs(compared: Path) -> None:
+    out = compared / "out"
+    table = table_in(out)
+    names = ["source-only", "adabn", "cag", "oracle"]
+    assert [row["name"] for row in table["methods"]] == names
+    rows = {row["name"]: row for row in table["methods"]}
+    runs = {path.name for path in out.iterdir() if path.is_dir()}
+    wanted = {f"{n}-{s}" for n in names if n != "adabn" for s in (0, 1)}
+    assert runs == wanted, "AdaBN is a stage of source-only's run"
+    for row in table["methods"]:
+        assert [cell["seed"] for cell in row["cells"]] == [0, 1]
+        for cell in row["cells"]:
+            scores = json.loads((out / cell["run"] / "scores.json").read_text())
+            stage = {s["name"]: s for s in scores["stages"]}[row["scored"]]
+            assert (cell["miou"], cell["iou"]) == (stage["miou"], stage["iou"])
+            assert cell["peak_memory_mib"] > 50
+            assert cell["time_s"] > 0
+        mious = [cell["miou"] for cell in row["cells"]]
+        assert row["summary"]["miou"] == pytest.approx(np.mean(mious))
+        assert row["summary"]["deviation"] == pytest.approx(np.std(mious, ddof=1))
+        assert row["steps"] == 3
+    floor, ceiling = (rows[n]["summary"]["miou"] for n in ("source-only", "oracle"))
+    share = (rows["cag"]["summary"]["miou"] - floor) / (ceiling - floor)
+    assert rows["cag"]["summary"]["gap_share"] == pytest.approx(share)
+    assert rows["oracle"]["summary"]["gap_share"] == 1
+    assert [stage["name"] for stage in rows["cag"]["stages"]] == ["warmup", "stage-1", "stage-2"]
+    assert table["budget"]["steps"] == 3
+    better = max(rows["oracle"]["stages"], key=lambda stage: stage["miou"])
+    assert rows["oracle"]["scored"] == better["name"]
+
+
+def test_gains_are_paired_over_frames_and_seeds(compared: Path) -> None:
+    table = table_in(compared / "out")
+    row = next(row for row in table["methods"] if row["name"] == "cag")
+    frames: dict[str, list[np.ndarray]] = {}
+    for name, stage in (("cag", "2-stage-2"), ("source-only", "0-source-only")):
+        for seed in (0, 1):
+            path = compared / "out" / f"{name}-{seed}" / "stages" / stage / "frames.npz"
+            with np.load(path) as file:
+                frames.setdefault(name, []).append(file["confusions"][np.argsort(file["keys"])])
+    interval = bootstrap_of_means(frames["cag"], frames["source-only"])
+    gain = row["summary"]["gain"]
+    assert gain["over"] == "source-only"
+    expected = [100 * value for value in interval]
+    assert [gain["points"], gain["low"], gain["high"]] == pytest.approx(expected)
+    assert row["summary"]["lead"] is None
+    assert table["methods"][1]["summary"]["lead"]["over"] == "cag"
+
+
+def test_bootstrap_of_means_with_one_seed_is_the_paired_one_and_seeds_steady_it() -> None:
+    rng = np.random.default_rng(0)
+    many = rng.integers(1, 30, (6, 12, 3, 4))
+    first, second = list(many[:3]), list(many[3:])
+    assert bootstrap_of_means(first[:1], second[:1]) == paired_bootstrap(first[0], second[0])
+    alone = [paired_bootstrap(a, b).difference for a, b in zip(first, second, strict=True)]
+    assert bootstrap_of_means(first, second).difference == pytest.approx(np.mean(alone))
+
+
+def test_markdown_and_csv_say_the_same(compared: Path) -> None:
+    table = table_in(compared / "out")
+    text = (compared / "out" / "comparison.md").read_text()
+    with (compared / "out" / "comparison.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 8
+    for row in table["methods"]:
+        summary = row["summary"]
+        assert f"{100 * summary['miou']:.1f} ± {100 * summary['deviation']:.1f}" in text
+        of_row = [line for line in lines if line["method"] == row["name"]]
+        assert [float(line["miou"]) for line in of_row] == [c["miou"] for c in row["cells"]]
+        assert [float(line["road"]) for line in of_row] == [c["iou"][0] for c in row["cells"]]
+    assert "3" in text.split("steps: ")[1].splitlines()[0]
+
+
+def test_a_second_time_runs_what_is_missing_and_refuses_another_recipe(compared: Path) -> None:
+    folder = compared / "again"
+    shutil.copytree(compared / "out", folder)
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/model/*")}
+    shutil.rmtree(folder / "source-only-1")
+    arguments = (compared / "tiny.toml", "--methods", "cag", "--seeds", 2, "--out", folder)
+    run(*arguments, *SHORT)
+    for path, when in before.items():
+        assert (path.stat().st_mtime_ns == when) == ("source-only-1" not in str(path))
+    one, other = (table_in(each)["methods"] for each in (compared / "out", folder))
+    assert [row["name"] for row in other] == ["source-only", "cag", "oracle"]
+    assert one[0]["cells"][1]["iou"] == other[0]["cells"][1]["iou"], "as it was the first time"
+    with pytest.raises(RunError, match="another recipe"):
+        run(*arguments, "--set", "stages.*.steps=2", *SHORT[2:])
+
+
+def test_a_stage_that_another_run_has_taken_is_copied_and_the_rest_is_the_same(
+    compared: Path, tmp_path: Path
+) -> None:
+    """The ablation goes on from CAG's warm-up; the figures are those of a run of its own."""
+    shared, alone = tmp_path / "shared", tmp_path / "alone"
+    shutil.copytree(compared / "out" / "cag-0", shared / "cag-0")
+    recipe = load_recipe(compared / "tiny.toml", CHANGES)
+    base = plan_methods(recipe, choose(read_contenders(), ["cag"]))
+    variant = plan_ablation(base[0], choose(read_variants(), ["distance-none"]))
+    for out in (shared, alone):
+        made = cells.cells_of([*base, *variant] if out == shared else variant, [0], out)
+        assert cells.run_missing(made, _Quiet(), lambda: None) == []
+    scores = [
+        json.loads((out / "distance-none-0" / "scores.json").read_text()) for out in (shared, alone)
+    ]
+    assert scores[0]["taken_from"] == "cag-0"
+    assert "taken_from" not in scores[1]
+    for one, other in zip(*(each["stages"] for each in scores), strict=True):
+        assert (one["name"], one["iou"]) == (other["name"], other["iou"])
+
+
+class _Quiet:
+    """Progress that sends this process a signal when a label is seen, if there is one."""
+
+    def __init__(self, label: str | None = None) -> None:
+        self.label = label
+
+    def note(self, text: str) -> None:
+        pass
+
+    def update(self, label: str, done: int, total: int, values: Any = None) -> None:
+        if self.label is not None and self.label in label:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_an_interrupted_comparison_goes_on(compared: Path, tmp_path: Path) -> None:
+    from cag_uda.training.interrupt import Interrupted
+
+    recipe = load_recipe(compared / "tiny.toml", CHANGES)
+    shutil.copytree(compared / "out" / "source-only-0", tmp_path / "source-only-0")
+    entries = plan_methods(recipe, choose(read_contenders(), ["source-only", "dacs"]))
+    made = cells.cells_of(entries, [0], tmp_path)
+    with pytest.raises(Interrupted):
+        cells.run_missing(made, _Quiet("dacs"), lambda: None)
+    assert [cell.is_finished for cell in made] == [True, False]
+    assert made[1].is_begun
+    done: list[int] = []
+    assert cells.run_missing(made, _Quiet(), lambda: done.append(1)) == []
+    assert all(cell.is_finished for cell in made)
+    assert len(done) == 1
+
+
+def test_one_failing_run_does_not_keep_the_others(
+    compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe(compared / "tiny.toml", CHANGES)
+    entries = plan_methods(recipe, choose(read_contenders(), ["source-only", "cbst"]))
+    real = cells.adapt
+
+    def adapt(recipe: Recipe, folder: Path, **rest: Any) -> Any:
+        if folder.name.startswith("source-only"):
+            raise RunError("the loss is not finite")
+        return real(recipe, folder, **rest)
+
+    monkeypatch.setattr(cells, "adapt", adapt)
+    made = cells.cells_of(entries, [0], tmp_path)
+    problems = cells.run_missing(made, _Quiet(), lambda: None)
+    assert problems == ["source-only-0: the loss is not finite"]
+    assert [cell.is_finished for cell in made] == [False, True]
+
+
+def test_what_cannot_be_compared_is_said_before_the_first_run(tmp_path: Path) -> None:
+    write_domain(tmp_path, "day", seed=1)
+    write_domain(tmp_path, "dusk", light=0.4, labels=False, seed=2)
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    with pytest.raises(UserError, match="select"):
+        run(tmp_path / "tiny.toml", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_target_train_labels_there_is_no_oracle(tmp_path: Path) -> None:
+    recipe = write_small(tmp_path)
+    dusk = tmp_path / "dusk.toml"
+    head, _, tail = dusk.read_text().partition('labels = "labels/*"\n')
+    dusk.write_text(head + tail)
+    run(recipe, "--methods", "adabn", "--out", tmp_path / "out", *SHORT)
+    table = table_in(tmp_path / "out")
+    assert [row["name"] for row in table["methods"]] == ["source-only", "adabn"]
+    assert table["oracle"] is None
+    assert any("no oracle" in note for note in table["notes"])
+    assert table["methods"][1]["summary"]["gap_share"] is None
+
+
+def test_an_ablation_answers_the_three_questions(compared: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(compared / "out", out)
+    arguments = (compared / "tiny.toml", "--ablation", "--out", out, *SHORT)
+    run(*arguments, "--methods", "warmup,labels-anchor,distance-none")
+    table = table_in(out, "ablation")
+    rows = ["source-only", "cag", "warmup", "labels-anchor", "distance-none", "oracle"]
+    assert [row["name"] for row in table["methods"]] == rows
+    assert table["methods"][2]["steps"] == 1, "the warm-up ends before the others"
+    answered = table["answers"]
+    assert set(answered) == {"source-only", "cag", "labels-anchor", "distance-none"}
+    last = answered["cag"]["stage-2"]
+    assert last["separation"]["target"] > 0
+    assert last["separation"]["centroid_shift"] > 0
+    assert set(last["precision_at"]) == {"anchor", "confidence"}
+    assert 0 <= last["precision_at"]["confidence"]["0.5"] <= 1
+    quality = json.loads((out / "cag-0/stages/2-stage-2/pseudo_labels.json").read_text())
+    for kind, error in last["label_error"].items():
+        precision = quality[kind]["precision"]
+        assert error["error"] == (None if precision is None else pytest.approx(1 - precision))
+    assert answered["labels-anchor"]["stage-2"]["separation"] is None, "it is not measured"
+    text = (out / "ablation.md").read_text()
+    assert all(question in text for question in ("## RQ1", "## RQ2", "## RQ3"))
+    curves = json.loads((out / "cag-0/stages/1-stage-1/label_curves.json").read_text())
+    assert len(curves["anchor"]["per_class"]["precision"]) == 4
+    assert curves["anchor"]["coverage"][0] == pytest.approx(1, abs=0.01)
+    assert (out / "comparison.json").exists(), "the table of methods stays"

@@ -1,0 +1,114 @@
+"""Runs that are killed at any moment and resumed end as if nothing had happened."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .forked import Run
+from .run_folders import assert_same
+from .trees import RECIPE, write_recipe
+
+KILLS = 6
+SHORT = RECIPE.replace("batch_size = 2", "batch_size = 4").replace("steps = 3", "steps = 6")
+MANY_EVENTS = [
+    *("--set", "stages.*.checkpoint_every=2"),
+    *("--set", "stages.*.log_every=4"),
+    *("--set", "stages.*.evaluate_every=3"),
+    *("--set", "stages.stage-1.refresh_every=4"),
+    *("--set", "stages.stage-1.keep_networks=true"),
+]
+
+
+def kill_at_renaming(number: int, *, after: bool) -> None:
+    """Let this process kill itself before or after the n-th file that it finishes."""
+    replace, left = Path.replace, [number]
+
+    def counted(path: Path, target: Path) -> Any:
+        left[0] -= 1
+        if not left[0] and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done = replace(path, target)
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return done
+
+    Path.replace = counted  # type: ignore[assignment]  # for the life of this process
+
+
+def kill_in_checkpoint(number: int) -> None:
+    """Let this process kill itself with the n-th checkpoint half written."""
+    import torch
+
+    save, left = torch.save, [number]
+
+    def half(state: Any, path: Path) -> None:
+        save(state, path)
+        left[0] -= 1
+        if not left[0]:
+            os.truncate(path, path.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.save = half  # type: ignore[assignment]  # for the life of this process
+
+
+def some_act(dice: random.Random) -> Callable[[], None] | None:
+    """A way to die at a moment of the run's own, or none: then it is killed from outside."""
+    return dice.choice(
+        [
+            None,
+            None,
+            partial(kill_at_renaming, dice.randint(1, 60), after=dice.random() < 0.5),
+            partial(kill_in_checkpoint, dice.randint(1, 8)),
+        ]
+    )
+
+
+def begin(recipe: Path, out: Path, processes: int, act: Callable[[], None] | None = None) -> Run:
+    """Begin a run, or resume it where it has begun; only the first process acts."""
+    resume = ["--resume"] if (out / "recipe.toml").exists() else []
+    arguments = [recipe, "--out", out, *MANY_EVENTS, *resume]
+    return Run(*arguments, processes=processes, act=act, log=out.with_suffix(".log"))
+
+
+def killed_within(run: Run, time_s: float) -> bool:
+    """Kill a run after some time, if it has not killed itself by then; whether it was killed."""
+    deadline = time.monotonic() + time_s
+    while run.is_alive and time.monotonic() < deadline:
+        time.sleep(0.002)
+    run.send(signal.SIGKILL)
+    return any(run.wait())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_at_random_moments_and_resumed_is_the_uninterrupted_run(
+    tmp_path: Path, processes: int
+) -> None:
+    recipe, whole, killed = write_recipe(tmp_path, SHORT), tmp_path / "whole", tmp_path / "killed"
+    assert begin(recipe, whole, processes).wait() == [0] * processes
+    begun_s = time.monotonic()
+    assert begin(recipe, tmp_path / "timed", processes).wait() == [0] * processes
+    takes_s = time.monotonic() - begun_s
+    assert_same(tmp_path / "timed", whole)
+
+    dice, kills, runs = random.Random(processes), 0, 0
+    while kills < KILLS // 2:
+        out = tmp_path / f"{killed.name}-{runs}"
+        runs += 1
+        for _ in range(3):  # Killed up to three times in a row before it may end.
+            run = begin(recipe, out, processes, some_act(dice))
+            kills += killed_within(run, dice.uniform(0.05, 1.1) * takes_s)
+        for _ in range(2):  # The second time there is nothing left to do.
+            assert begin(recipe, out, processes).wait() == [0] * processes, out.with_suffix(
+                ".log"
+            ).read_text()[-3000:]
+            assert_same(out, whole)
+        assert not list(out.rglob(".*.part"))

@@ -1,0 +1,242 @@
+"""Choosing a network without labels: ranks, records of a run, `select`, and `deliver`."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from typer.testing import CliRunner
+
+from cag_uda.cli import app
+from cag_uda.criteria import Criteria
+from cag_uda.errors import RecipeError, RunError, UserError
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.recipes import load_recipe
+from cag_uda.runner import Run, adapt
+from cag_uda.scenario import Scenario
+from cag_uda.selection import Checkpoint, best, checkpoints, rank_of, ranks
+
+from .conftest import REPOSITORY
+from .trees import RECIPE, write_domain, write_recipe
+
+NAMES = {"entropy", "infomax", "snd", "snd-outputs", "agreement", "active-share", "source-miou"}
+SHORT = ["stages.*.steps=2", "stages.adabn.steps=0"]
+
+
+def candidate(stage: str, step: int = 1, **criteria: float) -> Checkpoint:
+    found = {name.replace("_", "-"): value for name, value in criteria.items()}
+    return Checkpoint(Path("run"), stage, step, Path(stage), found)
+
+
+def test_ranks_by_hand() -> None:
+    assert rank_of(np.array([3.0, 1.0, 2.0, 1.0])).tolist() == [4, 1.5, 3, 1.5]
+    four = [
+        candidate("a", entropy=0.5, infomax=1.0),
+        candidate("b", entropy=0.2, infomax=0.9),
+        candidate("c", entropy=0.3, infomax=1.2),
+        candidate("d", entropy=0.4),
+    ]
+    assert ranks(four, "entropy").tolist() == [4, 1, 2, 3], "less entropy is better"
+    assert ranks(four, "infomax").tolist() == [2, 3, 1, 4], "unknown comes last"
+    assert ranks(four, "entropy+infomax").tolist() == [3, 2, 1.5, 3.5]
+    assert best(four, "entropy").stage == "b"
+    assert best(four, "entropy+infomax").stage == "c"
+
+
+def test_of_equals_the_latest_is_chosen() -> None:
+    same = [candidate("a", 1, snd=2.0), candidate("b", 2, snd=2.0), candidate("c", 3, snd=1.0)]
+    assert best(same, "snd").stage == "b"
+    with pytest.raises(UserError, match="no network"):
+        best([], "snd")
+    with pytest.raises(UserError, match=r"no criterion 'miou'; there are entropy"):
+        best(same, "snd+miou")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with an evaluation within each stage, whose network the warm-up keeps."""
+    folder = tmp_path_factory.mktemp("selected")
+    changes = [*SHORT, "stages.*.evaluate_every=1", "stages.warmup.keep_networks=true"]
+    return adapt(load_recipe(write_recipe(folder), changes), folder / "run")
+
+
+def records(stage: Path) -> list[dict[str, Any]]:
+    held: list[dict[str, Any]] = json.loads((stage / "criteria.json").read_text())["records"]
+    return held
+
+
+def test_criteria_are_recorded_after_stages_and_at_evaluations(finished: Run) -> None:
+    stages = finished.folder / "stages"
+    for folder, steps in (("0-source-only", [1, 2]), ("1-adabn", [0]), ("3-stage-1", [1, 2])):
+        found = records(stages / folder)
+        assert [record["step"] for record in found] == steps
+        assert all(set(record["criteria"]) == NAMES for record in found)
+        assert found[-1]["network"] == "model"
+    warmup = records(stages / "2-warmup")
+    assert [record["network"] for record in warmup] == ["networks/1", "model"]
+    kept = load_file(stages / "2-warmup/networks/1/model.safetensors")
+    last = load_file(stages / "2-warmup/model/model.safetensors")
+    assert not np.array_equal(kept["classifier.weight"], last["classifier.weight"])
+    whole = json.loads((stages / "2-warmup" / "criteria.json").read_text())
+    assert {name: whole[name] for name in NAMES} == warmup[-1]["criteria"]
+    logged = (stages / "2-warmup" / "metrics.jsonl").read_text().splitlines()
+    assert any("miou" in json.loads(line).get("scores", {}) for line in logged)
+
+
+def test_memory_and_the_time_of_sweeps_are_in_the_scores(finished: Run) -> None:
+    for stage in finished.scores["stages"]:
+        assert 50 < stage["peak_memory_mib"] < 50_000
+        assert stage["elapsed_s"] > 0, "AdaBN takes no step, but a sweep"
+
+
+def test_criteria_are_of_the_kept_network_on_the_targets_training_images(finished: Run) -> None:
+    recipe = load_recipe(finished.folder / "recipe.toml")
+    criteria = Criteria(recipe, Scenario.open(recipe))
+    segmenter = Segmenter.from_pretrained(finished.model)
+    found = criteria.measure(segmenter)
+    recorded = records(finished.folder / "stages" / "3-stage-1")[-1]["criteria"]
+    assert found == pytest.approx(recorded, rel=1e-4)
+    assert criteria.source_validation == "train", "train and test are the same images here"
+
+    images = torch.stack(
+        [torch.from_numpy(scenario_image(recipe, index)).permute(2, 0, 1) for index in range(6)]
+    )
+    with torch.no_grad():
+        p = segmenter.eval()(images.float() / 255, "target").logits.softmax(dim=1)
+    entropy = -(p * p.log()).sum(dim=1).mean().item()
+    assert found["entropy"] == pytest.approx(entropy, rel=1e-4)
+
+
+def scenario_image(recipe: Any, index: int) -> np.ndarray:
+    return Scenario.open(recipe).target.read(index)
+
+
+def test_held_out_source_images_are_preferred(tmp_path: Path) -> None:
+    recipe_path = write_recipe(tmp_path)
+    for part in ("images", "labels"):
+        for name in ("004", "005"):
+            path = tmp_path / "day" / part / f"{name}.png"
+            path.rename(path.with_name(f"held-{name}.png"))
+    day = tmp_path / "day.toml"
+    described = day.read_text().replace('"images/*"', '"images/0*"', 1)
+    day.write_text(described.replace('"labels/*"', '"labels/0*"', 1))
+    recipe = load_recipe(recipe_path)
+    criteria = Criteria(recipe, Scenario.open(recipe))
+    torch.manual_seed(0)
+    segmenter = Segmenter(recipe.segmenter, Scenario.open(recipe).classes)
+    criteria.measure(segmenter)
+    assert criteria.source_validation == "held-out"
+    assert sum(len(group.image) for group in criteria._source) == 2, "of six, four are trained on"
+
+
+def test_select_ranks_the_networks_of_a_run(finished: Run, tmp_path: Path) -> None:
+    out = tmp_path / "ranking.json"
+    done = CliRunner().invoke(
+        app, ["select", str(finished.folder), "--by", "snd", "--json", str(out)]
+    )
+    assert done.exit_code == 0, done.output
+    ranking = json.loads(out.read_text())["ranking"]
+    assert len(ranking) == 7
+    values = [each["criteria"]["snd"] for each in ranking]
+    assert values == sorted(values, reverse=True)
+    kept = [each for each in ranking if each["network"]]
+    assert len(kept) == 5
+    assert Path(kept[0]["network"]).is_dir()
+    assert "the best that was kept" in done.output
+
+
+def test_select_measures_runs_that_have_no_criteria(finished: Run, tmp_path: Path) -> None:
+    run = tmp_path / "old"
+    shutil.copytree(finished.folder, run)
+    for path in run.glob("stages/*/criteria.json"):
+        path.unlink()
+    done = CliRunner().invoke(app, ["select", str(run)])
+    assert done.exit_code == 0, done.output
+    for name in ("0-source-only", "3-stage-1"):
+        again = records(run / "stages" / name)
+        assert [record["step"] for record in again] == [2]
+        before = records(finished.folder / "stages" / name)[-1]["criteria"]
+        assert again[-1]["criteria"] == pytest.approx(before, rel=1e-4)
+
+
+def test_select_refuses_what_is_no_run(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["select", str(tmp_path)])
+    assert isinstance(done.exception, RunError)
+    assert "no run folder" in str(done.exception)
+
+
+def test_a_run_delivers_the_best_by_a_criterion(tmp_path: Path) -> None:
+    """Without any label of the target anywhere."""
+    write_domain(tmp_path, "day", 3, seed=1)
+    write_domain(tmp_path, "dusk", 3, light=0.4, labels=False, seed=2)
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    changes = [*SHORT, 'deliver="entropy"', "stages.*.keep_networks=true"]
+    changes += ["stages.*.evaluate_every=1"]
+    run = adapt(load_recipe(tmp_path / "tiny.toml", changes), tmp_path / "run")
+    found = [each for each in checkpoints(run.folder) if each.network]
+    assert len(found) == 7
+    chosen = min(found, key=lambda each: each.criteria["entropy"])
+    assert chosen.network is not None
+    wanted = load_file(chosen.network / "model.safetensors")
+    for name, value in load_file(run.model / "model.safetensors").items():
+        assert np.array_equal(value, wanted[name])
+    with pytest.raises(RecipeError, match="deliver wants last or criteria joined"):
+        load_recipe(tmp_path / "tiny.toml", ['deliver="best"'])
+
+
+def test_records_beyond_a_resumed_step_are_found_anew(finished: Run, tmp_path: Path) -> None:
+    recipe = load_recipe(finished.folder / "recipe.toml")
+    criteria = Criteria(recipe, Scenario.open(recipe))
+    segmenter = Segmenter.from_pretrained(finished.model)
+    for step in (10, 20, 30, 20):
+        criteria.record(tmp_path, segmenter, step, None)
+    assert [record["step"] for record in records(tmp_path)] == [10, 20]
+
+
+def judge(name: str) -> Any:
+    sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+    try:
+        return __import__(name)
+    finally:
+        sys.path.pop(0)
+
+
+def test_rank_correlation_and_regret_by_hand() -> None:
+    selection = judge("selection")
+    one, other = np.array([1.0, 2, 3, 4, 5]), np.array([2.0, 1, 4, 3, 5])
+    # 1 − 6 Σ d² / (n (n² − 1)) with d = ±1 four times.
+    assert selection.spearman(one, other) == pytest.approx(1 - 6 * 4 / (5 * 24))
+    assert np.isnan(selection.spearman(one, np.ones(5)))
+    judged = [
+        selection.Judged(candidate("a", entropy=0.3, snd=1.0), 0.2),
+        selection.Judged(candidate("b", entropy=0.2, snd=3.0), 0.3),
+        selection.Judged(candidate("c", entropy=0.1, snd=2.0), 0.25),
+    ]
+    assert selection.correlation(judged, "entropy") == pytest.approx(0.5)
+    assert selection.correlation(judged, "snd") == pytest.approx(1)
+    assert selection.regret(judged, "entropy") == pytest.approx(5)
+    assert selection.regret(judged, "snd") == 0
+    rows = selection.table_of([judged])
+    assert rows["last"]["regret_in_runs"] == pytest.approx(5)
+    assert rows["any"]["regret_in_runs"] == pytest.approx(5)
+
+
+def test_the_benchmark_judges_every_checkpoint_of_a_run(
+    finished: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "figures.json"
+    monkeypatch.setattr(sys, "argv", ["selection", str(finished.folder), "--json", str(out)])
+    judge("selection").main()
+    assert "7 checkpoints of 1 runs" in capsys.readouterr().out
+    figures = next(iter(json.loads(out.read_text()).values()))
+    assert set(figures) > NAMES
+    assert "+".join(("infomax", "agreement")) in figures
+    assert all(figures[name]["regret"] >= 0 for name in NAMES)
