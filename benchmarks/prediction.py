@@ -73,9 +73,11 @@ def main() -> None:
     asked = options()
     prepare_process()
     with tempfile.TemporaryDirectory() as scratch:
-        model, photos, out = (Path(scratch) / name for name in ("model", "photos", "out"))
+        names = ("model", "photos", "one", "out")
+        model, photos, one, out = (Path(scratch) / name for name in names)
         write_model(model, asked.backbone, asked.decoder)
         write_photos(photos, asked.images, tuple(asked.size))
+        write_photos(one, 1, (32, 32))
         segmenter = Segmenter.from_pretrained(model)
         segmenter.to("cuda" if torch.cuda.is_available() else "cpu")
         prepared = [prepare(read_image(path), None) for path in sorted(photos.iterdir())]
@@ -85,33 +87,26 @@ def main() -> None:
                 labels_of_batch(segmenter, prepared[start : start + BATCH_SIZE], tuple(asked.size))
 
         def predict() -> None:
-            # Into memory, not onto the terminal; what loading the network takes is taken off.
             console = Console(file=io.StringIO())
-            predict_files(
-                console, str(model), [str(photos)], out, asked.kinds.split(","), overwrite=True
-            )
+            kinds = asked.kinds.split(",")
+            predict_files(console, str(model), [str(photos)], out, kinds, overwrite=True)
 
         def load() -> None:
-            empty = Path(scratch) / "one"
-            if not empty.exists():
-                write_photos(empty, 1, (32, 32))
-            predict_files(
-                Console(file=io.StringIO()), str(model), [str(empty)], out.with_name("o"), ["color"]
-            )
+            console = Console(file=io.StringIO())
+            predict_files(console, str(model), [str(one)], out.with_name("o"), ["color"])
 
-        timed = {work: [seconds(work) for _ in range(1)] for work in (bare, predict, load, load)}
-        for _ in range(asked.rounds):
-            for work in timed:
-                timed[work].append(seconds(work))
-        bare_s, predict_s, load_s = (statistics.median(each[1:]) for each in timed.values())
-        ratio = bare_s / (predict_s - load_s)
-        print(
-            f"{asked.backbone} {asked.decoder}, {asked.images} images of "
-            f"{asked.size[0]}×{asked.size[1]}, as {asked.kinds}, {torch.get_num_threads()} threads\n"
-            f"bare {asked.images / bare_s:.2f} images/s   predict "
-            f"{asked.images / (predict_s - load_s):.2f} images/s (loading the network, "
-            f"{load_s:.2f} s, taken off)   ratio {ratio:.3f}"
-        )
+        timed: dict[Callable[[], None], list[float]] = {bare: [], predict: [], load: []}
+        for _ in range(asked.rounds + 1):
+            for work, taken in timed.items():
+                taken.append(seconds(work))
+        bare_s, predict_s, load_s = (statistics.median(taken[1:]) for taken in timed.values())
+    ours, theirs = asked.images / (predict_s - load_s), asked.images / bare_s
+    print(
+        f"{asked.backbone} {asked.decoder}, {asked.images} images of {asked.size[0]}×"
+        f"{asked.size[1]}, as {asked.kinds}, {torch.get_num_threads()} threads: bare "
+        f"{theirs:.2f} images/s   predict {ours:.2f} images/s (loading the network, "
+        f"{load_s:.2f} s, taken off)   ratio {ours / theirs:.3f}"
+    )
 
 
 if __name__ == "__main__":

@@ -79,7 +79,9 @@ def test_every_method_has_the_recipes_budget_network_and_data(name: str) -> None
         if entry.name == "oracle":
             continue
         assert entry.recipe.source == recipe.source
-        assert entry.recipe.loading == recipe.loading
+        sampled = contenders[entry.name].loading
+        assert set(sampled) <= {"rare_class_temperature"}, "which is a part of its method"
+        assert entry.recipe.loading == recipe.loading.model_copy(update=sampled)
 
 
 def test_the_oracle_sees_the_source_images_of_the_others_and_as_many_of_the_target() -> None:
@@ -189,6 +191,7 @@ def test_a_comparison_is_a_table_of_ordinary_runs(compared: Path) -> None:
     assert rows["oracle"]["summary"]["gap_share"] == 1
     assert [stage["name"] for stage in rows["cag"]["stages"]] == ["warmup", "stage-1", "stage-2"]
     assert table["budget"]["steps"] == 3
+    assert "<!doctype html>" in (out / "comparison.html").read_text().lower()
     better = max(rows["oracle"]["stages"], key=lambda stage: stage["miou"])
     assert rows["oracle"]["scored"] == better["name"]
 
@@ -371,3 +374,4 @@ def test_an_ablation_answers_the_three_questions(compared: Path, tmp_path: Path)
     assert len(curves["anchor"]["per_class"]["precision"]) == 4
     assert curves["anchor"]["coverage"][0] == pytest.approx(1, abs=0.01)
     assert (out / "comparison.json").exists(), "the table of methods stays"
+    assert (out / "ablation.html").exists()

@@ -1,16 +1,27 @@
 """What stands in `examples/` works as it is written there."""
 
+import json
+import re
+import runpy
 import shutil
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import cv2
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from cag_uda.cli import app
 from cag_uda.data.rendering import render, render_folder
+from cag_uda.methods import METHODS
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.types import Batch, Labelled, Unlabelled
 
 from .conftest import REPOSITORY
+from .trees import RECIPE, write_recipe
 
 OWN_FOLDERS = REPOSITORY / "examples" / "own-folders"
 
@@ -42,3 +53,47 @@ def test_own_folders_adapt_without_code(tmp_path: Path, monkeypatch: pytest.Monk
         label = cv2.imread(f"predictions/{index}.png", cv2.IMREAD_UNCHANGED)
         assert label.shape == (48, 96)
         assert label.max() < 11
+
+
+@pytest.mark.slow
+def test_anchors_help_in_ones_own_training_loop() -> None:
+    script = REPOSITORY / "examples" / "own-loop" / "train.py"
+    done = subprocess.run(
+        [sys.executable, str(script)], check=True, capture_output=True, text=True, timeout=60
+    )
+    shares = [float(value) for value in re.findall(r"(?:only|stage \d): ([\d.]+)", done.stdout)]
+    assert len(shares) == 4, done.stdout
+    assert shares[-1] > shares[0] + 0.1, done.stdout
+
+
+def test_a_method_in_one_file_is_one_of_the_methods(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = dict(METHODS)
+    example = runpy.run_path(str(REPOSITORY / "examples" / "own-method" / "agreement.py"))
+    assert METHODS.pop("agreement") is example["Agreement"]
+    assert before == METHODS
+    method = example["Agreement"](segmenter, example["AgreementConfig"]())
+    image, label = torch.rand(2, 3, 32, 32), torch.randint(4, (2, 32, 32))
+    batch = Batch(Labelled(image, label), Unlabelled(image, image))
+    names = []
+    for losses in method.losses(batch):
+        names += losses
+        sum(losses.values()).backward()
+    assert names == ["source/ce", "target/ce"]
+    assert segmenter.training
+    agreed = method.agreed(image)
+    mirrored = method.agreed(image.flip(-1)).flip(-1)
+    assert torch.equal(agreed, mirrored), "agreement does not know left from right"
+
+
+@pytest.mark.slow
+def test_a_method_in_one_file_runs_a_recipe(tmp_path: Path) -> None:
+    own = '[[stages]]\nname = "own"\nsteps = 2\nmethod = { name = "agreement" }\n'
+    recipe = write_recipe(tmp_path, RECIPE.partition("[[stages]]")[0] + own)
+    script = REPOSITORY / "examples" / "own-method" / "agreement.py"
+    run = tmp_path / "run"
+    subprocess.run([sys.executable, str(script), str(recipe), str(run)], check=True, timeout=100)
+    assert json.loads((run / "scores.json").read_text())["stages"][0]["method"] == "agreement"
+    stages = tomllib.loads((script.parent / "clean-to-hard.toml").read_text())["stages"]
+    assert [stage["method"]["name"] for stage in stages] == ["source-only", "agreement"]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,15 +15,9 @@ from cag_uda.data.augment import (
 )
 from cag_uda.data.config import LoadingConfig
 from cag_uda.data.domain import Domain
-from cag_uda.data.loading import (
-    BatchSource,
-    LabelledImages,
-    Shard,
-    UnlabelledImages,
-    load_batches,
-    sweep_source,
-    sweep_target,
-)
+from cag_uda.data.images import LabelledImages, UnlabelledImages
+from cag_uda.data.loading import BatchSource, Shard, load_batches
+from cag_uda.data.sweeps import sweep_source, sweep_target
 from cag_uda.errors import DataError
 from cag_uda.types import Batch, Unlabelled
 
@@ -150,6 +145,17 @@ def test_every_image_is_seen_once_an_epoch(tmp_path: Path) -> None:
             assert len({image.numpy().tobytes() for image in images}) == 6
 
 
+def test_the_files_of_a_whole_batch_are_known_without_reading_them(tmp_path: Path) -> None:
+    settings = config(crop_px=[48, 64], scale=[1.0, 1.0], flip=0.0)
+    source = source_of(tmp_path, settings, Shard(1, 2))
+    files = [Path(file) for file in source.files(7)]
+    assert len(files) == 8
+    shown = [cv2.imread(str(file))[:, :, ::-1] for file in (*files[2:4], *files[6:8])]
+    batch = raw(source, 7)
+    for image, expected in zip((*batch.source.image, *batch.target.image), shown, strict=True):
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
+
+
 def test_several_sources_have_equal_shares(tmp_path: Path) -> None:
     batch = raw(source_of(tmp_path, config(), sources=2), 0)
     light = batch.source.image.float().mean(dim=(1, 2, 3))
@@ -167,14 +173,15 @@ def test_the_target_has_no_label_and_plain_is_without_photometric(tmp_path: Path
 def test_sweeps_go_through_a_split_once_and_share_it_out(tmp_path: Path) -> None:
     source_of(tmp_path, config())
     labelled = LabelledImages(Domain.open(tmp_path / "day0.toml"), "train")
-    swept = list(sweep_source(labelled, 32, 4, Shard(), CPU))
+    narrow = config(width_px=32)
+    swept = list(sweep_source(labelled, narrow, 4, Shard(), CPU))
     assert [tuple(batch.image.shape) for batch in swept] == [(4, 3, 24, 32), (2, 3, 24, 32)]
     assert [tuple(batch.label.shape) for batch in swept] == [(4, 24, 32), (2, 24, 32)]
-    halves = [list(sweep_source(labelled, 32, 4, Shard(rank, 2), CPU)) for rank in (0, 1)]
+    halves = [list(sweep_source(labelled, narrow, 4, Shard(rank, 2), CPU)) for rank in (0, 1)]
     assert halves[0][0].image.equal(swept[0].image)
     assert halves[1][0].image.equal(swept[1].image)
     target = UnlabelledImages(Domain.open(tmp_path / "dusk.toml"), "train")
-    assert sum(len(b.image) for b in sweep_target(target, None, 4, Shard(), CPU)) == 6
+    assert sum(len(b.image) for b in sweep_target(target, config(), 4, Shard(), CPU)) == 6
 
 
 def test_a_corrupt_image_names_itself_when_its_step_comes(tmp_path: Path) -> None:

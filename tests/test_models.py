@@ -11,7 +11,7 @@ import torch
 
 import cag_uda
 from cag_uda.errors import DataError, ModelError
-from cag_uda.models.backbones import BACKBONES, build_backbone
+from cag_uda.models.backbones import build_backbone
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.decoders import DECODERS
 from cag_uda.models.discriminator import Discriminator
@@ -36,7 +36,7 @@ def test_features_and_logits_at_the_decoders_stride(
     torch.testing.assert_close(segmenter.classifier(features), logits)
 
 
-@pytest.mark.parametrize("name", [name for name in BACKBONES if "101" not in name])
+@pytest.mark.parametrize("name", ["resnet-tiny", "resnet-18-half", "resnet-18", "resnet-50"])
 @pytest.mark.parametrize("stride", [8, 16, 32])
 def test_backbones_have_the_asked_stride_and_the_weights_of_the_undilated(
     name: str, stride: int

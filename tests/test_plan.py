@@ -13,49 +13,291 @@ from typer.testing import CliRunner
 
 from cag_uda.cli import app
 from cag_uda.data.domain import Domain
-from cag_uda.errors import UserError
-from cag_uda.planning import Forecast, Setting, StageForecast, plan
-from cag_uda.planning.fitting import Growth, Trial, available_mib, settings_that_fit, smaller_crop
+from cag_uda.errors import DataError, UserError
+from cag_uda.planning import plan
+from cag_uda.planning.fitting import Growth, Trial, available_mib, settings_that_fit
 from cag_uda.planning.forecast import Images, scaled, times
 from cag_uda.planning.rehearsal import FRAMES, FewFrames, Line, Measured, Sweep
-from cag_uda.recipes import Recipe, load_recipe
+from cag_uda.recipes import load_recipe
 
-from .trees import write_domain, write_recipe
-
-GROWTH = Growth(Trial(1000, 300.0, 0.2), Trial(4000, 600.0, 0.5))
-"""0.1 MiB and 0.1 ms a pixel, over 200 MiB and 0.1 s."""
+from .trees import RECIPE, write_domain, write_recipe
 
 
 def test_needs_grow_along_a_line_through_two_trials() -> None:
-    assert GROWTH.mib(16_000) == pytest.approx(1800)
-    assert GROWTH.step_s(16_000) == pytest.approx(1.7)
+    growth = Growth(Trial(1000, 300.0, 0.2), Trial(4000, 600.0, 0.5))
+    assert growth.mib(16_000) == pytest.approx(1800)
+    assert growth.step_s(16_000) == pytest.approx(1.7)
     same = Growth(Trial(1024, 300.0, 0.2), Trial(1024, 300.0, 0.2))
     assert same.mib(2048) == 300
     noisy = Growth(Trial(1000, 310.0, 0.2), Trial(4000, 300.0, 0.1))
     assert noisy.mib(16_000) == 300, "less for more is noise"
 
 
-def recipe_of(crop_px: tuple[int, int] = (512, 896), batch_size: int = 4) -> Recipe:
-    changes = [f"loading.crop_px={list(crop_px)}", f"loading.batch_size={batch_size}"]
-    return load_recipe("gta5-cityscapes", changes)
-
-
 def test_settings_that_fit_give_up_no_more_than_they_must() -> None:
-    # At the recipe's sizes 200 + 0.01 MiB a pixel of 4 crops: 18.5 GiB; half of that in bf16.
+    """200 MiB and 0.01 MiB a pixel, half of that in bf16: 18,550 at the recipe's sizes."""
+    recipe = load_recipe("gta5-cityscapes")
     full = Growth(Trial(0, 200.0, 1.0), Trial(100_000, 1200.0, 1.0))
     half = Growth(Trial(0, 200.0, 1.0), Trial(100_000, 700.0, 1.0))
-    pixels = 4 * 512 * 896
-    assert full.mib(pixels) == pytest.approx(18_550.08)
-    found = settings_that_fit(recipe_of(), 1, {"32": [full], "bf16": [half, half]}, 10_000)
-    told = [(each.precision, each.crop_px, each.batch_size) for each in found]
-    assert told == [
-        ("bf16", (512, 896), 4),
-        ("32", (512, 896), 2),
-        ("32", (256, 448), 4),
-    ], "three quarters of a side, 10,522 MiB, are too many"
-    assert found[0].peak_memory_mib == pytest.approx(9_375.04)
-    assert found[0].changes() == ['compute.precision="bf16"']
-    assert found[2].changes() == ["loading.crop_px=[256, 448]"]
-    both = settings_that_fit(recipe_of(), 1, {"32": [full], "bf16": [half]}, 5_000)
-    assert [each.given_up for each in both] == [(1, 0, 1), (0, 2, 0)] or True
-    assert not settings_that_fit(recipe_of(), 1, {"32": [full]}, 100)
+    small = Growth(Trial(0, 10.0, 1.0), Trial(100_000, 10.0, 1.0))
+    growths = {"32": [small, full], "bf16": [half, small]}
+
+    def told(available_mib: float) -> list[tuple[str, tuple[int, int], int]]:
+        found = settings_that_fit(recipe, 1, growths, available_mib)
+        return [(each.precision, each.crop_px, each.batch_size) for each in found]
+
+    # Three quarters of the crop's sides would be 10,522 MiB.
+    assert told(10_000) == [("bf16", (512, 896), 4), ("32", (512, 896), 2), ("32", (256, 448), 4)]
+    assert told(5_000) == [("bf16", (512, 896), 2), ("32", (256, 448), 4)]
+    assert told(100) == []
+    first, second, third = settings_that_fit(recipe, 1, growths, 10_000)
+    assert first.peak_memory_mib == pytest.approx(200 + 0.005 * 4 * 512 * 896)
+    assert first.changes() == ['compute.precision="bf16"']
+    assert second.changes() == ["loading.batch_size=2"]
+    assert third.changes() == ["loading.crop_px=[256, 448]"]
+    assert load_recipe("gta5-cityscapes", third.changes()).loading.crop_px == (256, 448)
+
+
+def test_batches_are_halved_as_long_as_a_recipe_with_them_is_one() -> None:
+    """A batch norm that trains wants two images on each device."""
+    pixels = {"32": [Growth(Trial(0, 0.0, 1.0), Trial(1, 1.0, 1.0))]}
+    half_a_crop = 256 * 448
+
+    def batches(devices: int, on_each: int, *changes: str) -> list[int]:
+        """Batches that fit where each device has memory for so many crops of half the sides."""
+        recipe = load_recipe("gta5-cityscapes", ["loading.batch_size=8", *changes])
+        found = settings_that_fit(recipe, devices, pixels, on_each * half_a_crop)
+        return [each.batch_size for each in found]
+
+    assert batches(1, 2) == [2]
+    assert batches(1, 1) == []
+    assert batches(1, 1, "segmenter.norm=frozen") == [1]
+    assert batches(2, 2) == [4]
+    assert batches(2, 1) == []
+
+
+def test_what_was_measured_is_scaled_to_the_whole_stage() -> None:
+    recipe = load_recipe("gta5-cityscapes", ["tracking.pictures_every=250"])
+    stage = recipe.stages[1].model_copy(
+        update={"steps": 1001, "evaluate_every": 100, "checkpoint_every": 400}
+    )
+    measured = Measured(
+        prepare_s=2.0,
+        before=[Sweep("source", 20, 10.0), Sweep("target", 10, 1.0)],
+        labelling=Line(1.0, 0.5),
+        begin_s=3.0,
+        step_s=0.25,
+        evaluation=Line(2.0, 0.1),
+        pictures_s=0.5,
+        save_s=1.5,
+        after=[Sweep("target", 10, 2.0)],
+        keeping=Line(4.0, 0.2),
+        training_mib=900.0,
+        scoring_mib=1000.0,
+    )
+    images = Images(source=200, target=50, frames=30)
+    prepare_s = 2 + 200 / 20 * 10 + 50 / 10 * 1
+    rest_s = 3 + 10 * (2 + 30 * 0.1) + 4 * 0.5 + 3 * 1.5 + 50 / 10 * 2
+    done = scaled(stage, measured, images, 0.1, recipe)
+    assert done.training_s == pytest.approx(prepare_s + 1001 * 0.25 + rest_s)
+    assert done.scoring_s == pytest.approx(1 + 30 * 0.5 + 4 + 30 * 0.2)
+    assert (done.peak_memory_mib, done.scoring_memory_mib, done.most_memory_mib) == (900, 1000, 1e3)
+
+    slow_disk = scaled(stage, measured, images, 0.4, recipe)
+    assert slow_disk.step_s == 0.4, "training waits for the loader"
+    assert slow_disk.training_s == pytest.approx(prepare_s + 1001 * 0.4 + rest_s)
+
+    # Prepared anew, and saved, after 500 and 1000 steps.
+    renewed = stage.model_copy(update={"refresh_every": 500})
+    again = scaled(renewed, measured, images, 0.1, recipe)
+    assert again.training_s == pytest.approx(done.training_s + 2 * (prepare_s + 1.5))
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "often"),
+    [(10, 5, 1), (11, 5, 2), (4, 5, 0), (0, 5, 0), (10, None, 0), (1, 1, 0)],
+)
+def test_what_is_due_on_the_way_is_not_due_at_the_end(
+    steps: int, every: int | None, often: int
+) -> None:
+    assert times(steps, every) == often
+
+
+def test_few_frames_of_a_domain(tmp_path: Path) -> None:
+    whole = Domain.open(write_domain(tmp_path, "day", FRAMES + 5))
+    few = FewFrames(whole)
+    keys = [item.key for item in whole.items("test")]
+    shown = [item.key for item in few.items("test")]
+    assert (len(shown), shown[0], shown[-1]) == (FRAMES, keys[0], keys[-1])
+    assert len(set(shown)) == FRAMES
+    assert (few.count("test"), few.count(None)) == (FRAMES + 5, 0)
+    few.most = 2
+    assert [item.key for item in few.items("test")] == [keys[0], keys[-1]]
+    assert len(whole.items("test")) == FRAMES + 5
+    item = whole.items("test")[0]
+    assert (few.read_label(item) == whole.read_label(item)).all()
+    with pytest.raises(DataError, match="no split 'night'"):
+        few.items("night")
+
+
+def test_this_machine_has_memory() -> None:
+    assert 100 < available_mib(torch.device("cpu")) < 1e9
+
+
+STAGES = RECIPE.partition("[[stages]]")[0] + (
+    '[tracking]\nloggers = ["wandb"]\npictures_every = 2\n'
+    '[[stages]]\nname = "first"\nsteps = 40\nevaluate_every = 10\n'
+    'method = { name = "cag", margin = { kind = "clearest", value = 0.5 } }\n'
+    '[[stages]]\nname = "second"\nsteps = 80\nevaluate_every = 10\n'
+    'method = { name = "cag", margin = { kind = "clearest", value = 0.5 } }\n'
+)
+
+
+def test_a_plan_through_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages of one kind are rehearsed once, no service is told, and nothing is left behind."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    recipe, file = write_recipe(tmp_path, STAGES), tmp_path / "plan.json"
+    before = sorted(tmp_path.iterdir())
+    done = CliRunner().invoke(app, ["plan", str(recipe), "--json", str(file)])
+    assert done.exit_code == 0, done.output
+    assert "rehearsing first\n" in done.output
+    assert "in all; at most" in done.output
+    told = json.loads(file.read_text())
+    first, second = told["stages"]
+    assert told["fits"] is True
+    assert first["step_s"] == second["step_s"] > 0
+    assert second["training_s"] > first["training_s"] + 39 * first["step_s"]
+    parts = [told["start_s"], told["end_s"]]
+    parts += [each[part] for each in told["stages"] for part in ("training_s", "scoring_s")]
+    assert told["total_s"] == pytest.approx(sum(parts))
+    assert told["peak_memory_mib"] >= first["peak_memory_mib"] > 50
+    assert sorted(tmp_path.iterdir()) == sorted([*before, file])
+
+
+def test_what_does_not_fit_is_not_rehearsed(tmp_path: Path) -> None:
+    recipe, file = write_recipe(tmp_path, STAGES), tmp_path / "plan.json"
+    command = ["plan", str(recipe), "--memory", "0.1", "--json", str(file)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2
+    assert "it does not fit" in done.output
+    assert "rehearsing" not in done.output
+    told = json.loads(file.read_text())
+    assert (told["fits"], told["total_s"], told["settings"]) == (False, None, [])
+
+
+def rendered_recipe(folder: Path, accelerator: str) -> Path:
+    """Rendered scenes, more of them than a rehearsal looks at, and stages of three kinds."""
+    for name, look in (("clean", "clean"), ("hard", "hard")):
+        (folder / f"{name}.toml").write_text(
+            f'name = "{name}"\nlabel_space = "camvid-11"\n[rendered]\nlook = "{look}"\n'
+            "height_px = 96\nwidth_px = 192\nseed = 5\n"
+            "[splits.train]\nscenes = [0, 40]\n[splits.test]\nscenes = [40, 70]\n"
+        )
+    path = folder / "rendered.toml"
+    path.write_text(
+        'name = "rendered"\n[source]\ndomain = "./clean.toml"\n[target]\ndomain = "./hard.toml"\n'
+        '[segmenter]\nbackbone = "resnet-18"\ndecoder = "light"\n'
+        "[loading]\nbatch_size = 4\ncrop_px = [96, 160]\nphotometric = 0.5\nworkers = 1\n"
+        f'[compute]\naccelerator = "{accelerator}"\nprecision = "32"\nchannels_last = true\n'
+        '[[stages]]\nname = "warmup"\nsteps = 24\nevaluate_every = 10\n'
+        'method = { name = "adversarial", discriminator_channels = 16 }\n'
+        '[[stages]]\nname = "stage-1"\nsteps = 16\ncheckpoint_every = 6\n'
+        'method = { name = "cag", margin = { kind = "calibrated", value = 0.9 } }\n'
+        '[[stages]]\nname = "stage-2"\nsteps = 16\nrefresh_every = 8\n'
+        'method = { name = "cag", margin = { kind = "calibrated", value = 0.9 } }\n'
+    )
+    return path
+
+
+RUN = """
+import json, sys, time
+from pathlib import Path
+from cag_uda.recipes import load_recipe
+from cag_uda.runner import adapt
+begun_s = time.perf_counter()
+run = adapt(load_recipe(sys.argv[1]), sys.argv[2])
+total_s = time.perf_counter() - begun_s
+# Since the last stage began: a stage's watch begins anew. The process's ru_maxrss would hold the
+# peak of whoever started it.
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(json.dumps({"total_s": total_s, "last_mib": int(status["VmHWM"].split()[0]) / 1024}))
+"""
+
+
+def in_process(*arguments: object) -> str:
+    """What a Python process of its own prints."""
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("accelerator", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_run_needs_what_its_plan_foretold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accelerator: str
+) -> None:
+    """Memory within 15 % and time within 25 %, each in a process of its own."""
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device")
+    monkeypatch.setenv("CAG_UDA_CACHE", str(tmp_path / "cache"))
+    recipe, file = rendered_recipe(tmp_path, accelerator), tmp_path / "plan.json"
+    in_process("-m", "cag_uda.cli", "plan", recipe, "--json", file)
+    run = json.loads(in_process("-c", RUN, recipe, tmp_path / "run").splitlines()[-1])
+    told = json.loads(file.read_text())
+    scores = json.loads((tmp_path / "run/scores.json").read_text())
+
+    for expected, stage in zip(told["stages"], scores["stages"], strict=True):
+        assert expected["name"] == stage["name"]
+        assert expected["peak_memory_mib"] == pytest.approx(stage["peak_memory_mib"], rel=0.15)
+    peaks = [stage["peak_memory_mib"] for stage in scores["stages"]]
+    if accelerator == "cpu":
+        peak_mib = max(run["last_mib"], *peaks)
+        assert told["peak_memory_mib"] == pytest.approx(peak_mib, rel=0.15)
+    training_s = sum(stage["elapsed_s"] for stage in scores["stages"])
+    expected_s = sum(stage["training_s"] for stage in told["stages"])
+    assert expected_s == pytest.approx(training_s, rel=0.25)
+    assert told["total_s"] == pytest.approx(run["total_s"], rel=0.25)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_memory_told_from_small_crops_is_that_of_a_rehearsal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By it, what does not fit is never tried; and the settings that are told do fit."""
+    monkeypatch.setenv("CAG_UDA_CACHE", str(tmp_path / "cache"))
+    recipe = rendered_recipe(tmp_path, "cpu")
+
+    def told(*options: object) -> dict[str, Any]:
+        file = tmp_path / "plan.json"
+        # It exits with 2 where the recipe does not fit.
+        code = "from cag_uda.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass"
+        batch = ("--set", "loading.batch_size=8")
+        in_process("-c", code, "plan", recipe, *batch, *options, "--json", file)
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found
+
+    rehearsed = told()
+    peak_gib = rehearsed["peak_memory_mib"] / 1024
+    tried = told("--memory", f"{0.8 * peak_gib:.3f}")
+    assert rehearsed["fits"]
+    assert not tried["fits"]
+    for stage, other in zip(tried["stages"], rehearsed["stages"], strict=True):
+        assert stage["peak_memory_mib"] == pytest.approx(other["peak_memory_mib"], rel=0.15)
+    assert tried["settings"]
+    for setting in tried["settings"]:
+        assert setting["peak_memory_mib"] <= 0.8 * rehearsed["peak_memory_mib"]
+
+
+def test_missing_data_is_an_error(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "day.toml").unlink()
+    with pytest.raises(UserError, match=r"day\.toml"):
+        plan(load_recipe(recipe))

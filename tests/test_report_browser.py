@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cag_uda.report import write_report
+from cag_uda.report import write_comparison, write_report
 from cag_uda.report.palette import safe_palette
 
 from .report_trees import CLASSES, PALETTE, STAGES, drawn_labels, make_run, mistaken, scene
@@ -95,7 +95,7 @@ def pixel(page: Any, canvas: str, x: float, y: float) -> list[int]:
 
 
 def choose(page: Any, group: str, value: str) -> None:
-    page.locator(f'input[name="{group}"][value="{value}"]').check(force=True)
+    page.locator(f'input[name="{group}"][value="{value}"]').press("Space")
     painted(page)
 
 
@@ -308,6 +308,21 @@ def test_target_without_labels(open_page: Open, tmp_path: Path) -> None:
     caption = page.locator("figure[data-kind='anchor'] figcaption").text_content()
     assert "coverage here" in caption
     assert "precision" not in caption
+
+
+def test_comparison_opens(open_page: Open, tmp_path: Path) -> None:
+    make_run(tmp_path / "cag-0")
+    cells = [{"seed": 0, "miou": 0.48, "iou": None, "time_s": 9, "run": "cag-0"}]
+    methods = [{"name": "cag", "cells": cells}, {"name": HOSTILE, "description": HOSTILE}]
+    content = {"name": HOSTILE, "classes": CLASSES, "palette": PALETTE, "methods": methods}
+    (tmp_path / "comparison.json").write_text(json.dumps(content))
+    path = write_comparison(tmp_path / "comparison.json")
+    for width_px, scheme in ((1280, "dark"), (390, "light")):
+        page = open_page(path, width_px, scheme)
+        assert page.locator(".tag").all_text_contents() == ["image", "cag"]
+        assert page.evaluate(UNNAMED) == []
+        choose(page, "right", "truth")
+        assert page.locator(".tag").all_text_contents() == ["image", "truth"]
 
 
 def test_hostile_names_stay_text(open_page: Open, tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from cag_uda.cli import app
 from cag_uda.errors import RunError
 from cag_uda.report import write_comparison
 
@@ -169,6 +171,16 @@ def test_comparisons_that_cannot_be_are_refused(
     with pytest.raises(RunError, match=message):
         write_comparison(write_file(tmp_path, **change))
     assert not (tmp_path / "comparison.html").exists()
+
+
+def test_command_makes_either_page(tmp_path: Path) -> None:
+    write_file(tmp_path)
+    run = make_run(tmp_path / "cag-0", STAGES[:2])
+    for folder, page in ((tmp_path, "comparison.html"), (run, "report.html")):
+        done = CliRunner().invoke(app, ["report", str(folder)])
+        assert done.exit_code == 0, done.output
+        assert (folder / page).is_file()
+        assert not (folder / ("report.html" if folder == tmp_path else "comparison.html")).exists()
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""MinEnt, CBST and DACS against loops, numpy and the published settings."""
+"""MinEnt, CBST, DACS and the variants of CAG against loops, numpy and the published settings."""
 
 import copy
 import math
@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.adaptation.class_balance import ConfidenceStatistics, by_class_balance
+from cag_uda.adaptation.labels import downsample
 from cag_uda.errors import ShapeError, UserError
+from cag_uda.methods.cag import CAG, CAGConfig
 from cag_uda.methods.cbst import CBST, CBSTConfig
 from cag_uda.methods.dacs import DACS, DACSConfig
 from cag_uda.methods.minent import MinEnt, MinEntConfig
@@ -248,3 +251,48 @@ def test_rivals_do_with_other_norms(method: type, norm: str, segmenter: Segmente
         assert all(
             (value == 0).all() or (value == 1).all() for value in network.statistics("target")
         )
+
+
+@pytest.mark.parametrize("kind", ["refreshed", "fixed", "moving"])
+def test_cags_anchors_within_a_stage(kind: str, segmenter: Segmenter) -> None:
+    """Made anew with the labeller, kept, or following the student's features step by step."""
+    config = CAGConfig.model_validate({"anchors": kind, "anchor_momentum": 0.9})
+    method = CAG(segmenter, config)
+    method.prepare(make_passes())
+    method.train()
+    first = method.anchors.vectors.clone()
+    batch = make_batch()
+    student = copy.deepcopy(segmenter).train()
+    step(method, batch)
+    method.after_step(0)
+    if kind == "moving":
+        torch.manual_seed(0)
+        features = student(batch.source.image, "source").features
+        label = downsample(batch.source.label, (8, 8))
+        latest = CategoryAnchors(4, segmenter.feature_channels)
+        latest.update(features, label)
+        torch.testing.assert_close(method.anchors.vectors, 0.9 * first + 0.1 * latest.vectors)
+    else:
+        assert method.anchors.vectors.equal(first)
+    moved = method.anchors.vectors.clone()
+    before = copy.deepcopy(method.labeller.state_dict())
+    method.prepare(make_passes())
+    renewed = CAG(copy.deepcopy(method.segmenter), CAGConfig())
+    renewed.prepare(make_passes())
+    wanted = renewed.anchors.vectors if kind == "refreshed" else moved
+    torch.testing.assert_close(method.anchors.vectors, wanted)
+    weights = method.labeller.state_dict()
+    assert any(not weights[name].equal(before[name]) for name in weights), "the labeller is renewed"
+
+
+def test_a_renewed_cag_labeller_has_statistics_of_whole_target_images(segmenter: Segmenter) -> None:
+    method = CAG(segmenter, CAGConfig())
+    method.prepare(make_passes())
+    step(method.train(), make_batch())
+    expected = copy.deepcopy(method.segmenter)
+    expected.estimate_statistics([t.plain for t in make_passes().target()], "target")
+    method.prepare(make_passes())
+    for ours, theirs in zip(
+        method.labeller.statistics("target"), expected.statistics("target"), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)

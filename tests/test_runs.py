@@ -62,6 +62,8 @@ def test_adapt_through_the_command_line(tmp_path: Path) -> None:
     assert set(quality) == {"anchor", "confidence", "intersection"}
     assert quality["anchor"]["coverage"] == pytest.approx(0.5, abs=0.1)
     assert load_file(last / "anchors.safetensors")["vectors"].shape == (4, 128)
+    assert (last / "pseudo_labels" / "4-confidence.png").is_file()
+    assert load_file(last / "features.safetensors")["distances"].shape == (4, 4)
     record = json.loads((last / "metrics.jsonl").read_text().splitlines()[-1])
     assert record["step"] == 3
     assert {"source/ce", "source/distance", "target/anchor", "target/confidence"} <= set(

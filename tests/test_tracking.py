@@ -143,7 +143,6 @@ def tell(trackers: Trackers, run: Path, step: int, *, is_finished: bool) -> None
     trackers.begin(run / "stages" / "0-warmup", step)
     trackers.numbers(step + 1, {"losses/source/ce": 0.5})
     trackers.picture(step + 1, "samples/0", PICTURE)
-    trackers.flush()
     trackers.close(is_finished)
 
 

@@ -293,11 +293,14 @@ app.add_typer(domains)
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
-    """Write RUN/report.html anew from what the run folder holds."""
-    from cag_uda.report import write_report
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder, finished or not, or a comparison.")],
+) -> None:
+    """Write the page of a run or a comparison anew from what its folder holds."""
+    from cag_uda.report import write_comparison, write_report
 
-    typer.echo(str(write_report(run)))
+    comparison = run / "comparison.json"
+    typer.echo(str(write_comparison(comparison) if comparison.is_file() else write_report(run)))
 
 
 def _usage_problems(error: Any) -> list[str]:

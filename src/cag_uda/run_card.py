@@ -27,7 +27,8 @@ def write_card(
     stages = scores["stages"]
     # A stage's last network lies in STAGE/model and was scored; one from the middle was not.
     is_last = delivered.name == "model"
-    of_stage = next((each for each in stages if each["folder"] == _stage_folder(delivered)), {})
+    folder_name = _stage_folder(delivered)
+    of_stage: dict[str, Any] = next((each for each in stages if each["folder"] == folder_name), {})
     scored = of_stage if is_last else {}
     step = "" if is_last else f", after {delivered.name} steps"
     training = Training(

@@ -16,6 +16,8 @@ from cag_uda.files import copy_file
 from cag_uda.methods import METHODS
 from cag_uda.methods.base import Method, Passes
 from cag_uda.models.segmenter import Segmenter
+from cag_uda.models.start import start_from
+from cag_uda.models.tuning import check_tuning
 from cag_uda.progress import Progress, Silent
 from cag_uda.recipes import Recipe, load_recipe
 from cag_uda.recipes.schema import INITIAL, Stage
@@ -314,10 +316,18 @@ class StageRunner:
 
 
 def initial_segmenter(recipe: Recipe, scenario: Scenario) -> Segmenter:
-    """The network before any stage: a function of the recipe and its seed alone."""
-    config = recipe.segmenter
+    """The network before any stage: a function of the recipe and its seed alone.
+
+    Raises:
+        ModelError: if it cannot be had, or cannot be tuned as the recipe says.
+    """
+    config = recipe.segmenter.model_copy(update={"start": None})
     if config.input_width_px is None:
         config = config.model_copy(update={"input_width_px": recipe.loading.width_px})
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        return Segmenter(config, scenario.classes)
+        segmenter = Segmenter(config, scenario.classes)
+    if recipe.segmenter.start is not None:
+        start_from(segmenter, recipe.segmenter.start)
+    check_tuning(segmenter)
+    return segmenter

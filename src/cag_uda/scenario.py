@@ -46,7 +46,7 @@ class Scenario:
                 domain = with_classes(Domain.open(entry.domain, root), recipe.classes)
                 _announce(domain, entry.split, note)
                 sources.append(LabelledImages(domain, entry.split, entry.size_px))
-                if recipe.loading.rare_class_temperature is not None:
+                if recipe.loading.rare_class_temperature:
                     sources[-1].class_pixels(recipe.loading, note)
                 problems += _unequal(domain.name, label_space, domain.label_space)
                 label_space = label_space or domain.label_space

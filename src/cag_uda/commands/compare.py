@@ -11,10 +11,9 @@ from rich.table import Table
 from cag_uda.comparison.answers import answers_to_markdown
 from cag_uda.comparison.cells import Cell, cells_of, run_missing
 from cag_uda.comparison.pages import to_csv, to_markdown
-from cag_uda.comparison.plan import Entry, budget_of, plan_ablation, plan_methods
+from cag_uda.comparison.plan import Entry, base_of, budget_of, plan_ablation, plan_methods
 from cag_uda.comparison.questions import Questions, answers
 from cag_uda.comparison.settings import (
-    BASE,
     FLOOR,
     ORACLE,
     choose,
@@ -26,6 +25,7 @@ from cag_uda.errors import RunError, UserError
 from cag_uda.files import write_json, write_text
 from cag_uda.progress import OnConsole, Progress
 from cag_uda.recipes import Recipe
+from cag_uda.report import write_comparison
 from cag_uda.scenario import Scenario
 
 _MEASURED = "RQ1"
@@ -38,7 +38,8 @@ class Comparison:
 
     Args:
         recipe: the pair, the network, the budget and CAG's own stages.
-        entries: the rows.
+        entries: the rows that are wanted.
+        others: rows that are not, but whose runs may be there: then they are shown too.
         seeds: of every row.
         out: the folder of all runs.
         kind: "methods" or "ablation"; also how the files are called.
@@ -47,6 +48,7 @@ class Comparison:
 
     recipe: Recipe
     entries: list[Entry]
+    others: list[Entry]
     seeds: list[int]
     out: Path
     kind: str
@@ -56,6 +58,22 @@ class Comparison:
     def cells(self) -> list[Cell]:
         """Every run that the rows need."""
         return cells_of(self.entries, self.seeds, self.out)
+
+    @property
+    def shown(self) -> list[Entry]:
+        """The rows of the table: the wanted ones, and what was run before."""
+        there = [
+            entry
+            for entry in self.others
+            if any(cell.is_there for cell in cells_of([entry], self.seeds, self.out))
+        ]
+        rows = {entry.name: entry for entry in (*self.entries, *there)}
+        return sorted(rows.values(), key=lambda entry: self._order.index(entry.name))
+
+    @property
+    def stem(self) -> Path:
+        """Where the table is written, but for the ending."""
+        return self.out / ("comparison" if self.kind == "methods" else self.kind)
 
     def write(self, answered: dict[str, Any] | None = None) -> dict[str, Any]:
         """Put together what has been run and write it in every form; returns the table."""
@@ -67,14 +85,13 @@ class Comparison:
             budget=budget_of(self.recipe),
             notes=self.notes,
         )
-        stem = self.out / ("comparison" if self.kind == "methods" else self.kind)
         text = to_markdown(table)
         if answered is not None:
             table["answers"] = answered
             text += answers_to_markdown(answered, self.entries)
-        write_json(stem.with_suffix(".json"), table)
-        write_text(stem.with_suffix(".md"), text)
-        write_text(stem.with_suffix(".csv"), to_csv(table))
+        write_json(self.stem.with_suffix(".json"), table)
+        write_text(self.stem.with_suffix(".md"), text)
+        write_text(self.stem.with_suffix(".csv"), to_csv(table))
         return table
 
 
@@ -110,7 +127,8 @@ def compare(
     problems = run_missing(comparison.cells, progress, comparison.write)
     answered = _answer(comparison, progress) if ablation else None
     console.print(_result_table(comparison.write(answered)))
-    console.print(f"written to {out}", highlight=False)
+    page = write_comparison(comparison.stem.with_suffix(".json"))
+    console.print(f"page: {page}\nbeside it the same as .md, .csv and .json", highlight=False)
     if problems:
         raise RunError(problems)
 
@@ -145,12 +163,13 @@ def plan(
     if not scenario.test.is_labelled(recipe.target.train):
         del contenders[ORACLE]
         notes.append(f"no oracle: split {recipe.target.train!r} of the target has no labels")
-    wanted = [BASE] if ablation else rows
+    varied = base_of(recipe)
+    wanted = [varied] if ablation else rows
     always = [name for name in (FLOOR, ORACLE) if name in contenders]
     entries = plan_methods(recipe, choose(contenders, wanted and [*wanted, *always]))
     if ablation:
-        base = next(entry for entry in entries if entry.name == BASE)
-        variants = plan_ablation(base, choose(read_variants(settings), rows))
+        base = next(entry for entry in entries if entry.name == varied)
+        variants = plan_ablation(base, choose(read_variants(settings, varied), rows))
         place = entries.index(base) + 1
         entries = [*entries[:place], *variants, *entries[place:]]
     count = range(recipe.seed, recipe.seed + seeds)
@@ -162,7 +181,8 @@ def plan(
 def _answer(comparison: Comparison, progress: Progress) -> dict[str, Any]:
     """Measure what the research questions ask, and put it together."""
     questions = Questions(comparison.recipe, progress)
-    asked = [e for e in comparison.entries if e.name in (FLOOR, BASE) or e.question == _MEASURED]
+    whole = (FLOOR, base_of(comparison.recipe))
+    asked = [e for e in comparison.entries if e.name in whole or e.question == _MEASURED]
     for cell in cells_of(asked, comparison.seeds, comparison.out):
         if cell.is_finished:
             questions.measure(cell.folder)

@@ -85,8 +85,8 @@ def _classes(look: LabelLook, meaning: Meaning) -> Iterator[str]:
     yield f"# {meaning.why[0].upper()}{meaning.why[1:]}: give each its own, and a color if you"
     yield "# like. Their order is that of train ids; the domains of a recipe need the same classes."
     if fitting := fitting_spaces(look):
-        yield f"# If they are those of {' or '.join(fitting)}, write its name as label_space in place"
-        yield "# of the [[classes]], and its classes in the map: `cag-uda domains spaces` lists them."
+        yield f"# If they are those of {' or '.join(fitting)}: its name as label_space in place"
+        yield "# of [[classes]], its classes in the map; `cag-uda domains spaces` lists them."
     for each in meaning.classes:
         yield "[[classes]]"
         yield f"name = {_quoted(each.name)}  # {_seen(look, each.seen)}"

@@ -8,6 +8,7 @@ import inspect
 import json
 import textwrap
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -15,6 +16,8 @@ from pydantic import BaseModel
 
 from cag_uda.data.domain_file import DomainFile
 from cag_uda.files import write_text
+from cag_uda.models.backbones import BACKBONES
+from cag_uda.models.decoders import DECODERS
 from cag_uda.recipes.schema import Recipe
 
 Kind: TypeAlias = Literal["domain", "recipe"]
@@ -23,6 +26,7 @@ _MODELS: dict[Kind, type[BaseModel]] = {"domain": DomainFile, "recipe": Recipe}
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
+@cache
 def json_schema(kind: Kind) -> str:
     """The schema of a kind of file, as JSON."""
     model = _MODELS[kind]
@@ -35,6 +39,10 @@ def json_schema(kind: Kind) -> str:
             key = name if field is None or field.alias is None else field.alias
             if key in properties:
                 properties[key].setdefault("description", text)
+    if "SegmenterConfig" in tables:
+        network = tables["SegmenterConfig"]["properties"]
+        network["backbone"]["enum"] = list(BACKBONES)
+        network["decoder"]["enum"] = list(DECODERS)
     return json.dumps({"$schema": _DRAFT, **schema}, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -1,5 +1,6 @@
 """`cag-uda select`: ranks the networks of runs without a label of the target."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,6 +11,9 @@ from cag_uda.criteria import record_missing
 from cag_uda.files import write_json
 from cag_uda.selection import Checkpoint, best, checkpoints, parts_of, ranks
 from cag_uda.types import CriterionName
+
+_WIDE = 130
+"""Columns of a terminal that has room for every criterion; all are in the JSON file."""
 
 
 def select_networks(
@@ -34,16 +38,19 @@ def select_networks(
         found += checkpoints(run)
     chosen = best([each for each in found if each.network], criterion)
     by_rank = sorted(zip(ranks(found, criterion), found, strict=True), key=lambda pair: pair[0])
-    console.print(_table(by_rank, criterion))
+    is_wide = console.width >= _WIDE
+    shown = get_args(CriterionName) if is_wide else parts_of(criterion)
+    console.print(_table(by_rank, criterion, shown))
     console.print(f"the best that was kept: {chosen.network}", highlight=False)
     if json_file is not None:
         ranking = [{"rank": float(rank), **_plain(each)} for rank, each in by_rank]
         write_json(json_file, {"criterion": criterion, "ranking": ranking})
 
 
-def _table(by_rank: list[tuple[Any, Checkpoint]], criterion: str) -> Table:
+def _table(
+    by_rank: list[tuple[Any, Checkpoint]], criterion: str, names: Sequence[CriterionName]
+) -> Table:
     table = Table("rank", "run", "stage", title=f"by {criterion}, without labels of the target")
-    names = get_args(CriterionName)
     for heading in ("steps", *names):
         table.add_column(heading, justify="right")
     for rank, each in by_rank:

@@ -1,7 +1,9 @@
 """The runs of a comparison: which are missing, how they are made, what they have in common."""
 
+import fcntl
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,14 @@ class Cell:
         return (self.folder / "recipe.toml").is_file()
 
     @property
+    def is_there(self) -> bool:
+        """Whether it is finished, and of this very recipe."""
+        try:
+            return self.is_finished and bool(RunFolder(self.folder).resume(self.recipe))
+        except RunError:
+            return False
+
+    @property
     def is_finished(self) -> bool:
         """Whether every stage is done and the network delivered."""
         done = _names_of(RunFolder(self.folder).read_scores())
@@ -56,7 +66,8 @@ def run_missing(
 ) -> list[str]:
     """Run what is missing.
 
-    A stage that another cell has taken alike, from the same beginning and seed, is copied.
+    A stage that another cell has taken alike, from the same beginning and seed, is copied. A cell
+    that another process is running is left to it.
 
     Args:
         cells: all of them.
@@ -76,20 +87,38 @@ def run_missing(
         if cell.is_begun:
             RunFolder(cell.folder).resume(cell.recipe)  # Raises for another recipe.
     for place, cell in enumerate(cells, start=1):
-        if cell.is_finished:
-            continue
-        progress.note(f"{place}/{len(cells)}: {cell.folder.name}")
-        try:
-            if not cell.is_begun:
-                _take_over(cell, cells)
-            adapt(cell.recipe, cell.folder, resume=cell.is_begun, progress=progress)
-        except RunError as error:
-            problems += [f"{cell.folder.name}: {problem}" for problem in error.problems]
-            progress.note(f"{cell.folder.name} failed; the others go on")
-            continue
+        with _alone(cell.folder) as is_mine:
+            if not is_mine:
+                progress.note(f"{cell.folder.name} is being run by another process")
+                continue
+            if cell.is_finished:
+                continue
+            progress.note(f"{place}/{len(cells)}: {cell.folder.name}")
+            try:
+                if not cell.is_begun:
+                    _take_over(cell, cells)
+                adapt(cell.recipe, cell.folder, resume=cell.is_begun, progress=progress)
+            except RunError as error:
+                problems += [f"{cell.folder.name}: {problem}" for problem in error.problems]
+                progress.note(f"{cell.folder.name} failed; the others go on")
+                continue
         cells = _with_common_compute(cells)
         after_each()
     return problems
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Keep other processes from running a cell; tells whether none of them was first."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        try:
+            # The system lets go of it when the process ends, however it ends.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 def _with_common_compute(cells: Sequence[Cell]) -> list[Cell]:

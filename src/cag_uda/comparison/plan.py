@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cag_uda.comparison.settings import BASE, Contender, PlannedStage, Variant
+from cag_uda.comparison.settings import ABLATIONS, BASE, Contender, PlannedStage, Variant
 from cag_uda.data.schema_errors import problems_of
 from cag_uda.errors import RecipeError
 from cag_uda.methods.base import MethodConfig
@@ -47,6 +47,18 @@ def delivered_stages(recipe: Recipe) -> tuple[Stage, ...]:
         index = names.index(start)
 
 
+def base_of(recipe: Recipe) -> str:
+    """The row that an ablation varies: what the recipe ends in, or CAG."""
+    last = delivered_stages(recipe)[-1].method.name
+    return last if last in ABLATIONS else BASE
+
+
+def fits(recipe: Recipe, name: str, contender: Contender) -> bool:
+    """Whether a row can be run: one of the recipe's own stages wants its method among them."""
+    methods = {stage.method.name for stage in delivered_stages(recipe)}
+    return contender.stages != "recipe" or name in methods
+
+
 def plan_methods(recipe: Recipe, contenders: Mapping[str, Contender]) -> list[Entry]:
     """One entry for each method.
 
@@ -62,12 +74,14 @@ def plan_methods(recipe: Recipe, contenders: Mapping[str, Contender]) -> list[En
     for name, contender in contenders.items():
         if contender.run is not None:
             continue
-        if contender.stages == "recipe":
-            _refuse_without(name, stages)
+        made = _with_target_labels(recipe) if contender.reads_target_labels else recipe
+        if contender.stages == "recipe" or stages[-1].method.name == name:
+            if not fits(recipe, name, contender):
+                raise _unfit(name, stages)
             planned = (stages[0].model_copy(update={"start": INITIAL}), *_following(stages[1:]))
         else:
             planned = _planned(stages, contender, recipe)
-        made = _with_target_labels(recipe) if contender.reads_target_labels else recipe
+            made = _with_loading(made, contender.loading)
         entries[name] = Entry(
             name=name,
             description=contender.description,
@@ -90,7 +104,8 @@ def plan_ablation(base: Entry, variants: Mapping[str, Variant]) -> list[Entry]:
     """One entry for each variant of the base; equal ones share a run.
 
     Args:
-        base: the entry of CAG's own run: a warm-up, then anchor-guided stages.
+        base: the entry of the own run of CAG, or of another of `ABLATIONS`: a warm-up, then stages
+            of that method.
         variants: what differs, by name.
 
     Raises:
@@ -99,16 +114,17 @@ def plan_ablation(base: Entry, variants: Mapping[str, Variant]) -> list[Entry]:
     entries: list[Entry] = []
     for name, variant in variants.items():
         try:
-            stages = _varied(base.recipe.stages, variant)
-            made = _recipe(base.recipe, name, stages, of=base.recipe.name.removesuffix(f"-{BASE}"))
+            stages = _varied(base.recipe.stages, variant, base.name)
+            loaded = _with_loading(base.recipe, variant.loading)
+            made = _recipe(loaded, name, stages, of=loaded.name.removesuffix(f"-{base.name}"))
         except ValueError as error:
             raise RecipeError(f"variant {name!r}: {error}") from error
         run = next(
-            (each.run for each in (base, *entries) if each.recipe.stages == made.stages), name
+            (each.run for each in (base, *entries) if _trains_alike(each.recipe, made)), name
         )
         entry = Entry(name, variant.description, run, made, (stages[-1].name,), variant.question)
         if variant.scored == "first":
-            first = _warmup_and_anchored(stages)[0][-1].name
+            first = _warmup_and_anchored(stages, base.name)[0][-1].name
             entry = replace(entry, scored=(first,))
         if run != name:
             same = next(each.recipe for each in (base, *entries) if each.run == run)
@@ -158,13 +174,12 @@ def _planned(templates: Sequence[Stage], contender: Contender, recipe: Recipe) -
     return tuple(stages)
 
 
-def _refuse_without(name: str, stages: Sequence[Stage]) -> None:
-    if all(stage.method.name != name for stage in stages):
-        methods = ", ".join(stage.method.name for stage in stages)
-        raise RecipeError(
-            f"row {name!r} is the recipe's own stages, but these are {methods}; leave the row out "
-            f"by --methods, or give a recipe that ends in {name!r}"
-        )
+def _unfit(name: str, stages: Sequence[Stage]) -> RecipeError:
+    methods = ", ".join(stage.method.name for stage in stages)
+    return RecipeError(
+        f"row {name!r} is the recipe's own stages, but these are {methods}; leave the row out "
+        f"by --methods, or give a recipe that ends in {name!r}"
+    )
 
 
 def _every(steps: int, rounds: int) -> int | None:
@@ -183,6 +198,15 @@ def _with_settings(planned: PlannedStage, settings: Sequence[str], recipe: Recip
     return planned.method.model_copy(update={k: v for k, v in taken.items() if k in fields})
 
 
+def _with_loading(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with other settings of its loader; `_recipe` checks them."""
+    return recipe.model_copy(update={"loading": recipe.loading.model_copy(update=dict(changes))})
+
+
+def _trains_alike(one: Recipe, other: Recipe) -> bool:
+    return one.stages == other.stages and one.loading == other.loading
+
+
 def _with_target_labels(recipe: Recipe) -> Recipe:
     """The recipe whose source has the target's train split, in half of each batch."""
     target = Source(domain=recipe.target.domain, split=recipe.target.train)
@@ -195,29 +219,29 @@ def _following(stages: Sequence[Stage]) -> list[Stage]:
     return [stage.model_copy(update={"start": None}) for stage in stages]
 
 
-def _warmup_and_anchored(stages: Sequence[Stage]) -> tuple[list[Stage], list[Stage]]:
-    """The stages before the anchor-guided ones, and these.
+def _warmup_and_anchored(stages: Sequence[Stage], base: str) -> tuple[list[Stage], list[Stage]]:
+    """The stages before the anchor-guided ones, which are of the method `base`, and these.
 
     Raises:
         ValueError: if there are not some of both, in this order.
     """
-    anchored = [stage for stage in stages if stage.method.name == BASE]
+    anchored = [stage for stage in stages if stage.method.name == base]
     before = list(stages[: len(stages) - len(anchored)])
-    if not before or not anchored or any(stage.method.name == BASE for stage in before):
+    if not before or not anchored or any(stage.method.name == base for stage in before):
         names = ", ".join(f"{stage.name} ({stage.method.name})" for stage in stages)
         raise ValueError(
-            f"wanted a warm-up and then stages of {BASE!r}, got {names}; give such a recipe"
+            f"wanted a warm-up and then stages of {base!r}, got {names}; give such a recipe"
         )
     return before, anchored
 
 
-def _varied(stages: Sequence[Stage], variant: Variant) -> list[Stage]:
+def _varied(stages: Sequence[Stage], variant: Variant, base: str) -> list[Stage]:
     """The stages of the base with a variant's changes.
 
     Raises:
         ValueError: if that makes no sense.
     """
-    before, anchored = _warmup_and_anchored(stages)
+    before, anchored = _warmup_and_anchored(stages, base)
     steps = sum(stage.steps for stage in anchored)
     if variant.warmup:
         last = before[-1]

@@ -13,6 +13,8 @@ from cag_uda.recipes.schema import AnyMethod
 
 FLOOR, ORACLE, BASE = "source-only", "oracle", "cag"
 """Rows between which the share of the gap is measured, and the one that variants change."""
+ABLATIONS = {BASE: "ablation.toml", "cag-plus": "ablation-plus.toml"}
+"""Rows that variants can change, and the package's file of variants for each."""
 
 
 class _Table(BaseModel):
@@ -38,6 +40,7 @@ class Contender(_Table):
     run: str | None = None
     scored: tuple[str, ...] = ()
     settings_of_recipe: tuple[str, ...] = ()
+    loading: dict[str, Any] = {}
     reads_target_labels: bool = False
 
     @model_validator(mode="before")
@@ -66,6 +69,7 @@ class Variant(_Table):
     question: str = ""
     description: str = ""
     method: dict[str, Any] = {}
+    loading: dict[str, Any] = {}
     stages: int | None = Field(default=None, ge=1)
     rounds: int | None = Field(default=None, ge=1)
     warmup: bool = False
@@ -93,13 +97,17 @@ def read_contenders(path: Path | None = None) -> dict[str, Contender]:
     return contenders
 
 
-def read_variants(path: Path | None = None) -> dict[str, Variant]:
+def read_variants(path: Path | None = None, base: str = BASE) -> dict[str, Variant]:
     """The ablation's variants by name, in the order of the file; None reads the package's.
+
+    Args:
+        path: of a file.
+        base: of `ABLATIONS`, the row that the package's file shall vary.
 
     Raises:
         RecipeError: with all that is wrong with the file.
     """
-    return _read("ablation.toml", path, Variant)
+    return _read(ABLATIONS[base], path, Variant)
 
 
 def choose(rows: dict[str, Row], wanted: list[str] | None) -> dict[str, Row]:

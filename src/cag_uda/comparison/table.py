@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from cag_uda.comparison.plan import Entry
-from cag_uda.comparison.settings import BASE, FLOOR, ORACLE
+from cag_uda.comparison.settings import ABLATIONS, FLOOR, ORACLE
 from cag_uda.evaluation.bootstrap import bootstrap_of_means
 from cag_uda.evaluation.evaluate import load_frames
 from cag_uda.run_folder import RunFolder
@@ -173,10 +173,15 @@ def _summary(
         "iou": [_mean(values) for values in zip(*(cell["iou"] for cell in cells), strict=True)],
         "gap_share": _share(statistics.mean(mious), *bounds),
         "gain": _difference(entry, by_name.get(FLOOR), finished),
-        "lead": _difference(entry, by_name.get(BASE), finished),
+        "lead": _difference(entry, _leader(by_name), finished),
         "time_s": statistics.mean(cell["time_s"] for cell in cells),
         "peak_memory_mib": max(memory, default=None),
     }
+
+
+def _leader(by_name: Mapping[str, Entry]) -> Entry | None:
+    """The row that the others are held against: CAG, or the one that an ablation varies."""
+    return next((by_name[name] for name in ABLATIONS if name in by_name), None)
 
 
 def _stages(entry: Entry, by_name: Mapping[str, Entry], finished: Finished) -> list[Record]:

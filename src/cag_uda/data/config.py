@@ -30,10 +30,10 @@ class LoadingConfig(BaseModel):
     """Probability of a horizontal flip."""
     photometric: float = Field(default=0.0, ge=0, le=2)
     """Strength of the photometric augmentation of both domains: 0 none, 1 strong."""
-    rare_class_temperature: float | None = Field(default=None, gt=0)
-    """Where given, each source image is drawn for a class, with chances ∝ exp((1 − f) / this), f
+    rare_class_temperature: float = Field(default=0.0, ge=0)
+    """Where above 0, each source image is drawn for a class, with chances ∝ exp((1 − f) / this), f
     being the class's share of the source's pixels, and cropped to show it: the smaller, the rarer;
-    0.01 in DAFormer, for 19 classes. None: every image once an epoch."""
+    0.01 in DAFormer, for 19 classes. 0 takes that out: every image once an epoch."""
     workers: int = Field(default=1, ge=0)
     """Loader processes of each training process; 0 loads in the training process."""
     on_unreadable: Literal["stop", "skip"] = "stop"

@@ -71,8 +71,8 @@ def _known_label_space(name: str) -> str:
     return name
 
 
-def _one_or_more_schema(schema: dict[str, Any]) -> None:
-    """Tell editors what `_one_or_more` takes."""
+def one_or_more_schema(schema: dict[str, Any]) -> None:
+    """Tell editors that a list may be given as its only item."""
     several = dict(schema)
     schema.clear()
     schema["anyOf"] = [several["items"], several]
@@ -81,7 +81,7 @@ def _one_or_more_schema(schema: dict[str, Any]) -> None:
 OneOrMore = Annotated[
     tuple[T, ...],
     BeforeValidator(_one_or_more),
-    Field(min_length=1, json_schema_extra=_one_or_more_schema),
+    Field(min_length=1, json_schema_extra=one_or_more_schema),
 ]
 Pattern = Annotated[str, Field(min_length=1), AfterValidator(_checked_pattern)]
 Positive = Annotated[StrictInt, Field(ge=1)]

@@ -102,19 +102,37 @@ def photos_and_labels(groups: Sequence[Group]) -> tuple[list[Group], list[Group]
     return rightly or photos, labels
 
 
-def labels_of(photo: Group, labels: Iterable[Group]) -> Group | None:
-    """The labels whose files are named like a group's photographs, the likeliest of several."""
-    candidates = []
-    for label in labels:
-        overlap = len(photo.names.keys() & label.names.keys())
-        if overlap < _LEAST_OVERLAP * min(len(photo.names), len(label.names)):
-            continue
-        is_of_classes = not label.words & _NO_CLASSES
-        is_train_ids = bool(label.words & {"labeltrainids", "trainids"})
-        likeness = SequenceMatcher(None, photo.folder, label.folder).ratio()
-        rank = (is_of_classes, overlap / len(photo.names), is_train_ids, likeness)
-        candidates.append((rank, label.pattern(), label))
-    return max(candidates, key=lambda each: each[:2])[2] if candidates else None
+def paired(photos: Sequence[Group], labels: Iterable[Group]) -> list[tuple[Group, Group | None]]:
+    """Give each group of photographs the labels whose files are named like them, if there are any.
+
+    Of several the likeliest; no label is given to two photographs, though the images of all splits
+    may have the same names.
+    """
+    ranked = sorted(
+        ((*_likeliness(photo, label), photo, label) for label in labels for photo in photos),
+        key=lambda each: each[:-2],
+        reverse=True,
+    )
+    chosen: dict[Group, Group] = {}
+    taken: dict[Group, set[str]] = defaultdict(set)
+    for *_, photo, label in ranked:
+        common = photo.names.keys() & label.names.keys()
+        is_enough = len(common) >= _LEAST_OVERLAP * min(len(photo.names), len(label.names))
+        if photo not in chosen and is_enough and not common & taken[label]:
+            chosen[photo] = label
+            taken[label] |= common
+    return [(photo, chosen.get(photo)) for photo in photos]
+
+
+def _likeliness(photo: Group, label: Group) -> tuple[bool, float, bool, float, str]:
+    """How likely labels are those of photographs, larger is likelier; the last breaks ties."""
+    return (
+        not label.words & _NO_CLASSES,
+        len(photo.names.keys() & label.names.keys()) / len(photo.names),
+        bool(label.words & {"labeltrainids", "trainids"}),
+        SequenceMatcher(None, photo.folder, label.folder).ratio(),
+        label.pattern(),
+    )
 
 
 def evenly(items: Sequence[T], count: int) -> list[T]:

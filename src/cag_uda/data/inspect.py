@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from cag_uda.data.image_groups import Group, evenly, find_groups, labels_of, photos_and_labels
+from cag_uda.data.image_groups import Group, evenly, find_groups, paired, photos_and_labels
 from cag_uda.data.label_looks import LabelLook, look_at_labels
 from cag_uda.data.patterns import find_images
 from cag_uda.errors import DataError
@@ -71,7 +71,7 @@ def inspect_folder(root: Path) -> Inspection:
             f"{root} holds {what}; give the folder that holds the photographs too, as PNG, JPEG, "
             "TIFF, WebP, BMP or PPM"
         )
-    pairs = [(photo, labels_of(photo, labels)) for photo in photos]
+    pairs = paired(photos, labels)
     used = [label for _, label in pairs if label is not None]
     notes: list[str] = []
     splits = tuple(_splits(root, pairs, notes))

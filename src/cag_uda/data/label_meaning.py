@@ -66,7 +66,7 @@ def fitting_spaces(look: LabelLook) -> list[str]:
         return []
     ids = {entry.code for entry in look.codes} - {IGNORE}
     spaces = [LabelSpace.load(name) for name in label_space_names()]
-    return [space.name for space in spaces if ids and max(ids) <= space.num_classes]
+    return [s.name for s in spaces if len(ids) >= _LEAST_CODES and max(ids) <= s.num_classes]
 
 
 def written(look: LabelLook, code: int) -> str:

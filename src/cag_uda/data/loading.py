@@ -103,7 +103,7 @@ class BatchSource(Dataset["Batch | UserError"]):
         count = len(self.sources)
         domain, place = slot % count, slot // count
         images = self.sources[domain]
-        if self.config.rare_class_temperature is not None:
+        if self.config.rare_class_temperature:
             rng = np.random.default_rng((self.seed, self.stage, 2, step, slot))
             train_id, index = self._rare_classes[domain].draw(rng)
             return _Chosen(images, index, train_id)
@@ -115,9 +115,8 @@ class BatchSource(Dataset["Batch | UserError"]):
     @cached_property
     def _rare_classes(self) -> list[RareClasses]:
         """What each source is drawn by where rare classes are shown more often."""
-        temperature = self.config.rare_class_temperature or 1.0
         counts = (images.class_pixels(self.config) for images in self.sources)
-        return [RareClasses.of(each, temperature) for each in counts]
+        return [RareClasses.of(each, self.config.rare_class_temperature) for each in counts]
 
     def _target_of(self, step: int, slot: int) -> int:
         """Which of the target's images a slot has."""

@@ -107,7 +107,8 @@ def information_maximisation(log_probability: Tensor) -> Tensor:
         Unsupervised Domain Adaptation*, ICML 2012.
     """
     mean = log_probability.exp().mean(dim=0)
-    return torch.special.entr(mean).sum() - mean_entropy(log_probability)
+    of_mean: Tensor = torch.special.entr(mean).sum()
+    return of_mean - mean_entropy(log_probability)
 
 
 def neighbourhood_density(features: Tensor, temperature: float = _TEMPERATURE) -> Tensor:
@@ -132,7 +133,8 @@ def neighbourhood_density(features: Tensor, temperature: float = _TEMPERATURE) -
     similarity = directions @ directions.t() / temperature
     similarity.fill_diagonal_(-torch.inf)
     # A neighbour of probability 0, i itself among them, adds 0: not 0 · log 0.
-    return torch.special.entr(similarity.softmax(dim=1)).sum(dim=1).mean()
+    entropy: Tensor = torch.special.entr(similarity.softmax(dim=1)).sum(dim=1)
+    return entropy.mean()
 
 
 def agreement(distances: Tensor, logits: Tensor) -> Tensor:

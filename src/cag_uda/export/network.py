@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cag_uda.models.inference import upsample
+from cag_uda.models.inference import most_likely
 from cag_uda.models.segmenter import Segmenter
 
 
@@ -42,7 +42,7 @@ class LabelNetwork(nn.Module):
             pixels = resize_to_width(pixels, self.input_width_px)
         logits = self.segmenter((pixels / 255).to(self.dtype)).logits.float()
         aligned = self.segmenter.config.align_corners
-        return upsample(logits, (height, width), aligned).argmax(1).to(torch.uint8)
+        return most_likely(logits, (height, width), aligned)
 
 
 def resize_to_width(pixels: Tensor, width_px: int) -> Tensor:
@@ -58,7 +58,7 @@ def resize_to_width(pixels: Tensor, width_px: int) -> Tensor:
     height, width = pixels.shape[2:]
     # round(height · width_px / width), halves to even, in whole numbers: graphs know no round.
     doubled = 2 * height * width_px + width - 1 + height * width_px // width % 2
-    height_px = torch.sym_max(1, doubled // (2 * width))
+    height_px = torch.sym_max(1, doubled // (2 * width))  # type: ignore[no-untyped-call] # torch's
     rows, columns = _weights(height, height_px), _weights(width, width_px)
     resized = rows @ pixels @ columns.T
     # OpenCV rounds halves to even, but up where it averages squares of two by two.

@@ -81,7 +81,7 @@ def export(segmenter: Segmenter, path: Path, *, half: bool = False) -> Export:
 
 def description(classes: Classes) -> dict[str, str]:
     """What a file says of itself: names, colours and label ids as JSON, by train id."""
-    described = {"classes": classes.names, "palette": classes.palette}
+    described: dict[str, Any] = {"classes": classes.names, "palette": classes.palette}
     if classes.label_ids is not None:
         described["label_ids"] = classes.label_ids
     return {name: json.dumps(value) for name, value in described.items()}

@@ -74,7 +74,7 @@ class AdaptSegNet(Method):
         groups["head"] = [*groups["head"], *self.auxiliary.parameters()]
         rate = self.config.discriminator_rate
         return {
-            "segmenter": build_optimizer(groups, config),
+            "segmenter": build_optimizer(groups, config, self.segmenter.backbone.layers()),
             "discriminator": build_discriminator_optimizer(self.discriminator, rate),
             "auxiliary_discriminator": build_discriminator_optimizer(
                 self.auxiliary_discriminator, rate

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from cag_uda.methods.optim import OptimConfig, build_optimizer
 from cag_uda.models.config import SegmenterConfig
 from cag_uda.models.segmenter import Segmenter
+from cag_uda.models.tuning import tune
 from cag_uda.types import (
     Batch,
     DomainName,
@@ -69,6 +70,7 @@ class Method(nn.Module, ABC):
 
     def __init__(self, segmenter: Segmenter, config: MethodConfig) -> None:
         super().__init__()
+        tune(segmenter)
         self.segmenter = segmenter
         self._calls: dict[str, Callable[..., Any]] = {}
         self._autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -149,7 +151,8 @@ class Method(nn.Module, ABC):
 
     def optimizers(self, config: OptimConfig) -> dict[str, Optimizer]:
         """One optimiser for each trained network, by the network's name."""
-        return {"segmenter": build_optimizer(self.segmenter.parameter_groups(), config)}
+        groups, layers = self.segmenter.parameter_groups(), self.segmenter.backbone.layers()
+        return {"segmenter": build_optimizer(groups, config, layers)}
 
     def predictor(self) -> Segmenter:
         """The network that is evaluated, delivered, and handed to the next stage."""

@@ -4,7 +4,6 @@ Source: Zhang, Zhang, Liu, Tao, *Category Anchor-Guided Unsupervised Domain Adap
 Segmentation*, NeurIPS 2019 (arXiv 1910.13049), and the code that its authors released.
 """
 
-import copy
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, Self
 
@@ -13,11 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from cag_uda.adaptation.anchors import CategoryAnchors
+from cag_uda.adaptation.distributed import over_processes
 from cag_uda.adaptation.labels import downsample, one_hot
 from cag_uda.adaptation.losses import anchor_distance, centroid_distance, cross_entropy
 from cag_uda.adaptation.margins import AbsoluteMargin, Margin, MarginStatistics, RelativeMargin
+from cag_uda.adaptation.moving_anchors import follow
 from cag_uda.adaptation.pseudo_labels import by_anchor, by_confidence, intersection
-from cag_uda.methods.base import Method, MethodConfig, Passes
+from cag_uda.methods.base import MethodConfig, Passes
+from cag_uda.methods.labeller import FrozenLabeller
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import IGNORE, Batch, Losses, Prediction, PseudoLabels
 
@@ -71,6 +73,11 @@ class CAGConfig(MethodConfig):
     max_count: int | None = Field(default=None, ge=1)
     """Most pixels (or images) that an anchor is the mean of; later ones enter a running mean. None:
     the mean of all (the paper); released code: 3000 images."""
+    anchors: Literal["refreshed", "fixed", "moving"] = "refreshed"
+    """Within a stage: made anew whenever the labeller is (`refresh_every`), as between stages; kept
+    as the stage's first; or drawn in each step towards the student's features of the source."""
+    anchor_momentum: float = Field(default=0.99, ge=0, le=1)
+    """Of moving anchors: A ← m·A + (1 − m)·mean of the step's images."""
     distance: Literal["pixel", "centroid"] = "pixel"
     """The distance loss by pixel (the paper) or by centroid of an image's class (released code)."""
     distance_weight: float = Field(default=0.7, ge=0)
@@ -85,7 +92,7 @@ class CAGConfig(MethodConfig):
         return self
 
 
-class CAG(Method):
+class CAG(FrozenLabeller):
     """One stage: anchors and pseudo-labels from the frozen incoming network, then training."""
 
     Config = CAGConfig
@@ -94,33 +101,26 @@ class CAG(Method):
     def __init__(self, segmenter: Segmenter, config: CAGConfig) -> None:
         super().__init__(segmenter, config)
         self.config = config
-        self.labeller = copy.deepcopy(segmenter).requires_grad_(False).eval()
-        self.anchors = CategoryAnchors(
-            segmenter.num_classes,
-            segmenter.feature_channels,
-            average=config.average,
-            min_pixels=config.min_pixels,
-            max_count=config.max_count,
-        )
+        self.anchors = self._no_anchors()
+        self._seen: tuple[CategoryAnchors] | None = None
         self.register_buffer("threshold", torch.full((segmenter.num_classes,), config.margin.value))
 
-    def train(self, mode: bool = True) -> Self:
-        """Set the training mode; the labeller stays as it was frozen."""
-        super().train(mode)
-        self.labeller.eval()
-        return self
-
     def prepare(self, passes: Passes) -> None:
-        """Freeze the incoming network as the labeller; take anchors and margins with it."""
-        self.labeller.load_state_dict(self.segmenter.state_dict())
-        self.anchors.reset()
-        pixels = torch.zeros_like(self.threshold)
+        """Freeze the network as the labeller; take anchors and margins with it."""
+        is_first = not bool(self.anchors.counts.any())
+        if not is_first and self.segmenter.config.norm == "per-domain":
+            # As at the end of a stage: the labeller's statistics are not of random crops.
+            self.estimate_target_statistics(passes)
+        self.freeze_labeller()
+        found, pixels = self._no_anchors(), torch.zeros_like(self.threshold)
         for source in passes.source():
             prediction = self.frozen(self.labeller, source.image, "source")
             label = downsample(source.label, _grid(prediction))
             pixels += one_hot(label, len(pixels)).sum(dim=(0, 2))
-            self.anchors.update(prediction.features, self._anchored(prediction, label))
-        self.anchors.reduce(passes.all_reduce)
+            found.update(prediction.features, self._anchored(prediction, label))
+        found.reduce(passes.all_reduce)
+        if is_first or self.config.anchors == "refreshed":
+            self.anchors.load_state_dict(found.state_dict())
         pixels = passes.all_reduce(pixels)
         self._fit_margin(passes, pixels / pixels.sum())
 
@@ -128,6 +128,10 @@ class CAG(Method):
         """Yields {source/ce, source/anchor}, {target/<kind>, …, target/anchor}."""
         source = self.student(batch.source.image, "source")
         label = downsample(batch.source.label, _grid(source))
+        if self.config.anchors == "moving":
+            seen = self._no_anchors()
+            seen.update(source.features.detach(), label)
+            self._seen = (seen,)
         yield {
             "source/ce": cross_entropy(
                 source.logits,
@@ -147,6 +151,13 @@ class CAG(Method):
             "target/distance": self.config.distance_weight
             * self._distance(target, pseudo[self.config.labels[0]].label),
         }
+
+    def after_step(self, step: int) -> None:
+        """Moving anchors follow the student's features of the step's source images."""
+        for seen in self._seen or ():
+            seen.reduce(over_processes)
+            follow(self.anchors, seen, self.config.anchor_momentum)
+        self._seen = None
 
     @torch.no_grad()
     def pseudo_labels(self, image: Tensor) -> dict[str, PseudoLabels]:
@@ -184,6 +195,17 @@ class CAG(Method):
         if self.config.margin.kind == "absolute":
             return AbsoluteMargin(self.threshold)
         return RelativeMargin(self.threshold)
+
+    def _no_anchors(self) -> CategoryAnchors:
+        """Anchors that have seen nothing, averaged as configured, on the network's device."""
+        config, network = self.config, self.segmenter
+        return CategoryAnchors(
+            network.num_classes,
+            network.feature_channels,
+            average=config.average,
+            min_pixels=config.min_pixels,
+            max_count=config.max_count,
+        ).to(network.mean.device)
 
     def _anchored(self, prediction: Prediction, label: Tensor) -> Tensor:
         """The source label (on the feature grid) without the pixels that anchors leave out."""

@@ -100,15 +100,16 @@ class CAGPlus(Method):
     def prepare(self, passes: Passes) -> None:
         """The teacher begins as the student; anchors and class shares of both domains with it.
 
-        The target's first anchors are of what the source's make the teacher sure of.
+        The target's first anchors are of what the source's make the teacher sure of; a class of
+        which it is nowhere sure begins with the source's.
         """
         self.teacher.load_state_dict(self.segmenter.state_dict())
         self.anchors.reset()
-        self.target_anchors.reset()
         for source in passes.source():
             features, _ = self.frozen(self.teacher, source.image, "source")
             self.anchors.update(features, downsample(source.label, _grid(features)))
         self.anchors.reduce(passes.all_reduce)
+        self.target_anchors.load_state_dict(self.anchors.state_dict())
         found, share = self._no_anchors(), torch.zeros_like(self.prior.target)
         for target in passes.target():
             features, logits = self._rectified(target.plain)
@@ -195,7 +196,7 @@ class CAGPlus(Method):
         ):
             latest.reduce(over_processes)
             follow(anchors, latest, self.config.anchor_momentum)
-        self.prior.follow(over_processes(self._seen.share), self.config.anchor_momentum)
+        self.prior.follow(over_processes(self._seen.share), self.config.prior_momentum)
         self._seen = None
 
     def finish(self, passes: Passes) -> None:

@@ -83,6 +83,8 @@ class CAGPlusConfig(MethodConfig):
     """Of the target's pixels that its anchors are the mean of."""
     prior_strength: float = Field(default=0.5, ge=0, le=1)
     """Of drawing the labels' class shares towards the source's; 0 takes it out."""
+    prior_momentum: float = Field(default=0.99, ge=0, le=1)
+    """Of the running class shares of the labels."""
     label_temperature: float = Field(default=0.5, ge=0)
     """Below 1 sharpens soft labels (MixMatch: 0.5); 0 makes them hard."""
     contrast: ContrastConfig = ContrastConfig()

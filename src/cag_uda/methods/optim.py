@@ -1,7 +1,7 @@
 """Optimisers and learning-rate schedules, as a recipe names them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,6 +27,10 @@ class OptimConfig(BaseModel):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of SGD; AdamW's first moment uses it too."""
     weight_decay: float = Field(default=5e-4, ge=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Rate of each of the backbone's blocks over that of the block after it: the last one learns at
+    `learning_rate`, what precedes the first slowest. 1 gives all one rate; 0.65 to 0.9 is usual
+    for transformers with published weights (Bao et al., *BEiT*, 2022)."""
     schedule: Literal["poly", "constant"] = "poly"
     power: float = Field(default=0.9, gt=0)
     """Of the poly schedule: rate × (1 − step / horizon) ** power."""
@@ -45,17 +49,30 @@ class OptimConfig(BaseModel):
         return rise * float(max(0.0, 1 - step / (self.horizon or steps)) ** self.power)
 
 
-def build_optimizer(groups: Mapping[str, Sequence[nn.Parameter]], config: OptimConfig) -> Optimizer:
+def build_optimizer(
+    groups: Mapping[str, Sequence[nn.Parameter]],
+    config: OptimConfig,
+    layers: Sequence[Sequence[nn.Parameter]] = (),
+) -> Optimizer:
     """An optimiser over named parameter groups.
 
     Args:
         groups: parameters by name; the group "head" learns at `head_multiplier` times the rate.
         config: which optimiser and its rates. Each group keeps its peak rate as "peak_rate".
+        layers: the parameters of the group "backbone" by depth, the shallowest first; those that
+            are in no group do not learn. Looked at where `layer_decay` is below 1.
     """
-    described = []
+    described: list[dict[str, Any]] = []
     for name, parameters in groups.items():
         rate = config.learning_rate * (config.head_multiplier if name == "head" else 1.0)
-        described.append({"params": list(parameters), "lr": rate, "peak_rate": rate, "name": name})
+        parts = {name: (list(parameters), rate)}
+        if name == "backbone" and config.layer_decay < 1:
+            parts = _by_depth(parameters, layers, config)
+        described += [
+            {"params": part, "lr": rate, "peak_rate": rate, "name": label}
+            for label, (part, rate) in parts.items()
+            if part
+        ]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(
             described, betas=(config.momentum, 0.999), weight_decay=config.weight_decay, fused=True
@@ -63,6 +80,27 @@ def build_optimizer(groups: Mapping[str, Sequence[nn.Parameter]], config: OptimC
     return torch.optim.SGD(
         described, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
     )
+
+
+def _by_depth(
+    parameters: Sequence[nn.Parameter],
+    layers: Sequence[Sequence[nn.Parameter]],
+    config: OptimConfig,
+) -> dict[str, tuple[list[nn.Parameter], float]]:
+    """Each layer's parameters that learn and their rate by the layer's name, the deepest first.
+
+    The first group's rate is what the log shows.
+    """
+    learning = {id(parameter) for parameter in parameters}
+    parts = {}
+    for above, layer in enumerate(reversed(layers)):
+        kept = [parameter for parameter in layer if id(parameter) in learning]
+        learning -= {id(parameter) for parameter in kept}
+        rate = config.learning_rate * config.layer_decay**above
+        parts[f"backbone-{len(layers) - 1 - above}"] = (kept, rate)
+    if learning:
+        raise ValueError("layers must hold every parameter of the backbone")
+    return parts
 
 
 def build_discriminator_optimizer(discriminator: nn.Module, learning_rate: float) -> Optimizer:

@@ -2,15 +2,21 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
-
-from torch import Tensor, nn
-from transformers import ResNetBackbone, ResNetConfig
+from typing import Any
 
 from cag_uda.errors import ModelError
-from cag_uda.models.published import load_published
+from cag_uda.models.backbone import Backbone
+from cag_uda.models.resnet import CaffeResNet, ResNet
+from cag_uda.models.transformer_backbones import (
+    ConvNextV2,
+    DINOv2,
+    DINOv3,
+    MixTransformer,
+    SwinV2,
+)
 
-_STAGES = ("stage1", "stage2", "stage3", "stage4")
+Config = dict[str, Any]
+"""Keyword arguments of a configuration of transformers."""
 
 
 @dataclass(frozen=True)
@@ -19,103 +25,44 @@ class BackboneEntry:
 
     config: Mapping[str, Any]
     hub_id: str | None
-    build: Callable[..., "ResNet"]
+    build: Callable[..., Backbone]
 
 
-class ResNet(nn.Module):
-    """He et al., *Deep Residual Learning*, 2015, in the transformers layout; dilated on demand.
-
-    Args:
-        config: keyword arguments of `transformers.ResNetConfig`.
-        weights: hub id, local folder or local file of published weights, or None for random ones.
-        output_stride: image pixels per cell of the last map: 8, 16 or 32.
-        multi_grid: a factor of the dilation for each block of the last stage; None is 1 for each.
-
-    Raises:
-        ModelError: if the weights cannot be found or read, or the multi-grid has another length
-            than the last stage.
-
-    Source: strides become dilation in the last stages as in Chen et al., *DeepLab*, 2017; the
-    multi-grid is of Chen et al., *Rethinking Atrous Convolution* (DeepLab v3), 2017.
-    """
-
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        weights: str | None,
-        output_stride: int,
-        multi_grid: Sequence[int] | None = None,
-    ) -> None:
-        super().__init__()
-        full = ResNetConfig(**config, out_features=list(_STAGES))  # type: ignore[call-arg]
-        self.network = ResNetBackbone(full)
-        self.channels: tuple[int, ...] = tuple(config["hidden_sizes"])
-        self.origin = "" if weights is None else load_published(self.network, weights)
-        """One line on which published weights it has; empty for random ones."""
-        grid = list(multi_grid or [1] * config["depths"][-1])
-        if len(grid) != config["depths"][-1]:
-            raise ModelError(
-                f"multi_grid {grid} has {len(grid)} factors, but the backbone's last stage has "
-                f"{config['depths'][-1]} blocks; give one for each"
-            )
-        _dilate(self.network, output_stride, grid)
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """Normalised images (B, 3, H, W) to four maps (B, C_i, h_i, w_i), at stride 4 first."""
-        return list(self.network(image).feature_maps)
-
-
-class CaffeResNet(ResNet):
-    """The ResNet of DeepLab v2 and of the adaptation methods that stand on it.
-
-    Stages stride in the first 1×1 convolution of their first bottleneck (`downsample_in_bottleneck`
-    in the row's configuration), and the pooling of the stem counts the windows that reach beyond
-    the edge.
-
-    Source: Tsai et al., *AdaptSegNet*, CVPR 2018, model/deeplab_multi.py.
-    """
-
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        weights: str | None,
-        output_stride: int,
-        multi_grid: Sequence[int] | None = None,
-    ) -> None:
-        super().__init__(config, weights, output_stride, multi_grid)
-        self.network.embedder.pooler.ceil_mode = True
-
-
-def _dilate(network: ResNetBackbone, output_stride: int, multi_grid: Sequence[int]) -> None:
-    """Trade the strides beyond `output_stride` for dilation, in place."""
-    stride, dilation = 4, 1
-    last = network.encoder.stages[-1]
-    for stage in network.encoder.stages[1:]:
-        stride *= 2
-        keeps_its_stride = stride <= output_stride
-        dilation *= 1 if keeps_its_stride else 2
-        for index, block in enumerate(cast(nn.Sequential, stage.layers)):
-            rate = dilation * (multi_grid[index] if stage is last else 1)
-            for module in block.modules():
-                if isinstance(module, nn.Conv2d):
-                    _set_rate(module, rate, keeps_its_stride)
-
-
-def _set_rate(convolution: nn.Conv2d, rate: int, keeps_its_stride: bool) -> None:
-    if not keeps_its_stride:
-        convolution.stride = (1, 1)
-    if convolution.kernel_size == (3, 3):
-        convolution.dilation = (rate, rate)
-        convolution.padding = (rate, rate)
-
-
-def _resnet(depths: list[int], layer: str, sizes: list[int], stem: int = 64) -> dict[str, Any]:
+def _resnet(depths: list[int], layer: str, sizes: list[int], stem: int = 64) -> Config:
     return {"depths": depths, "layer_type": layer, "hidden_sizes": sizes, "embedding_size": stem}
 
 
 _BASIC = [64, 128, 256, 512]
 _BOTTLENECK = [256, 512, 1024, 2048]
 _CAFFE = {"downsample_in_bottleneck": True}
+
+
+def _mit(depths: list[int], sizes: list[int], heads: Sequence[int] = (1, 2, 5, 8)) -> Config:
+    return {"depths": depths, "hidden_sizes": sizes, "num_attention_heads": list(heads)}
+
+
+def _vit(depth: int, width: int, heads: int) -> Config:
+    return {"num_hidden_layers": depth, "hidden_size": width, "num_attention_heads": heads}
+
+
+def _dinov2(depth: int, width: int, heads: int, image_px: int = 518) -> Config:
+    return _vit(depth, width, heads) | {"image_size": image_px}
+
+
+def _dinov3(depth: int, width: int, heads: int) -> Config:
+    return _vit(depth, width, heads) | {"intermediate_size": 4 * width, "num_register_tokens": 4}
+
+
+def _swin(
+    depths: list[int], width: int, heads: list[int], window: int, before: int, image_px: int = 256
+) -> Config:
+    """`before`: cells of a window in pretraining at a smaller size; 0 where there was none."""
+    earlier = [before, before, before, before // 2]
+    own = {"depths": depths, "embed_dim": width, "num_heads": heads, "window_size": window}
+    return own | {"image_size": image_px, "pretrained_window_sizes": earlier}
+
+
+_MIT = [64, 128, 320, 512]
 
 BACKBONES: dict[str, BackboneEntry] = {
     # For tests and for trying things out: 0.1 M parameters.
@@ -139,8 +86,85 @@ BACKBONES: dict[str, BackboneEntry] = {
         "microsoft/resnet-101",
         CaffeResNet,
     ),
+    # Of the following, the rows called "micro" are for tests and for trying things out.
+    "mit-micro": BackboneEntry(
+        _mit([1, 1, 1, 1], [8, 16, 24, 32], (1, 2, 2, 2)), None, MixTransformer
+    ),
+    "mit-b0": BackboneEntry(
+        _mit([2, 2, 2, 2], [32, 64, 160, 256]), "nvidia/mit-b0", MixTransformer
+    ),
+    "mit-b1": BackboneEntry(_mit([2, 2, 2, 2], _MIT), "nvidia/mit-b1", MixTransformer),
+    "mit-b2": BackboneEntry(_mit([3, 4, 6, 3], _MIT), "nvidia/mit-b2", MixTransformer),
+    "mit-b3": BackboneEntry(_mit([3, 4, 18, 3], _MIT), "nvidia/mit-b3", MixTransformer),
+    "mit-b4": BackboneEntry(_mit([3, 8, 27, 3], _MIT), "nvidia/mit-b4", MixTransformer),
+    "mit-b5": BackboneEntry(_mit([3, 6, 40, 3], _MIT), "nvidia/mit-b5", MixTransformer),
+    "dinov2-micro": BackboneEntry(_dinov2(4, 16, 2, image_px=56), None, DINOv2),
+    "dinov2-small": BackboneEntry(_dinov2(12, 384, 6), "facebook/dinov2-small", DINOv2),
+    "dinov2-base": BackboneEntry(_dinov2(12, 768, 12), "facebook/dinov2-base", DINOv2),
+    "dinov2-large": BackboneEntry(_dinov2(24, 1024, 16), "facebook/dinov2-large", DINOv2),
+    # DINOv3's weights are given to who accepts their licence on the hub.
+    "dinov3-micro": BackboneEntry(_dinov3(4, 16, 2), None, DINOv3),
+    "dinov3-small": BackboneEntry(
+        _dinov3(12, 384, 6), "facebook/dinov3-vits16-pretrain-lvd1689m", DINOv3
+    ),
+    "dinov3-base": BackboneEntry(
+        _dinov3(12, 768, 12), "facebook/dinov3-vitb16-pretrain-lvd1689m", DINOv3
+    ),
+    "dinov3-large": BackboneEntry(
+        _dinov3(24, 1024, 16), "facebook/dinov3-vitl16-pretrain-lvd1689m", DINOv3
+    ),
+    "convnextv2-micro": BackboneEntry(
+        {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32]}, None, ConvNextV2
+    ),
+    "convnextv2-nano": BackboneEntry(
+        {"depths": [2, 2, 8, 2], "hidden_sizes": [80, 160, 320, 640]},
+        "facebook/convnextv2-nano-22k-224",
+        ConvNextV2,
+    ),
+    "convnextv2-tiny": BackboneEntry(
+        {"depths": [3, 3, 9, 3], "hidden_sizes": [96, 192, 384, 768]},
+        "facebook/convnextv2-tiny-22k-224",
+        ConvNextV2,
+    ),
+    "convnextv2-base": BackboneEntry(
+        {"depths": [3, 3, 27, 3], "hidden_sizes": [128, 256, 512, 1024]},
+        "facebook/convnextv2-base-22k-224",
+        ConvNextV2,
+    ),
+    "convnextv2-large": BackboneEntry(
+        {"depths": [3, 3, 27, 3], "hidden_sizes": [192, 384, 768, 1536]},
+        "facebook/convnextv2-large-22k-224",
+        ConvNextV2,
+    ),
+    "swinv2-micro": BackboneEntry(
+        _swin([1, 2, 1, 1], 8, [1, 2, 2, 2], 4, 0, image_px=64), None, SwinV2
+    ),
+    "swinv2-tiny": BackboneEntry(
+        _swin([2, 2, 6, 2], 96, [3, 6, 12, 24], 8, 0),
+        "microsoft/swinv2-tiny-patch4-window8-256",
+        SwinV2,
+    ),
+    "swinv2-small": BackboneEntry(
+        _swin([2, 2, 18, 2], 96, [3, 6, 12, 24], 8, 0),
+        "microsoft/swinv2-small-patch4-window8-256",
+        SwinV2,
+    ),
+    "swinv2-base": BackboneEntry(
+        _swin([2, 2, 18, 2], 128, [4, 8, 16, 32], 16, 12),
+        "microsoft/swinv2-base-patch4-window12to16-192to256-22kto1k-ft",
+        SwinV2,
+    ),
+    "swinv2-large": BackboneEntry(
+        _swin([2, 2, 18, 2], 192, [6, 12, 24, 48], 16, 12),
+        "microsoft/swinv2-large-patch4-window12to16-192to256-22kto1k-ft",
+        SwinV2,
+    ),
 }
-"""Every backbone by the name that recipes use. A new one is one row here."""
+"""Every backbone by the name that recipes use. A new one is one row here.
+
+All published weights of the table were trained with ImageNet's mean and standard deviation, which
+are the defaults of `SegmenterConfig`.
+"""
 
 
 def build_backbone(
@@ -148,7 +172,7 @@ def build_backbone(
     weights: str | None,
     output_stride: int,
     multi_grid: Sequence[int] | None = None,
-) -> ResNet:
+) -> Backbone:
     """Build a row of `BACKBONES`.
 
     Args:

@@ -18,16 +18,26 @@ class SegmenterConfig(BaseModel):
     """Where the backbone starts: nothing for random weights, "imagenet" for the row's published
     weights, or a hub id, local folder or local file in the layout of torchvision or of
     transformers; ImageNet's classifier in it is left out, anything else must find its place."""
+    start: str | None = None
+    """In place of `weights`: a model folder or run, or a hub id, whose whole network is the initial
+    one; it must have the classes of the recipe's domains and the form that is described here."""
     decoder: str = "deeplab-v3plus"
     """A row of `cag_uda.models.decoders.DECODERS`."""
     output_stride: Literal[8, 16, 32] = 16
-    """Image pixels per cell of the backbone's last feature map; strides are traded for dilation."""
+    """Image pixels per cell of a ResNet's last feature map; strides are traded for dilation. The
+    other backbones have strides of their own."""
     multi_grid: tuple[int, ...] | None = None
     """Factors of the dilation of each block of the backbone's last stage; (1, 2, 4) in the released
     CAG-UDA code (Chen et al., DeepLab v3, 2017); None is 1 for each."""
     align_corners: bool = False
     """How logits are brought to image size, in losses and in prediction: with the outermost cells
     on the outermost pixels (the released CAG-UDA code), or with the edges of both on each other."""
+    tuning: Literal["full", "frozen", "lora"] = "full"
+    """What of the backbone learns: all of it, nothing, or low-rank additions to its linear layers
+    (LoRA), which the delivered network holds merged. The decoder always learns. LoRA wants the
+    package's extra `lora`."""
+    lora_rank: int = Field(default=16, ge=1)
+    """Rank of these additions."""
     norm: Literal["shared", "per-domain", "frozen"] = "per-domain"
     """Batch-norm statistics: one set for both domains, a set per domain (scale and shift shared),
     or
@@ -40,6 +50,15 @@ class SegmenterConfig(BaseModel):
     """Width to which images are resized, aspect ratio kept, before they enter the network in
     sweeps,
     evaluation and prediction; None takes them as they are."""
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> "SegmenterConfig":
+        if self.start is not None and self.weights is not None:
+            raise ValueError(
+                f"start {self.start!r} brings the backbone's weights too; leave out weights "
+                f"{self.weights!r}, or start"
+            )
+        return self
 
     @model_validator(mode="after")
     def _std_is_positive(self) -> "SegmenterConfig":

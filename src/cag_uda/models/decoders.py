@@ -76,9 +76,9 @@ class DeepLabV3Plus(Decoder):
     feature_channels = 256
     dropout = 0.1
 
-    def __init__(self, channels: Sequence[int], output_stride: int) -> None:
+    def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
-        self.aspp = ASPP(channels[-1], 256, output_stride)
+        self.aspp = ASPP(channels[-1], 256, strides[-1])
         self.details = _conv_norm_relu(channels[0], 48)
         self.refine = nn.Sequential(
             _conv_norm_relu(304, 256, 3), nn.Dropout(0.5), _conv_norm_relu(256, 256, 3)
@@ -103,7 +103,7 @@ class LightDecoder(Decoder):
     dropout = 0.1
     _level_channels = 48
 
-    def __init__(self, channels: Sequence[int], output_stride: int) -> None:
+    def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
         width = self._level_channels
         self.levels = nn.ModuleList([_conv_norm_relu(count, width) for count in channels])
@@ -163,7 +163,7 @@ class DeepLabV2(Decoder):
     dropout = 0.0
     dilations: ClassVar[tuple[int, ...]] = (6, 12, 18, 24)
 
-    def __init__(self, channels: Sequence[int], output_stride: int) -> None:
+    def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
         self.feature_channels = channels[-1]
 
@@ -188,10 +188,84 @@ class DeepLabV2OfAdaptSegNet(DeepLabV2):
     dilations = (6, 12)
 
 
-DECODERS: dict[str, Callable[[Sequence[int], int], Decoder]] = {
+class DAFormerDecoder(Decoder):
+    """DAFormer's decoder: all levels side by side, fused by separable convolutions of context.
+
+    A plain ViT has maps of one stride. Each is first brought to a level of its own: a quarter of
+    the stride, a half, the same, and twice.
+
+    Source: Hoyer et al., *DAFormer*, CVPR 2022, section 3.2 and its released code: levels of 256
+    channels, depthwise separable ASPP of dilations 1, 6, 12 and 18 without an image-level branch.
+    The levels of a plain ViT are those of Li et al., *Exploring Plain Vision Transformer Backbones
+    for Object Detection* (ViTDet), ECCV 2022, after the projection in place of before it.
+    """
+
+    feature_channels = 256
+    dropout = 0.1
+    rates: ClassVar[tuple[int, ...]] = (1, 6, 12, 18)
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__()
+        width = self.feature_channels
+        is_plain = len(set(strides)) == 1
+        steps = [_up(width, 2), _up(width, 1), nn.Identity(), _down(width)]
+        self.levels = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(count, width, 1), step if is_plain else nn.Identity())
+            for count, step in zip(channels, steps, strict=True)
+        )
+        inputs = width * len(channels)
+        self.context = nn.ModuleList(
+            _conv_norm_relu(inputs, width) if rate == 1 else _separable(inputs, width, rate)
+            for rate in self.rates
+        )
+        self.fuse = _conv_norm_relu(width * len(self.rates), width, 3)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Four maps (B, C_i, h_i, w_i), finest first, to features (B, 256, h, w).
+
+        Their stride is that of the finest map, or a quarter of it where all maps have one stride.
+        """
+        levels = [level(x) for level, x in zip(self.levels, maps, strict=True)]
+        side_by_side = torch.cat([levels[0], *(_resize(x, levels[0]) for x in levels[1:])], dim=1)
+        features: Tensor = self.fuse(torch.cat([each(side_by_side) for each in self.context], 1))
+        return features
+
+
+def _separable(inputs: int, outputs: int, dilation: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(
+            inputs, inputs, 3, padding=dilation, dilation=dilation, groups=inputs, bias=False
+        ),
+        nn.BatchNorm2d(inputs),
+        nn.ReLU(inplace=True),
+        *_conv_norm_relu(inputs, outputs),
+    )
+
+
+def _up(channels: int, times: int) -> nn.Sequential:
+    """Double height and width, so many times."""
+    doubled = [
+        (nn.ConvTranspose2d(channels, channels, 2, 2), nn.BatchNorm2d(channels), nn.ReLU())
+        for _ in range(times)
+    ]
+    return nn.Sequential(*(layer for layers in doubled for layer in layers))
+
+
+def _down(channels: int) -> nn.Sequential:
+    """Halve height and width."""
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, stride=2, padding=1),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+    )
+
+
+DECODERS: dict[str, Callable[[Sequence[int], Sequence[int]], Decoder]] = {
     "deeplab-v3plus": DeepLabV3Plus,
     "deeplab-v2": DeepLabV2,
     "deeplab-v2-adaptsegnet": DeepLabV2OfAdaptSegNet,
     "light": LightDecoder,
+    "daformer": DAFormerDecoder,
 }
-"""Every decoder by the name that recipes use. A new one is one row here."""
+"""Every decoder by the name that recipes use; each is built of the channels and strides of a
+backbone's maps. A new one is one row here."""

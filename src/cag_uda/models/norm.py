@@ -32,11 +32,16 @@ class DomainBatchNorm2d(nn.BatchNorm2d):
         self.register_buffer("source_var", torch.ones(num_features))
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise (B, C, h, w); in training also update the statistics of `domain`."""
+        """Normalise (B, C, h, w); in training also update the statistics of `domain`.
+
+        One value a channel has no variance (the pooled features of a single image): it is then
+        normalised by the running statistics.
+        """
         mean, variance = running_statistics(self, self.domain)
         momentum = 0.0 if self.momentum is None else self.momentum
+        is_training = self.training and input.numel() > self.num_features
         return F.batch_norm(
-            input, mean, variance, self.weight, self.bias, self.training, momentum, self.eps
+            input, mean, variance, self.weight, self.bias, is_training, momentum, self.eps
         )
 
 

@@ -1,10 +1,16 @@
 """Published backbone weights: by hub id, or from a local folder or file.
 
-Knows where weights lie and in which layouts; what is built of them is in `backbones`.
+Nothing is unpickled: safetensors, or torch's reader of weights alone. Knows where weights lie and
+in which layouts; what is built of them is in `backbones`.
 """
 
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -13,6 +19,8 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
 )
 from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from cag_uda.errors import ModelError
 from cag_uda.models.resnet_names import transformers_name
@@ -21,6 +29,9 @@ from cag_uda.models.weight_files import TORCH_SUFFIXES, fill, read_tensors
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _HEADS = ("fc.", "classifier.")
 """Classifiers of ImageNet in torchvision's and in transformers' layout."""
+_BESIDE = re.compile(r"^(\w+\.)?(classifier|decode_head|pooler|layernorm)\.|mask_token$")
+"""Parts of a published transformer that are no part of a backbone: heads, and what serves them or
+pretraining alone."""
 
 
 def load_published(network: nn.Module, weights: str) -> str:
@@ -48,6 +59,72 @@ def load_published(network: nn.Module, weights: str) -> str:
     fill(network, placed, str(path))
     rest = f"; left out {', '.join(left_out)}" if left_out else ""
     return f"backbone: {len(placed)} tensors of {weights} placed{rest}"
+
+
+def load_transformer(
+    network_class: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    weights: str,
+    lacking: Sequence[str] = (),
+) -> tuple[PreTrainedModel, str]:
+    """Build a network of transformers with published weights.
+
+    Args:
+        network_class: the network. Names of an older layout of it are translated by transformers.
+        config: its configuration.
+        weights: a file (safetensors or torch) in the layout of transformers, a folder that holds
+            one, or a hub id.
+        lacking: beginnings of the names of tensors that the weights may lack; these start random.
+
+    Returns:
+        The network, and one line on what was placed and what was left out.
+
+    Raises:
+        ModelError: if they cannot be found or read, or do not fit.
+    """
+    tensors = read_tensors(_locate(weights))
+    # Its types do not tell that a report may come with the network.
+    from_pretrained: Any = network_class.from_pretrained
+    try:
+        with _quiet():
+            network, report = from_pretrained(
+                None,
+                config=config,
+                state_dict=tensors,
+                output_loading_info=True,
+                dtype=torch.float32,
+            )
+    except RuntimeError as error:  # Of transformers, for shapes that do not fit.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"the weights of {weights} do not fit the network: {reason}") from error
+    left_out = sorted(report["unexpected_keys"])
+    problems = [
+        *(f"{name} is missing" for name in sorted(report["missing_keys"])),
+        *(f"{name} has no place" for name in left_out if not _BESIDE.search(name)),
+    ]
+    problems = [problem for problem in problems if not problem.startswith(tuple(lacking))]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ModelError(
+            f"the weights of {weights} do not fit the network: {'; '.join(problems[:5])}{more}"
+        )
+    rest = f"; left out {', '.join(left_out)}" if left_out else ""
+    return network, f"backbone: {len(tensors) - len(left_out)} tensors of {weights} placed{rest}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bars and tables of transformers: what they tell is told in one line."""
+    untyped: Any = logging
+    verbosity, has_bar = untyped.get_verbosity(), untyped.is_progress_bar_enabled()
+    untyped.set_verbosity_error()
+    untyped.disable_progress_bar()
+    try:
+        yield
+    finally:
+        untyped.set_verbosity(verbosity)
+        if has_bar:
+            untyped.enable_progress_bar()
 
 
 def _locate(weights: str) -> Path:

@@ -55,7 +55,7 @@ class Segmenter(nn.Module):
         self.backbone = build_backbone(
             config.backbone, config.weights, config.output_stride, config.multi_grid
         )
-        self.decoder = DECODERS[config.decoder](self.backbone.channels, config.output_stride)
+        self.decoder = DECODERS[config.decoder](self.backbone.channels, self.backbone.strides)
         self.feature_channels = self.decoder.feature_channels
         self.dropout = nn.Dropout(self.decoder.dropout)
         self.classifier = self.decoder.classifier(self.num_classes)
@@ -78,7 +78,7 @@ class Segmenter(nn.Module):
             not upsampled. The features are the classifier's input before its dropout, so that
             anchors see no noise.
         """
-        return self.decode(self.encode(image, domain))
+        return self.decode(self.encode(image, domain), (image.shape[-2], image.shape[-1]))
 
     def encode(self, image: Tensor, domain: DomainName = "target") -> list[Tensor]:
         """Images, as `forward` takes them, to the backbone's maps (B, C_i, h_i, w_i)."""
@@ -87,10 +87,29 @@ class Segmenter(nn.Module):
         maps: list[Tensor] = self.backbone((image - self.mean) / self.std)
         return maps
 
-    def decode(self, maps: Sequence[Tensor]) -> Prediction:
-        """The backbone's maps to features and logits, as `forward` gives them."""
-        features = self.decoder(maps)
+    def decode(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Prediction:
+        """The backbone's maps of images of a size (H, W) to what `forward` gives."""
+        features = self.crop(self.decoder(maps), size)
         return Prediction(features, self.classifier(self.dropout(features)))
+
+    def crop(self, cells: Tensor, size: tuple[int, int]) -> Tensor:
+        """Leave out the cells of what a backbone has added to images of a size (H, W).
+
+        Args:
+            cells: (B, C, h, w) of the images as the backbone has enlarged them.
+            size: of the images before, in pixels.
+
+        Returns:
+            (B, C, h', w'), the cells with pixels of the images.
+        """
+        multiple = self.backbone.multiple
+        if multiple == 1:
+            return cells
+        rows, columns = (
+            -(-pixels * count // (-(-pixels // multiple) * multiple))
+            for pixels, count in zip(size, cells.shape[-2:], strict=True)
+        )
+        return cells[..., :rows, :columns]
 
     def predict(self, image: str | Path | PIL.Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Segment one image at its own resolution.
@@ -107,8 +126,12 @@ class Segmenter(nn.Module):
         return label_map(self, as_rgb(image))
 
     def train(self, mode: bool = True) -> Self:
-        """Set the training mode; frozen norms stay as in evaluation."""
+        """Set the training mode; frozen norms, and all else of a frozen backbone, have none."""
         super().train(mode)
+        if self.config.tuning == "frozen":
+            for module in self.backbone.modules():
+                if not isinstance(module, _BatchNorm):
+                    module.training = False
         if self.config.norm == "frozen":
             for module in self.modules():
                 if isinstance(module, _BatchNorm):
@@ -116,8 +139,8 @@ class Segmenter(nn.Module):
         return self
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """The backbone's parameters and the head's, which usually learns faster."""
-        backbone = list(self.backbone.parameters())
+        """The backbone's parameters that learn, and the head's, which usually learns faster."""
+        backbone = [each for each in self.backbone.parameters() if each.requires_grad]
         head = [*self.decoder.parameters(), *self.classifier.parameters()]
         return {"backbone": backbone, "head": head}
 

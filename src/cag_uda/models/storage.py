@@ -21,6 +21,7 @@ from cag_uda.errors import ModelError
 from cag_uda.files import write_json, write_text, write_with
 from cag_uda.models.card import CARD, PLACEHOLDER, model_card
 from cag_uda.models.config import Classes, SegmenterConfig
+from cag_uda.models.tuning import merged_state
 
 if TYPE_CHECKING:
     from cag_uda.models.segmenter import Segmenter
@@ -41,7 +42,7 @@ class ModelFolder(NamedTuple):
 
 def save(segmenter: Segmenter, folder: Path) -> None:
     """Write a model folder. Raises RunError if the disk is full or the folder cannot be written."""
-    weights = {name: value.cpu().contiguous() for name, value in segmenter.state_dict().items()}
+    weights = {name: value.cpu().contiguous() for name, value in merged_state(segmenter).items()}
     write_with(folder / _WEIGHTS, lambda path: save_file(weights, path, metadata={"format": "pt"}))
     card = segmenter.card or model_card(segmenter.config, segmenter.classes)
     write_text(folder / CARD, card)

@@ -41,4 +41,6 @@ class TwoLevelSegmenter(nn.Module):
             earlier map.
         """
         maps = self.segmenter.encode(image, domain)
-        return self.segmenter.decode(maps), self.auxiliary(maps[-2])
+        size = (image.shape[-2], image.shape[-1])
+        auxiliary = self.segmenter.crop(self.auxiliary(maps[-2]), size)
+        return self.segmenter.decode(maps, size), auxiliary

@@ -60,7 +60,7 @@ class Forecast:
     load_s: float | None = None
     """Seconds that the loader takes for a batch when nothing else is done."""
     start_s: float | None = None
-    """Seconds before the first stage, once the program is loaded."""
+    """Seconds before the first stage, once program and data are open."""
     end_s: float | None = None
     """Seconds after the last stage."""
     settings: tuple[Setting, ...] = ()

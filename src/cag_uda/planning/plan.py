@@ -85,12 +85,12 @@ class _Planner:
         self.launched = launch(alone)
         self.device = self.launched.device
         self.available_mib = memory_mib or available_mib(self.device)
-        begun_s = time.perf_counter()
         self.scenario = Scenario.open(recipe, progress.note)
+        begun_s = time.perf_counter()
         unpublished = recipe.segmenter.model_copy(update={"weights": None})
         self.recipe = recipe.model_copy(update={"segmenter": unpublished, "compute": alone})
         self.initial = initial_segmenter(self.recipe, self.scenario)
-        self.opened_s = time.perf_counter() - begun_s
+        self.built_s = time.perf_counter() - begun_s
         # By kind, the first stage of it.
         self.kinds: dict[str, Stage] = {}
         for stage in recipe.stages:
@@ -179,7 +179,7 @@ class _Planner:
         recipe = self.recipe
         begun_s = time.perf_counter()
         compute = resolve(recipe.compute, self.initial, recipe.loading.crop_px, self.share)
-        start_s = self.opened_s + time.perf_counter() - begun_s
+        start_s = self.built_s + time.perf_counter() - begun_s
         load_s = self._loading_s()
         stages = [stage for stage in recipe.stages if self.kinds[_kind(stage)] is stage]
         self.progress.note(f"rehearsing {', '.join(stage.name for stage in stages)}")

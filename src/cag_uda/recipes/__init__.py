@@ -110,7 +110,7 @@ def _children(holder: Any, part: str, change: str) -> list[Any]:
 
 
 def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
-    """Domain files named relative to the recipe become absolute, so that a copy still works."""
+    """Files named relative to the recipe become absolute, so that a copy still works."""
 
     def absolute(domain: str) -> str:
         is_path = domain.endswith(".toml") or "/" in domain
@@ -120,4 +120,9 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
         entry.model_copy(update={"domain": absolute(entry.domain)}) for entry in recipe.source
     )
     target = recipe.target.model_copy(update={"domain": absolute(recipe.target.domain)})
-    return recipe.model_copy(update={"source": source, "target": target})
+    segmenter = recipe.segmenter
+    # What lies nowhere beside the recipe may be on the hub.
+    if segmenter.start is not None and (folder / segmenter.start).exists():
+        start = str((folder / segmenter.start).resolve())
+        segmenter = segmenter.model_copy(update={"start": start})
+    return recipe.model_copy(update={"source": source, "target": target, "segmenter": segmenter})

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cag_uda.data.config import LoadingConfig
+from cag_uda.data.domain_file import one_or_more_schema
 from cag_uda.methods import METHODS
 from cag_uda.methods.base import MethodConfig
 from cag_uda.methods.optim import OptimConfig
@@ -102,7 +103,7 @@ class Recipe(_Table):
     seed: int = Field(default=0, ge=0, lt=2**31)
     data_root: str | None = None
     """Folder below which the built-in domains lie; None: CAG_UDA_DATA, or `data`."""
-    source: tuple[Source, ...] = Field(min_length=1)
+    source: tuple[Source, ...] = Field(min_length=1, json_schema_extra=one_or_more_schema)
     """One labelled domain, or several with equal shares of each batch."""
     target: Target
     classes: tuple[str, ...] | None = None

@@ -16,7 +16,7 @@ from cag_uda.report.comparison_file import Cell, Comparison, Contender, OverSeed
 from cag_uda.report.gallery import Gallery, Look, Sample, make_gallery
 from cag_uda.report.records import Gain
 from cag_uda.report.run_folder import find_samples
-from cag_uda.report.summary import Verdict
+from cag_uda.report.summary import Tone, Verdict
 from cag_uda.report.templates import render_page
 from cag_uda.report.words import NO_BREAK, counted, percent, plain, signed
 
@@ -148,7 +148,7 @@ def _verdict(comparison: Comparison, rows: list[Row]) -> Verdict:
         f"It is {signed(gain.points)} points on {gain.over}, 95\u202f% interval over test frames "
         f"{signed(gain.low)} to {signed(gain.high)}."
     )
-    tone = "good" if gain.low > 0 else "bad" if gain.high < 0 else "unsure"
+    tone: Tone = "good" if gain.low > 0 else "bad" if gain.high < 0 else "unsure"
     return Verdict(tone, headline, " ".join(said))
 
 

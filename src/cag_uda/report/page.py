@@ -90,24 +90,24 @@ def _gallery(run: RunRecord, summary: Summary) -> Gallery:
 def _evidence(run: RunRecord, summary: Summary, remarks: list[str]) -> tuple[FeatureMaps, Matrices]:
     """Feature maps of all stages; matrices before and after, which tell most in least room."""
     count = len(run.scores.classes)
+    pair = _before_and_after(run.stages, summary)
     features = [
-        (stage, one)
+        (stage, feature_map)
         for stage in run.stages
-        if (one := read_features(stage.folder, count, remarks)) is not None
+        if (feature_map := read_features(stage.folder, count, remarks)) is not None
     ]
     anchors = [
-        (stage, one)
+        (stage, distances)
         for stage in run.stages
-        if (one := read_anchor_distances(stage.folder, count, remarks)) is not None
+        if (distances := read_anchor_distances(stage.folder, count, remarks)) is not None
     ]
     confusions = [
-        (stage, one)
-        for stage in _before_and_after(run.stages, summary)
-        if (one := read_confusion(stage.folder, count, remarks)) is not None
+        (stage, shares)
+        for stage in pair
+        if (shares := read_confusion(stage.folder, count, remarks)) is not None
     ]
-    shown = {stage.scores.folder for stage in _before_and_after(run.stages, summary)}
     matrices = make_matrices(
-        [pair for pair in features if pair[0].scores.folder in shown] or features[-1:],
+        [each for each in features if each[0] in pair] or features[-1:],
         [*anchors[:1], *anchors[1:][-1:]],
         confusions,
     )

@@ -121,7 +121,8 @@ def at_cells(ids: Ids, cells: tuple[int, int]) -> Ids:
         (2 * np.arange(count) + 1) * pixels // (2 * count)
         for count, pixels in zip(cells, ids.shape, strict=True)
     )
-    return ids[rows[:, None], columns]
+    chosen: Ids = ids[rows[:, None], columns]
+    return chosen
 
 
 def _photograph(file: Path, width_px: int) -> str | None:

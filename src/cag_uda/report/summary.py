@@ -4,7 +4,7 @@ Knows which stages follow from which and what each one added; does not know how 
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from cag_uda.report.records import Gain
 from cag_uda.report.run_folder import RunRecord, StageScores
@@ -37,11 +37,14 @@ class Step:
     delivered: bool
 
 
+Tone: TypeAlias = Literal["good", "bad", "unsure", "unknown"]
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The answer at the top of the page."""
 
-    tone: Literal["good", "bad", "unsure", "unknown"]
+    tone: Tone
     headline: str
     explanation: str
 
@@ -209,11 +212,13 @@ def _unscored(run: RunRecord) -> Verdict:
             "No stage has finished yet.",
             "Scores appear here after the first one: make the report again then.",
         )
+    has_criteria = any(stage.criteria for stage in run.stages)
+    by = "the pictures and the criteria that need no labels" if has_criteria else "the pictures"
     return Verdict(
         "unknown",
         "No score: the target has no labels.",
         f"{counted(len(run.scores.stages), 'stage')} finished. Without labels there is no mIoU to "
-        "tell; judge by the pictures.",
+        f"tell; judge by {by}.",
     )
 
 

@@ -145,14 +145,11 @@ class _Stage:
         records = Records(self.stepper.processes, self.folder, done, self.hooks.trackers)
         steps = range(done.step, self.plan.steps)
         batches = self.hooks.load(steps)
-        try:
-            for step in steps:
-                with self.stepper.processes.agreed():
-                    batch = next(batches)
-                self._step(step, batch, records)
-                done = self._after(step + 1, records)
-        finally:
-            records.close()
+        for step in steps:
+            with self.stepper.processes.agreed():
+                batch = next(batches)
+            self._step(step, batch, records)
+            done = self._after(step + 1, records)
         return done
 
     def _step(self, step: int, batch: Batch, records: Records) -> None:

@@ -17,6 +17,9 @@ class MetricsLog:
         folder: of the stage.
         step: steps already taken; records beyond it, which a resumed run repeats, are dropped.
         trackers: told the same.
+
+    Raises:
+        RunError: if the disk is full or gone.
     """
 
     def __init__(self, folder: Path, step: int, trackers: Trackers) -> None:
@@ -37,10 +40,6 @@ class MetricsLog:
         except OSError as error:
             raise unwritable(self._path, error) from error
         self._trackers.numbers(record["step"], numbers_of(record))
-
-    def close(self) -> None:
-        """Flush what is pending."""
-        self._trackers.flush()
 
 
 def _kept(path: Path, step: int) -> list[str]:

@@ -34,8 +34,9 @@ class Records:
     def __init__(
         self, processes: Processes, folder: Path, done: Progress, trackers: Trackers
     ) -> None:
-        self._processes = processes
-        self._log = MetricsLog(folder, done.step, trackers) if processes.is_first else None
+        self._processes, self.folder = processes, folder
+        with processes.agreed():
+            self._log = MetricsLog(folder, done.step, trackers) if processes.is_first else None
         self._begun_s = time.monotonic() - done.elapsed_s
         self._on_device: list[tuple[int, Mapping[str, Tensor]]] = []
         self._rows = _share(done.pending, processes)
@@ -89,11 +90,6 @@ class Records:
         with self._processes.agreed():
             if self._log:
                 self._log.write(record)
-
-    def close(self) -> None:
-        """Flush what is pending."""
-        if self._log:
-            self._log.close()
 
     def _fetch(self) -> None:
         """Bring the losses that are still on the device to the host, in one transfer."""

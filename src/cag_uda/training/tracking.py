@@ -1,7 +1,8 @@
 """Whom a run tells what its log says: TensorBoard, Weights & Biases, MLflow.
 
 Knows numbers, pictures and steps, no network. What goes on elsewhere never ends a run: a service
-that fails on the way is left out from then on, and `metrics.jsonl` has everything.
+that fails on the way is left out from then on, and `metrics.jsonl` has everything. The run's own
+disk is another matter: where TensorBoard's files cannot be written, nothing can.
 """
 
 import json
@@ -26,6 +27,8 @@ Note = Callable[[str], None]
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 
 _IDS = "tracking.json"
+_EVENTS_VERSION = "brain.Event:2"
+"""What TensorBoard wants to read first in a file of events."""
 _MOST_PARAMETERS = 100
 """That MLflow takes at once."""
 
@@ -56,9 +59,6 @@ class Tracker(Protocol):
     def picture(self, step: int, name: str, picture: Picture) -> None:
         """A picture of that moment."""
 
-    def flush(self) -> None:
-        """Send what is pending."""
-
     def close(self, is_finished: bool) -> None:
         """The run ends, by success or not."""
 
@@ -67,33 +67,25 @@ class TensorBoard:
     """Event files in the folder of each stage, for `tensorboard --logdir RUN`."""
 
     def __init__(self) -> None:
-        self._writer: Any = None
+        self._file: Any = None
 
     def begin(self, stage: Path, step: int) -> None:
         """Write into the stage's folder; what a resumed stage repeats is hidden."""
-        # It loads slowly.
-        from torch.utils.tensorboard.writer import SummaryWriter
+        # TensorBoard loads slowly.
+        from cag_uda.training.event_file import EventFile
 
-        self.close(True)
-        self._writer = SummaryWriter(str(stage / "tensorboard"), purge_step=step + 1)
+        self._file = EventFile(stage / "tensorboard", step)
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         """One scalar each."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        self._file.numbers(step, values)
 
     def picture(self, step: int, name: str, picture: Picture) -> None:
         """One picture."""
-        self._writer.add_image(name, picture, step, dataformats="HWC")
-
-    def flush(self) -> None:
-        """Write what is pending."""
-        self._writer.flush()
+        self._file.picture(step, name, picture)
 
     def close(self, is_finished: bool) -> None:
-        """Write what is pending, and the end of the file."""
-        if self._writer is not None:
-            self._writer.close()
+        """Nothing: all is written."""
 
 
 class WeightsAndBiases:
@@ -138,9 +130,6 @@ class WeightsAndBiases:
     def picture(self, step: int, name: str, picture: Picture) -> None:
         """One picture."""
         self._log(step, {name: self._library.Image(picture)})
-
-    def flush(self) -> None:
-        """Nothing: the library sends from a process of its own."""
 
     def close(self, is_finished: bool) -> None:
         """Wait until everything is sent."""
@@ -202,9 +191,6 @@ class MLflow:
         """One picture, as a file of the run."""
         self._client.log_image(self.id, picture, f"{self._stage}/{name}-{step:06d}.png")
 
-    def flush(self) -> None:
-        """Nothing: each call sends."""
-
     def close(self, is_finished: bool) -> None:
         """Say how the run ended."""
         self._client.set_terminated(self.id, status="FINISHED" if is_finished else "KILLED")
@@ -237,10 +223,6 @@ class Trackers:
         """See `Tracker.picture`."""
         self._tell(lambda tracker: tracker.picture(step, name, picture))
 
-    def flush(self) -> None:
-        """See `Tracker.flush`."""
-        self._tell(lambda tracker: tracker.flush())
-
     def close(self, is_finished: bool) -> None:
         """See `Tracker.close`."""
         self._tell(lambda tracker: tracker.close(is_finished))
@@ -249,6 +231,8 @@ class Trackers:
         for name, tracker in list(self._trackers.items()):
             try:
                 say(tracker)
+            except UserError:
+                raise  # The run's own disk is full or gone.
             except Exception as error:
                 # Whatever goes wrong over there, hours of training must not end by it.
                 del self._trackers[name]
@@ -257,7 +241,10 @@ class Trackers:
 
 _AT_SERVICES: Mapping[str, tuple[type[WeightsAndBiases] | type[MLflow], str]] = {
     "wandb": (WeightsAndBiases, "log in with `wandb login`, set WANDB_MODE=offline"),
-    "mlflow": (MLflow, "set MLFLOW_TRACKING_URI to a server that answers, or to sqlite:///mlflow.db"),
+    "mlflow": (
+        MLflow,
+        "set MLFLOW_TRACKING_URI to a server that answers, or to sqlite:///mlflow.db",
+    ),
 }
 """By library: who tells it, and what to do if it cannot begin."""
 

@@ -1,0 +1,68 @@
+"""What a backbone is: pixels to feature maps at several strides, finest first."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cag_uda.errors import ModelError
+
+
+class Backbone(nn.Module, ABC):
+    """A network of transformers as the segmenter wants it: images of any size to several maps."""
+
+    network: nn.Module
+    channels: tuple[int, ...]
+    """Of each map, the finest map first."""
+    strides: tuple[int, ...]
+    """Image pixels per cell of each map."""
+    multiple: ClassVar[int] = 1
+    """Heights and widths in pixels that the network takes are multiples of this."""
+    blocks: ClassVar[tuple[type[nn.Module], ...]]
+    """The modules that make up its depth."""
+    origin: str = ""
+    """One line on which published weights it has; empty for random ones."""
+
+    @abstractmethod
+    def maps(self, image: Tensor) -> list[Tensor]:
+        """Images (B, 3, H, W) of a size that the network takes to its maps (B, C_i, h_i, w_i)."""
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Normalised images (B, 3, H, W) of any size to maps (B, C_i, h_i, w_i), finest first.
+
+        Where the network takes multiples of some pixels alone, the last row and column are repeated
+        below and to the right; the maps are then of the enlarged image.
+        """
+        height, width = image.shape[-2:]
+        below, right = -height % self.multiple, -width % self.multiple
+        if below or right:
+            image = F.pad(image, (0, right, 0, below), mode="replicate")
+        return self.maps(image)
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Parameters by depth: what precedes the first block, then one list a block.
+
+        What stands between two blocks, or behind the last, goes with the block before it.
+        """
+        blocks = [module for module in self.network.modules() if isinstance(module, self.blocks)]
+        place = {
+            id(parameter): number
+            for number, block in enumerate(blocks, start=1)
+            for parameter in block.parameters()
+        }
+        layers: list[list[nn.Parameter]] = [[] for _ in range(len(blocks) + 1)]
+        number = 0
+        for parameter in self.network.parameters():
+            number = place.get(id(parameter), number)
+            layers[number].append(parameter)
+        return layers
+
+
+def refuse_multi_grid(family: str, multi_grid: object) -> None:
+    """Raise ModelError if a network that has no dilation is to have a multi-grid."""
+    if multi_grid is not None:
+        raise ModelError(
+            f"segmenter.multi_grid dilates the last stage of a ResNet, and {family} has no "
+            "dilation; leave it out"
+        )

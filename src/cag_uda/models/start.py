@@ -1,0 +1,47 @@
+"""Beginning with the weights of another model folder: an earlier run's, or an imported one."""
+
+from cag_uda.errors import ModelError
+from cag_uda.models.norm import copy_statistics
+from cag_uda.models.segmenter import Segmenter
+
+_SHARED = ("backbone", "decoder", "output_stride", "multi_grid", "align_corners", "mean", "std")
+"""Settings without which the weights compute something else."""
+
+
+def start_from(segmenter: Segmenter, path_or_hub_id: str) -> None:
+    """Give a segmenter the weights of a model folder, in place.
+
+    Its norm and its tuning may be others than the model's: without statistics per domain there,
+    both domains begin with those that there are.
+
+    Args:
+        segmenter: as the recipe describes it.
+        path_or_hub_id: what `Segmenter.from_pretrained` takes.
+
+    Raises:
+        ModelError: if the model is missing or damaged, or, naming all that differs, of other
+            classes or another form.
+    """
+    model = Segmenter.from_pretrained(path_or_hub_id)
+    problems = []
+    if model.classes.names != segmenter.classes.names:
+        problems.append(
+            f"segmenter.start: the network in {path_or_hub_id} tells "
+            f"{', '.join(model.classes.names)} apart, but the recipe's domains "
+            f"{', '.join(segmenter.classes.names)}; start from one of the same classes in the same "
+            "order, or choose the recipe's `classes` so"
+        )
+    for name in _SHARED:
+        theirs, ours = getattr(model.config, name), getattr(segmenter.config, name)
+        if theirs != ours:
+            problems.append(
+                f"segmenter.start: the network in {path_or_hub_id} has {name} {theirs!r}, but the "
+                f"recipe wants {ours!r}; set segmenter.{name} as the network has it"
+            )
+    if problems:
+        raise ModelError(problems)
+    own, tensors = segmenter.state_dict(), model.state_dict()
+    # Statistics per domain are all that one may have and the other not.
+    segmenter.load_state_dict({name: tensors.get(name, value) for name, value in own.items()})
+    if model.config.norm != "per-domain":
+        copy_statistics(segmenter, "target", "source")

@@ -1,0 +1,81 @@
+"""CAG-plus in comparisons: beside the other methods, and taken apart piece by piece."""
+
+from cag_uda.comparison.plan import (
+    base_of,
+    budget_of,
+    delivered_stages,
+    plan_ablation,
+    plan_methods,
+)
+from cag_uda.comparison.settings import choose, read_contenders, read_variants
+from cag_uda.methods.cag_plus_settings import CAGPlusConfig
+from cag_uda.recipes import builtin_recipes, load_recipe
+
+RECIPES = [name for name in builtin_recipes() if name.startswith("cag-plus-")]
+
+
+def test_beside_cag_it_has_a_warm_up_and_as_many_steps_as_the_recipe() -> None:
+    recipe = load_recipe("camvid-day-dusk")
+    cag, plus = plan_methods(recipe, choose(read_contenders(), ["cag", "cag-plus"]))
+    assert [(s.name, s.method.name, s.steps) for s in plus.recipe.stages] == [
+        ("warmup", "adversarial", 600),
+        ("cag-plus", "cag-plus", 600),
+    ]
+    assert plus.steps == cag.steps == budget_of(recipe)["steps"]
+    assert plus.recipe.stages[0] == cag.recipe.stages[0], "the same warm-up"
+    assert (cag.recipe.loading.rare_class_temperature, base_of(recipe)) == (0, "cag")
+    assert plus.recipe.loading.rare_class_temperature == 0.1
+    own = load_recipe("cag-plus-camvid-day-dusk")
+    assert own.stages[1].method == plus.recipe.stages[1].method, "the recipe is what is compared"
+    assert own.stages[1].optim == plus.recipe.stages[1].optim
+    assert own.loading == plus.recipe.loading
+    assert own.segmenter == recipe.segmenter
+
+
+def test_a_recipe_that_ends_in_it_is_its_row() -> None:
+    for name in RECIPES:
+        recipe = load_recipe(name)
+        (entry,) = plan_methods(recipe, choose(read_contenders(), ["cag-plus"]))
+        assert [s.method for s in entry.recipe.stages] == [s.method for s in recipe.stages]
+        assert entry.recipe.loading == recipe.loading
+        assert base_of(recipe) == "cag-plus"
+
+
+def test_every_variant_takes_one_thing_out_and_keeps_the_rest() -> None:
+    recipe = load_recipe("cag-plus-camvid-day-dusk")
+    (base,) = plan_methods(recipe, choose(read_contenders(), ["cag-plus"]))
+    entries = {e.name: e for e in plan_ablation(base, read_variants(base="cag-plus"))}
+    assert {e.steps for e in entries.values()} == {1200}
+    assert (entries["warmup"].run, entries["warmup"].scored) == ("cag-plus", ("warmup",))
+    own = delivered_stages(recipe)[-1].method.model_dump()
+    for name, entry in entries.items():
+        assert entry.recipe.stages[0] == base.recipe.stages[0]
+        method = entry.recipe.stages[1].method.model_dump()
+        changed = [key for key in own if own[key] != method[key]]
+        if entry.recipe.loading != recipe.loading:
+            changed.append("loading")
+        assert len(changed) == (0 if name == "warmup" else 1), name
+        assert (entry.run == name) == (name != "warmup")
+    sampled = entries["sampling-none"].recipe.loading
+    assert sampled == recipe.loading.model_copy(update={"rare_class_temperature": 0.0})
+
+
+def test_the_defaults_are_the_published_numbers() -> None:
+    config = CAGPlusConfig()
+    assert config.momentum == 0.99, "DACS"
+    assert (config.mask.ratio, config.mask.block) == (0.7, 64 / 1024), "MIC"
+    assert config.contrast.temperature == 0.1, "SePiCo"
+    assert config.label_temperature == 0.5, "MixMatch"
+    for name in ("cag-plus-gta5-cityscapes", "cag-plus-synthia-cityscapes"):
+        recipe = load_recipe(name)
+        stage = recipe.stages[-1]
+        assert isinstance(stage.method, CAGPlusConfig)
+        assert stage.method.momentum == 0.999
+        assert stage.method.initial.weight == 0.005
+        assert (stage.steps, stage.optim.learning_rate, stage.optim.warmup_steps) == (
+            40_000,
+            6e-5,
+            1500,
+        )
+        assert recipe.loading.rare_class_temperature == 0.01
+        assert (recipe.loading.batch_size, recipe.loading.crop_px) == (2, (512, 512))
