@@ -32,7 +32,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install -q -e .[dev] -c constraints.txt
+	$(BIN)/pip install -q -e .[dev,export] -c constraints.txt
 	touch $@
 
 clean:

@@ -4,6 +4,8 @@ A fresh interpreter takes seconds to import the package; a test that kills dozen
 wait for it. Several processes find each other by the variables that torchrun sets.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import socket
@@ -12,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 _FORKSERVER = get_context("forkserver")
 _FORKSERVER.set_forkserver_preload(["tests.forked", "cag_uda.commands.adapt"])
@@ -24,6 +26,7 @@ class Run:
     Args:
         arguments: of the command line, after `adapt`.
         processes: how many.
+        launcher: whose variables tell them of each other.
         log: receives what they print.
         act: called in each process before the command, for what a test wants to break.
     """
@@ -32,6 +35,7 @@ class Run:
         self,
         *arguments: object,
         processes: int = 1,
+        launcher: Launcher = "torchrun",
         log: Path | None = None,
         act: Callable[[], None] | None = None,
     ) -> None:
@@ -39,7 +43,7 @@ class Run:
         port = _free_port()
         self._processes: list[Any] = []
         for rank in range(processes):
-            environment = _as_torchrun(rank, processes, port) if processes > 1 else {}
+            environment = _LAUNCHERS[launcher](rank, processes, port) if processes > 1 else {}
             target = (command, environment, log, act)
             process = _FORKSERVER.Process(target=_adapt, args=target)  # type: ignore[attr-defined]
             process.start()
@@ -96,6 +100,7 @@ def _adapt(
 
 
 def _as_torchrun(rank: int, processes: int, port: int) -> dict[str, str]:
+    """All on one machine."""
     return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -107,6 +112,33 @@ def _as_torchrun(rank: int, processes: int, port: int) -> dict[str, str]:
         "TORCHELASTIC_RUN_ID": "test",
         "OMP_NUM_THREADS": "1",
     }
+
+
+def _as_two_machines(rank: int, processes: int, port: int) -> dict[str, str]:
+    """Each on a machine of its own, as far as torchrun tells."""
+    alone = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "GROUP_RANK": str(rank)}
+    return {**_as_torchrun(rank, processes, port), **alone}
+
+
+def _as_slurm(rank: int, processes: int, port: int) -> dict[str, str]:
+    """All tasks of one node."""
+    return {
+        "SLURM_JOB_ID": "1234",
+        "SLURM_JOB_NAME": "adapt",
+        "SLURM_NODELIST": "127.0.0.1",
+        "SLURM_NNODES": "1",
+        "SLURM_NODEID": "0",
+        "SLURM_NTASKS": str(processes),
+        "SLURM_NTASKS_PER_NODE": str(processes),
+        "SLURM_PROCID": str(rank),
+        "SLURM_LOCALID": str(rank),
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+Launcher = Literal["torchrun", "two machines", "slurm"]
+_LAUNCHERS = {"torchrun": _as_torchrun, "two machines": _as_two_machines, "slurm": _as_slurm}
 
 
 def _free_port() -> int:

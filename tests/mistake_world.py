@@ -1,5 +1,6 @@
 """A folder in which every mistake of `test_user_mistakes` can be made: data, networks, runs."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -20,10 +21,10 @@ OTHER_NAMES = ("wall", "door", "roof", "lawn")
 
 
 class Hostile:
-    """Runs a command when unpickled."""
+    """Makes a folder when unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return Path.touch, (Path("hostile-code-ran"),)
+        return os.mkdir, ("hostile-code-ran",)
 
 
 def write_world(folder: Path) -> None:
@@ -88,13 +89,16 @@ def _write_odd_files(folder: Path) -> None:
     (folder / "photo.jpg").write_bytes(b"\xff\xd8\xff cut off")
     (folder / "cut-off.toml").write_text((folder / "tiny.toml").read_text()[:60])
     (folder / "latin.toml").write_bytes('name = "Straße"'.encode("latin-1"))
-    (folder / "hostile.pth").write_bytes(pickle.dumps({"state_dict": Hostile()}))
+    torch.save({"state_dict": Hostile()}, folder / "hostile.pth")
+    (folder / "hostile.pkl").write_bytes(pickle.dumps({"state_dict": Hostile()}))
     torch.save({"hello": "world"}, folder / "no-weights.pth")
     torch.save({"some.layer.weight": torch.zeros(2, 2)}, folder / "strange.pth")
 
 
 def _write_odd_data(folder: Path) -> None:
     """Copies of the day with one thing wrong in the data of each."""
+    dusk = (folder / "dusk.toml").read_text()
+    (folder / "heaven.toml").write_text(dusk.replace('name = "sky"', 'name = "heaven"'))
     for name in ("corrupt", "unknown-id", "palette", "colours", "jpeg", "larger", "unpaired"):
         write_domain(folder, name, count=2, seed=1)
     (folder / "corrupt/images/001.png").write_bytes(b"\x89PNG\r\n\x1a\n cut off")

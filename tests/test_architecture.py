@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "methods": COMMON | {"models", "adaptation"},
     "training": COMMON | {"methods"},
     "evaluation": COMMON | {"data", "models"},
+    "export": COMMON | {"data", "models"},
     "report": COMMON,
     "recipes": COMMON | {"data", "models", "methods", "training"},
 }

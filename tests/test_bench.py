@@ -46,6 +46,9 @@ def test_a_step_with_and_without_the_method() -> None:
     assert row.figure > 0
     assert row.at_most == 1.05
     assert "2+2 of 32×32" in row.what
+    plus = step.plus_over_dacs(size, compute, rounds=1)
+    assert plus.figure > 0
+    assert plus.at_most == 1.10
 
 
 def test_anchor_maths_and_its_growth(monkeypatch: pytest.MonkeyPatch) -> None:

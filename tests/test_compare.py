@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cag_uda.cli import app
+from cag_uda.commands.compare import plan
 from cag_uda.comparison import cells
 from cag_uda.comparison.plan import budget_of, delivered_stages, plan_ablation, plan_methods
 from cag_uda.comparison.settings import choose, read_contenders, read_variants
@@ -248,7 +249,7 @@ def test_a_second_time_runs_what_is_missing_and_refuses_another_recipe(compared:
     for path, when in before.items():
         assert (path.stat().st_mtime_ns == when) == ("source-only-1" not in str(path))
     one, other = (table_in(each)["methods"] for each in (compared / "out", folder))
-    assert [row["name"] for row in other] == ["source-only", "cag", "oracle"]
+    assert [row["name"] for row in other] == ["source-only", "adabn", "cag", "oracle"]
     assert one[0]["cells"][1]["iou"] == other[0]["cells"][1]["iou"], "as it was the first time"
     with pytest.raises(RunError, match="another recipe"):
         run(*arguments, "--set", "stages.*.steps=2", *SHORT[2:])
@@ -354,7 +355,10 @@ def test_an_ablation_answers_the_three_questions(compared: Path, tmp_path: Path)
     run(*arguments, "--methods", "warmup,labels-anchor,distance-none")
     table = table_in(out, "ablation")
     rows = ["source-only", "cag", "warmup", "labels-anchor", "distance-none", "oracle"]
-    assert [row["name"] for row in table["methods"]] == rows
+    as_cag = ["distance-paper", "stages-2"]
+    names = [row["name"] for row in table["methods"]]
+    assert [name for name in names if name not in as_cag] == rows
+    assert set(names) == {*rows, *as_cag}, "rows that are CAG's own run are there too"
     assert table["methods"][2]["steps"] == 1, "the warm-up ends before the others"
     answered = table["answers"]
     assert set(answered) == {"source-only", "cag", "labels-anchor", "distance-none"}
@@ -375,3 +379,46 @@ def test_an_ablation_answers_the_three_questions(compared: Path, tmp_path: Path)
     assert curves["anchor"]["coverage"][0] == pytest.approx(1, abs=0.01)
     assert (out / "comparison.json").exists(), "the table of methods stays"
     assert (out / "ablation.html").exists()
+
+
+def test_all_runs_compute_as_the_first_one_did(compared: Path, tmp_path: Path) -> None:
+    """What "auto" finds depends on how busy the machine is; a comparison has one answer."""
+    recipe = load_recipe(compared / "tiny.toml", [*CHANGES, 'compute.precision="auto"'])
+    first = tmp_path / "source-only-0"
+    shutil.copytree(compared / "out" / "source-only-0", first)
+    begun = (first / "recipe.toml").read_text().replace('precision = "32"', 'precision = "bf16"')
+    (first / "recipe.toml").write_text(begun)
+    entries = plan_methods(recipe, choose(read_contenders(), ["source-only", "minent"]))
+    assert cells.run_missing(cells.cells_of(entries, [0], tmp_path), _Quiet(), lambda: None) == []
+    assert load_recipe(tmp_path / "minent-0" / "recipe.toml").compute.precision == "bf16"
+
+
+def test_a_run_that_another_process_holds_is_left_to_it(compared: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(compared / "tiny.toml", CHANGES)
+    entries = plan_methods(recipe, choose(read_contenders(), ["source-only"]))
+    made = cells.cells_of(entries, [0], tmp_path)
+    with cells._alone(made[0].folder) as is_mine:
+        assert is_mine
+        assert cells.run_missing(made, _Quiet(), lambda: None) == []
+    assert not made[0].is_begun
+
+
+def test_rows_that_were_run_before_stay_in_the_table(compared: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(compared / "out", out)
+    run(compared / "tiny.toml", "--methods", "source-only", "--seeds", 2, "--out", out, *SHORT)
+    names = [row["name"] for row in table_in(out)["methods"]]
+    assert names == ["source-only", "adabn", "cag", "oracle"]
+
+
+def test_a_row_that_the_recipe_cannot_have_is_left_out_unless_asked_for(tmp_path: Path) -> None:
+    text = RECIPE.replace('name = "cag"', 'name = "dacs"').replace(
+        ', labels = ["anchor", "confidence"], margin = { kind = "clearest", value = 0.5 }', ""
+    )
+    recipe = load_recipe(write_recipe(tmp_path, text))
+    arguments = {"seeds": 1, "ablation": False, "settings": None, "progress": _Quiet()}
+    planned = plan(recipe, tmp_path / "out", None, **arguments)
+    assert "cag" not in [entry.name for entry in planned.entries]
+    assert any("'cag' is the recipe's own stages" in note for note in planned.notes)
+    with pytest.raises(RecipeError, match="'cag' is the recipe's own stages"):
+        plan(recipe, tmp_path / "out", ["cag"], **arguments)

@@ -77,6 +77,16 @@ def test_two_processes_train_as_one_does(exact: tuple[Path, Path], tmp_path: Pat
     assert said.count("network: ") == said.count("2 processes") == 1, "one process speaks"
 
 
+@pytest.mark.parametrize("launcher", ["two machines", "slurm"])
+def test_launchers_tell_who_is_who(tmp_path: Path, launcher: Any) -> None:
+    one_stage = "[[stages]]".join(EXACT.split("[[stages]]")[:2])
+    recipe, log = write_recipe(tmp_path, one_stage), tmp_path / "log"
+    run = adapt(recipe, tmp_path / "two", processes=2, launcher=launcher, log=log)
+    assert run.wait() == [0, 0], log.read_text()
+    assert adapt(recipe, tmp_path / "one").wait() == [0]
+    assert_close_metrics(tmp_path / "one", tmp_path / "two")
+
+
 def test_a_run_of_one_process_goes_on_with_two(exact: tuple[Path, Path], tmp_path: Path) -> None:
     recipe, one = exact
     out = tmp_path / "elastic"

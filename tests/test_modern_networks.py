@@ -11,12 +11,14 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.models.segformer.modeling_segformer import SegformerDropPath
 
 import cag_uda
 from cag_uda.errors import ModelError, RecipeError
 from cag_uda.methods import Passes
 from cag_uda.methods.adaptsegnet import AdaptSegNet, AdaptSegNetConfig
 from cag_uda.methods.cag import CAG, CAGConfig, MarginConfig
+from cag_uda.methods.dacs import DACS, DACSConfig
 from cag_uda.methods.optim import OptimConfig
 from cag_uda.methods.source_only import SourceOnly, SourceOnlyConfig
 from cag_uda.models.backbone import Backbone
@@ -345,6 +347,17 @@ def test_lora_that_cannot_be_is_one_clear_error(
     monkeypatch.setattr("cag_uda.models.tuning.find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install 'cag-uda\[lora\]'"):
         SourceOnly(make("mit", classes, tuning="lora"), SourceOnlyConfig())
+
+
+def test_a_dacs_teacher_leaves_out_no_block(classes: Classes) -> None:
+    """MiT leaves out whole blocks at random while it trains; what labels must not shake so."""
+    method = DACS(make("mit", classes, norm="frozen"), DACSConfig()).train()
+    drops = [m for m in method.segmenter.modules() if isinstance(m, SegformerDropPath)]
+    assert drops
+    assert all(drop.training for drop in drops)
+    image = make_batch().target.plain
+    first, second = (method.teacher(image).logits for _ in range(2))
+    assert first.equal(second)
 
 
 def test_two_levels_are_cropped_alike(classes: Classes) -> None:

@@ -154,7 +154,7 @@ def demo(
 @app.command()
 def bench(
     parts: Annotated[
-        list[str] | None, typer.Argument(help="Of step, anchors, growth, cpu; default: all.")
+        list[str] | None, typer.Argument(help="Of step, plus, anchors, growth, cpu; default: all.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Of each comparison.")] = 15,
     accelerator: Accelerator = "auto",
@@ -265,6 +265,7 @@ def check(
     else:
         is_sound = check_data(Console(), recipe_or_domain, data_root)
     if not is_sound:
+        typer.echo("error: the data has the problems above; mend them and check again", err=True)
         raise typer.Exit(2)
 
 

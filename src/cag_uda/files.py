@@ -85,8 +85,10 @@ def is_part(path: Path) -> bool:
 def unwritable(path: Path, error: OSError) -> RunError:
     """The error to raise where a file cannot be written: what happened and what to do."""
     reason = error.strerror or str(error)
+    is_in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
+    advice = "a file is in the way of the folder;" if is_in_the_way else "free space, or"
     return RunError(
-        f"cannot write {path}: {reason}; free space, or choose another folder; "
+        f"cannot write {path}: {reason}; {advice} choose another folder; "
         "what was made before is safe, and a run goes on with --resume"
     )
 

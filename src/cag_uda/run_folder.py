@@ -41,6 +41,8 @@ class RunFolder:
 
         What a run left that was killed before it had begun is not in the way.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file; choose a new folder by --out")
         begins_with = {self.path / _ENVIRONMENT}
         if self.path.exists() and any(
             path not in begins_with and not is_part(path) for path in self.path.iterdir()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cag_uda.data.class_subset import with_classes
+from cag_uda.data.decoded import DecodedImages
 from cag_uda.data.domain import Domain
 from cag_uda.data.images import LabelledImages, UnlabelledImages
 from cag_uda.data.label_space import LabelSpace
@@ -39,13 +40,14 @@ class Scenario:
             UserError: with all that is wrong: missing folders, splits, labels, unequal classes.
         """
         root = None if recipe.data_root is None else Path(recipe.data_root)
+        decoded = DecodedImages(recipe.loading) if recipe.loading.cache else None
         sources, problems = [], []
         label_space: LabelSpace | None = None
         for entry in recipe.source:
             try:
                 domain = with_classes(Domain.open(entry.domain, root), recipe.classes)
                 _announce(domain, entry.split, note)
-                sources.append(LabelledImages(domain, entry.split, entry.size_px))
+                sources.append(LabelledImages(domain, entry.split, entry.size_px, decoded))
                 if recipe.loading.rare_class_temperature:
                     sources[-1].class_pixels(recipe.loading, note)
                 problems += _unequal(domain.name, label_space, domain.label_space)
@@ -55,7 +57,7 @@ class Scenario:
         try:
             test = with_classes(Domain.open(recipe.target.domain, root), recipe.classes)
             _announce(test, recipe.target.train, note)
-            target = UnlabelledImages(test, recipe.target.train)
+            target = UnlabelledImages(test, recipe.target.train, decoded)
             split = recipe.target.test if recipe.target.test in test.splits else None
             is_scored = split is not None and test.is_labelled(split)
             if is_scored:

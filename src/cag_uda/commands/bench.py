@@ -14,7 +14,7 @@ from cag_uda.errors import UserError
 from cag_uda.files import write_json
 from cag_uda.training.compute import ComputeConfig, prepare_process, resolve_accelerator
 
-PARTS = ("step", "anchors", "growth", "cpu")
+PARTS = ("step", "plus", "anchors", "growth", "cpu")
 
 
 def run_bench(
@@ -47,6 +47,7 @@ def run_bench(
     device = torch.device(resolve_accelerator(compute))
     work: dict[str, Callable[[], list[Row]]] = {
         "step": lambda: [step.overhead(size, compute, rounds) for size in step.SIZES],
+        "plus": lambda: [step.plus_over_dacs(size, compute, rounds) for size in step.SIZES],
         "anchors": lambda: [anchors.over_product(device, rounds)],
         "growth": lambda: anchors.growth(device, rounds),
         "cpu": lambda: ladder.ladder("resnet-18", max(1, rounds // 5)),

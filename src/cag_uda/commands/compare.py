@@ -1,7 +1,8 @@
 """`cag-uda compare`: methods, or variants of CAG, on one pair with one budget, as one table."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,25 @@ from rich.table import Table
 from cag_uda.comparison.answers import answers_to_markdown
 from cag_uda.comparison.cells import Cell, cells_of, run_missing
 from cag_uda.comparison.pages import to_csv, to_markdown
-from cag_uda.comparison.plan import Entry, base_of, budget_of, plan_ablation, plan_methods
+from cag_uda.comparison.plan import (
+    Entry,
+    base_of,
+    budget_of,
+    plan_ablation,
+    plan_methods,
+)
 from cag_uda.comparison.questions import Questions, answers
 from cag_uda.comparison.settings import (
     FLOOR,
     ORACLE,
+    Contender,
+    Row,
     choose,
     read_contenders,
     read_variants,
 )
 from cag_uda.comparison.table import Finished, make_table
-from cag_uda.errors import RunError, UserError
+from cag_uda.errors import RecipeError, RunError, UserError
 from cag_uda.files import write_json, write_text
 from cag_uda.progress import OnConsole, Progress
 from cag_uda.recipes import Recipe
@@ -38,8 +47,8 @@ class Comparison:
 
     Args:
         recipe: the pair, the network, the budget and CAG's own stages.
-        entries: the rows that are wanted.
-        others: rows that are not, but whose runs may be there: then they are shown too.
+        rows: all that there are, in order.
+        wanted: names of those to run; others are shown too where they have been run.
         seeds: of every row.
         out: the folder of all runs.
         kind: "methods" or "ablation"; also how the files are called.
@@ -47,8 +56,8 @@ class Comparison:
     """
 
     recipe: Recipe
-    entries: list[Entry]
-    others: list[Entry]
+    rows: list[Entry]
+    wanted: frozenset[str]
     seeds: list[int]
     out: Path
     kind: str
@@ -60,15 +69,19 @@ class Comparison:
         return cells_of(self.entries, self.seeds, self.out)
 
     @property
+    def entries(self) -> list[Entry]:
+        """The rows that are wanted."""
+        return [entry for entry in self.rows if entry.name in self.wanted]
+
+    @property
     def shown(self) -> list[Entry]:
-        """The rows of the table: the wanted ones, and what was run before."""
-        there = [
+        """The rows of the table."""
+        return [
             entry
-            for entry in self.others
-            if any(cell.is_there for cell in cells_of([entry], self.seeds, self.out))
+            for entry in self.rows
+            if entry.name in self.wanted
+            or any(cell.is_there for cell in cells_of([entry], self.seeds, self.out))
         ]
-        rows = {entry.name: entry for entry in (*self.entries, *there)}
-        return sorted(rows.values(), key=lambda entry: self._order.index(entry.name))
 
     @property
     def stem(self) -> Path:
@@ -78,7 +91,7 @@ class Comparison:
     def write(self, answered: dict[str, Any] | None = None) -> dict[str, Any]:
         """Put together what has been run and write it in every form; returns the table."""
         table = make_table(
-            Finished(self.entries, self.seeds, self.out),
+            Finished(self.shown, self.seeds, self.out),
             name=self.recipe.name,
             kind=self.kind,
             source=" + ".join(f"{each.domain}/{each.split}" for each in self.recipe.source),
@@ -88,7 +101,7 @@ class Comparison:
         text = to_markdown(table)
         if answered is not None:
             table["answers"] = answered
-            text += answers_to_markdown(answered, self.entries)
+            text += answers_to_markdown(answered, self.shown)
         write_json(self.stem.with_suffix(".json"), table)
         write_text(self.stem.with_suffix(".md"), text)
         write_text(self.stem.with_suffix(".csv"), to_csv(table))
@@ -163,19 +176,54 @@ def plan(
     if not scenario.test.is_labelled(recipe.target.train):
         del contenders[ORACLE]
         notes.append(f"no oracle: split {recipe.target.train!r} of the target has no labels")
-    varied = base_of(recipe)
-    wanted = [varied] if ablation else rows
-    always = [name for name in (FLOOR, ORACLE) if name in contenders]
-    entries = plan_methods(recipe, choose(contenders, wanted and [*wanted, *always]))
+    always = {FLOOR, ORACLE} & set(contenders)
     if ablation:
-        base = next(entry for entry in entries if entry.name == varied)
-        variants = plan_ablation(base, choose(read_variants(settings, varied), rows))
-        place = entries.index(base) + 1
-        entries = [*entries[:place], *variants, *entries[place:]]
-    count = range(recipe.seed, recipe.seed + seeds)
+        base, variants = base_of(recipe), read_variants(settings, base_of(recipe))
+        entries = plan_methods(recipe, choose(contenders, [base, *always]))
+        place = [entry.name for entry in entries].index(base) + 1
+        vary = partial(plan_ablation, entries[place - 1])
+        possible = _possible(variants, rows, vary, notes)
+        entries[place:place] = vary(possible)
+        wanted = {base, *choose(possible, rows)}
+    else:
+        possible = _possible(contenders, rows, partial(plan_methods, recipe), notes)
+        entries = plan_methods(recipe, possible)
+        wanted = set(choose(possible, rows))
     return Comparison(
-        recipe, entries, list(count), out, "ablation" if ablation else "methods", notes
+        recipe=recipe,
+        rows=entries,
+        wanted=frozenset(wanted | always),
+        seeds=list(range(recipe.seed, recipe.seed + seeds)),
+        out=out,
+        kind="ablation" if ablation else "methods",
+        notes=notes,
     )
+
+
+def _possible(
+    table: dict[str, Row],
+    asked: list[str] | None,
+    plan_some: Callable[[dict[str, Row]], object],
+    notes: list[str],
+) -> dict[str, Row]:
+    """The rows that this recipe can have; where all are wanted, notes tell which it cannot.
+
+    Raises:
+        RecipeError: for a row that is asked for by its name, and for a name that is unknown.
+    """
+    explicit = set(choose(table, asked)) if asked else {FLOOR, ORACLE}
+    possible = {}
+    for name, row in table.items():
+        needed = {name, row.run} if isinstance(row, Contender) else {name}
+        try:
+            plan_some({each: other for each, other in table.items() if each in needed})
+            possible[name] = row
+        except RecipeError as error:
+            if name in explicit:
+                raise
+            if not asked:
+                notes.append(f"left out: {error.problems[0]}")
+    return possible
 
 
 def _answer(comparison: Comparison, progress: Progress) -> dict[str, Any]:
@@ -186,7 +234,8 @@ def _answer(comparison: Comparison, progress: Progress) -> dict[str, Any]:
     for cell in cells_of(asked, comparison.seeds, comparison.out):
         if cell.is_finished:
             questions.measure(cell.folder)
-    told = [cell for cell in comparison.cells if cell.entry.run != ORACLE]
+    every = cells_of(comparison.shown, comparison.seeds, comparison.out)
+    told = [cell for cell in every if cell.entry.run != ORACLE]
     return answers([(cell.entry.run, cell.folder) for cell in told])
 
 

@@ -75,6 +75,9 @@ def _conclusions(forecast: Forecast, workers: int, devices: int) -> list[str]:
     """What the table means."""
     has = f"{_gib(forecast.peak_memory_mib)} of {_gib(forecast.available_mib)} that are there"
     if not forecast.fits:
+        if forecast.total_s is not None:
+            advice = "steps alone take less, but sweeps and scores want whole images: set "
+            return [f"it does not fit: {has}; {advice}loading.width_px lower"]
         if not forecast.settings:
             return [f"it does not fit: {has}; choose a smaller backbone, or a larger device"]
         return [f"it does not fit: {has}; what fits, tried out:", *map(_option, forecast.settings)]

@@ -82,7 +82,6 @@ def run_missing(
         Interrupted: on a signal, with everything saved.
     """
     problems: list[str] = []
-    cells = _with_common_compute(cells)
     for cell in cells:
         if cell.is_begun:
             RunFolder(cell.folder).resume(cell.recipe)  # Raises for another recipe.
@@ -95,16 +94,19 @@ def run_missing(
                 continue
             progress.note(f"{place}/{len(cells)}: {cell.folder.name}")
             try:
-                if not cell.is_begun:
-                    _take_over(cell, cells)
-                adapt(cell.recipe, cell.folder, resume=cell.is_begun, progress=progress)
+                _run(_like_the_first(cell, cells), cells, progress)
             except RunError as error:
                 problems += [f"{cell.folder.name}: {problem}" for problem in error.problems]
                 progress.note(f"{cell.folder.name} failed; the others go on")
                 continue
-        cells = _with_common_compute(cells)
         after_each()
     return problems
+
+
+def _run(cell: Cell, others: Sequence[Cell], progress: Progress) -> None:
+    if not cell.is_begun:
+        _take_over(cell, [_like_the_first(other, others) for other in others])
+    adapt(cell.recipe, cell.folder, resume=cell.is_begun, progress=progress)
 
 
 @contextmanager
@@ -121,24 +123,17 @@ def _alone(folder: Path) -> Iterator[bool]:
         yield True
 
 
-def _with_common_compute(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells with the device, precision and layout that the first of them was begun with.
+def _like_the_first(cell: Cell, cells: Sequence[Cell]) -> Cell:
+    """A cell with the device, precision and layout that the first of all was begun with.
 
     What "auto" finds depends on how busy the machine is; a comparison is made with one of them.
     """
-    begun = next((cell for cell in cells if cell.is_begun), None)
+    begun = next((each for each in cells if each.is_begun), None)
     if begun is None:
-        return list(cells)
+        return cell
     compute = RunFolder(begun.folder).resume(begun.recipe).compute
-    return [
-        replace(
-            cell,
-            entry=replace(
-                cell.entry, recipe=cell.entry.recipe.model_copy(update={"compute": compute})
-            ),
-        )
-        for cell in cells
-    ]
+    recipe = cell.entry.recipe.model_copy(update={"compute": compute})
+    return replace(cell, entry=replace(cell.entry, recipe=recipe))
 
 
 def _take_over(cell: Cell, others: Sequence[Cell]) -> None:

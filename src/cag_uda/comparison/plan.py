@@ -53,12 +53,6 @@ def base_of(recipe: Recipe) -> str:
     return last if last in ABLATIONS else BASE
 
 
-def fits(recipe: Recipe, name: str, contender: Contender) -> bool:
-    """Whether a row can be run: one of the recipe's own stages wants its method among them."""
-    methods = {stage.method.name for stage in delivered_stages(recipe)}
-    return contender.stages != "recipe" or name in methods
-
-
 def plan_methods(recipe: Recipe, contenders: Mapping[str, Contender]) -> list[Entry]:
     """One entry for each method.
 
@@ -76,8 +70,7 @@ def plan_methods(recipe: Recipe, contenders: Mapping[str, Contender]) -> list[En
             continue
         made = _with_target_labels(recipe) if contender.reads_target_labels else recipe
         if contender.stages == "recipe" or stages[-1].method.name == name:
-            if not fits(recipe, name, contender):
-                raise _unfit(name, stages)
+            _refuse_without(name, stages)
             planned = (stages[0].model_copy(update={"start": INITIAL}), *_following(stages[1:]))
         else:
             planned = _planned(stages, contender, recipe)
@@ -174,12 +167,13 @@ def _planned(templates: Sequence[Stage], contender: Contender, recipe: Recipe) -
     return tuple(stages)
 
 
-def _unfit(name: str, stages: Sequence[Stage]) -> RecipeError:
-    methods = ", ".join(stage.method.name for stage in stages)
-    return RecipeError(
-        f"row {name!r} is the recipe's own stages, but these are {methods}; leave the row out "
-        f"by --methods, or give a recipe that ends in {name!r}"
-    )
+def _refuse_without(name: str, stages: Sequence[Stage]) -> None:
+    if all(stage.method.name != name for stage in stages):
+        methods = ", ".join(stage.method.name for stage in stages)
+        raise RecipeError(
+            f"row {name!r} is the recipe's own stages, but these are {methods}; leave the row out "
+            f"by --methods, or give a recipe that ends in {name!r}"
+        )
 
 
 def _every(steps: int, rounds: int) -> int | None:

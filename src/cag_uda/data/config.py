@@ -36,6 +36,10 @@ class LoadingConfig(BaseModel):
     0.01 in DAFormer, for 19 classes. 0 takes that out: every image once an epoch."""
     workers: int = Field(default=1, ge=0)
     """Loader processes of each training process; 0 loads in the training process."""
+    cache: bool = False
+    """Whether decoded images are kept on disk for later epochs, below CAG_UDA_CACHE, at the largest
+    width that a crop or sweep wants (`scale_width_px` or `width_px` times the end of `scale`), or
+    at their own. Where that is less than their own, results differ a little from those without."""
     on_unreadable: Literal["stop", "skip"] = "stop"
     """What an image or label that cannot be read does to training: it stops, or the next readable
     one of the domain takes its place, with a warning; sweeps then leave it out."""

@@ -228,6 +228,8 @@ def parse_domain_file(text: str, shown_as: str) -> DomainFile:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"{shown_as} is no TOML: {error}") from error
+    if "stages" in tables and "splits" not in tables:
+        raise DataError(f"{shown_as} is a recipe; want a domain, such as its source or target")
     try:
         description = DomainFile.model_validate(tables)
         problems = []

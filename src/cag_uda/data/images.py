@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Callable
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from cag_uda.data.augment import Image, resize_image, resize_label
 from cag_uda.data.class_pixels import Counts, class_pixels
 from cag_uda.data.config import LoadingConfig
+from cag_uda.data.decoded import DecodedImages
 from cag_uda.data.domain import Domain, Item
 from cag_uda.errors import DataError
 
@@ -36,13 +37,21 @@ class LabelledImages:
         split: of it.
         size_px: height and width to which images and labels are resized, whatever their aspect
             ratio; None leaves them as they are.
+        decoded: where decoded images are kept; None decodes every time.
 
     Raises:
         DataError: if an image has no label.
     """
 
-    def __init__(self, domain: Domain, split: str, size_px: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        split: str,
+        size_px: tuple[int, int] | None = None,
+        decoded: DecodedImages | None = None,
+    ) -> None:
         self._domain, self._items, self._size_px = domain, tuple(domain.items(split)), size_px
+        self._decoded = decoded
         self._counts: Counts | None = None
         unlabelled = [item.key for item in self._items if item.label is None]
         if unlabelled:
@@ -82,17 +91,36 @@ class LabelledImages:
 
     def read(self, index: int) -> tuple[Image, Image]:
         """Image (H, W, 3) uint8 and label (H, W) uint8 train ids. Raises DataError."""
-        image, label = self._domain.read_pair(self._items[index])
+        item = self._items[index]
+        if self._decoded is None or item.label is None:
+            return self._decode(item)
+        paths, salt = (item.image, item.label), f"{self._reading} {self._size_px}"
+        image, label = self._decoded.read(paths, salt, lambda: self._decode(item))
+        return image, label
+
+    def _decode(self, item: Item) -> tuple[Image, Image]:
+        image, label = self._domain.read_pair(item)
         if self._size_px is None:
             return image, label
         return resize_image(image, *self._size_px), resize_label(label, *self._size_px)
 
+    @cached_property
+    def _reading(self) -> str:
+        """What labels become by, besides their files."""
+        return "" if self._domain.labels is None else self._domain.labels.digest()
+
 
 class UnlabelledImages:
-    """The images of one split of a domain; whatever labels lie beside them are forgotten here."""
+    """The images of one split of a domain; whatever labels lie beside them are forgotten here.
 
-    def __init__(self, domain: Domain, split: str) -> None:
-        self._domain = domain
+    Args:
+        domain: which.
+        split: of it.
+        decoded: where decoded images are kept; None decodes every time.
+    """
+
+    def __init__(self, domain: Domain, split: str, decoded: DecodedImages | None = None) -> None:
+        self._domain, self._decoded = domain, decoded
         self._items: tuple[Item, ...] = tuple(domain.items(split, with_labels=False))
 
     def __len__(self) -> int:
@@ -104,7 +132,11 @@ class UnlabelledImages:
 
     def read(self, index: int) -> Image:
         """Image (H, W, 3) uint8. Raises DataError."""
-        return self._domain.read_image(self._items[index])
+        item = self._items[index]
+        if self._decoded is None:
+            return self._domain.read_image(item)
+        (image,) = self._decoded.read([item.image], "", lambda: (self._domain.read_image(item),))
+        return image
 
 
 def read_or_next(images: Images[T], index: int, config: LoadingConfig) -> T:

@@ -8,6 +8,7 @@ import stat
 import struct
 import zlib
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,12 @@ class LabelReader:
                 return self._channel(data, path)
             case "rgb":
                 return _packed_colors(data, path)
+
+    def digest(self) -> str:
+        """What the labels become by, besides their files: encoding, channel and map."""
+        digest = sha256(f"{self.label_map.encoding} {self.channel}\n".encode())
+        digest.update(self.label_map.table.tobytes())
+        return digest.hexdigest()
 
     def unmapped_problem(self, unmapped: dict[str, int]) -> str:
         """Say which codes no rule covers, and what to do.

@@ -3,9 +3,10 @@
 Knows pydantic models in general, and no particular one.
 """
 
+import re
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -32,30 +33,66 @@ def did_you_mean(word: str, known: tuple[str, ...]) -> str:
 
 
 def _problem(detail: Any, model: type[BaseModel]) -> str:
-    location = tuple(detail["loc"])
-    where = ".".join(str(part) for part in location) or "the file"
-    if detail["type"] == "extra_forbidden":
-        known = tuple(
-            field.alias or name for name, field in _model_at(model, location[:-1]).items()
-        )
-        key = str(location[-1])
-        hint = did_you_mean(key, known) or f"; known keys: {', '.join(known)}"
-        return f"{where}: unknown key{hint}"
-    if detail["type"] == "missing":
-        return f"{where}: missing"
-    message = detail["msg"].removeprefix("Value error, ")
-    message = message.replace("Input should be", "should be").replace("tuple", "list")
-    got = "" if detail["type"] == "value_error" else f"; got {detail['input']!r}"
-    return f"{where}: {message}{got}"
+    kind, context = detail["type"], detail.get("ctx", {})
+    parts, fields = _walk(model, tuple(detail["loc"]))
+    if kind.startswith("union_tag"):
+        parts.append(context["discriminator"].strip("'"))
+    where = f"{'.'.join(parts)}: " if parts else ""
+    if kind == "extra_forbidden":
+        known = tuple(field.alias or name for name, field in fields.items())
+        hint = did_you_mean(parts[-1], known) or f"; known keys: {', '.join(known)}"
+        return f"{where}unknown key{hint}"
+    if kind in ("missing", "union_tag_not_found"):
+        return f"{where}missing"
+    if kind == "union_tag_invalid":
+        known = _quoted(context["expected_tags"])
+        hint = did_you_mean(context["tag"], known)
+        return f"{where}no {context['tag']!r}{hint}; there are {', '.join(known)}"
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = message.replace("String should", "should").replace("tuple", "list")
+    if kind == "value_error":
+        return f"{where}{message}"
+    got = f"; got {detail['input']!r}"
+    if kind == "literal_error" and isinstance(detail["input"], str):
+        got += did_you_mean(detail["input"], _quoted(context["expected"]))
+    return f"{where}{message}{got}"
 
 
-def _model_at(model: type[BaseModel], location: tuple[str | int, ...]) -> dict[str, Any]:
-    """Fields of the model that holds `location`; list indices and dict keys are stepped over."""
+def _quoted(text: str) -> tuple[str, ...]:
+    """The words in quotation marks of a message of pydantic."""
+    return tuple(re.findall(r"'([^']*)'", text))
+
+
+def _walk(
+    model: type[BaseModel], location: tuple[str | int, ...]
+) -> tuple[list[str], dict[str, Any]]:
+    """A location as the file has it, and the fields of the model that holds its last part.
+
+    List indices and dict keys are stepped over; pydantic's names for the parts of a union are no
+    part of the file.
+    """
+    parts: list[str] = []
+    union: list[type[BaseModel]] = []
+    fields = dict(model.model_fields)
     for part in location:
-        for name, field in model.model_fields.items():
+        chosen = next((each for each in union if _is_called(each, part)), None)
+        union = []
+        if chosen is not None:
+            fields = dict(chosen.model_fields)
+            continue
+        parts.append(str(part))
+        for name, field in fields.items():
             if part in (name, field.alias):
-                model = next(_models_in(field.annotation), model)
-    return dict(model.model_fields)
+                union = list(_models_in(field.annotation))
+                fields = dict(union[0].model_fields) if union else fields
+                break
+    return parts, fields
+
+
+def _is_called(model: type[BaseModel], tag: str | int) -> bool:
+    """Whether a model is the part of a union that a tag names."""
+    fields = model.model_fields.values()
+    return any(get_origin(each.annotation) is Literal and each.default == tag for each in fields)
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -56,14 +56,14 @@ class DACS(Method):
         self.teacher = copy.deepcopy(segmenter).requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the training mode; the teacher drops nothing out.
+        """Set the training mode; the teacher drops nothing out, neither values nor whole blocks.
 
         Its batch norms, as in the released code, normalise by the batch of plain target images.
         """
         super().train(mode)
         for module in self.teacher.modules():
-            if isinstance(module, nn.Dropout):
-                module.eval()
+            if not isinstance(module, nn.BatchNorm2d):
+                module.training = False
         return self
 
     def prepare(self, passes: Passes) -> None:

@@ -34,9 +34,10 @@ class Backbone(nn.Module, ABC):
         Where the network takes multiples of some pixels alone, the last row and column are repeated
         below and to the right; the maps are then of the enlarged image.
         """
-        height, width = image.shape[-2:]
-        below, right = -height % self.multiple, -width % self.multiple
-        if below or right:
+        if self.multiple > 1:
+            height, width = image.shape[-2:]
+            below, right = -height % self.multiple, -width % self.multiple
+            # By nothing too: an exported graph serves sizes that fit and sizes that do not.
             image = F.pad(image, (0, right, 0, below), mode="replicate")
         return self.maps(image)
 

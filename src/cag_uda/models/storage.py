@@ -83,7 +83,9 @@ def read(path_or_hub_id: str | Path, revision: str | None = None) -> ModelFolder
         ) from error
     except (KeyError, TypeError, ValueError, SafetensorError, OSError) as error:
         reason = _first_line(error)
-        raise ModelError(f"the model in {folder} is damaged or foreign: {reason}") from error
+        raise ModelError(
+            f"the model in {folder} is damaged or foreign: {reason}; copy or download it again"
+        ) from error
     return ModelFolder(segmenter, classes, weights, text)
 
 
@@ -134,7 +136,8 @@ def _locate(path_or_hub_id: str | Path, revision: str | None) -> Path:
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"no folder {name} here, and the hub does not give it: {_first_line(error)}"
+            f"no folder {name} here, and the hub does not give it: {_first_line(error)}; give a "
+            "folder that exists, or mend the hub id or the connection"
         ) from error
     return Path(fetched)
 

@@ -61,8 +61,10 @@ def read_torch_file(path: Path) -> Any:
                 f"{path} asks for {wanted[1]}, which no weights need; it was not run. Save the "
                 "network's state_dict alone, or use a file from a source that you trust"
             ) from error
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path} is no weights file of torch: {reason}") from error
+        raise ModelError(
+            f"{path} is damaged, or holds other things than weights; nothing in it was run. Give a "
+            "file that torch.save or safetensors wrote, with tensors by name"
+        ) from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

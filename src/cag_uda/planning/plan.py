@@ -45,7 +45,7 @@ _TIMED_S, _FEWEST_STEPS, _MOST_STEPS = 4.0, 3, 40
 _LOADED = 3
 """Batches that are waited for of each loader process: as many as it reads ahead."""
 _HARMLESS_RATE = 1e-9
-"""With it, no network of random weights diverges while its steps are timed."""
+"""With it, no new head makes its network diverge while steps are timed."""
 _NEVER = 1 << 30
 _MOST_SETTINGS = 4
 
@@ -55,8 +55,7 @@ def plan(
 ) -> Forecast:
     """Measure what a recipe will need on this device.
 
-    Published weights are not fetched: a network of random ones needs the same. Of several devices
-    the share of one is measured, but not what they say to each other.
+    Of several devices the share of one is measured, but not what they say to each other.
 
     Args:
         recipe: whose data can be read.
@@ -64,8 +63,8 @@ def plan(
         progress: told what is being measured.
 
     Raises:
-        UserError: for anything wrong with recipe, data or device, or if a GPU has enough memory
-            for the steps on crops but not for whole images.
+        UserError: for anything wrong with recipe, data, weights or device, or if a GPU has enough
+            memory for the steps on crops but not for whole images.
     """
     prepare_process()
     with tempfile.TemporaryDirectory(prefix="cag-uda-plan-") as scratch:
@@ -87,8 +86,7 @@ class _Planner:
         self.available_mib = memory_mib or available_mib(self.device)
         self.scenario = Scenario.open(recipe, progress.note)
         begun_s = time.perf_counter()
-        unpublished = recipe.segmenter.model_copy(update={"weights": None})
-        self.recipe = recipe.model_copy(update={"segmenter": unpublished, "compute": alone})
+        self.recipe = recipe.model_copy(update={"compute": alone})
         self.initial = initial_segmenter(self.recipe, self.scenario)
         self.built_s = time.perf_counter() - begun_s
         # By kind, the first stage of it.
@@ -102,7 +100,13 @@ class _Planner:
         crop_px = self.recipe.loading.crop_px
         small_px = smaller_crop(crop_px, _SHARES[0])
         compute = resolve(self.recipe.compute, self.initial, small_px, self.share)
-        growths = self._growths(compute)
+        try:
+            growths = self._growths(compute)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{self.available_mib / 1024:.1f} GiB do not suffice for crops of half the size; "
+                "choose a smaller backbone, or a larger device"
+            ) from error
         pixels = self.share * crop_px[0] * crop_px[1]
         tried = Forecast(
             recipe=self.recipe.name,

@@ -41,10 +41,17 @@ def load_recipe(
     path = _find(name_or_path)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path} is not valid TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is no UTF-8 text; want a recipe in TOML") from error
     except OSError as error:
         raise RecipeError(f"cannot read recipe {path}: {error.strerror}") from error
+    if "splits" in table and "stages" not in table:
+        raise RecipeError(
+            f"{path} is a domain file; want a recipe that names it as its source or target: "
+            "`cag-uda recipes new SOURCE TARGET` writes one"
+        )
     for change in changes:
         _apply(table, change)
     if data_root is not None:
@@ -65,7 +72,9 @@ def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.suffix == ".toml" or len(path.parts) > 1:
         if not path.is_file():
-            raise RecipeError(f"no recipe file at {path}")
+            raise RecipeError(
+                f"no recipe file at {path}; `cag-uda recipes` lists the built-in ones"
+            )
         return path
     known = builtin_recipes()
     if str(name_or_path) not in known:
