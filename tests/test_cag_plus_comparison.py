@@ -1,5 +1,7 @@
 """CAG-plus in comparisons: beside the other methods, and taken apart piece by piece."""
 
+import pytest
+
 from cag_uda.comparison.plan import (
     base_of,
     budget_of,
@@ -8,6 +10,7 @@ from cag_uda.comparison.plan import (
     plan_methods,
 )
 from cag_uda.comparison.settings import choose, read_contenders, read_variants
+from cag_uda.errors import RecipeError
 from cag_uda.methods.cag_plus_settings import CAGPlusConfig
 from cag_uda.recipes import builtin_recipes, load_recipe
 
@@ -58,6 +61,11 @@ def test_every_variant_takes_one_thing_out_and_keeps_the_rest() -> None:
         assert (entry.run == name) == (name != "warmup")
     sampled = entries["sampling-none"].recipe.loading
     assert sampled == recipe.loading.model_copy(update={"rare_class_temperature": 0.0})
+
+
+def test_a_recipe_that_wants_features_near_random_ones_is_refused_before_any_training() -> None:
+    with pytest.raises(RecipeError, match=r"'cag-plus': initial\.weight .*set initial\.weight = 0"):
+        load_recipe("cag-plus-camvid-day-dusk", ["stages.cag-plus.method.initial.weight=0.005"])
 
 
 def test_the_defaults_are_the_published_numbers() -> None:

@@ -30,6 +30,9 @@ steps = 3
 method = { name = "cag", margin = { kind = "relative", value = 0.05 } }
 """
 
+# Whole runs in the fixtures: seconds, but many on a machine that does much else.
+pytestmark = pytest.mark.timeout(400)
+
 CHANGES = ["stages.*.steps=1", "stages.adabn.steps=0"]
 SHORT = [word for change in CHANGES for word in ("--set", change)]
 

@@ -149,7 +149,7 @@ def test_ids_are_listed_with_their_share_and_wait_for_names(tmp_path: Path) -> N
     assert tables["labels"]["map"] == {name.removeprefix("class-"): name for name in names}
     share = np.mean([(cv2.imread(str(p), -1) == 8).mean() for p in (folder / "labels").iterdir()])
     assert f'name = "class-8"  # id 8: {100 * share:.2f} % of pixels, in 4 of 4' in text
-    assert "label_space" in text.partition("[[classes]]")[0], "the spaces that hold such ids"
+    assert "--label-space" in text.partition("[[classes]]")[0], "cityscapes-19 has such ids too"
     assert "give the classes their names" in printed
     assert run("check", folder.parent / "game.toml").count("nothing is wrong") == 1
 
@@ -260,6 +260,22 @@ def test_cityscapes_files_are_known_by_their_names(tmp_path: Path) -> None:
     domain = opened(folder)
     seen = {int(v) for item in domain.items("train") for v in np.unique(domain.read_label(item))}
     assert seen == {0, 13, 8, 255}
+
+
+def test_a_label_space_that_the_user_names_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "camvid"
+    ids = np.array([3, 8, 5, 11], np.uint8)
+    labels = write_pairs(folder, "images/{}.png", "labels/{}.png", 3, lambda label: ids[label])
+    tables, _, _ = new(folder, "--label-space", "camvid-11")
+    assert tables["label_space"] == "camvid-11"
+    assert tables["labels"]["map"] == {"11": "ignore"}
+    domain = opened(folder)
+    expected = np.array([3, 8, 5, 255])[labels[0]]
+    assert np.array_equal(domain.read_label(domain.items("train")[0]), expected)
+    command = ("domains", "new", folder, "--out", tmp_path / "x.toml", "--label-space", "camvid")
+    assert "did you mean 'camvid-11'" in failure(capsys, *command)
 
 
 def test_lists_name_the_labelled_images(tmp_path: Path) -> None:

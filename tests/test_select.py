@@ -24,6 +24,9 @@ from cag_uda.selection import Checkpoint, best, checkpoints, rank_of, ranks
 from .conftest import REPOSITORY
 from .trees import RECIPE, write_domain, write_recipe
 
+# Whole runs in the fixtures: seconds, but many on a machine that does much else.
+pytestmark = pytest.mark.timeout(400)
+
 NAMES = {"entropy", "infomax", "snd", "snd-outputs", "agreement", "active-share", "source-miou"}
 SHORT = ["stages.*.steps=2", "stages.adabn.steps=0"]
 

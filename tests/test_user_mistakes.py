@@ -37,7 +37,8 @@ class Mistake(NamedTuple):
     @property
     def name(self) -> str:
         """For pytest."""
-        return " ".join(f"{self.command} {self.change[2] if self.change else ''}".split())[:70]
+        changed = "" if self.change is None else f"{self.change[1]} -> {self.change[2]}"
+        return " ".join(f"{self.command} {changed}".split())
 
 
 COMMAND_LINES = [
@@ -102,7 +103,7 @@ RECIPES = [
     ),
     Mistake(
         CHECK,
-        ("'road, car", "heaven", "give both the same label space"),
+        ("road, car, tree, heaven", "give both the same label space"),
         ("tiny.toml", 'domain = "dusk.toml"', 'domain = "heaven.toml"'),
     ),
     Mistake(ADAPT + "segmenter.weights=nowhere.pth", ("nowhere.pth", "imagenet", "leave")),
@@ -188,12 +189,12 @@ DATA = [
     ),
     Mistake("check palette.toml", ("is a palette image", "encoding = 'palette'")),
     Mistake("check jpeg.toml", ("is a JPEG, which changes the ids", "save labels as PNG")),
-    Mistake("check larger.toml", ("differ in size from their labels", "images/001")),
+    Mistake("check larger.toml", ("differ in size from their labels", "want the same size")),
     Mistake("check unpaired.toml", ("images/001", "want labels/001")),
     Mistake("check colours.toml", ("has 3 channels", "encoding = 'rgb'")),
     Mistake(
         CHECK,
-        ("label colours that are neither mapped", "(64, 32, 64)"),
+        ("label colours that are neither mapped", "#402040"),
         ("colours.toml", 'encoding = "ids"', 'encoding = "rgb"'),
     ),
     Mistake(
@@ -411,12 +412,12 @@ MODEL_CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "predict what is no image": (
         lambda: cag_uda.load("model").predict("notes.txt"),
         UserError,
-        "notes.txt is damaged, cut off or no image",
+        "cannot read notes.txt as an image",
     ),
     "predict an array of fractions": (
         lambda: cag_uda.load("model").predict(np.zeros((48, 64, 3))),
         UserError,
-        "uint8",
+        r"of 8 bits, got \(48, 64, 3\) float64; convert it",
     ),
     "adapt over a run": (lambda: cag_uda.adapt("tiny.toml", "run"), UserError, "exists already"),
     "anchors of other channels": (

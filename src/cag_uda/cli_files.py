@@ -64,12 +64,15 @@ def new_domain(
     folder: Annotated[Path, typer.Argument(help="With the images, and labels if there are any.")],
     out: Out = None,
     name: Annotated[str | None, typer.Option(help="Of the domain; default: the folder's.")] = None,
+    label_space: Annotated[
+        str | None, typer.Option(help="Built-in label space of the labels; default: guessed.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Look into a folder and write a domain file for it, with its guesses explained."""
     from cag_uda.commands.domains_new import new_domain as write_domain
 
-    write_domain(Console(), folder, out, name, overwrite)
+    write_domain(Console(), folder, out, name, label_space, overwrite)
 
 
 @domains.command("spaces")

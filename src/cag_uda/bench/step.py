@@ -24,10 +24,11 @@ from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.training.compute import (
     ComputeConfig,
-    make_fabric,
+    launch,
     memory_format,
     resolve,
     set_memory_format,
+    with_precision,
 )
 from cag_uda.training.processes import Processes
 from cag_uda.training.step import Stepper
@@ -130,7 +131,7 @@ def _ratio(
     names = tuple(f"class-{index}" for index in range(size.num_classes))
     segmenter = Segmenter(size.segmenter, Classes(names=names, palette=colours))
     compute = resolve(compute, segmenter, size.crop_px, size.batch)
-    fabric = make_fabric(compute)
+    fabric = with_precision(launch(compute), compute)
     batch = _batch(size, fabric.device)
     steps = {
         name: _stepper(fabric, compute, made(copy.deepcopy(segmenter)), batch)

@@ -182,9 +182,9 @@ def plan(
         entries = plan_methods(recipe, choose(contenders, [base, *always]))
         place = [entry.name for entry in entries].index(base) + 1
         vary = partial(plan_ablation, entries[place - 1])
-        possible = _possible(variants, rows, vary, notes)
-        entries[place:place] = vary(possible)
-        wanted = {base, *choose(possible, rows)}
+        varied = _possible(variants, rows, vary, notes)
+        entries[place:place] = vary(varied)
+        wanted = {base, *choose(varied, rows)}
     else:
         possible = _possible(contenders, rows, partial(plan_methods, recipe), notes)
         entries = plan_methods(recipe, possible)

@@ -20,7 +20,12 @@ from cag_uda.files import write_text
 
 
 def new_domain(
-    console: Console, folder: Path, out: Path | None, name: str | None, overwrite: bool
+    console: Console,
+    folder: Path,
+    out: Path | None,
+    name: str | None,
+    label_space: str | None,
+    overwrite: bool,
 ) -> None:
     """Look into a folder and write a domain file, and the schema for editors beside it.
 
@@ -29,6 +34,7 @@ def new_domain(
         folder: with the images.
         out: the file; None: NAME.toml in the current folder.
         name: of the domain; None: the folder's.
+        label_space: built-in label space that the labels are known to have; None: guess.
         overwrite: whether the file may be there already.
 
     Raises:
@@ -43,7 +49,7 @@ def new_domain(
     inspection = inspect_folder(folder)
     meaning = Meaning()
     if inspection.labels is not None:
-        meaning = meaning_of(inspection.labels, inspection.label_words)
+        meaning = meaning_of(inspection.labels, inspection.label_words, label_space)
     root = _relative(folder, out.parent)
     text = domain_text(inspection, meaning, name, root)
     domain = Domain(parse_domain_file(text, str(out)), str(out), out.parent)
@@ -85,8 +91,8 @@ def _classes(look: LabelLook, meaning: Meaning) -> Iterator[str]:
     yield f"# {meaning.why[0].upper()}{meaning.why[1:]}: give each its own, and a color if you"
     yield "# like. Their order is that of train ids; the domains of a recipe need the same classes."
     if fitting := fitting_spaces(look):
-        yield f"# If they are those of {' or '.join(fitting)}: its name as label_space in place"
-        yield "# of [[classes]], its classes in the map; `cag-uda domains spaces` lists them."
+        yield f"# Such ids has {' and '.join(fitting)} too: if the classes are the same (see"
+        yield "# `cag-uda domains spaces`), write this file anew with --label-space."
     for each in meaning.classes:
         yield "[[classes]]"
         yield f"name = {_quoted(each.name)}  # {_seen(look, each.seen)}"

@@ -47,16 +47,20 @@ class Meaning:
     """What the guess rests on, for people."""
 
 
-def meaning_of(look: LabelLook, words: frozenset[str]) -> Meaning:
+def meaning_of(look: LabelLook, words: frozenset[str], label_space: str | None = None) -> Meaning:
     """Guess the classes.
 
     Args:
         look: what the labels hold.
         words: of the labels' folders and file names.
+        label_space: built-in label space that the user named; None: nobody did.
 
     Raises:
-        DataError: if there are more ids or colours than classes can be.
+        DataError: if there are more ids or colours than classes can be, or no label space of the
+            name.
     """
+    if label_space is not None:
+        return _of_named_space(look, LabelSpace.load(label_space))
     return _by_colour(look) or _by_file_names(look, words) or _unnamed(look)
 
 
@@ -78,16 +82,10 @@ def _by_colour(look: LabelLook) -> Meaning | None:
     """A label space whose colours the labels have, in the pixels or in their palette."""
     for name in label_space_names():
         space = LabelSpace.load(name)
-        colours = [(r << 16 | g << 8 | b) for r, g, b in space.palette.tolist()]
         if look.encoding == "rgb":
+            colours = _colours(space)
             if _are_most(look.codes, [entry for entry in look.codes if entry.code in colours]):
-                unknown = [e.code for e in look.codes if e.code not in (0, *colours)]
-                return Meaning(
-                    label_space=name,
-                    other="ignore" if unknown else None,
-                    left_out=tuple(unknown),
-                    why=f"the colours are those of {name}",
-                )
+                return _of_colours(look, space, f"the colours are those of {name}")
             continue
         ids_of_servers = [] if space.label_ids is None else space.label_ids.tolist()
         for ids, are_train_ids in ((range(space.num_classes), True), (ids_of_servers, False)):
@@ -114,6 +112,28 @@ def _by_file_names(look: LabelLook, words: frozenset[str]) -> Meaning | None:
     if "labelids" in words and ids <= set(_CITYSCAPES_IDS):
         return _of_space(look, space, False, "the files are named as Cityscapes' label ids are")
     return None
+
+
+def _of_named_space(look: LabelLook, space: LabelSpace) -> Meaning:
+    """The space that the user named; its label ids where the ids are no train ids."""
+    why = f"{space.name} was asked for"
+    if look.encoding == "rgb":
+        return _of_colours(look, space, why)
+    ids = {entry.code for entry in look.codes} - {IGNORE}
+    # One id after the last class is what many data sets give to unlabelled pixels.
+    are_train_ids = space.label_ids is None or max(ids, default=0) <= space.num_classes
+    return _of_space(look, space, are_train_ids, why)
+
+
+def _of_colours(look: LabelLook, space: LabelSpace, why: str) -> Meaning:
+    known = {0, *_colours(space)}
+    unknown = tuple(entry.code for entry in look.codes if entry.code not in known)
+    other = "ignore" if unknown else None
+    return Meaning(label_space=space.name, other=other, left_out=unknown, why=why)
+
+
+def _colours(space: LabelSpace) -> set[int]:
+    return {(r << 16 | g << 8 | b) for r, g, b in space.palette.tolist()}
 
 
 def _of_space(look: LabelLook, space: LabelSpace, are_train_ids: bool, why: str) -> Meaning:

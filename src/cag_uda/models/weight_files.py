@@ -5,6 +5,7 @@ Knows file formats; not which network the tensors belong to.
 
 import codecs
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,9 @@ def read_torch_file(path: Path) -> Any:
         ModelError: if it is missing, damaged, or wants to run code; it is then not run.
     """
     try:
-        with torch.serialization.safe_globals(_NUMPY_PARTS):
+        with torch.serialization.safe_globals(_NUMPY_PARTS), warnings.catch_warnings():
+            # torch wonders at foreign files aloud; the error below says what there is to say.
+            warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
