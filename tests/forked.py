@@ -65,7 +65,7 @@ class Run:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def wait(self, timeout_s: float = 90) -> list[int | None]:
+    def wait(self, timeout_s: float = 240) -> list[int | None]:
         """Exit codes by rank; None for one that had to be killed after the time was over."""
         codes = []
         for process in self._processes:

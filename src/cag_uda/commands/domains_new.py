@@ -91,8 +91,8 @@ def _classes(look: LabelLook, meaning: Meaning) -> Iterator[str]:
     yield f"# {meaning.why[0].upper()}{meaning.why[1:]}: give each its own, and a color if you"
     yield "# like. Their order is that of train ids; the domains of a recipe need the same classes."
     if fitting := fitting_spaces(look):
-        yield f"# Such ids has {' and '.join(fitting)} too: if the classes are the same (see"
-        yield "# `cag-uda domains spaces`), write this file anew with --label-space."
+        yield f"# Built-in label spaces with such ids: {', '.join(fitting)}. If the classes are"
+        yield "# the same (see `cag-uda domains spaces`), write this file anew with --label-space."
     for each in meaning.classes:
         yield "[[classes]]"
         yield f"name = {_quoted(each.name)}  # {_seen(look, each.seen)}"

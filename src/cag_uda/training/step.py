@@ -103,7 +103,7 @@ class Stepper:
         ]
         if shared:
             flat = self.processes.total(torch.cat([each.flatten() for each in shared]))
-            parts = (flat / self.processes.count).split([each.numel() for each in shared])
+            parts = torch.split(flat / self.processes.count, [each.numel() for each in shared])
             for buffer, part in zip(shared, parts, strict=True):
                 buffer.copy_(part.view_as(buffer))
 
