@@ -9,7 +9,7 @@ demo: $(VENV)/.installed  ## render two domains, adapt from one to the other, wr
 	$(BIN)/cag-uda demo --out demo
 
 test: $(VENV)/.installed-dev  ## the default suite, under three minutes on two cores
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n auto
 
 test-slow: $(VENV)/.installed-dev  ## what takes longer
 	$(BIN)/pytest -q -m slow --timeout 900

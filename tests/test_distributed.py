@@ -24,7 +24,7 @@ from .trees import RECIPE, write_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-# Dropout draws other numbers in each process, and batch norm sees each process's images alone.
+# Dropout draws other numbers in each process, and rounding grows with batch norm in training.
 EXACT = (
     RECIPE.replace("batch_size = 2", "batch_size = 4")
     .replace('decoder = "light"', 'decoder = "deeplab-v2"\nnorm = "frozen"')
@@ -94,6 +94,20 @@ def test_a_run_of_one_process_goes_on_with_two(exact: tuple[Path, Path], tmp_pat
     assert adapt(recipe, out, act=stop).wait() == [143]
     assert adapt(recipe, out, "--resume", processes=2).wait() == [0, 0]
     assert_close_metrics(one, out)
+
+
+@pytest.mark.parametrize("norm", ["shared", "per-domain"])
+def test_batch_norm_in_training_looks_at_the_images_of_both(tmp_path: Path, norm: str) -> None:
+    """Even with one image a process, which alone could not train it."""
+    text = EXACT.replace('norm = "frozen"', f'norm = "{norm}"').replace(
+        "batch_size = 4", "batch_size = 2"
+    )
+    recipe, log = write_recipe(tmp_path, text), tmp_path / "log"
+    assert adapt(recipe, tmp_path / "two", processes=2, log=log).wait() == [0, 0], log.read_text()
+    assert adapt(recipe, tmp_path / "one").wait() == [0]
+    first, second = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    for one, two in zip(first[:4], second[:4], strict=True):
+        assert one == pytest.approx(two, rel=1e-3)
 
 
 def stop_after(stage: str, records: int, number: int = signal.SIGTERM, rank: int = 0) -> None:

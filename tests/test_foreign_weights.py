@@ -273,8 +273,8 @@ def test_nothing_stays_allowed_afterwards(tmp_path: Path) -> None:
     ("damage", "message"),
     [
         (lambda path, state: path.unlink(), "cannot read"),
-        (lambda path, state: path.write_bytes(path.read_bytes()[:5000]), "no weights file"),
-        (lambda path, state: path.write_bytes(b"hello"), "no weights file"),
+        (lambda path, state: path.write_bytes(path.read_bytes()[:5000]), "is damaged"),
+        (lambda path, state: path.write_bytes(b"hello"), "is damaged"),
         (lambda path, state: torch.save([1, 2], path), "holds no network"),
         (lambda path, state: torch.save({"epoch": 3}, path), "holds no network.*epoch"),
         (lambda path, state: torch.save({"a.weight": torch.zeros(1)}, path), "no checkpoint of"),

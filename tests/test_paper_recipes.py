@@ -105,7 +105,7 @@ def test_row_network_and_input(
     start = {"backbone": "resnet-101", "weights": "imagenet"}
     assert released.segmenter == imported.model_copy(update=start)
     assert (imported.mean, imported.std) == ((0, 0, 0), (1, 1, 1))
-    decoder = DeepLabV3Plus((256, 512, 1024, 2048), 16)
+    decoder = DeepLabV3Plus((256, 512, 1024, 2048), (4, 8, 16, 16))
     dropouts = [module.p for module in decoder.modules() if isinstance(module, nn.Dropout)]
     assert [*dropouts, decoder.dropout] == [0.5, 0.5, 0.1]
 

@@ -15,6 +15,7 @@ from cag_uda.errors import ModelError, RecipeError, RunError
 from cag_uda.files import copy_file
 from cag_uda.methods import METHODS
 from cag_uda.methods.base import Method, Passes
+from cag_uda.models.norm import make_shareable
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.start import start_from
 from cag_uda.models.tuning import check_tuning
@@ -212,6 +213,8 @@ class StageRunner:
     def _run_stage(self, index: int, stage: Stage, initial: Segmenter) -> None:
         folder = self.run_folder.stage(index, stage.name)
         segmenter = self._starting_segmenter(index, initial)
+        if self.processes.count > 1:
+            make_shareable(segmenter)
         seed = self.recipe.seed * 100 + index
         # What a method draws at random (a discriminator) must not depend on the stages before,
         # which a resumed run does not repeat.

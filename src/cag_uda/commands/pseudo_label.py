@@ -232,12 +232,14 @@ def _refuse(items: Sequence[Item], out: Path, overwrite: bool) -> None:
 
 def _table(title: str, written: dict[str, Any]) -> Table:
     """One row a class: for each kind its share of the pixels, its coverage, its precision."""
-    table = Table("class", title=f"pseudo-labels of {title}, in per cent")
+    table = Table("class", title=f"pseudo-labels of {title}, in per cent", box=None)
     columns = [(kind, what) for kind in KINDS for what in ("pixels", "coverage", "precision")]
     kinds = written["kinds"]
     columns = [(kind, what) for kind, what in columns if kinds[kind]["per_class"][what]]
     for kind, what in columns:
-        table.add_column(f"{kind} {what}", justify="right")
+        # Over the first of its columns alone: the table shall fit 80 characters.
+        heading = kind if what == "pixels" else ""
+        table.add_column(f"{heading}\n{what}", justify="right")
     for index, name in enumerate(written["classes"]):
         values = (kinds[kind]["per_class"][what][index] for kind, what in columns)
         table.add_row(name, *map(_per_cent, values))

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from cag_uda.methods.optim import OptimConfig, build_optimizer
 from cag_uda.models.config import SegmenterConfig
+from cag_uda.models.norm import share_statistics
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.tuning import tune
 from cag_uda.types import (
@@ -92,6 +93,11 @@ class Method(nn.Module, ABC):
         """
         self._calls = {name: wrap(network) for name, network in self.networks().items()}
         self._autocast = autocast
+
+    def share_statistics(self, is_shared: bool) -> None:
+        """Say whether the batch norms in training look at the images of all processes."""
+        for network in self.networks().values():
+            share_statistics(network, is_shared)
 
     def student(self, image: Tensor, domain: DomainName = "target") -> Prediction:
         """The segmenter in training, as `Segmenter.forward`, through whatever wraps it."""

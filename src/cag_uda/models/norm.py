@@ -5,16 +5,48 @@ Practical
 Domain Adaptation* (AdaBN), 2016; sharing scale and shift while separating statistics follows it.
 """
 
-from typing import cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.nn import functional as F
 
 from cag_uda.types import DomainName
 
 
-class DomainBatchNorm2d(nn.BatchNorm2d):
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that can look at the images of all processes.
+
+    While `is_shared`, in training, mean and variance are those of all processes together: several
+    with a part of a batch each normalise as one with the whole. Works on every device and backend,
+    which torch's own synchronised batch norm does not.
+    """
+
+    is_shared = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise (B, C, h, w); in training also update the running statistics."""
+        if not (self.training and self.is_shared):
+            return super().forward(input)
+        cast(Tensor, self.num_batches_tracked).add_(1)
+        return self.normalise_together(input, *running_statistics(self, "target"))
+
+    def normalise_together(
+        self, input: Tensor, running_mean: Tensor, running_var: Tensor
+    ) -> Tensor:
+        """Normalise by the statistics of all processes, which are added to the running ones."""
+        output, mean, variance = _Together.apply(input, self.weight, self.bias, self.eps)
+        momentum = 0.0 if self.momentum is None else self.momentum
+        with torch.no_grad():
+            running_mean.lerp_(mean, momentum)
+            running_var.lerp_(variance, momentum)
+        return cast(Tensor, output)
+
+
+class DomainBatchNorm2d(SharedBatchNorm2d):
     """Scale and shift shared by both domains, running mean and variance for each.
 
     The target's statistics bear the usual names (`running_mean`, `running_var`), so that the
@@ -39,10 +71,79 @@ class DomainBatchNorm2d(nn.BatchNorm2d):
         """
         mean, variance = running_statistics(self, self.domain)
         momentum = 0.0 if self.momentum is None else self.momentum
+        if self.training and self.is_shared:
+            return self.normalise_together(input, mean, variance)
         is_training = self.training and input.numel() > self.num_features
         return F.batch_norm(
             input, mean, variance, self.weight, self.bias, is_training, momentum, self.eps
         )
+
+
+class _Together(Function):
+    """Batch norm over the images of all processes; as Ioffe and Szegedy (2015), sums exchanged."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised input, mean, and unbiased variance of all processes."""
+        values = input.float()
+        count = values.new_tensor([values.numel() / values.shape[1]])
+        *total, count = _summed(values.sum((0, 2, 3)), count)
+        mean = total[0] / count
+        # Around the mean of all: the difference of two large squares would lose the variance.
+        (squares,) = _summed((values - _spread(mean)).square().sum((0, 2, 3)))
+        variance = squares / count
+        ctx.save_for_backward(input, weight, mean, (variance + eps).rsqrt(), count)
+        output = F.batch_norm(input, mean, variance, weight, bias, False, 0.0, eps)
+        unbiased = squares / (count - 1).clamp(min=1)
+        ctx.mark_non_differentiable(mean, unbiased)
+        return output, mean, unbiased
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients for this process's input, and its share of those for weight and bias."""
+        input, weight, mean, inverse, count = ctx.saved_tensors
+        gradient = gradients[0].float()
+        normalised = (input.float() - _spread(mean)) * _spread(inverse)
+        of_bias = gradient.sum((0, 2, 3))
+        of_weight = (gradient * normalised).sum((0, 2, 3))
+        offset, slope = (each / count for each in _summed(of_bias.clone(), of_weight.clone()))
+        inner = gradient - _spread(offset) - normalised * _spread(slope)
+        of_input = _spread(weight * inverse) * inner
+        return of_input.to(input.dtype), of_weight, of_bias, None
+
+
+def _summed(*parts: Tensor) -> Sequence[Tensor]:
+    """Sums of vectors over all processes, in one exchange."""
+    together = torch.cat(parts)
+    dist.all_reduce(together)
+    return together.split([len(part) for part in parts])
+
+
+def _spread(per_channel: Tensor) -> Tensor:
+    return per_channel[None, :, None, None]
+
+
+def make_shareable(network: nn.Module) -> None:
+    """Let every plain `BatchNorm2d` below `network` be one that processes can share."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.BatchNorm2d:
+                shared = SharedBatchNorm2d(child.num_features, child.eps, child.momentum)
+                shared.load_state_dict(child.state_dict())
+                shared.train(child.training)
+                setattr(module, name, shared.to(child.weight.device))
+
+
+def share_statistics(network: nn.Module, is_shared: bool) -> None:
+    """Say whether the batch norms below `network` look at the images of all processes.
+
+    While they do, all processes must call the network equally often.
+    """
+    for module in network.modules():
+        if isinstance(module, SharedBatchNorm2d):
+            module.is_shared = is_shared
 
 
 def running_statistics(norm: nn.BatchNorm2d, domain: DomainName) -> tuple[Tensor, Tensor]:

@@ -172,10 +172,11 @@ class Recipe(_Table):
         batch = self.loading.batch_size
         if batch % count:
             return f"loading.batch_size {batch} is no multiple of {count} devices"
-        if batch // count < 2 and self.segmenter.norm != "frozen":
+        # Several processes normalise by all their images together, so one each will do.
+        if batch < 2 and self.segmenter.norm != "frozen":
             return (
-                "one image per device cannot train batch norm; raise loading.batch_size to "
-                f'{2 * count}, or set segmenter.norm = "frozen"'
+                "one image per device cannot train batch norm; raise loading.batch_size to 2, or "
+                'set segmenter.norm = "frozen"'
             )
         return None
 

@@ -50,12 +50,7 @@ class Stepper:
         for optimizer in self.optimizers.values():
             _set_rate(optimizer, factor)
         before = [each.clone() for each in method.buffers()] if self.skips_nonfinite else []
-        losses: dict[str, Tensor] = {}
-        for part in method.losses(batch):
-            total = torch.stack([loss.float() for loss in part.values()]).sum()
-            if total.requires_grad:
-                self.fabric.backward(total)
-            losses |= {name: loss.detach() for name, loss in part.items()}
+        losses = self._learn(batch)
         if self.skips_nonfinite and not self._is_finite(losses):
             self._undo(before)
             return losses, False
@@ -68,6 +63,21 @@ class Stepper:
         self._share_statistics()
         method.after_step(step)
         return losses, True
+
+    def _learn(self, batch: Batch) -> dict[str, Tensor]:
+        """Losses of a batch, with their gradients left at the parameters."""
+        losses: dict[str, Tensor] = {}
+        self.method.share_statistics(self.processes.count > 1)
+        try:
+            for part in self.method.losses(batch):
+                total = torch.stack([loss.float() for loss in part.values()]).sum()
+                if total.requires_grad:
+                    self.fabric.backward(total)
+                losses |= {name: loss.detach() for name, loss in part.items()}
+        finally:
+            # Sweeps and evaluation call the network unequally often.
+            self.method.share_statistics(False)
+        return losses
 
     def _is_finite(self, losses: Mapping[str, Tensor]) -> bool:
         """Whether losses and gradients are finite on all processes."""
