@@ -85,7 +85,7 @@ def row(pictures: Sequence[np.ndarray], captions: Sequence[str], path: Path) -> 
 def save(figure: pyplot.Figure, path: Path) -> None:
     """Write a figure; the pictures are small, and so is the file."""
     figure.tight_layout(pad=0.4)
-    figure.savefig(path, dpi=110, facecolor="white")
+    figure.savefig(path, dpi=110, facecolor="white", bbox_inches="tight", pad_inches=0.05)
     pyplot.close(figure)
 
 
@@ -152,7 +152,7 @@ def draw_features(source: Cells, target: Cells, anchors: CategoryAnchors, folder
 
 def draw_stages(folder: Path) -> None:
     """What happens in which order."""
-    figure, axis = pyplot.subplots(figsize=(9.6, 2.3))
+    figure, axis = pyplot.subplots(figsize=(8.4, 2.0))
     axis.set(xlim=(0, 96), ylim=(0, 22))
     axis.axis("off")
     boxes = {
@@ -171,7 +171,7 @@ def draw_stages(folder: Path) -> None:
         box = FancyBboxPatch((left, bottom), width, 11, "round,pad=0.6", fc="#eef2f8", ec="#4a6fa5")
         axis.add_patch(box)
         axis.text(left + width / 2, bottom + 9, name, ha="center", weight="bold", fontsize=9)
-        axis.text(left + width / 2, bottom + 3.4, text, ha="center", va="center", fontsize=6.6)
+        axis.text(left + width / 2, bottom + 3.4, text, ha="center", va="center", fontsize=6.8)
     ends = [(left, left + width) for left, _, width, _ in boxes.values()]
     for (_, tail), (head, _) in pairwise(ends):
         axis.add_patch(_arrow((tail + 0.8, 14.5), (head - 0.8, 14.5), 0))

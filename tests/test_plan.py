@@ -58,7 +58,7 @@ def test_settings_that_fit_give_up_no_more_than_they_must() -> None:
 
 
 def test_batches_are_halved_as_long_as_a_recipe_with_them_is_one() -> None:
-    """A batch norm that trains wants two images on each device."""
+    """A batch norm that trains wants two images, on one device or on several together."""
     pixels = {"32": [Growth(Trial(0, 0.0, 1.0), Trial(1, 1.0, 1.0))]}
     half_a_crop = 256 * 448
 
@@ -72,7 +72,7 @@ def test_batches_are_halved_as_long_as_a_recipe_with_them_is_one() -> None:
     assert batches(1, 1) == []
     assert batches(1, 1, "segmenter.norm=frozen") == [1]
     assert batches(2, 2) == [4]
-    assert batches(2, 1) == []
+    assert batches(2, 1) == [2]
 
 
 def test_what_was_measured_is_scaled_to_the_whole_stage() -> None:
@@ -219,7 +219,8 @@ def rendered_recipe(
     path.write_text(
         'name = "rendered"\n[source]\ndomain = "./clean.toml"\n[target]\ndomain = "./hard.toml"\n'
         f'[segmenter]\nbackbone = "{backbone}"\ndecoder = "light"\n[loading]\n{loading}'
-        f'[compute]\naccelerator = "{accelerator}"\nprecision = "32"\nchannels_last = true\n{stages}'
+        f'[compute]\naccelerator = "{accelerator}"\nprecision = "32"\nchannels_last = true\n'
+        f"{stages}"
     )
     return path
 

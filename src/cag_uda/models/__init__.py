@@ -10,8 +10,7 @@ def load(path_or_hub_id: str | Path) -> Segmenter:
 
     Args:
         path_or_hub_id: a run folder, a model folder, or `owner/name` on the Hugging Face hub. A
-        name
-            without a `/` is always a local path.
+            name without a `/` is always a local path.
 
     Raises:
         ModelError: if it is missing, damaged, or not one of this package's.
