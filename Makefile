@@ -12,7 +12,8 @@ test: $(VENV)/.installed-dev  ## the default suite, under three minutes on two c
 	$(BIN)/pytest -q -n auto
 
 test-slow: $(VENV)/.installed-dev  ## what takes longer
-	$(BIN)/pytest -q -m slow --timeout 900
+	$(BIN)/pytest -q -m "slow and quiet" --timeout 900
+	$(BIN)/pytest -q -m "slow and not quiet" -n auto --timeout 1200
 
 lint: $(VENV)/.installed-dev  ## style and types
 	$(BIN)/ruff check .

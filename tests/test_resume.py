@@ -3,8 +3,9 @@
 import os
 import random
 import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from .forked import Run
 from .run_folders import assert_same
 from .trees import RECIPE, write_recipe
 
-KILLS = 6
+KILLS = 36
 SHORT = RECIPE.replace("batch_size = 2", "batch_size = 4").replace("steps = 3", "steps = 6")
 MANY_EVENTS = [
     *("--set", "stages.*.checkpoint_every=2"),
@@ -112,3 +113,73 @@ def test_killed_at_random_moments_and_resumed_is_the_uninterrupted_run(
             ).read_text()[-3000:]
             assert_same(out, whole)
         assert not list(out.rglob(".*.part"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MiB, where this user may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    try:
+        mount("-t", "tmpfs", "-o", "size=2m", "tmpfs", place)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no disk can be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", place], check=False)
+
+
+def mount(*arguments: object) -> None:
+    subprocess.run(["mount", *map(str, arguments)], check=True, capture_output=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_space(
+    tmp_path: Path, small_disk: Path, processes: int
+) -> None:
+    recipe, whole = write_recipe(tmp_path, SHORT), tmp_path / "whole"
+    out, log = small_disk / "run", tmp_path / "log"
+    arguments = [recipe, "--out", out, *MANY_EVENTS]
+    failed = Run(*arguments, processes=processes, log=log)
+    assert failed.wait() == [2, 0][:processes]
+    said = log.read_text()
+    assert said.count("error: ") == 1
+    assert "cannot write" in said
+    assert "--resume" in said
+    assert "Traceback" not in said
+    mount("-o", "remount,size=64m", small_disk)
+    resumed = Run(*arguments, "--resume", processes=processes, log=log)
+    assert resumed.wait() == [0] * processes, log.read_text()
+    assert begin(recipe, whole, processes).wait() == [0] * processes
+    assert_same(out, whole)
+
+
+def move_away_after(steps: int, folder: Path) -> None:
+    """Let the run folder vanish, as that of a mount that breaks, after some steps."""
+    from cag_uda.training.records import Records
+
+    add = Records.add
+
+    def counted(self: Records, step: int, *arguments: Any) -> None:
+        add(self, step, *arguments)
+        if step + 1 == steps and "2-warmup" in str(self.folder):
+            folder.rename(folder.with_name("elsewhere"))
+
+    Records.add = counted  # type: ignore[method-assign]  # for the life of this process
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_folder_that_vanishes_is_one_line_and_is_not_made_anew(tmp_path: Path) -> None:
+    recipe, out, log = write_recipe(tmp_path, SHORT), tmp_path / "run", tmp_path / "log"
+    act = partial(move_away_after, 5, out)
+    assert Run(recipe, "--out", out, *MANY_EVENTS, act=act, log=log).wait() == [2]
+    said = log.read_text()
+    assert said.count("error: ") == 1
+    assert "Traceback" not in said
+    assert not out.exists()
+    out.with_name("elsewhere").rename(out)
+    assert begin(recipe, out, 1).wait() == [0]
+    assert begin(recipe, tmp_path / "whole", 1).wait() == [0]
+    assert_same(out, tmp_path / "whole")

@@ -236,6 +236,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.quiet
 def test_help_answers_within_half_a_second() -> None:
     times = []
     for _ in range(5):

@@ -38,7 +38,9 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         self, input: Tensor, running_mean: Tensor, running_var: Tensor
     ) -> Tensor:
         """Normalise by the statistics of all processes, which are added to the running ones."""
-        output, mean, variance = _Together.apply(input, self.weight, self.bias, self.eps)
+        output, mean, variance = _Together.apply(  # type: ignore[no-untyped-call]  # torch has no types for it
+            input, self.weight, self.bias, self.eps
+        )
         momentum = 0.0 if self.momentum is None else self.momentum
         with torch.no_grad():
             running_mean.lerp_(mean, momentum)
@@ -118,7 +120,7 @@ def _summed(*parts: Tensor) -> Sequence[Tensor]:
     """Sums of vectors over all processes, in one exchange."""
     together = torch.cat(parts)
     dist.all_reduce(together)
-    return together.split([len(part) for part in parts])
+    return torch.split(together, [len(part) for part in parts])
 
 
 def _spread(per_channel: Tensor) -> Tensor:

@@ -7,6 +7,6 @@ measured is scaled to its steps, images and frames (`forecast`).
 
 from cag_uda.planning.fitting import Setting
 from cag_uda.planning.forecast import Forecast, StageForecast
-from cag_uda.planning.plan import plan
+from cag_uda.planning.planner import plan
 
 __all__ = ["Forecast", "Setting", "StageForecast", "plan"]

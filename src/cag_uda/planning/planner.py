@@ -1,10 +1,11 @@
 """How a recipe is measured on this device before it is run."""
 
 import gc
+import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -48,6 +49,9 @@ _HARMLESS_RATE = 1e-9
 """With it, no new head makes its network diverge while steps are timed."""
 _NEVER = 1 << 30
 _MOST_SETTINGS = 4
+_SAFE_SHARES = (0.95, 0.85, 0.7, 0.5)
+"""Of the memory: where settings that should take so much take more than all, smaller ones are tried.
+"""
 
 
 def plan(
@@ -118,7 +122,7 @@ class _Planner:
             ),
         )
         if not tried.fits:
-            return replace(tried, settings=tuple(self._settings(compute, growths)))
+            return replace(tried, settings=self._settings(compute, growths))
         timed = {kind: _steps_to_time(each.step_s(pixels)) for kind, each in growths.items()}
         return self._rehearsed(tried, timed)
 
@@ -154,8 +158,8 @@ class _Planner:
         gc.collect()
         return Trial(share * crop_px[0] * crop_px[1], measured.training_mib, measured.step_s)
 
-    def _settings(self, compute: ComputeConfig, growths: dict[str, Growth]) -> Iterator[Setting]:
-        """Settings that fit by what was tried; each of them is tried itself."""
+    def _settings(self, compute: ComputeConfig, growths: dict[str, Growth]) -> tuple[Setting, ...]:
+        """Settings that fit by what was tried, and when they are tried themselves."""
         computes = [compute]
         if compute.precision == "32" and (
             self.device.type == "cpu" or torch.cuda.is_bf16_supported()
@@ -165,18 +169,28 @@ class _Planner:
             str(each.precision): [*(growths if each is compute else self._growths(each)).values()]
             for each in computes
         }
-        found = settings_that_fit(self.recipe, self.devices, by_precision, self.available_mib)
-        for setting in found[:_MOST_SETTINGS]:
-            share = setting.batch_size // self.devices
-            pixels = share * setting.crop_px[0] * setting.crop_px[1]
-            largest = max(growths, key=lambda kind: growths[kind].mib(pixels))
-            changed = compute.model_copy(update={"precision": setting.precision})
-            try:
-                tried = self._try(self.kinds[largest], setting.crop_px, share, changed)
-            except torch.OutOfMemoryError:
-                continue
-            if tried.mib <= self.available_mib:
-                yield replace(setting, peak_memory_mib=tried.mib)
+        for share in _SAFE_SHARES:
+            most_mib = share * self.available_mib
+            found = settings_that_fit(self.recipe, self.devices, by_precision, most_mib)
+            tried = [self._tried(each, compute, growths) for each in found[:_MOST_SETTINGS]]
+            fitting = tuple(each for each in tried if each.peak_memory_mib <= self.available_mib)
+            if fitting:
+                return fitting
+        return ()
+
+    def _tried(
+        self, setting: Setting, compute: ComputeConfig, growths: dict[str, Growth]
+    ) -> Setting:
+        """A setting with the memory that the hungriest kind of stage takes with it."""
+        share = setting.batch_size // self.devices
+        pixels = share * setting.crop_px[0] * setting.crop_px[1]
+        hungriest = max(growths, key=lambda kind: growths[kind].mib(pixels))
+        changed = compute.model_copy(update={"precision": setting.precision})
+        try:
+            tried = self._try(self.kinds[hungriest], setting.crop_px, share, changed)
+        except torch.OutOfMemoryError:
+            return replace(setting, peak_memory_mib=math.inf)
+        return replace(setting, peak_memory_mib=tried.mib)
 
     def _rehearsed(self, tried: Forecast, timed: Mapping[str, int]) -> Forecast:
         """Run the recipe in small, and scale what was measured."""
