@@ -1,5 +1,6 @@
 """Two processes do what one does: same batches, same losses, one voice, one end."""
 
+import hashlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from cag_uda.errors import DataError, RecipeError, RunError, UserError
+from cag_uda.methods import METHODS
 from cag_uda.recipes import load_recipe
 from cag_uda.training.interrupt import Interrupted
 
@@ -183,6 +185,41 @@ def test_an_error_of_one_process_is_told_once_and_ends_both(
     assert text.count("error: ") == 1
     assert said in text
     assert "Traceback" not in text
+
+
+def tell_of_weights(folder: Path) -> None:
+    """Let each process write down a digest of all that a method holds at the end of its stage."""
+    from cag_uda.stage_results import Results
+
+    keep = Results.keep
+
+    def told(self: Results, stage: Any, start: str, method: Any, *arguments: Any) -> None:
+        digest = hashlib.sha256()
+        for name, value in method.state_dict().items():
+            digest.update(name.encode() + value.numpy().tobytes())
+        place = folder / f"{stage.name}-{os.environ['RANK']}"
+        place.write_text(digest.hexdigest())
+        keep(self, stage, start, method, *arguments)
+
+    Results.keep = told  # type: ignore[method-assign]  # for the life of this process
+
+
+def test_every_method_leaves_two_processes_with_one_network(tmp_path: Path) -> None:
+    """Weights, statistics, anchors, thresholds and teachers alike, to the last bit."""
+    head = RECIPE.split("[[stages]]")[0].replace("batch_size = 2", "batch_size = 4")
+    stages = [
+        f'[[stages]]\nname = "{name}"\nstart = "initial"\nmethod = {{ name = "{name}" }}\n'
+        + ("steps = 3\nrefresh_every = 2\n" if method.trains else "")
+        for name, method in METHODS.items()
+    ]
+    recipe, log = write_recipe(tmp_path, head + "".join(stages)), tmp_path / "log"
+    act = partial(tell_of_weights, tmp_path)
+    run = adapt(recipe, tmp_path / "run", processes=2, act=act, log=log)
+    assert run.wait() == [0, 0], log.read_text()[-3000:]
+    told = {
+        name: [(tmp_path / f"{name}-{rank}").read_text() for rank in (0, 1)] for name in METHODS
+    }
+    assert [name for name, (first, second) in told.items() if first != second] == []
 
 
 def disagree_about_speed() -> None:

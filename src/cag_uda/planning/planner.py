@@ -50,8 +50,7 @@ _HARMLESS_RATE = 1e-9
 _NEVER = 1 << 30
 _MOST_SETTINGS = 4
 _SAFE_SHARES = (0.95, 0.85, 0.7, 0.5)
-"""Of the memory: where settings that should take so much take more than all, smaller ones are tried.
-"""
+"""Of the memory. Where what should take so much takes more than all of it, less is tried."""
 
 
 def plan(
