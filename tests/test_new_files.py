@@ -301,6 +301,14 @@ def test_images_without_labels_among_labelled_ones_are_told(tmp_path: Path) -> N
     assert "list =" in printed
 
 
+def test_labels_as_jpeg_are_left_out_and_told(tmp_path: Path) -> None:
+    folder = tmp_path / "game"
+    write_pairs(folder, "images/{}.png", "labels/{}.jpg", 3, lambda ids: COLOURS[ids])
+    tables, _, printed = new(folder)
+    assert tables["splits"] == {"train": {"images": "images/*"}}
+    assert "labels/*.jpg are JPEGs" in printed
+
+
 def test_what_cannot_be_described_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,7 +52,8 @@ def interruptible(advice: str) -> Iterator[None]:
 
 def _stage_table(scores: dict[str, Any]) -> Table:
     """One row a stage: what it started from, its steps, its mIoU and what it gained."""
-    table = Table("stage", "from", title=f"{scores['recipe']}: mIoU on {scores['target']}")
+    scored = f": mIoU on {scores['target']}" if scores["target"] else ""
+    table = Table("stage", "from", title=f"{scores['recipe']}{scored}")
     for heading in ("steps", "time", "mIoU", "over source-only"):
         table.add_column(heading, justify="right")
     for stage in scores["stages"]:

@@ -64,7 +64,8 @@ def inspect_folder(root: Path) -> Inspection:
         DataError: if it holds no photograph, its labels cannot be read, or no pattern tells its
             files apart.
     """
-    photos, labels = photos_and_labels(find_groups(root))
+    groups = find_groups(root)
+    photos, labels = photos_and_labels(groups)
     if not photos:
         what = "only labels, by their look" if labels else "no image"
         raise DataError(
@@ -73,7 +74,12 @@ def inspect_folder(root: Path) -> Inspection:
         )
     pairs = paired(photos, labels)
     used = [label for _, label in pairs if label is not None]
-    notes: list[str] = []
+    notes = [
+        f"{group.pattern(with_extension=True)} are JPEGs with the name of labels and are left out: "
+        "JPEG changes ids; save labels as PNG"
+        for group in groups
+        if group.extension.lower() in (".jpg", ".jpeg") and group not in photos
+    ]
     splits = tuple(_splits(root, pairs, notes))
     look = None
     if used:

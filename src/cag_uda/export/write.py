@@ -66,7 +66,7 @@ def export(segmenter: Segmenter, path: Path, *, half: bool = False) -> Export:
     """
     if path.suffix not in EXPORTERS:
         raise UserError(f"cannot export to {path}: give a file ending in {' or '.join(EXPORTERS)}")
-    network = copy.deepcopy(segmenter).eval()
+    network = copy.deepcopy(segmenter).eval().requires_grad_(False)
     program = _program(LabelNetwork(network.half() if half else network))
     with whole_file(path) as temporary:
         found = _compare(EXPORTERS[path.suffix](program, segmenter.classes, temporary), segmenter)

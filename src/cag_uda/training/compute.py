@@ -7,6 +7,7 @@ import ctypes
 import logging
 import os
 import time
+import warnings
 from inspect import signature
 from typing import Any, Literal
 
@@ -125,6 +126,8 @@ def launch(config: ComputeConfig) -> Fabric:
     """
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Of 1×1 convolutions with channels last, whose layout is the same either way.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     return _launched(config.model_copy(update={"accelerator": resolve_accelerator(config)}))
 
 

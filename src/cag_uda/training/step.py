@@ -1,6 +1,7 @@
 """One training step of every network of a method, on every process alike."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,17 +68,28 @@ class Stepper:
     def _learn(self, batch: Batch) -> dict[str, Tensor]:
         """Losses of a batch, with their gradients left at the parameters."""
         losses: dict[str, Tensor] = {}
-        self.method.share_statistics(self.processes.count > 1)
-        try:
+        with self._shared_statistics():
             for part in self.method.losses(batch):
                 total = torch.stack([loss.float() for loss in part.values()]).sum()
                 if total.requires_grad:
                     self.fabric.backward(total)
                 losses |= {name: loss.detach() for name, loss in part.items()}
-        finally:
-            # Sweeps and evaluation call the network unequally often.
-            self.method.share_statistics(False)
         return losses
+
+    @contextmanager
+    def _shared_statistics(self) -> Iterator[None]:
+        """Batch norms look at all processes' images in a step, but not in sweeps and evaluation.
+
+        There the processes call the network unequally often.
+        """
+        if self.processes.count == 1:
+            yield
+            return
+        self.method.share_statistics(True)
+        try:
+            yield
+        finally:
+            self.method.share_statistics(False)
 
     def _is_finite(self, losses: Mapping[str, Tensor]) -> bool:
         """Whether losses and gradients are finite on all processes."""
