@@ -15,7 +15,7 @@ from cag_uda.cli import app
 from cag_uda.data.domain import Domain
 from cag_uda.errors import DataError, UserError
 from cag_uda.planning import plan
-from cag_uda.planning.fitting import Growth, Trial, available_mib, settings_that_fit
+from cag_uda.planning.fitting import Growth, Trial, Way, available_mib, settings_that_fit
 from cag_uda.planning.forecast import Images, scaled, times
 from cag_uda.planning.rehearsal import FRAMES, FewFrames, Line, Measured, Sweep
 from cag_uda.recipes import load_recipe
@@ -38,35 +38,48 @@ def test_settings_that_fit_give_up_no_more_than_they_must() -> None:
     recipe = load_recipe("gta5-cityscapes")
     full = Growth(Trial(0, 200.0, 1.0), Trial(100_000, 1200.0, 1.0))
     half = Growth(Trial(0, 200.0, 1.0), Trial(100_000, 700.0, 1.0))
+    third = Growth(Trial(0, 200.0, 1.0), Trial(100_000, 500.0, 1.0))
     small = Growth(Trial(0, 10.0, 1.0), Trial(100_000, 10.0, 1.0))
-    growths = {"32": [small, full], "bf16": [half, small]}
+    growths = {
+        Way("32", ()): [small, full],
+        Way("bf16", ()): [half, small],
+        Way("bf16", ("blocks",)): [third, small],
+    }
 
-    def told(available_mib: float) -> list[tuple[str, tuple[int, int], int]]:
+    def told(available_mib: float) -> list[list[str]]:
         found = settings_that_fit(recipe, 1, growths, available_mib)
-        return [(each.precision, each.crop_px, each.batch_size) for each in found]
+        return [each.changes() for each in found]
 
+    bf16, blocks = 'compute.precision="bf16"', 'compute.checkpointing=["blocks"]'
+    parts, halves = "compute.accumulation=2", "loading.batch_size=2"
+    small_crop = "loading.crop_px=[256, 448]"
     # Three quarters of the crop's sides would be 10,522 MiB.
-    assert told(10_000) == [("bf16", (512, 896), 4), ("32", (512, 896), 2), ("32", (256, 448), 4)]
-    assert told(5_000) == [("bf16", (512, 896), 2), ("32", (256, 448), 4)]
+    assert told(10_000) == [[parts], [bf16], [halves], [small_crop]]
+    less_crop = "loading.crop_px=[384, 672]"
+    assert told(5_000) == [[bf16, parts], [bf16, blocks, less_crop], [bf16, halves], [small_crop]]
+    # A batch norm wants two images, so that neither a half nor a part can be halved.
+    assert told(3_500)[0] == [bf16, blocks, parts]
     assert told(100) == []
-    first, second, third = settings_that_fit(recipe, 1, growths, 10_000)
-    assert first.peak_memory_mib == pytest.approx(200 + 0.005 * 4 * 512 * 896)
-    assert first.changes() == ['compute.precision="bf16"']
-    assert second.changes() == ["loading.batch_size=2"]
-    assert third.changes() == ["loading.crop_px=[256, 448]"]
-    assert load_recipe("gta5-cityscapes", third.changes()).loading.crop_px == (256, 448)
+    first, second, *_ = settings_that_fit(recipe, 1, growths, 10_000)
+    assert first.peak_memory_mib == pytest.approx(200 + 0.01 * 2 * 512 * 896)
+    assert second.peak_memory_mib == pytest.approx(200 + 0.005 * 4 * 512 * 896)
+    for changes in [*told(10_000), *told(3_500)]:
+        load_recipe("gta5-cityscapes", changes)
 
 
 def test_batches_are_halved_as_long_as_a_recipe_with_them_is_one() -> None:
-    """A batch norm that trains wants two images, on one device or on several together."""
-    pixels = {"32": [Growth(Trial(0, 0.0, 1.0), Trial(1, 1.0, 1.0))]}
+    """A batch norm that trains wants two images, on one device or on several together.
+
+    Told are the batches that are not taken in parts.
+    """
+    pixels = {Way("32", ()): [Growth(Trial(0, 0.0, 1.0), Trial(1, 1.0, 1.0))]}
     half_a_crop = 256 * 448
 
     def batches(devices: int, on_each: int, *changes: str) -> list[int]:
         """Batches that fit where each device has memory for so many crops of half the sides."""
         recipe = load_recipe("gta5-cityscapes", ["loading.batch_size=8", *changes])
         found = settings_that_fit(recipe, devices, pixels, on_each * half_a_crop)
-        return [each.batch_size for each in found]
+        return [each.batch_size for each in found if each.accumulation == 1]
 
     assert batches(1, 2) == [2]
     assert batches(1, 1) == []

@@ -16,6 +16,7 @@ from cag_uda.files import copy_file
 from cag_uda.methods import METHODS
 from cag_uda.methods.base import Method, Passes
 from cag_uda.models.norm import make_shareable
+from cag_uda.models.recomputing import check_names, recompute
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.start import start_from
 from cag_uda.models.tuning import check_tuning
@@ -222,6 +223,7 @@ class StageRunner:
         memory = PeakMemory(self.fabric.device)
         method = METHODS[stage.method.name](segmenter, stage.method)
         method.to(self.fabric.device)
+        recompute(method.segmenter, self.recipe.compute.checkpointing)
         set_memory_format(method, memory_format(self.recipe.compute))
         plan = StagePlan(
             steps=stage.steps,
@@ -233,6 +235,8 @@ class StageRunner:
             checkpoint_every=stage.checkpoint_every,
             pictures_every=self.recipe.tracking.pictures_every,
             skips_nonfinite=stage.on_nonfinite == "skip",
+            accumulation=self.recipe.compute.accumulation,
+            compiles=self.recipe.compute.compile,
         )
         done = train_stage(
             self.fabric,
@@ -333,4 +337,5 @@ def initial_segmenter(recipe: Recipe, scenario: Scenario) -> Segmenter:
     if recipe.segmenter.start is not None:
         start_from(segmenter, recipe.segmenter.start)
     check_tuning(segmenter)
+    check_names(segmenter, recipe.compute.checkpointing)
     return segmenter

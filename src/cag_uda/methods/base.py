@@ -115,13 +115,17 @@ class Method(nn.Module, ABC):
         """What precedes the first step: snapshots, anchors, thresholds. Nothing by default."""
         return
 
+    def before_step(self) -> None:
+        """What precedes a step's losses. Nothing by default."""
+        return
+
     @abstractmethod
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """The losses of one step, one yield per graph, in the order of the paper.
 
         The loop backpropagates each yield at once, so that its graph is freed before the next
-        forward;
-        losses that share a forward share a yield.
+        forward; losses that share a forward share a yield. A step that takes its batch in parts
+        calls this for each of them.
         """
 
     def after_step(self, step: int) -> None:

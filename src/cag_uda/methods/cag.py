@@ -124,14 +124,17 @@ class CAG(FrozenLabeller):
         pixels = passes.all_reduce(pixels)
         self._fit_margin(passes, pixels / pixels.sum())
 
+    def before_step(self) -> None:
+        """Forget what a step that was left out has seen."""
+        self._seen = None
+
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yields {source/ce, source/anchor}, {target/<kind>, …, target/anchor}."""
         source = self.student(batch.source.image, "source")
         label = downsample(batch.source.label, _grid(source))
         if self.config.anchors == "moving":
-            seen = self._no_anchors()
-            seen.update(source.features.detach(), label)
-            self._seen = (seen,)
+            self._seen = self._seen or (self._no_anchors(),)
+            self._seen[0].update(source.features.detach(), label)
         yield {
             "source/ce": cross_entropy(
                 source.logits,
@@ -157,7 +160,6 @@ class CAG(FrozenLabeller):
         for seen in self._seen or ():
             seen.reduce(over_processes)
             follow(self.anchors, seen, self.config.anchor_momentum)
-        self._seen = None
 
     @torch.no_grad()
     def pseudo_labels(self, image: Tensor) -> dict[str, PseudoLabels]:

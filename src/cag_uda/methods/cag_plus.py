@@ -83,7 +83,7 @@ class CAGPlus(Method):
         self.initial = _initial_backbone(segmenter, config)
         counted = torch.tensor([name in config.initial.classes for name in segmenter.classes.names])
         self.register_buffer("counted", counted, persistent=False)
-        self._seen: _Seen | None = None
+        self.before_step()
 
     def networks(self) -> dict[str, nn.Module]:
         """The segmenter, which gives its backbone's last map too."""
@@ -119,6 +119,11 @@ class CAGPlus(Method):
         follow(self.target_anchors, found, momentum=0.0)
         self.prior.begin(self.anchors.counts, passes.all_reduce(share))
 
+    def before_step(self) -> None:
+        """Forget what the last step has seen."""
+        unseen = torch.zeros_like(self.prior.target)
+        self._seen = _Seen(self._no_anchors(), self._no_anchors(), unseen)
+
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yields {source/ce, source/contrast, …}, {mixed/ce, mixed/contrast}."""
         aligned = self.segmenter.config.align_corners
@@ -126,8 +131,8 @@ class CAGPlus(Method):
 
         prediction, last_map = self._student(batch.source.image, "source")
         label = downsample(batch.source.label, _grid(prediction.logits))
-        source = self._no_anchors()
-        source.update(prediction.features.detach(), label)
+        seen = self._seen
+        seen.source.update(prediction.features.detach(), label)
         yield {
             "source/ce": cross_entropy(
                 prediction.logits, batch.source.label, align_corners=aligned
@@ -139,8 +144,7 @@ class CAGPlus(Method):
         with statistics_follow(self.teacher):
             features, rectified = self._rectified(batch.target.plain)
         logits = self.prior.align(rectified, self.config.prior_strength)
-        target = self._no_anchors()
-        target.update(features, by_confidence(logits, self.config.anchor_confidence).label)
+        seen.target.update(features, by_confidence(logits, self.config.anchor_confidence).label)
 
         mixed, soft = self.mix(batch, logits)
         prediction, _ = self._student(mixed.image, "target")
@@ -151,7 +155,7 @@ class CAGPlus(Method):
             "mixed/ce": soft_cross_entropy(prediction.logits, soft, align_corners=aligned),
             "mixed/contrast": self._contrast(prediction, anchors, label, weight),
         }
-        self._seen = _Seen(source, target, _class_sums(rectified))
+        seen.share.add_(_class_sums(rectified))
 
     @torch.no_grad()
     def mix(self, batch: Batch, logits: Tensor) -> tuple[Mixed, SoftLabels]:
@@ -188,8 +192,6 @@ class CAGPlus(Method):
         """Teacher, anchors and class shares follow what the step has made and seen."""
         momentum = min(1 - 1 / (step + 1), self.config.momentum)
         follow_weights(self.teacher, self.segmenter, momentum)
-        if self._seen is None:
-            return
         for anchors, latest in (
             (self.anchors, self._seen.source),
             (self.target_anchors, self._seen.target),
@@ -197,7 +199,6 @@ class CAGPlus(Method):
             latest.reduce(over_processes)
             follow(anchors, latest, self.config.anchor_momentum)
         self.prior.follow(over_processes(self._seen.share), self.config.prior_momentum)
-        self._seen = None
 
     def finish(self, passes: Passes) -> None:
         """The teacher becomes what is delivered, with statistics of the target's whole images."""
@@ -251,7 +252,7 @@ class CAGPlus(Method):
         if self.initial is None:
             return {}
         with torch.no_grad(), self._autocast():
-            initial = self.initial((source.image - self.segmenter.mean) / self.segmenter.std)[-1]
+            initial = self.initial(self.segmenter.backbone_input(source.image))[-1]
         distance = feature_distance(last_map, initial, source.label, self.counted)
         return {"source/initial": self.config.initial.weight * distance}
 

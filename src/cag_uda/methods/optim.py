@@ -27,6 +27,9 @@ class OptimConfig(BaseModel):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of SGD; AdamW's first moment uses it too."""
     weight_decay: float = Field(default=5e-4, ge=0)
+    decays_norms: bool = True
+    """Whether norms and biases, all parameters of one dimension, decay with the rest. SegFormer and
+    DAFormer exempt norms."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """Rate of each of the backbone's blocks over that of the block after it: the last one learns at
     `learning_rate`, what precedes the first slowest. 1 gives all one rate; 0.65 to 0.9 is usual
@@ -69,17 +72,29 @@ def build_optimizer(
         if name == "backbone" and config.layer_decay < 1:
             parts = _by_depth(parameters, layers, config)
         described += [
-            {"params": part, "lr": rate, "peak_rate": rate, "name": label}
+            {"params": some, "lr": rate, "peak_rate": rate, "name": label, **settings}
             for label, (part, rate) in parts.items()
-            if part
+            for some, settings in _by_decay(part, config)
+            if some
         ]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(
             described, betas=(config.momentum, 0.999), weight_decay=config.weight_decay, fused=True
         )
-    return torch.optim.SGD(
-        described, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
-    )
+    # Not fused: torch's leaves the momentum undefined where the first step in float16 overflows.
+    return torch.optim.SGD(described, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def _by_decay(
+    parameters: Sequence[nn.Parameter], config: OptimConfig
+) -> list[tuple[list[nn.Parameter], dict[str, float]]]:
+    """The parameters that decay as the rest, and those that do not, with what says so."""
+    if config.decays_norms:
+        return [(list(parameters), {})]
+    return [
+        ([each for each in parameters if each.ndim > 1], {}),
+        ([each for each in parameters if each.ndim <= 1], {"weight_decay": 0.0}),
+    ]
 
 
 def _by_depth(

@@ -7,6 +7,33 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Colour = tuple[int, int, int]
 
 
+class DetailConfig(BaseModel):
+    """`[segmenter.detail]`: images are seen twice, whole but small, and by parts as they are.
+
+    The defaults are those of Hoyer, Dai, Van Gool, *HRDA*, ECCV 2022, for crops of 1024 pixels.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    crop_px: tuple[int, int] = (512, 512)
+    """Height and width of the part of a training crop that is seen in detail, and of the windows
+    by which prediction sees all of an image so: multiples of 8 with most networks."""
+    scale: int = Field(default=2, ge=2)
+    """How many times smaller the whole crop or image, the context, is seen."""
+    weight: float = Field(default=0.1, ge=0, lt=1)
+    """λ_d: what the detail's own prediction counts in losses, beside the fused one."""
+
+    @model_validator(mode="after")
+    def _crop_is_large_enough(self) -> "DetailConfig":
+        least = 32 * self.scale
+        if min(self.crop_px) < least:
+            raise ValueError(
+                f"crop_px must be at least {least} by {least}, 32 px of context, "
+                f"got {list(self.crop_px)}"
+            )
+        return self
+
+
 class SegmenterConfig(BaseModel):
     """The network of a recipe; everything but its classes, which come with the source domain."""
 
@@ -23,6 +50,8 @@ class SegmenterConfig(BaseModel):
     one; it must have the classes of the recipe's domains and the form that is described here."""
     decoder: str = "deeplab-v3plus"
     """A row of `cag_uda.models.decoders.DECODERS`."""
+    detail: DetailConfig | None = None
+    """Sees context and detail of large images apart (HRDA); None sees them at once."""
     output_stride: Literal[8, 16, 32] = 16
     """Image pixels per cell of a ResNet's last feature map; strides are traded for dilation. The
     other backbones have strides of their own."""

@@ -26,6 +26,8 @@ class Decoder(nn.Module):
 
     feature_channels: int
     """D."""
+    stride: float
+    """Image pixels per cell of the features."""
     dropout: float
     """Of the classifier's input, in training; anchors do not see it."""
 
@@ -78,6 +80,7 @@ class DeepLabV3Plus(Decoder):
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
+        self.stride = strides[0]
         self.aspp = ASPP(channels[-1], 256, strides[-1])
         self.details = _conv_norm_relu(channels[0], 48)
         self.refine = nn.Sequential(
@@ -105,6 +108,7 @@ class LightDecoder(Decoder):
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
+        self.stride = strides[0]
         width = self._level_channels
         self.levels = nn.ModuleList([_conv_norm_relu(count, width) for count in channels])
         self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), _conv_norm_relu(channels[-1], width))
@@ -118,6 +122,30 @@ class LightDecoder(Decoder):
         ]
         context = self.pooled(maps[-1]).expand(-1, -1, *finest.shape[-2:])
         features: Tensor = self.mix(torch.cat([finest, *coarser, context], dim=1))
+        return features
+
+
+class SegFormerDecoder(Decoder):
+    """SegFormer's decoder: all levels projected, side by side, and mixed cell by cell.
+
+    Source: Xie et al., *SegFormer*, NeurIPS 2021, the all-MLP decoder, with the 256 channels of its
+    B0 and B1.
+    """
+
+    feature_channels = 256
+    dropout = 0.1
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__()
+        self.stride = strides[0]
+        width = self.feature_channels
+        self.levels = nn.ModuleList([nn.Conv2d(count, width, 1) for count in channels])
+        self.mix = _conv_norm_relu(width * len(channels), width)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Four maps (B, C_i, h_i, w_i), finest first, to features (B, 256, h, w) on its grid."""
+        levels = [level(x) for level, x in zip(self.levels, maps, strict=True)]
+        features: Tensor = self.mix(_side_by_side(levels))
         return features
 
 
@@ -165,6 +193,7 @@ class DeepLabV2(Decoder):
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
+        self.stride = strides[-1]
         self.feature_channels = channels[-1]
 
     def classifier(self, num_classes: int) -> nn.Module:
@@ -208,6 +237,7 @@ class DAFormerDecoder(Decoder):
         super().__init__()
         width = self.feature_channels
         is_plain = len(set(strides)) == 1
+        self.stride = strides[0] / 4 if is_plain else strides[0]
         steps = [_up(width, 2), _up(width, 1), nn.Identity(), _down(width)]
         self.levels = nn.ModuleList(
             nn.Sequential(nn.Conv2d(count, width, 1), step if is_plain else nn.Identity())
@@ -226,9 +256,14 @@ class DAFormerDecoder(Decoder):
         Their stride is that of the finest map, or a quarter of it where all maps have one stride.
         """
         levels = [level(x) for level, x in zip(self.levels, maps, strict=True)]
-        side_by_side = torch.cat([levels[0], *(_resize(x, levels[0]) for x in levels[1:])], dim=1)
-        features: Tensor = self.fuse(torch.cat([each(side_by_side) for each in self.context], 1))
+        stacked = _side_by_side(levels)
+        features: Tensor = self.fuse(torch.cat([each(stacked) for each in self.context], 1))
         return features
+
+
+def _side_by_side(levels: Sequence[Tensor]) -> Tensor:
+    """Maps (B, C_i, h_i, w_i), finest first, as one (B, ΣC_i, h, w) on the grid of the finest."""
+    return torch.cat([levels[0], *(_resize(x, levels[0]) for x in levels[1:])], dim=1)
 
 
 def _separable(inputs: int, outputs: int, dilation: int) -> nn.Sequential:
@@ -265,6 +300,7 @@ DECODERS: dict[str, Callable[[Sequence[int], Sequence[int]], Decoder]] = {
     "deeplab-v2": DeepLabV2,
     "deeplab-v2-adaptsegnet": DeepLabV2OfAdaptSegNet,
     "light": LightDecoder,
+    "segformer": SegFormerDecoder,
     "daformer": DAFormerDecoder,
 }
 """Every decoder by the name that recipes use; each is built of the channels and strides of a

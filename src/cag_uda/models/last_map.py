@@ -24,4 +24,4 @@ class WithLastMap(nn.Module):
             The segmenter's prediction, and the backbone's last map (B, C, h', w').
         """
         maps = self.segmenter.encode(image, domain)
-        return self.segmenter.decode(maps, (image.shape[-2], image.shape[-1])), maps[-1]
+        return self.segmenter.decode(maps, image), maps[-1]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import PIL.Image
@@ -17,6 +18,7 @@ from cag_uda.errors import ModelError
 from cag_uda.models import storage
 from cag_uda.models.backbones import build_backbone
 from cag_uda.models.config import Classes, SegmenterConfig
+from cag_uda.models.context_detail import ContextDetail
 from cag_uda.models.decoders import DECODERS
 from cag_uda.models.inference import as_rgb, label_map
 from cag_uda.models.norm import (
@@ -32,11 +34,12 @@ class Segmenter(nn.Module):
     """A semantic segmentation network that owns its preprocessing and its classes.
 
     Args:
-        config: backbone, decoder, norm and preprocessing.
+        config: backbone, decoder, detail, norm and preprocessing.
         classes: names and colours of the K classes.
 
     Raises:
-        ModelError: for an unknown backbone or decoder, or weights that cannot be had.
+        ModelError: for an unknown backbone or decoder, weights that cannot be had, or a detail crop
+            that does not fit the grids.
     """
 
     mean: Tensor
@@ -59,6 +62,11 @@ class Segmenter(nn.Module):
         self.feature_channels = self.decoder.feature_channels
         self.dropout = nn.Dropout(self.decoder.dropout)
         self.classifier = self.decoder.classifier(self.num_classes)
+        self.detail: ContextDetail | None = None
+        if config.detail is not None:
+            self.detail = ContextDetail(
+                config.detail, self.backbone, self.decoder.stride, self.num_classes
+            )
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
         if config.norm == "per-domain":
@@ -76,21 +84,48 @@ class Segmenter(nn.Module):
         Returns:
             Features (B, D, h, w) and logits (B, K, h, w) at the decoder's stride, 4 with most, both
             not upsampled. The features are the classifier's input before its dropout, so that
-            anchors see no noise.
+            anchors see no noise. With detail they are the context's, enlarged to the logits' grid.
         """
-        return self.decode(self.encode(image, domain), (image.shape[-2], image.shape[-1]))
+        return self.decode(self.encode(image, domain), image)
 
     def encode(self, image: Tensor, domain: DomainName = "target") -> list[Tensor]:
         """Images, as `forward` takes them, to the backbone's maps (B, C_i, h_i, w_i)."""
         for norm in self._domain_norms:
             norm.domain = domain
-        maps: list[Tensor] = self.backbone((image - self.mean) / self.std)
+        maps: list[Tensor] = self.backbone(self.backbone_input(image))
         return maps
 
-    def decode(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Prediction:
-        """The backbone's maps of images of a size (H, W) to what `forward` gives."""
+    def backbone_input(self, image: Tensor) -> Tensor:
+        """What `encode` gives the backbone of images: normalised, with detail the context alone."""
+        normalised = self._normalised(image)
+        return normalised if self.detail is None else self.detail.context_of(normalised)
+
+    def input_size(self, image: Tensor) -> tuple[int, int]:
+        """Height and width of `backbone_input` of images."""
+        size = (image.shape[-2], image.shape[-1])
+        return size if self.detail is None else self.detail.context_size(size)
+
+    def decode(self, maps: Sequence[Tensor], image: Tensor) -> Prediction:
+        """The maps that `encode` gives of images to what `forward` gives of them."""
+        size = self.input_size(image)
+        prediction = self._classified(maps, size)
+        if self.detail is None:
+            return prediction
+        attention = self.crop(self.detail.attention(maps), size)
+        return self.detail.fuse(prediction, attention, self._normalised(image), self._logits_of)
+
+    def _normalised(self, image: Tensor) -> Tensor:
+        return (image - self.mean) / self.std
+
+    def _classified(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Prediction:
+        """Decode and classify the maps of what the backbone was given, of a size in pixels."""
         features = self.crop(self.decoder(maps), size)
         return Prediction(features, self.classifier(self.dropout(features)))
+
+    def _logits_of(self, normalised: Tensor) -> Tensor:
+        """Logits (B, K, h, w) of normalised images as they are."""
+        size = (normalised.shape[-2], normalised.shape[-1])
+        return self._classified(self.backbone(normalised), size).logits
 
     def crop(self, cells: Tensor, size: tuple[int, int]) -> Tensor:
         """Leave out the cells of what a backbone has added to images of a size (H, W).
@@ -142,6 +177,8 @@ class Segmenter(nn.Module):
         """The backbone's parameters that learn, and the head's, which usually learns faster."""
         backbone = [each for each in self.backbone.parameters() if each.requires_grad]
         head = [*self.decoder.parameters(), *self.classifier.parameters()]
+        if self.detail is not None:
+            head += self.detail.parameters()
         return {"backbone": backbone, "head": head}
 
     def adopt_source_statistics(self) -> None:
@@ -168,12 +205,12 @@ class Segmenter(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            for norm in norms:
-                norm.train()
-            for index, image in enumerate(images):
+            with ExitStack() as hooks:
                 for norm in norms:
-                    norm.momentum = 1.0 / (index + 1)
-                self(image, domain)
+                    norm.train()
+                    hooks.enter_context(norm.register_forward_pre_hook(_RunningMean()))
+                for image in images:
+                    self(image, domain)
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
@@ -221,3 +258,18 @@ class Segmenter(nn.Module):
             The address of the upload.
         """
         return storage.push(self, repo_id, private=private, token=token)
+
+
+class _RunningMean:
+    """A hook by which a batch norm's running statistics become the mean over all that it sees.
+
+    A network may pass a norm several times for one image.
+    """
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Weigh what comes by one over how many have come."""
+        self.seen += 1
+        cast(_BatchNorm, norm).momentum = 1.0 / self.seen

@@ -4,7 +4,9 @@ from cag_uda.errors import ModelError
 from cag_uda.models.norm import copy_statistics
 from cag_uda.models.segmenter import Segmenter
 
-_SHARED = ("backbone", "decoder", "output_stride", "multi_grid", "align_corners", "mean", "std")
+_SHARED = (
+    "backbone", "decoder", "detail", "output_stride", "multi_grid", "align_corners", "mean", "std",
+)  # fmt: skip
 """Settings without which the weights compute something else."""
 
 

@@ -41,6 +41,6 @@ class TwoLevelSegmenter(nn.Module):
             earlier map.
         """
         maps = self.segmenter.encode(image, domain)
-        size = (image.shape[-2], image.shape[-1])
+        size = self.segmenter.input_size(image)
         auxiliary = self.segmenter.crop(self.auxiliary(maps[-2]), size)
-        return self.segmenter.decode(maps, size), auxiliary
+        return self.segmenter.decode(maps, image), auxiliary

@@ -60,8 +60,8 @@ class Views:
         than the window is one piece.
         """
         height, width = self.window_px or size
-        for top in _offsets(size[0], height, self.overlap):
-            for left in _offsets(size[1], width, self.overlap):
+        for top in offsets(size[0], height, self.overlap):
+            for left in offsets(size[1], width, self.overlap):
                 yield slice(top, top + height), slice(left, left + width)
 
 
@@ -69,7 +69,14 @@ WHOLE = Views()
 """One look at all of the image."""
 
 
-def _offsets(length: int, window: int, overlap: float) -> list[int]:
+def offsets(length: int, window: int, overlap: float) -> list[int]:
+    """Where windows begin that together cover a length; the last one ends with it.
+
+    Args:
+        length: of a side, in any unit.
+        window: of a window, in the same unit.
+        overlap: share of a window that the next one covers again, at least.
+    """
     beyond = max(length - window, 0)
     step = max(1, round(window * (1 - overlap)))
     return [min(start, beyond) for start in range(0, beyond + step, step)]

@@ -49,22 +49,33 @@ class Growth:
         return more + slope * (pixels - self.more.pixels)
 
 
+class Way(NamedTuple):
+    """How steps are computed."""
+
+    precision: str
+    checkpointing: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Setting:
     """A change of a recipe that makes it need less memory."""
 
-    precision: str
+    way: Way
+    accumulation: int
     crop_px: tuple[int, int]
     batch_size: int
     """Over all devices."""
-    given_up: tuple[int, int, int]
-    """How far precision, crop and batch are from the recipe's, in notches."""
+    given_up: tuple[int, ...]
+    """How far precision, checkpointing, accumulation, crop and batch are from the recipe's."""
     peak_memory_mib: float
 
     def changes(self) -> list[str]:
         """The changes as `--set` takes them."""
+        parts = ", ".join(f'"{name}"' for name in self.way.checkpointing)
         values = (
-            f'compute.precision="{self.precision}"',
+            f'compute.precision="{self.way.precision}"',
+            f"compute.checkpointing=[{parts}]",
+            f"compute.accumulation={self.accumulation}",
             f"loading.crop_px=[{self.crop_px[0]}, {self.crop_px[1]}]",
             f"loading.batch_size={self.batch_size}",
         )
@@ -74,36 +85,42 @@ class Setting:
 def settings_that_fit(
     recipe: Recipe,
     devices: int,
-    growths: Mapping[str, Sequence[Growth]],
+    growths: Mapping[Way, Sequence[Growth]],
     available_mib: float,
 ) -> list[Setting]:
-    """The gentlest changes of precision, crop and batch with which every stage fits.
+    """The gentlest changes with which every stage fits.
 
     Args:
         recipe: whose crop and batch do not fit.
         devices: that share a batch.
-        growths: by precision, the recipe's own first, those of each kind of stage.
+        growths: by how steps are computed, the recipe's own first, those of each kind of stage;
+            they were measured with the recipe's accumulation.
         available_mib: memory of a device.
 
     Returns:
-        No setting gives up as much as another one or more in everything. The most pixels come
-        first, and of equals the recipe's own precision.
+        No setting gives up as much as another one or more in everything. The most pixels of a step
+        come first, and of equals what gives up the least.
     """
+    first = next(iter(growths))
     fitting = []
-    for notch, (precision, kinds) in enumerate(growths.items()):
+    for way, kinds in growths.items():
+        ways = tuple(int(mine != own) for mine, own in zip(way, first, strict=True))
         for crop_notch, crop_px in _crops(recipe.loading.crop_px):
-            for batch_notch, batch_size in _batches(recipe, devices):
+            for notches, batch_size, accumulation in _batches(recipe, devices):
                 pixels = batch_size // devices * crop_px[0] * crop_px[1]
-                mib = max(growth.mib(pixels) for growth in kinds)
-                given_up = (notch, crop_notch, batch_notch)
+                at_once = pixels * recipe.compute.accumulation // accumulation
+                mib = max(growth.mib(at_once) for growth in kinds)
+                given_up = (*ways, notches[0], crop_notch, notches[1])
                 if any(given_up) and mib <= available_mib:
-                    fitting.append(Setting(precision, crop_px, batch_size, given_up, mib))
+                    setting = Setting(way, accumulation, crop_px, batch_size, given_up, mib)
+                    fitting.append(setting)
     kept = [each for each in fitting if not any(_is_gentler(other, each) for other in fitting)]
     return sorted(
         kept,
         key=lambda each: (
             -each.crop_px[0] * each.crop_px[1] * each.batch_size,
-            each.given_up[0],
+            sum(each.given_up),
+            each.given_up,
         ),
     )
 
@@ -124,18 +141,33 @@ def smaller_crop(crop_px: tuple[int, int], share: float) -> tuple[int, int]:
     return height, width
 
 
-def _batches(recipe: Recipe, devices: int) -> Iterator[tuple[int, int]]:
-    """Halves of the batch, as long as a recipe with it is one."""
-    notch, batch_size = 0, recipe.loading.batch_size
-    while batch_size >= len(recipe.source):
-        loading = recipe.loading.model_copy(update={"batch_size": batch_size})
-        smaller = recipe.model_copy(update={"loading": loading})
-        if smaller.problem_with_processes(devices):
+def _batches(recipe: Recipe, devices: int) -> Iterator[tuple[tuple[int, int], int, int]]:
+    """Halves of the batch, each in halved parts, as long as a recipe with them is one.
+
+    Yields:
+        Notches of accumulation and batch, and these two the other way round.
+    """
+    for notch, batch_size in enumerate(_halves(recipe.loading.batch_size, len(recipe.source))):
+        for parts in range(batch_size.bit_length()):
+            accumulation = recipe.compute.accumulation << parts
+            changed = recipe.model_copy(
+                update={
+                    "loading": recipe.loading.model_copy(update={"batch_size": batch_size}),
+                    "compute": recipe.compute.model_copy(update={"accumulation": accumulation}),
+                }
+            )
+            if changed.problem_with_processes(devices):
+                break
+            yield (parts, notch), batch_size, accumulation
+
+
+def _halves(number: int, least: int) -> Iterator[int]:
+    """A number, its half, and so on, as long as these are whole and not below the least."""
+    while number >= least:
+        yield number
+        if number % 2:
             return
-        yield notch, batch_size
-        if batch_size % 2:
-            return
-        notch, batch_size = notch + 1, batch_size // 2
+        number //= 2
 
 
 def available_mib(device: torch.device) -> float:

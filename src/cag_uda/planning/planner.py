@@ -14,10 +14,12 @@ import torch
 
 from cag_uda.data.loading import BatchSource, Shard, load_batches
 from cag_uda.errors import UserError
+from cag_uda.models.recomputing import BLOCKS
 from cag_uda.planning.fitting import (
     Growth,
     Setting,
     Trial,
+    Way,
     available_mib,
     settings_that_fit,
     smaller_crop,
@@ -33,6 +35,7 @@ from cag_uda.scenario import Scenario
 from cag_uda.training.compute import (
     ComputeConfig,
     describe,
+    half_precision,
     launch,
     prepare_process,
     resolve,
@@ -48,7 +51,7 @@ _LOADED = 3
 _HARMLESS_RATE = 1e-9
 """With it, no new head makes its network diverge while steps are timed."""
 _NEVER = 1 << 30
-_MOST_SETTINGS = 4
+_MOST_SETTINGS = 5
 _SAFE_SHARES = (0.95, 0.85, 0.7, 0.5)
 """Of the memory. Where what should take so much takes more than all of it, less is tried."""
 
@@ -144,7 +147,7 @@ class _Planner:
         """Take a few steps of a stage, with so many crops of each domain on this device."""
         self.progress.note(
             f"trying {stage.name} with {share} + {share} crops of {crop_px[0]}×{crop_px[1]} "
-            f"in {compute.precision}"
+            f"in {compute.precision}{', checkpointed' if compute.checkpointing else ''}"
         )
         loading = self.recipe.loading.model_copy(update={"crop_px": crop_px, "batch_size": share})
         recipe = _short(self.recipe, [stage], {}, compute)
@@ -159,23 +162,29 @@ class _Planner:
 
     def _settings(self, compute: ComputeConfig, growths: dict[str, Growth]) -> tuple[Setting, ...]:
         """Settings that fit by what was tried, and when they are tried themselves."""
-        computes = [compute]
-        if compute.precision == "32" and (
-            self.device.type == "cpu" or torch.cuda.is_bf16_supported()
-        ):
-            computes.append(compute.model_copy(update={"precision": "bf16"}))
-        by_precision = {
-            str(each.precision): [*(growths if each is compute else self._growths(each)).values()]
-            for each in computes
+        by_way = {
+            Way(each.precision, each.checkpointing): [
+                *(growths if each is compute else self._growths(each)).values()
+            ]
+            for each in self._ways(compute)
         }
         for share in _SAFE_SHARES:
             most_mib = share * self.available_mib
-            found = settings_that_fit(self.recipe, self.devices, by_precision, most_mib)
+            found = settings_that_fit(self.recipe, self.devices, by_way, most_mib)
             tried = [self._tried(each, compute, growths) for each in found[:_MOST_SETTINGS]]
             fitting = tuple(each for each in tried if each.peak_memory_mib <= self.available_mib)
             if fitting:
                 return fitting
         return ()
+
+    def _ways(self, compute: ComputeConfig) -> list[ComputeConfig]:
+        """The recipe's own way to compute, and others that need less memory."""
+        ways = [compute]
+        if compute.precision == "32":
+            ways.append(compute.model_copy(update={"precision": half_precision(self.device)}))
+        if not compute.checkpointing:
+            ways += [each.model_copy(update={"checkpointing": (BLOCKS,)}) for each in ways]
+        return ways
 
     def _tried(
         self, setting: Setting, compute: ComputeConfig, growths: dict[str, Growth]
@@ -184,7 +193,8 @@ class _Planner:
         share = setting.batch_size // self.devices
         pixels = share * setting.crop_px[0] * setting.crop_px[1]
         hungriest = max(growths, key=lambda kind: growths[kind].mib(pixels))
-        changed = compute.model_copy(update={"precision": setting.precision})
+        update = {**setting.way._asdict(), "accumulation": setting.accumulation}
+        changed = compute.model_copy(update=update)
         try:
             tried = self._try(self.kinds[hungriest], setting.crop_px, share, changed)
         except torch.OutOfMemoryError:

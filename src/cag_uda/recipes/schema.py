@@ -157,6 +157,18 @@ class Recipe(_Table):
         return self
 
     @model_validator(mode="after")
+    def _detail_lies_in_its_context(self) -> Self:
+        detail, crop_px = self.segmenter.detail, self.loading.crop_px
+        if detail is not None and any(
+            inner > outer for inner, outer in zip(detail.crop_px, crop_px, strict=True)
+        ):
+            raise ValueError(
+                f"segmenter.detail.crop_px {list(detail.crop_px)} does not lie in a training crop "
+                f"of loading.crop_px {list(crop_px)}; make the one smaller or the other larger"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batch_serves_all(self) -> Self:
         batch = self.loading.batch_size
         if batch < len(self.source):
@@ -172,8 +184,14 @@ class Recipe(_Table):
         batch = self.loading.batch_size
         if batch % count:
             return f"loading.batch_size {batch} is no multiple of {count} devices"
+        parts = self.compute.accumulation
+        if batch // count % parts:
+            return (
+                f"a device's {batch // count} images cannot be taken in {parts} equal parts; "
+                "choose another compute.accumulation or loading.batch_size"
+            )
         # Several processes normalise by all their images together, so one each will do.
-        if batch < 2 and self.segmenter.norm != "frozen":
+        if batch // parts < 2 and self.segmenter.norm != "frozen":
             return (
                 "one image per device cannot train batch norm; raise loading.batch_size to 2, or "
                 'set segmenter.norm = "frozen"'

@@ -10,16 +10,26 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch.optim import Optimizer
 
 from cag_uda.errors import RunError
 from cag_uda.files import write_with
 from cag_uda.methods.base import Method
 
 _FILE, _PREVIOUS = "state.pt", "previous.pt"
+
+
+class Stateful(Protocol):
+    """An optimiser, or anything else that a stage goes on with."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it goes on with."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with it."""
+
 
 Rows = list[tuple[int, dict[str, float]]]
 """Losses of single steps, which are not in the log yet: step and values by name."""
@@ -38,7 +48,7 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, method: Method, optimizers: Mapping[str, Optimizer], progress: Progress
+    folder: Path, method: Method, optimizers: Mapping[str, Stateful], progress: Progress
 ) -> None:
     """Write the state of a stage; the one before it stays beside it.
 
@@ -61,7 +71,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, method: Method, optimizers: Mapping[str, Optimizer]
+    folder: Path, method: Method, optimizers: Mapping[str, Stateful]
 ) -> Progress | None:
     """Restore the state of a stage in place.
 
@@ -113,7 +123,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _restore(
-    state: dict[str, Any], path: Path, method: Method, optimizers: Mapping[str, Optimizer]
+    state: dict[str, Any], path: Path, method: Method, optimizers: Mapping[str, Stateful]
 ) -> Progress:
     try:
         method.load_state_dict(state["method"])

@@ -5,16 +5,18 @@ What is "auto" is measured once, at the start of a run, and written resolved int
 
 import ctypes
 import logging
+import math
 import os
 import time
 import warnings
 from inspect import signature
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.plugins.precision.amp import MixedPrecision
 from lightning.fabric.strategies.ddp import DDPStrategy
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
@@ -25,6 +27,7 @@ from cag_uda.types import Prediction
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 1 << 30
+_TIMED_ROUNDS, _HOPELESS = 4, 1.5
 # Statistics of batch norms are averaged after each step. By default torch sends those of the first
 # process before every forward pass, which would undo what the others learnt since.
 _KEEP_BUFFERS: dict[str, Any] = {
@@ -32,7 +35,11 @@ _KEEP_BUFFERS: dict[str, Any] = {
     if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
     else "broadcast_buffers": False
 }
-_SPOKEN = {"32": "float32", "bf16": "bfloat16"}
+_SPOKEN = {"32": "float32", "bf16": "bfloat16", "16": "float16"}
+_FABRICS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed"}
+
+
+Precision: TypeAlias = Literal["32", "bf16", "16"]
 
 
 class ComputeConfig(BaseModel):
@@ -43,10 +50,51 @@ class ComputeConfig(BaseModel):
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = Field(default=1, ge=1)
     """Processes of this machine, one device each; more machines by torchrun or SLURM."""
-    precision: Literal["auto", "32", "bf16"] = "auto"
-    """Of forward and backward passes; weights and statistics stay in float32."""
+    precision: Literal["auto"] | Precision = "auto"
+    """Of forward and backward passes; weights and statistics stay in float32. "16" is for GPUs that
+    do not know bf16; its gradients are scaled."""
     channels_last: bool | Literal["auto"] = "auto"
     """Whether feature maps keep channels innermost in memory."""
+    accumulation: int = Field(default=1, ge=1)
+    """Parts in which each device takes its share of a batch, one after the other: so many times
+    less memory. Gradients are those of the whole; batch norms see a part."""
+    checkpointing: tuple[str, ...] = ()
+    """Parts of the segmenter that keep their inputs alone and compute again in the backward pass:
+    "blocks" for each block of the backbone, or names of modules with * for anything."""
+    compile: bool = False
+    """Whether networks are compiled by torch (minutes at first; wants a C++ compiler)."""
+
+
+class SharedScale(MixedPrecision):
+    """float16 with gradients scaled by one factor for all optimisers of a step.
+
+    Fabric's own moves the factor after each optimiser; the next one's gradients would then be
+    divided by another than they were multiplied with.
+    """
+
+    scaler: torch.amp.GradScaler
+
+    def __init__(self, device: str) -> None:
+        super().__init__("16-mixed", device)
+        self._first = self.scaler.state_dict()
+
+    def begin(self) -> None:
+        """Set the factor to its first value: a stage depends on none before it."""
+        self.scaler.load_state_dict(self._first)
+
+    def optimizer_step(self, optimizer: Any, **kwargs: Any) -> Any:
+        """Take the optimiser's step, unless its gradients overflowed."""
+        return self.scaler.step(optimizer, **kwargs)
+
+    def end_step(self) -> None:
+        """Lower the factor if gradients of any optimiser overflowed, raise it after many steps."""
+        self.scaler.update()
+
+
+def shared_scale(fabric: Fabric) -> SharedScale | None:
+    """What scales a Fabric's gradients; None where nothing does."""
+    precision = fabric.strategy.precision
+    return precision if isinstance(precision, SharedScale) else None
 
 
 def prepare_process() -> None:
@@ -54,8 +102,8 @@ def prepare_process() -> None:
 
     glibc gives each large block back to the kernel, and half of a CPU step's time is then spent on
     page faults; raised thresholds keep the memory. The first large square root after a matrix
-    product
-    is sometimes wrong on some CPU builds of torch unless one came before.
+    product is
+    sometimes wrong on some CPU builds of torch unless one came before.
     """
     try:
         allocator = ctypes.CDLL("libc.so.6")
@@ -84,7 +132,7 @@ def resolve(
     accelerator = resolve_accelerator(config)
     precision, channels_last = config.precision, config.channels_last
     if accelerator == "cuda":
-        precision = "bf16" if precision == "auto" and torch.cuda.is_bf16_supported() else precision
+        precision = half_precision(torch.device("cuda")) if precision == "auto" else precision
         channels_last = True if channels_last == "auto" else channels_last
     elif "auto" in (precision, channels_last):
         precision, channels_last = _fastest_on_cpu(config, network, crop_px, batch)
@@ -95,6 +143,12 @@ def resolve(
             "channels_last": channels_last,
         }
     )
+
+
+def half_precision(device: torch.device) -> Literal["bf16", "16"]:
+    """The half precision of a device; GPUs before Ampere only imitate bf16."""
+    is_gpu = device.type == "cuda"
+    return "16" if is_gpu and not torch.cuda.is_bf16_supported(False) else "bf16"
 
 
 def resolve_accelerator(config: ComputeConfig) -> Literal["cpu", "cuda"]:
@@ -128,7 +182,8 @@ def launch(config: ComputeConfig) -> Fabric:
         logging.getLogger(name).setLevel(logging.WARNING)
     # Of 1×1 convolutions with channels last, whose layout is the same either way.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-    return _launched(config.model_copy(update={"accelerator": resolve_accelerator(config)}))
+    accelerator = resolve_accelerator(config)
+    return _launched(config.model_copy(update={"accelerator": accelerator, "precision": "32"}))
 
 
 def with_precision(fabric: Fabric, config: ComputeConfig) -> Fabric:
@@ -143,7 +198,8 @@ def _launched(config: ComputeConfig) -> Fabric:
         devices=devices,
         num_nodes=nodes,
         strategy=DDPStrategy(**_KEEP_BUFFERS) if devices * nodes > 1 else "auto",
-        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+        precision=_FABRICS.get(config.precision),
+        plugins=SharedScale(config.accelerator) if config.precision == "16" else None,
     )
     fabric.launch()
     return fabric
@@ -179,36 +235,42 @@ def set_memory_format(network: nn.Module, layout: torch.memory_format) -> None:
 
 def _fastest_on_cpu(
     config: ComputeConfig, network: nn.Module, crop_px: tuple[int, int], batch: int
-) -> tuple[Literal["32", "bf16"], bool]:
-    """Time a training step in each allowed combination and take the fastest."""
-    precisions: list[Literal["32", "bf16"]] = (
+) -> tuple[Precision, bool]:
+    """Time a training step in each allowed combination and take the fastest.
+
+    They take turns, the first unmeasured, and the best time of each counts: other work on the
+    machine then disturbs all alike. What is far behind twice is not timed again.
+    """
+    precisions: list[Precision] = (
         ["32", "bf16"] if config.precision == "auto" else [config.precision]
     )
     layouts = [False, True] if config.channels_last == "auto" else [config.channels_last]
     saved = {name: value.clone() for name, value in network.state_dict().items()}
-    timed = {}
+    left = {(precision, layout): math.inf for precision in precisions for layout in layouts}
     with torch.random.fork_rng():
-        for precision in precisions:
-            for layout in layouts:
-                timed[precision, layout] = _step_s(network, precision, layout, crop_px, batch)
+        for turn in range(1 + _TIMED_ROUNDS):
+            for precision, layout in left:
+                taken_s = _step_s(network, precision, layout, crop_px, batch)
+                if turn:
+                    left[precision, layout] = min(left[precision, layout], taken_s)
+            best_s = min(left.values()) if turn > 1 else math.inf
+            left = {each: time_s for each, time_s in left.items() if time_s <= _HOPELESS * best_s}
     set_memory_format(network, torch.contiguous_format)
     network.load_state_dict(saved)
-    return min(timed, key=timed.__getitem__)
+    return min(left, key=left.__getitem__)
 
 
 def _step_s(
     network: nn.Module, precision: str, is_channels_last: bool, crop_px: tuple[int, int], batch: int
 ) -> float:
-    """Seconds of a forward and backward pass, the better of two after one to warm up."""
+    """Seconds of a forward and backward pass."""
     layout = torch.channels_last if is_channels_last else torch.contiguous_format
     set_memory_format(network, layout)
     image = torch.rand(batch, 3, *crop_px).contiguous(memory_format=layout)
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            prediction: Prediction = network(image)
-        torch.autograd.backward(prediction.logits.float().square().mean())
-        network.zero_grad(set_to_none=True)
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+    start = time.perf_counter()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        prediction: Prediction = network(image)
+    torch.autograd.backward(prediction.logits.float().square().mean())
+    taken_s = time.perf_counter() - start
+    network.zero_grad(set_to_none=True)
+    return taken_s

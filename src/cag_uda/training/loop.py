@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from cag_uda.methods.base import Method, Passes
 from cag_uda.methods.optim import OptimConfig
-from cag_uda.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from cag_uda.training.checkpoint import Progress, Stateful, load_checkpoint, save_checkpoint
+from cag_uda.training.compute import shared_scale
 from cag_uda.training.interrupt import Interrupted, StopRequest
 from cag_uda.training.processes import Processes
 from cag_uda.training.records import Records, not_finite
@@ -41,6 +42,10 @@ class StagePlan:
     """Steps between pictures of predictions; None shows none on the way."""
     skips_nonfinite: bool = False
     """Whether a step whose loss or gradient is not finite is left out, instead of an error."""
+    accumulation: int = 1
+    """Parts in which a batch is taken, one after the other."""
+    compiles: bool = False
+    """Whether trained networks are compiled."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +98,20 @@ def train_stage(
         Interrupted: on a request to stop, after saving.
         RunError: for a loss that is not finite, or a disk that is full.
     """
-    optimizers = method.optimizers(plan.optim)
+    optimizers, scale = method.optimizers(plan.optim), shared_scale(fabric)
+    stateful: dict[str, Stateful] = {**optimizers}
+    if scale is not None:
+        scale.begin()
+        stateful["scale"] = scale.scaler
     with processes.agreed():
-        done = load_checkpoint(folder / "checkpoint", method, optimizers)
+        done = load_checkpoint(folder / "checkpoint", method, stateful)
     if done is None:
         seed_for(plan.seed, 0)
         begun_s = time.monotonic()
         method.prepare(passes)
         done = Progress(0, time.monotonic() - begun_s)
         hooks.prepared(method)
-    method.attach(lambda network: _wrap(fabric, network), fabric.autocast)
+    method.attach(lambda network: _wrap(fabric, network, plan.compiles), fabric.autocast)
     stepper = Stepper(
         fabric,
         processes,
@@ -112,8 +121,9 @@ def train_stage(
         steps=plan.steps,
         seed=plan.seed,
         skips_nonfinite=plan.skips_nonfinite,
+        accumulation=plan.accumulation,
     )
-    done = _Stage(stepper, plan, passes, hooks, folder, stop, optimizers).run(done)
+    done = _Stage(stepper, plan, passes, hooks, folder, stop, optimizers, stateful).run(done)
     # After a resumption too, when no step was left: it depends on weights and images alone.
     seed_for(plan.seed, plan.steps)
     begun_s = time.monotonic()
@@ -121,7 +131,9 @@ def train_stage(
     return replace(done, elapsed_s=done.elapsed_s + time.monotonic() - begun_s)
 
 
-def _wrap(fabric: Fabric, network: nn.Module) -> Callable[..., Any]:
+def _wrap(fabric: Fabric, network: nn.Module, compiles: bool) -> Callable[..., Any]:
+    if compiles:
+        network.compile()
     wrapped: Callable[..., Any] = fabric.setup_module(network, move_to_device=False)
     return wrapped
 
@@ -137,6 +149,8 @@ class _Stage:
     folder: Path
     stop: StopRequest
     optimizers: Mapping[str, Optimizer]
+    stateful: Mapping[str, Stateful]
+    """What a checkpoint keeps beside the method: the optimisers, and what scales gradients."""
     left_out: int = 0
     """Steps that were left out since the last that was taken."""
 
@@ -213,5 +227,5 @@ class _Stage:
         with self.stepper.processes.agreed():
             if self.stepper.processes.is_first:
                 save_checkpoint(
-                    self.folder / "checkpoint", self.stepper.method, self.optimizers, whole
+                    self.folder / "checkpoint", self.stepper.method, self.stateful, whole
                 )

@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 
 from cag_uda.methods.base import Method
 from cag_uda.methods.optim import OptimConfig
+from cag_uda.training.compute import shared_scale
 from cag_uda.training.processes import Processes
-from cag_uda.types import Batch
+from cag_uda.types import Batch, Labelled, Unlabelled
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Stepper:
     skips_nonfinite: bool
     """Whether a step whose loss or gradient is not finite is left out. To know that, every step
     waits for the device."""
+    accumulation: int = 1
+    """Parts in which a batch is taken, one after the other."""
 
     def take(self, step: int, batch: Batch) -> tuple[dict[str, Tensor], bool]:
         """Take one step.
@@ -51,16 +54,21 @@ class Stepper:
         for optimizer in self.optimizers.values():
             _set_rate(optimizer, factor)
         before = [each.clone() for each in method.buffers()] if self.skips_nonfinite else []
+        method.before_step()
         losses = self._learn(batch)
         if self.skips_nonfinite and not self._is_finite(losses):
             self._undo(before)
             return losses, False
-        networks = method.networks()
+        networks, scale = method.networks(), shared_scale(self.fabric)
         for name, optimizer in self.optimizers.items():
             if self.optim.clip_norm is not None:
+                if scale is not None:
+                    scale.unscale_gradients(optimizer.optimizer)
                 nn.utils.clip_grad_norm_(networks[name].parameters(), self.optim.clip_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        if scale is not None:
+            scale.end_step()
         self._share_statistics()
         method.after_step(step)
         return losses, True
@@ -69,11 +77,14 @@ class Stepper:
         """Losses of a batch, with their gradients left at the parameters."""
         losses: dict[str, Tensor] = {}
         with self._shared_statistics():
-            for part in self.method.losses(batch):
-                total = torch.stack([loss.float() for loss in part.values()]).sum()
-                if total.requires_grad:
-                    self.fabric.backward(total)
-                losses |= {name: loss.detach() for name, loss in part.items()}
+            for share in _parts(batch, self.accumulation):
+                for part in self.method.losses(share):
+                    parts = {name: loss / self.accumulation for name, loss in part.items()}
+                    total = torch.stack([loss.float() for loss in parts.values()]).sum()
+                    if total.requires_grad:
+                        self.fabric.backward(total)
+                    for name, loss in parts.items():
+                        losses[name] = losses.get(name, 0) + loss.detach()
         return losses
 
     @contextmanager
@@ -94,6 +105,9 @@ class Stepper:
     def _is_finite(self, losses: Mapping[str, Tensor]) -> bool:
         """Whether losses and gradients are finite on all processes."""
         gradients = [each.grad for each in self.method.parameters() if each.grad is not None]
+        if shared_scale(self.fabric) is not None:
+            # Scaled ones overflow now and then; their optimiser leaves that step out by itself.
+            gradients = []
         values = [loss.float() for loss in losses.values()]
         if gradients:
             values.append(nn.utils.get_total_norm(gradients).float())
@@ -141,6 +155,16 @@ def seed_for(seed: int, step: int, rank: int = 0) -> None:
         rank: of the process, where each shall draw its own numbers.
     """
     torch.manual_seed(((seed * 1_000_003 + step) * 4096 + rank) % 2**63)
+
+
+def _parts(batch: Batch, count: int) -> Iterator[Batch]:
+    """A batch in so many equal parts."""
+    if count == 1:
+        yield batch
+        return
+    tensors = (*batch.source, *batch.target)
+    for image, label, *target in zip(*(each.chunk(count) for each in tensors), strict=True):
+        yield Batch(Labelled(image, label), Unlabelled(*target))
 
 
 def _set_rate(optimizer: Optimizer, factor: float) -> None:
