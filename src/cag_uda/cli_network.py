@@ -114,8 +114,12 @@ def export(
     half: Annotated[
         bool, typer.Option("--half", help="Compute in float16, for GPUs; half the size.")
     ] = False,
+    size: Annotated[
+        str | None,
+        typer.Option(help="HEIGHTxWIDTH in pixels that all images have; default: any size."),
+    ] = None,
 ) -> None:
-    """Write a network as one file: 8-bit RGB images of any size in, train ids out."""
+    """Write a network as one file: 8-bit RGB images in, train ids out."""
     from cag_uda.commands.export import export_model
 
-    export_model(Console(), model, file, half)
+    export_model(Console(), model, file, half, size)

@@ -21,7 +21,9 @@ Track = Annotated[
     typer.Option(help="Of tensorboard, wandb, mlflow, with commas; default: tensorboard."),
 ]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Precision = Annotated[str, typer.Option(help="auto, 32 or bf16; auto measures which is faster.")]
+Precision = Annotated[
+    str, typer.Option(help="auto, 32, bf16 or 16; auto measures which is faster.")
+]
 Domain = Annotated[str, typer.Option(help="A built-in domain's name, or a domain file.")]
 Split = Annotated[str, typer.Option(help="Which split of the domain.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Average over the mirrored image.")]

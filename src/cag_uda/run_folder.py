@@ -117,6 +117,7 @@ class RunFolder:
 def _with_free_settings(begun: Recipe, asked: Recipe) -> Recipe:
     """The recipe of a run with another's settings where these are free to change on the way."""
     loading = {name: getattr(asked.loading, name) for name in ("workers", "on_unreadable")}
+    compute = {name: getattr(asked.compute, name) for name in ("devices", "checkpointing")}
     stages = tuple(
         stage.model_copy(
             update={name: getattr(other, name) for name in ("checkpoint_every", "on_nonfinite")}
@@ -125,7 +126,7 @@ def _with_free_settings(begun: Recipe, asked: Recipe) -> Recipe:
     )
     return begun.model_copy(
         update={
-            "compute": begun.compute.model_copy(update={"devices": asked.compute.devices}),
+            "compute": begun.compute.model_copy(update=compute),
             "loading": begun.loading.model_copy(update=loading),
             "tracking": asked.tracking,
             "stages": stages + begun.stages[len(stages) :],

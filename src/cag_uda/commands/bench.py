@@ -33,7 +33,7 @@ def run_bench(
         parts: of PARTS.
         rounds: of each comparison.
         accelerator: auto, cpu or cuda.
-        precision: of the training steps: auto, 32 or bf16.
+        precision: of the training steps: auto, 32, bf16 or 16.
         json_file: where the rows go too.
 
     Raises:

@@ -55,13 +55,20 @@ def views_of(
     Raises:
         UserError: for a window that is not HEIGHTxWIDTH, or anything out of range.
     """
-    window_px = None
-    if window is not None:
-        sides = re.fullmatch(r"(\d+)\s*[x×]\s*(\d+)", window)
-        if sides is None:
-            raise UserError(f"--window is HEIGHTxWIDTH in pixels, such as 512x1024, got {window!r}")
-        window_px = int(sides[1]), int(sides[2])
+    window_px = None if window is None else height_and_width("--window", window)
     return Views(flip, tuple(scales or (1.0,)), window_px, align_corners=align_corners)
+
+
+def height_and_width(option: str, text: str) -> tuple[int, int]:
+    """What an option says that is HEIGHTxWIDTH in pixels.
+
+    Raises:
+        UserError: if it is not.
+    """
+    sides = re.fullmatch(r"(\d+)\s*[x×]\s*(\d+)", text)
+    if sides is None:
+        raise UserError(f"{option} is HEIGHTxWIDTH in pixels, such as 512x1024, got {text!r}")
+    return int(sides[1]), int(sides[2])
 
 
 def as_learned(domain: Domain, segmenter: Segmenter, name: str) -> Domain:

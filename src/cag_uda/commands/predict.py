@@ -148,8 +148,8 @@ class _Predictor:
         self._segmenter, self._out, self._kinds = segmenter, out, kinds
         self._views, self._log, self._bars = views, log, OnConsole(console)
         self._done = self._total = 0
-        self.broken: list[tuple[Path, DataError]] = []
-        """Inputs that could not be read."""
+        self.broken: list[str] = []
+        """Why inputs could not be read; an error itself would hold what was read of its file."""
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Predict everything; what cannot be read is kept in `broken`."""
@@ -161,7 +161,7 @@ class _Predictor:
             try:
                 self._run_video(job)
             except DataError as error:
-                self.broken.append((job.source, error))
+                self.broken.append(str(error))
 
     def refuse_broken(self) -> None:
         """Say which inputs were left out.
@@ -171,7 +171,7 @@ class _Predictor:
         """
         if not self.broken:
             return
-        problems = [str(error) for _, error in self.broken[:_SHOWN]]
+        problems = self.broken[:_SHOWN]
         if len(self.broken) > _SHOWN:
             problems.append(f"… and {len(self.broken) - _SHOWN} more")
         problems.append(
@@ -226,7 +226,7 @@ class _Predictor:
         return "confidence" in self._kinds
 
     def _leave_out(self, job: Job, error: DataError) -> None:
-        self.broken.append((job.source, error))
+        self.broken.append(str(error))
         self._advance(1)
 
     def _advance(self, count: int) -> None:

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config as symbolic
 
 from cag_uda.data.rendering import render
 from cag_uda.errors import ModelError, UserError
@@ -28,7 +29,10 @@ from cag_uda.models.segmenter import Segmenter
 Labeller: TypeAlias = Callable[[Image], LabelMap]
 """Gives an image (H, W, 3) uint8 its train ids (H, W) uint8."""
 
-_SMALLEST_PX, _LARGEST_PX = 32, 16384
+SMALLEST_PX = 64
+"""Least height and width of images for files that take any size."""
+_LARGEST_PX = 16384
+_SMALLEST_FIXED_PX = 32
 _EXAMPLE_PX = (96, 160)
 # Half precision keeps 11 bits of a logit, so more pixels lie within its rounding of a tie.
 _LEAST_AGREEMENT = {False: 0.999, True: 0.99}
@@ -45,8 +49,14 @@ class Export:
     the two are equal everywhere."""
 
 
-def export(segmenter: Segmenter, path: Path, *, half: bool = False) -> Export:
-    """Write a network as one file, which takes 8-bit RGB images of any size and gives train ids.
+def export(
+    segmenter: Segmenter,
+    path: Path,
+    *,
+    half: bool = False,
+    size_px: tuple[int, int] | None = None,
+) -> Export:
+    """Write a network as one file, which takes 8-bit RGB images and gives train ids.
 
     The file holds preprocessing, network and argmax, the target's batch-norm statistics, and the
     names and colours of the classes. It is compared with the network before it appears.
@@ -55,21 +65,28 @@ def export(segmenter: Segmenter, path: Path, *, half: bool = False) -> Export:
         segmenter: on the CPU.
         path: ends in .onnx or .pt2.
         half: compute in float16, for GPUs; the file is half as large.
+        size_px: (H, W) of all images that the file takes; None for images of any size from
+            SMALLEST_PX a side.
 
     Returns:
         How far file and network agree.
 
     Raises:
-        UserError: for another ending, or if a package is missing.
+        UserError: for another ending, a size that is too small, a network that cannot take images
+            of any size, or if a package is missing.
         ModelError: if the file gives other labels than the network.
         RunError: if the file cannot be written.
     """
     if path.suffix not in EXPORTERS:
         raise UserError(f"cannot export to {path}: give a file ending in {' or '.join(EXPORTERS)}")
+    _refuse_size(segmenter, size_px)
+    if path.suffix == ".onnx":
+        _require_onnx()
     network = copy.deepcopy(segmenter).eval().requires_grad_(False)
-    program = _program(LabelNetwork(network.half() if half else network))
+    program = _program(LabelNetwork(network.half() if half else network), size_px)
     with whole_file(path) as temporary:
-        found = _compare(EXPORTERS[path.suffix](program, segmenter.classes, temporary), segmenter)
+        label = EXPORTERS[path.suffix](program, segmenter.classes, temporary)
+        found = _compare(label, segmenter, size_px)
         if found.agreement < _LEAST_AGREEMENT[half]:
             raise ModelError(
                 f"the exported network gives other labels than its model on "
@@ -87,34 +104,59 @@ def description(classes: Classes) -> dict[str, str]:
     return {name: json.dumps(value) for name, value in described.items()}
 
 
-def _program(network: LabelNetwork) -> ExportedProgram:
-    example = torch.zeros((1, *_EXAMPLE_PX, 3), dtype=torch.uint8)
-    with torch.no_grad(), _quiet():
-        return torch.export.export(network, (example,), dynamic_shapes=(_any_size(),))
+def _refuse_size(segmenter: Segmenter, size_px: tuple[int, int] | None) -> None:
+    if size_px is None and segmenter.detail is not None:
+        raise UserError(
+            "this network sees images in windows (segmenter.detail), whose number depends on the "
+            "size of the image, and a file for any size can hold no such loop; give the size of "
+            "your images, such as --size 1024x2048"
+        )
+    if size_px is not None and min(size_px) < _SMALLEST_FIXED_PX:
+        raise UserError(
+            f"--size {size_px[0]}x{size_px[1]} is too small: networks take images from "
+            f"{_SMALLEST_FIXED_PX} px a side; give the size of your images"
+        )
+
+
+def _program(network: LabelNetwork, size_px: tuple[int, int] | None) -> ExportedProgram:
+    example = torch.zeros((1, *(size_px or _EXAMPLE_PX), 3), dtype=torch.uint8)
+    dynamic = None if size_px is not None else (_any_size(),)
+    # As in torch's own way to ONNX: nothing is taken to hold for all sizes because it does for the
+    # example, such as that a side is longer than 1, or that two are equally long.
+    for_all_sizes = symbolic.patch(  # type: ignore[attr-defined] # torch adds it at run time
+        backed_size_oblivious=True
+    )
+    with torch.no_grad(), _quiet(), for_all_sizes:
+        return torch.export.export(network, (example,), dynamic_shapes=dynamic)
 
 
 def _any_size() -> dict[int, Any]:
     return {
-        axis: Dim(name, min=_SMALLEST_PX, max=_LARGEST_PX)
+        axis: Dim(name, min=SMALLEST_PX, max=_LARGEST_PX)
         for axis, name in ((1, "height"), (2, "width"))
     }
 
 
-def _write_onnx(program: ExportedProgram, classes: Classes, path: Path) -> Labeller:
+def _require_onnx() -> None:
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: F401 - compares the file with the network
         import onnxscript  # noqa: F401 - the exporter of torch stands on it
     except ImportError as error:
         raise UserError(
             f"ONNX needs a package that is not installed ({error.name}); "
             "install the extra: pip install 'cag-uda[export]'"
         ) from error
+
+
+def _write_onnx(program: ExportedProgram, classes: Classes, path: Path) -> Labeller:
+    import onnxruntime
+
     with _quiet():
         model = torch.onnx.export(
             program,
             input_names=["image"],
             output_names=["labels"],
-            dynamic_shapes=(_any_size(),),
+            dynamic_shapes=(_any_size(),) if program.range_constraints else None,
             dynamo=True,
             verbose=False,
         )
@@ -150,10 +192,10 @@ EXPORTERS: dict[str, Callable[[ExportedProgram, Classes, Path], Labeller]] = {
 """How each kind of file is written, by its ending; the result labels images by the file."""
 
 
-def _compare(label: Labeller, segmenter: Segmenter) -> Export:
+def _compare(label: Labeller, segmenter: Segmenter, size_px: tuple[int, int] | None) -> Export:
     """Label scenes by a file and by the network that it was made of."""
     equal, pixels, largest_gap = 0, 0, 0.0
-    for image in _scenes(segmenter.config.input_width_px):
+    for image in _scenes(segmenter.config.input_width_px, size_px):
         size = (image.shape[0], image.shape[1])
         with inference(segmenter):
             prepared = prepare(image, segmenter.config.input_width_px)
@@ -167,12 +209,11 @@ def _compare(label: Labeller, segmenter: Segmenter) -> Export:
     return Export(equal / pixels, largest_gap)
 
 
-def _scenes(input_width_px: int | None) -> Iterator[Image]:
+def _scenes(input_width_px: int | None, size_px: tuple[int, int] | None) -> Iterator[Image]:
     """Rendered scenes whose sizes no stride divides, about as wide as what the network knows."""
-    width = min(input_width_px or 320, 640)
-    for index, (height_px, width_px) in enumerate(
-        ((width // 2, width), (3 * width // 4 + 1, 2 * width + 1), (width + 3, width + 1))
-    ):
+    width = max(2 * SMALLEST_PX, min(input_width_px or 320, 640))
+    sizes = [(width // 2, width), (3 * width // 4 + 1, 2 * width + 1), (width + 3, width + 1)]
+    for index, (height_px, width_px) in enumerate([size_px] * 3 if size_px else sizes):
         yield render(0, index, "hard", height_px, width_px)[0]
 
 

@@ -35,8 +35,9 @@ class Backbone(nn.Module, ABC):
         below and to the right; the maps are then of the enlarged image.
         """
         if self.multiple > 1:
-            height, width = image.shape[-2:]
-            below, right = -height % self.multiple, -width % self.multiple
+            below, right = (
+                multiples(side, self.multiple) * self.multiple - side for side in image.shape[-2:]
+            )
             # By nothing too: an exported graph serves sizes that fit and sizes that do not.
             image = F.pad(image, (0, right, 0, below), mode="replicate")
         return self.maps(image)
@@ -58,6 +59,15 @@ class Backbone(nn.Module, ABC):
             number = place.get(id(parameter), number)
             layers[number].append(parameter)
         return layers
+
+
+def multiples(side_px: int, multiple: int) -> int:
+    """How many multiples of some pixels a side is long when it has been enlarged to whole ones.
+
+    Exported graphs know sizes as formulas of the image's: in this form those of enlarged sides,
+    and whatever divides them, simplify.
+    """
+    return (side_px + multiple - 1) // multiple
 
 
 def refuse_multi_grid(family: str, multi_grid: object) -> None:

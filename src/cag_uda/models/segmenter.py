@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from cag_uda.errors import ModelError
 from cag_uda.models import storage
+from cag_uda.models.backbone import multiples
 from cag_uda.models.backbones import build_backbone
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.context_detail import ContextDetail
@@ -140,9 +141,13 @@ class Segmenter(nn.Module):
         multiple = self.backbone.multiple
         if multiple == 1:
             return cells
-        rows, columns = (
-            -(-pixels * count // (-(-pixels // multiple) * multiple))
+        per_multiple = (
+            count // multiples(pixels, multiple)
             for pixels, count in zip(size, cells.shape[-2:], strict=True)
+        )
+        rows, columns = (
+            multiples(pixels * count, multiple)
+            for pixels, count in zip(size, per_multiple, strict=True)
         )
         return cells[..., :rows, :columns]
 
