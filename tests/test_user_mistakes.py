@@ -264,6 +264,8 @@ MODELS = [
         ("--score wants labels", "'plain' has none"),
     ),
     Mistake("export model net.tflite", ("net.tflite", ".onnx or .pt2")),
+    Mistake("export model net.onnx --size 512", ("--size is HEIGHTxWIDTH", "got '512'")),
+    Mistake("export model net.onnx --size 16x16", ("16x16 is too small", "give the size")),
     Mistake("import nowhere.pth --out new", ("cannot read nowhere.pth", "No such file")),
     Mistake("import notes.txt --out new", ("notes.txt is damaged, or holds other", "safetensors")),
     Mistake("import hostile.pth --out new", ("posix.mkdir", "it was not run", "state_dict alone")),

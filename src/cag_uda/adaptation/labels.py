@@ -69,5 +69,5 @@ def per_pixel(value: float | Tensor, label: Tensor) -> float | Tensor:
         (B, h, w) for a (K,) value; a single number unchanged.
     """
     if isinstance(value, Tensor) and value.ndim == 1:
-        return value.to(label.device)[label]
+        return value.to(label.device, non_blocking=True)[label]
     return value

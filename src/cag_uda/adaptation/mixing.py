@@ -45,7 +45,7 @@ def choose_half_of_classes(
     rows = _class_or_last(label, num_classes)
     shown = torch.zeros(len(label), num_classes + 1, dtype=torch.bool, device=label.device)
     shown = shown.scatter_(1, rows.flatten(1), True)[:, :num_classes]
-    draw = torch.rand(shown.shape, generator=generator).to(label.device)
+    draw = torch.rand(shown.shape, generator=generator).to(label.device, non_blocking=True)
     order = draw.masked_fill(~shown, -1.0).argsort(dim=1, descending=True)
     rank = order.argsort(dim=1)
     return shown & (rank < (shown.sum(dim=1, keepdim=True) + 1) // 2)

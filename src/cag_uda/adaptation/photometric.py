@@ -58,9 +58,9 @@ def colour_jitter(
     offset = (1 - contrast) * brightness
     with without_autocast(image):
         flat = image.flatten(2)
-        mean_grey = luma.to(image) @ flat.mean(dim=2).t()
-        shift = (offset.to(image) * mean_grey)[:, None, None]
-        jittered = torch.baddbmm(shift, matrix.to(image), flat)
+        mean_grey = luma.to(image, non_blocking=True) @ flat.mean(dim=2).t()
+        shift = (offset.to(image, non_blocking=True) * mean_grey)[:, None, None]
+        jittered = torch.baddbmm(shift, matrix.to(image, non_blocking=True), flat)
     return jittered.clamp_(0, 1).view(image.shape)
 
 
@@ -91,13 +91,19 @@ def gaussian_blur(
     deviation = low + (high - low) * draw[1, blurred]
     offset = torch.arange(-_BLUR_RADIUS_PX, _BLUR_RADIUS_PX + 1)
     kernel = torch.exp(-0.5 * (offset / deviation[:, None]) ** 2)
-    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(3, dim=0).to(image)
-    chosen = image[blurred.to(image.device)]
+    kernel = (
+        (kernel / kernel.sum(dim=1, keepdim=True))
+        .repeat_interleave(3, dim=0)
+        .to(image, non_blocking=True)
+    )
+    chosen = image[blurred.to(image.device, non_blocking=True)]
     stacked = F.pad(chosen, (_BLUR_RADIUS_PX,) * 4, mode="reflect").flatten(0, 1)[None]
     with without_autocast(image):
         stacked = F.conv2d(stacked, kernel[:, None, None, :], groups=len(kernel))
         stacked = F.conv2d(stacked, kernel[:, None, :, None], groups=len(kernel))
-    return image.index_copy(0, blurred.to(image.device), stacked.view(chosen.shape))
+    return image.index_copy(
+        0, blurred.to(image.device, non_blocking=True), stacked.view(chosen.shape)
+    )
 
 
 def _hue_rotation(angle: Tensor) -> Tensor:

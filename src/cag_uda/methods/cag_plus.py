@@ -176,14 +176,16 @@ class CAGPlus(Method):
             upsample(logits, size, self.segmenter.config.align_corners), config.label_temperature
         )
         chosen = choose_half_of_classes(batch.source.label, self.segmenter.num_classes)
-        chosen &= (torch.rand(count, 1) < config.mix.probability).to(chosen.device)
+        chosen &= (torch.rand(count, 1) < config.mix.probability).to(
+            chosen.device, non_blocking=True
+        )
         unknown = torch.full_like(batch.source.label, IGNORE)
         mixed = class_mix(batch.source, (image, unknown), labels.weight, chosen)
         image = colour_jitter(mixed.image, config.mix.jitter, config.mix.jitter_probability)
         image = gaussian_blur(image, config.mix.blur_px, config.mix.blur_probability)
         mask = config.mask
         hidden = hidden_blocks(count, size, mask.ratio, mask.block, mask.probability)
-        hidden = hidden.to(image.device) & (mixed.label == IGNORE)
+        hidden = hidden.to(image.device, non_blocking=True) & (mixed.label == IGNORE)
         image = torch.where(hidden[:, None], self.segmenter.mean, image)
         return mixed._replace(image=image), with_known(labels, mixed.label)
 

@@ -129,4 +129,4 @@ def build_discriminator_optimizer(discriminator: nn.Module, learning_rate: float
     """
     parameters = list(discriminator.parameters())
     group = {"params": parameters, "lr": learning_rate, "peak_rate": learning_rate}
-    return Adam([group], betas=(0.9, 0.99))
+    return Adam([group], betas=(0.9, 0.99), fused=True)

@@ -1,0 +1,140 @@
+"""A training step never waits for the device: nothing in it asks for a value on the host."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cag_uda.methods import METHODS
+from cag_uda.methods.optim import OptimConfig
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.training.compute import ComputeConfig, launch, resolve_accelerator, with_precision
+from cag_uda.training.processes import Processes
+from cag_uda.training.step import Stepper
+from cag_uda.types import Batch, Labelled, Unlabelled
+
+from .test_methods import make
+
+TRAINED = [name for name, method in METHODS.items() if method.trains]
+BATCH = 2
+WAITING = {
+    "_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique_dim",
+    "_unique2", "unique_consecutive", "repeat_interleave", "bincount",
+}  # fmt: skip
+"""What must know values of its arguments on the host, or before its result has a shape."""
+
+
+class Waits(TorchDispatchMode):
+    """Notes every operation that would wait for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        # Which images of a batch are changed is drawn on the host, and known there.
+        is_of_host = name == "nonzero" and args[0].shape == (BATCH,)
+        if (name in WAITING and not is_of_host) or (name.startswith("index") and _has_mask(args)):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def _has_mask(args: tuple[Any, ...]) -> bool:
+    """Whether a tensor is indexed by one of booleans, which is `nonzero` in disguise."""
+    indices = [each for arg in args if isinstance(arg, list | tuple) for each in arg]
+    return any(isinstance(each, Tensor) and each.dtype == torch.bool for each in indices)
+
+
+def stepper(name: str, segmenter: Segmenter, compute: ComputeConfig) -> Callable[[Batch, int], Any]:
+    """A function that takes a step of a method as the training loop does."""
+    fabric = with_precision(launch(compute), compute)
+    method = make(name, segmenter)
+    method.to(fabric.device)
+    optim = OptimConfig(optimizer="adamw", learning_rate=1e-4, clip_norm=1.0)
+    method.attach(
+        lambda network: fabric.setup_module(network, move_to_device=False), fabric.autocast
+    )
+    optimizers = {
+        key: fabric.setup_optimizers(each) for key, each in method.optimizers(optim).items()
+    }
+    made = Stepper(
+        fabric, Processes(fabric), method, optimizers, optim=optim, steps=9, seed=0,
+        skips_nonfinite=False,
+    )  # fmt: skip
+    return lambda batch, step: made.take(step, batch)
+
+
+def batch_on(device: str) -> Batch:
+    torch.manual_seed(0)
+    label = torch.randint(0, 4, (BATCH, 64, 64)).to(device)
+    source, target = (torch.rand(BATCH, 3, 64, 64).to(device) for _ in range(2))
+    return Batch(Labelled(source, label), Unlabelled(target, target.clone()))
+
+
+def test_what_waits_is_noted() -> None:
+    """The watch of the test below sees what it is to see."""
+    values = torch.arange(4.0)
+    for wait in (
+        lambda: values.sum().item(),
+        lambda: bool(values.any()),
+        lambda: values[values > 1],
+        lambda: values.nonzero(),
+        lambda: values.unique(),
+        lambda: torch.equal(values, values),
+    ):
+        with Waits() as waits:
+            wait()
+        assert waits.found, wait
+    with Waits() as waits:
+        torch.where(values > 1, values, 0).sum() + values[torch.tensor([1, 2])].sum()
+    assert not waits.found
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_step_asks_for_no_value(name: str, segmenter: Segmenter) -> None:
+    compute = ComputeConfig(accelerator="cpu", precision="32", channels_last=False)
+    take, batch = stepper(name, segmenter, compute), batch_on("cpu")
+    take(batch, 0)
+    with Waits() as waits:
+        take(batch, 1)
+    assert waits.found == []
+
+
+@contextmanager
+def no_synchronisation() -> Iterator[None]:
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_step_on_a_gpu_waits_for_nothing(name: str, precision: str, segmenter: Segmenter) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device")
+    compute = ComputeConfig.model_validate(
+        {"accelerator": "cuda", "precision": precision, "channels_last": True}
+    )
+    assert resolve_accelerator(compute) == "cuda"
+    take, batch = stepper(name, copy.deepcopy(segmenter), compute), batch_on("cuda")
+    for step in range(2):
+        take(batch, step)
+    torch.cuda.synchronize()
+    with no_synchronisation():
+        losses, _ = take(batch, 2)
+    assert all(loss.isfinite() for loss in losses.values())
