@@ -377,7 +377,8 @@ def recipe_with_detail(folder: Path) -> Recipe:
     first = RECIPE[: RECIPE.index('[[stages]]\nname = "adabn"')]
     text = first + '[[stages]]\nname = "plus"\nsteps = 2\nmethod = { name = "cag-plus" }\n'
     changes = ["loading.crop_px=[64, 80]", "segmenter.detail.crop_px=[64, 64]"]
-    return load_recipe(write_recipe(folder, text), [*changes, "stages.*.steps=2"])
+    each_stage = ["stages.*.steps=2", "stages.*.log_every=1"]
+    return load_recipe(write_recipe(folder, text), [*changes, *each_stage])
 
 
 @pytest.mark.slow

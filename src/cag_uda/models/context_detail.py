@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cag_uda.errors import ModelError
-from cag_uda.models.backbone import Backbone
+from cag_uda.models.backbone import Backbone, multiples
 from cag_uda.models.config import DetailConfig
 from cag_uda.models.decoders import SegFormerDecoder
 from cag_uda.models.inference import upsample
@@ -119,7 +119,7 @@ class ContextDetail(nn.Module):
         # A pooling that reaches beyond the edge may give a cell more.
         features, logits = (each[..., : coarse[0], : coarse[1]] for each in context)
         logits = upsample((1 - attention) * logits, grid) + upsample(attention, grid) * detail
-        rows, columns = (-(-side * self.cells // self.unit_px) for side in (height, width))
+        rows, columns = (multiples(side * self.cells, self.unit_px) for side in (height, width))
         return Prediction(
             upsample(features, grid)[..., :rows, :columns], logits[..., :rows, :columns]
         )
@@ -187,7 +187,8 @@ class ContextDetail(nn.Module):
     def _units(self, size: tuple[int, int]) -> tuple[int, int]:
         """Units of images of a size (H, W), when they are enlarged."""
         rows, columns = (
-            max(-(-side // self.unit_px), part) for side, part in zip(size, self.crop, strict=True)
+            max(multiples(side, self.unit_px), part)
+            for side, part in zip(size, self.crop, strict=True)
         )
         return rows, columns
 

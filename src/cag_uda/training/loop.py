@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric import Fabric
 from torch import nn
 from torch.optim import Optimizer
@@ -132,9 +133,9 @@ def train_stage(
 
 
 def _wrap(fabric: Fabric, network: nn.Module, compiles: bool) -> Callable[..., Any]:
-    if compiles:
-        network.compile()
-    wrapped: Callable[..., Any] = fabric.setup_module(network, move_to_device=False)
+    # In training alone: sweeps and evaluation call the network itself, with images of any size.
+    made = torch.compile(network) if compiles else network
+    wrapped: Callable[..., Any] = fabric.setup_module(made, move_to_device=False)
     return wrapped
 
 
