@@ -422,6 +422,19 @@ def test_blocks_are_hidden_of_the_target_alone_and_its_labels_stay(segmenter: Se
     torch.testing.assert_close(soft.probability[hidden], whole.probability[hidden])
 
 
+def test_target_pixels_weigh_what_of_the_batch_is_sure_or_each_itself(segmenter: Segmenter) -> None:
+    logits = torch.randn(2, 4, 8, 8, generator=seeded(5))
+    highest = F.interpolate(logits, (32, 32), mode="bilinear").softmax(1).amax(1)
+    for least, expected in (
+        (0.6, (highest >= 0.6).float().mean().expand_as(highest)),
+        (0, highest),
+    ):
+        _, _, known, soft = mixed_images(segmenter, confidence=least)
+        of_target = known == IGNORE
+        torch.testing.assert_close(soft.weight[of_target], expected[of_target])
+        assert (soft.weight[~of_target] == 1).all()
+
+
 def test_mixing_and_hiding_can_be_taken_out(segmenter: Segmenter) -> None:
     out = {"probability": 0.0}
     batch, image, known, _ = mixed_images(segmenter, mix=out, mask=out)
@@ -433,6 +446,7 @@ def test_mixing_and_hiding_can_be_taken_out(segmenter: Segmenter) -> None:
     "settings",
     [
         {"momentum": 0.0},
+        {"confidence": 0.0},
         {"label_anchors": ["source"]},
         {"label_anchors": ["target"]},
         {"anchor_weight": 0.0},

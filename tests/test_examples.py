@@ -10,10 +10,12 @@ import tomllib
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
+import cag_uda
 from cag_uda.cli import app
 from cag_uda.data.rendering import render, render_folder
 from cag_uda.methods import METHODS
@@ -26,16 +28,21 @@ from .trees import RECIPE, write_recipe
 OWN_FOLDERS = REPOSITORY / "examples" / "own-folders"
 
 
-def test_own_folders_adapt_without_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def two_folders(folder: Path) -> None:
+    """The example's files with what they speak of: a labelled game, photographs of a street."""
     for path in OWN_FOLDERS.glob("*.toml"):
-        shutil.copy(path, tmp_path)
-    for name in ("my-game.toml", "my-street.toml"):
-        assert len((tmp_path / name).read_text().splitlines()) <= 12
-    render_folder(tmp_path / "my-game", "clean", range(4), 0, 48, 96)
-    (tmp_path / "my-street").mkdir()
+        shutil.copy(path, folder)
+    render_folder(folder / "my-game", "clean", range(4), 0, 48, 96)
+    (folder / "my-street").mkdir()
     for index in range(4):
         image, _ = render(0, index, "hard", 48, 96)
-        cv2.imwrite(str(tmp_path / "my-street" / f"{index}.jpg"), image[:, :, ::-1])
+        cv2.imwrite(str(folder / "my-street" / f"{index}.jpg"), image[:, :, ::-1])
+
+
+def test_own_folders_adapt_without_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_folders(tmp_path)
+    for name in ("my-game.toml", "my-street.toml"):
+        assert len((tmp_path / name).read_text().splitlines()) <= 12
 
     monkeypatch.chdir(tmp_path)
     recipe = "my-game-to-my-street.toml"
@@ -53,6 +60,28 @@ def test_own_folders_adapt_without_code(tmp_path: Path, monkeypatch: pytest.Monk
         label = cv2.imread(f"predictions/{index}.png", cv2.IMREAD_UNCHANGED)
         assert label.shape == (48, 96)
         assert label.max() < 11
+
+
+@pytest.mark.slow
+def test_own_folders_adapt_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_folders(tmp_path)
+    recipe = tmp_path / "my-game-to-my-street.toml"
+    small = [
+        ("resnet-18", "resnet-tiny"),
+        ("[96, 192]", "[32, 64]"),
+        ("batch_size = 4", "workers = 0"),
+    ]
+    text = re.sub(r"steps = \d+", "steps = 2", recipe.read_text())
+    for old, new in small:
+        assert old in text
+        text = text.replace(old, new)
+    recipe.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(OWN_FOLDERS / "adapt.py"))
+    segmenter = cag_uda.load("run")
+    painted = cv2.imread("painted/3.png")[:, :, ::-1]
+    label = segmenter.predict("my-street/3.jpg")
+    assert (painted == np.array(segmenter.classes.palette)[label]).all()
 
 
 @pytest.mark.slow

@@ -127,7 +127,28 @@ def _program(network: LabelNetwork, size_px: tuple[int, int] | None) -> Exported
         backed_size_oblivious=True
     )
     with torch.no_grad(), _quiet(), for_all_sizes:
-        return torch.export.export(network, (example,), dynamic_shapes=dynamic)
+        program = torch.export.export(
+            network,
+            (example,),
+            dynamic_shapes=dynamic,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+    return _without_assertions(program)
+
+
+def _without_assertions(program: ExportedProgram) -> ExportedProgram:
+    """Take out what was noted of the example where its trace had to choose.
+
+    Networks ask whether something is of one piece in memory, or the positions of as many patches
+    as in pretraining; what is done where the answer is no is right for all. ONNX has no assertions
+    either; that the labels are the network's at other sizes than the example's is compared.
+    """
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten._assert_scalar.default:
+            program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program
 
 
 def _any_size() -> dict[int, Any]:

@@ -30,7 +30,7 @@ from cag_uda.adaptation.feature_distance import feature_distance
 from cag_uda.adaptation.labels import downsample
 from cag_uda.adaptation.losses import cross_entropy
 from cag_uda.adaptation.masking import hidden_blocks
-from cag_uda.adaptation.mixing import Mixed, choose_half_of_classes, class_mix
+from cag_uda.adaptation.mixing import Mixed, choose_half_of_classes, class_mix, confident_share
 from cag_uda.adaptation.moving_anchors import follow, nearest_of
 from cag_uda.adaptation.photometric import colour_jitter, gaussian_blur
 from cag_uda.adaptation.pseudo_labels import by_confidence
@@ -175,6 +175,8 @@ class CAGPlus(Method):
         labels = soften(
             upsample(logits, size, self.segmenter.config.align_corners), config.label_temperature
         )
+        if config.confidence:
+            labels = labels._replace(weight=confident_share(labels.weight, config.confidence))
         chosen = choose_half_of_classes(batch.source.label, self.segmenter.num_classes)
         chosen &= (torch.rand(count, 1) < config.mix.probability).to(
             chosen.device, non_blocking=True

@@ -85,6 +85,9 @@ class CAGPlusConfig(MethodConfig):
     """Of drawing the labels' class shares towards the source's; 0 takes it out."""
     prior_momentum: float = Field(default=0.99, ge=0, le=1)
     """Of the running class shares of the labels."""
+    confidence: float = Field(default=0.968, ge=0, lt=1)
+    """Target pixels weigh the share of the batch's pixels with at least this probability (DACS); 0
+    weighs each by its own probability."""
     label_temperature: float = Field(default=0.5, ge=0)
     """Below 1 sharpens soft labels (MixMatch: 0.5); 0 makes them hard."""
     contrast: ContrastConfig = ContrastConfig()

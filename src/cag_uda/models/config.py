@@ -17,7 +17,8 @@ class DetailConfig(BaseModel):
 
     crop_px: tuple[int, int] = (512, 512)
     """Height and width of the part of a training crop that is seen in detail, and of the windows
-    by which prediction sees all of an image so: multiples of 8 with most networks."""
+    by which prediction sees all of an image so: multiples of 8 with most networks, `scale` times
+    the cells of the backbone's finest map."""
     scale: int = Field(default=2, ge=2)
     """How many times smaller the whole crop or image, the context, is seen."""
     weight: float = Field(default=0.1, ge=0, lt=1)

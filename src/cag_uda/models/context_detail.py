@@ -36,9 +36,10 @@ Place = tuple[int, int]
 class ContextDetail(nn.Module):
     """What a segmenter with detail has besides: its crops, the scale attention, and the fusion.
 
-    Places and sizes are in units of as few pixels as make whole cells of the context's grid, so
-    that what is cut out of an image is what is put back on a grid. Images are enlarged to whole
-    units, and to a detail crop at least, by repeating their border; in the end that is left out.
+    Places and sizes are in units of as few pixels as make whole cells of the context's grids, those
+    of its logits and of its attention, so that what is cut out of an image is put back in place.
+    Images are enlarged to whole units, and to a detail crop at least, by repeating their border; in
+    the end that is left out.
 
     Args:
         config: crop, scale and weight.
@@ -55,7 +56,8 @@ class ContextDetail(nn.Module):
     ) -> None:
         super().__init__()
         self.scale, self.weight = config.scale, config.weight
-        self.unit_px = math.lcm((Fraction(stride) * config.scale).numerator, config.scale)
+        of_logits = Fraction(stride) * config.scale
+        self.unit_px = math.lcm(of_logits.numerator, backbone.strides[0] * config.scale)
         self.cells = int(self.unit_px / Fraction(stride))
         """Of the logits' grid per unit, a side."""
         height, width = config.crop_px

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import (
     ConvNextV2Backbone,
@@ -28,7 +29,7 @@ from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTLayer
 from transformers.models.segformer.modeling_segformer import SegformerLayer
 from transformers.models.swinv2.modeling_swinv2 import Swinv2Layer
 
-from cag_uda.models.backbone import Backbone, refuse_multi_grid
+from cag_uda.models.backbone import Backbone, multiples, refuse_multi_grid
 from cag_uda.models.published import load_transformer
 
 
@@ -127,6 +128,23 @@ class ConvNextV2(_FourStages):
     beside = ("hidden_states_norms.",)
 
 
+class _AlwaysPadded(Swinv2Layer):
+    """Pads maps to whole windows and cuts them again, be it by nothing.
+
+    The layer of transformers cuts if it has padded, which is no question that an exported graph can
+    ask: it serves images of sizes that fit the windows and of sizes that do not.
+    """
+
+    def maybe_pad(
+        self, hidden_states: Tensor, height: int, width: int
+    ) -> tuple[Tensor, tuple[int, ...]]:
+        """Maps (B, h, w, C) of whole windows, and what makes the layer cut them to h and w."""
+        below, right = (
+            multiples(side, self.window_size) * self.window_size - side for side in (height, width)
+        )
+        return F.pad(hidden_states, (0, 0, 0, right, 0, below)), (0, 0, 0, 1, 0, 1)
+
+
 class SwinV2(_FourStages):
     """Swin V2: attention in shifted windows. It pads what does not fit its windows by itself.
 
@@ -136,6 +154,12 @@ class SwinV2(_FourStages):
     network_class, config_class = Swinv2Backbone, Swinv2Config
     blocks = (Swinv2Layer,)
     multiple = 32
+
+    def __init__(self, *form: Any, **more: Any) -> None:
+        super().__init__(*form, **more)
+        for layer in self.network.modules():
+            if isinstance(layer, Swinv2Layer):
+                layer.__class__ = _AlwaysPadded
 
     def levels(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """All four stages, each of twice the channels of the one before."""
