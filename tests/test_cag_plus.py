@@ -330,7 +330,8 @@ def test_a_step_passes_as_many_images_through_networks_as_one_of_dacs(
 
 
 def test_anchors_and_class_shares_follow_what_the_step_saw(segmenter: Segmenter) -> None:
-    method = make(segmenter, anchor_momentum=0.8, prior_momentum=0.7, anchor_confidence=0.0)
+    settings = {"anchor_momentum": 0.8, "prior_momentum": 0.7, "anchor_confidence": 0.0}
+    method = make(segmenter, anchor_weight=4.0, prior_strength=0.5, **settings)
     before = {name: value.clone() for name, value in method.state_dict().items()}
     batch = make_batch(3)
     reference = copy.deepcopy(method)

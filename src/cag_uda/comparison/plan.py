@@ -154,7 +154,8 @@ def _planned(templates: Sequence[Stage], contender: Contender, recipe: Recipe) -
         edges.append(round(total * share))
     stages = []
     for index, planned in enumerate(contender.stages):
-        template = templates[-1] if index else templates[0]
+        whose = planned.optimiser_of or ("last" if index else "first")
+        template = templates[0 if whose == "first" else -1]
         steps = edges[index + 1] - edges[index]
         update = {
             "name": planned.name,

@@ -30,6 +30,8 @@ class PlannedStage(_Table):
     """Of all steps; 0 for a method that does not train."""
     rounds: int = Field(default=1, ge=1)
     """How often what the method prepares is made within the stage."""
+    optimiser_of: Literal["first", "last"] | None = None
+    """Of the recipe's stages; None: the first one's for the first stage, the last's for others."""
 
 
 class Contender(_Table):

@@ -233,6 +233,8 @@ class CAGPlus(Method):
     def _rectified(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's features (B, D, h, w) of the target and its corrected logits."""
         features, logits = self.frozen(self.teacher, image, "target")
+        if not self.config.anchor_weight:
+            return features, logits
         anchors = {"source": self.anchors, "target": self.target_anchors}
         sets = [anchors[domain] for domain in self.config.label_anchors]
         distances = nearest_of(sets, features)

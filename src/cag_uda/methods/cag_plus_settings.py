@@ -74,14 +74,15 @@ class CAGPlusConfig(MethodConfig):
     With 0 the student labels for itself."""
     label_anchors: tuple[DomainName, ...] = Field(default=("source", "target"), min_length=1)
     """Whose anchors labels are corrected by; of two the nearer."""
-    anchor_weight: float = Field(default=4.0, ge=0)
+    anchor_weight: float = Field(default=0.0, ge=0)
     """Of the distances in labels, 1 / τ of ProDA for distances over the mean nearest one; 0 leaves
-    the teacher's probabilities as they are."""
+    the teacher's probabilities as they are. Off: it cost a point where it was tried (docs/LOG.md),
+    with the anchors' contrast on."""
     anchor_momentum: float = Field(default=0.99, ge=0, le=1)
     """Of the anchors; 1 fixes them for the stage, as in the paper."""
     anchor_confidence: float = Field(default=0.9, ge=0, lt=1)
     """Of the target's pixels that its anchors are the mean of."""
-    prior_strength: float = Field(default=0.5, ge=0, le=1)
+    prior_strength: float = Field(default=0.3, ge=0, le=1)
     """Of drawing the labels' class shares towards the source's; 0 takes it out."""
     prior_momentum: float = Field(default=0.99, ge=0, le=1)
     """Of the running class shares of the labels."""
