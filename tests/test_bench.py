@@ -60,6 +60,7 @@ def test_anchor_maths_and_its_growth(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0.01 < row.figure < 100
 
 
+@pytest.mark.slow
 def test_every_rung_of_the_ladder_trains() -> None:
     for rung in ladder.RUNGS.values():
         # The thresholds of malloc would stay changed in this process.

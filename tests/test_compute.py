@@ -90,6 +90,7 @@ def test_recomputed_parts_are_named_and_an_unknown_one_is_refused(segmenter: Seg
         check_names(segmenter, ["layer5"])
 
 
+@pytest.mark.slow
 def test_a_recomputed_run_is_the_run(tmp_path: Path) -> None:
     """Exactly, all methods of the recipe, and on from a checkpoint of the other."""
     path = write_recipe(tmp_path, SHORT)
@@ -205,6 +206,7 @@ def test_float16_scales_the_gradients_of_all_networks_alike(tmp_path: Path) -> N
     assert scale.scaler.get_scale() == 2**16
 
 
+@pytest.mark.slow
 def test_a_run_in_float16_goes_on_exactly_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -252,6 +252,7 @@ def gradient_of_part(rank: int, parts: int, rendezvous: str, folder: str) -> Non
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_average_to_the_gradient_of_one(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(

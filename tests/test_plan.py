@@ -165,6 +165,7 @@ STAGES = RECIPE.partition("[[stages]]")[0] + (
 )
 
 
+@pytest.mark.slow
 def test_a_plan_through_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stages of one kind are rehearsed once, no service is told, and nothing is left behind."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -187,6 +188,7 @@ def test_a_plan_through_the_command_line(tmp_path: Path, monkeypatch: pytest.Mon
     assert sorted(tmp_path.iterdir()) == sorted([*before, file])
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_not_rehearsed(tmp_path: Path) -> None:
     recipe, file = write_recipe(tmp_path, STAGES), tmp_path / "plan.json"
     command = ["plan", str(recipe), "--memory", "0.1", "--json", str(file)]

@@ -87,6 +87,7 @@ def test_the_resolved_recipe_repeats_the_run(tmp_path: Path) -> None:
     ).read_text()
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_network(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path)
     one = adapt(load_recipe(recipe, ["stages.*.steps=1", "stages.adabn.steps=0"]), tmp_path / "one")
@@ -113,7 +114,13 @@ class StopAt:
 
 
 @pytest.mark.parametrize(
-    "place", [("source-only", 1), ("warmup", 2), ("stage-1", 1), ("stage-1", 3)]
+    "place",
+    [
+        pytest.param(("source-only", 1), marks=pytest.mark.slow),
+        ("warmup", 2),
+        pytest.param(("stage-1", 1), marks=pytest.mark.slow),
+        pytest.param(("stage-1", 3), marks=pytest.mark.slow),
+    ],
 )
 def test_stopped_and_resumed_is_the_uninterrupted_run(
     tmp_path: Path, place: tuple[str, int]

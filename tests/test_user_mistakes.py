@@ -93,7 +93,7 @@ RECIPES = [
     Mistake(ADAPT + '\'classes=["road", "bus"]\'', ("no class 'bus'", "it has road, car")),
     Mistake(ADAPT + "deliver=entropie", ("deliver wants last or", "entropy", "got 'entropie'")),
     Mistake(ADAPT + "seed=-1", ("seed", "greater than or equal to 0", "got -1")),
-    Mistake("adapt tiny.toml --precision fp16", ("'32' or 'bf16'", "got 'fp16'")),
+    Mistake("adapt tiny.toml --precision fp16", ("'bf16' or '16'", "got 'fp16'")),
     Mistake("adapt tiny.toml --accelerator tpu", ("'cpu' or 'cuda'", "got 'tpu'")),
     Mistake("adapt tiny.toml --accelerator cuda", ("no CUDA device", "--accelerator cpu")),
     Mistake("plan tiny.toml --accelerator cuda", ("no CUDA device", "--accelerator cpu")),

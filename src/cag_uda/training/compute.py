@@ -50,7 +50,7 @@ class ComputeConfig(BaseModel):
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = Field(default=1, ge=1)
     """Processes of this machine, one device each; more machines by torchrun or SLURM."""
-    precision: Literal["auto"] | Precision = "auto"
+    precision: Literal["auto", "32", "bf16", "16"] = "auto"
     """Of forward and backward passes; weights and statistics stay in float32. "16" is for GPUs that
     do not know bf16; its gradients are scaled."""
     channels_last: bool | Literal["auto"] = "auto"
