@@ -11,8 +11,9 @@ For each criterion, and each ensemble of ranks,
     regret   best mIoU − mIoU of the checkpoint that it chooses, in points, over all of the pair;
     in runs  the mean regret where it chooses within each run.
 
-"last" always takes a run's last checkpoint, "any" is the mean of all. Labels of the target are read
-here alone, to judge the criteria; `cag-uda select` and `deliver` never see them.
+Oracles are left out. "last" always takes a run's last checkpoint, "any" is the mean of all. Labels
+of the target are read here alone, to judge the criteria; `cag-uda select` and `deliver` never see
+them.
 """
 
 import argparse
@@ -60,8 +61,11 @@ def judged_checkpoints(run: Path) -> tuple[str, list[Judged]]:
         for each in checkpoints(run)
         if (each.stage, each.step) in true
     ]
-    # The oracle's second source is the target; what is told apart is the pair, not the training.
-    return f"{scores['source'].split(' + ')[0]} → {scores['target']}", found
+    first, *others = scores["source"].split(" + ")
+    domain = scores["target"].split("/")[0]
+    if any(other.split("/")[0] == domain for other in others):
+        found = []  # An oracle, whose second source is the target: nobody has it to choose.
+    return f"{first} → {scores['target']}", found
 
 
 def spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:

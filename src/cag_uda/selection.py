@@ -17,8 +17,8 @@ from cag_uda.types import CriterionName
 
 CRITERIA_FILE = "criteria.json"
 LOWER_IS_BETTER: frozenset[CriterionName] = frozenset({"entropy"})
-DEFAULT_CRITERION = "infomax"
-"""What `cag-uda select` goes by unless told otherwise."""
+DEFAULT_CRITERION = "infomax+source-miou"
+"""What `cag-uda select` goes by unless told otherwise; chosen on rendered scenes (docs/LOG.md)."""
 
 
 @dataclass(frozen=True)
