@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.fabric import Fabric
@@ -134,7 +134,7 @@ def train_stage(
 
 def _wrap(fabric: Fabric, network: nn.Module, compiles: bool) -> Callable[..., Any]:
     # In training alone: sweeps and evaluation call the network itself, with images of any size.
-    made = torch.compile(network) if compiles else network
+    made = cast("nn.Module", torch.compile(network)) if compiles else network
     wrapped: Callable[..., Any] = fabric.setup_module(made, move_to_device=False)
     return wrapped
 
