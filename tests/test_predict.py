@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -35,6 +35,8 @@ from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.views import WHOLE
 
 from .test_commands import failure, run
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -431,7 +433,7 @@ def test_no_more_pictures_are_held_than_the_queues_take(
     held: weakref.WeakSet[object] = weakref.WeakSet()
     most = 0
 
-    class CountedFrame(Frame[Any]):
+    class CountedFrame(Frame[T]):
         def __init__(self, *parts: Any) -> None:
             super().__init__(*parts)
             count(self)
