@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from cag_uda.cli import app
 from cag_uda.commands.compare import plan
 from cag_uda.comparison import cells
+from cag_uda.comparison.pages import to_markdown
 from cag_uda.comparison.plan import budget_of, delivered_stages, plan_ablation, plan_methods
 from cag_uda.comparison.settings import choose, read_contenders, read_variants
 from cag_uda.errors import RecipeError, RunError, UserError
@@ -240,6 +241,11 @@ def test_markdown_and_csv_say_the_same(compared: Path) -> None:
         assert [float(line["miou"]) for line in of_row] == [c["miou"] for c in row["cells"]]
         assert [float(line["road"]) for line in of_row] == [c["iou"][0] for c in row["cells"]]
     assert "3" in text.split("steps: ")[1].splitlines()[0]
+    assert "| over cag |" in text
+    for row in table["methods"]:
+        if lead := row["summary"]["lead"]:
+            lead["over"] = "own"
+    assert "| over own |" in to_markdown(table), "the column names the row that leads"
 
 
 def test_a_second_time_runs_what_is_missing_and_refuses_another_recipe(compared: Path) -> None:

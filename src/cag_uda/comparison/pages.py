@@ -53,7 +53,8 @@ def per_cent(value: float | None) -> str:
 
 def _main_table(rows: Sequence[Record], table: Record) -> str:
     heads = ["method", "mIoU", "seeds", "share of the gap", "over the floor, 95 % over frames"]
-    heads += ["over cag", "steps", "time", "peak memory"]
+    leader = next((row["summary"]["lead"]["over"] for row in rows if row["summary"]["lead"]), "cag")
+    heads += [f"over {leader}", "steps", "time", "peak memory"]
     body = []
     for row in rows:
         summary = row["summary"]
