@@ -11,9 +11,9 @@ For each criterion, and each ensemble of ranks,
     regret   best mIoU − mIoU of the checkpoint that it chooses, in points, over all of the pair;
     in runs  the mean regret where it chooses within each run.
 
-Oracles are left out. "last" always takes a run's last checkpoint, "any" is the mean of all. Labels
-of the target are read here alone, to judge the criteria; `cag-uda select` and `deliver` never see
-them.
+Oracles are left out. "last" always takes a run's last checkpoint, "any" is the mean of all. Below
+stands what recording the criteria took, as a share of the time of training. Labels of the target
+are read here alone, to judge the criteria; `cag-uda select` and `deliver` never see them.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cag_uda.files import write_json
-from cag_uda.selection import Checkpoint, best, checkpoints, rank_of, ranks
+from cag_uda.selection import Checkpoint, best, checkpoints, rank_of, ranks, read_records
 from cag_uda.types import CriterionName
 
 FEWEST = 3
@@ -66,6 +66,15 @@ def judged_checkpoints(run: Path) -> tuple[str, list[Judged]]:
     if any(other.split("/")[0] == domain for other in others):
         found = []  # An oracle, whose second source is the target: nobody has it to choose.
     return f"{first} → {scores['target']}", found
+
+
+def cost(run: Path) -> tuple[float, float]:
+    """Seconds that the measurement of a run's criteria took, and those of its training."""
+    stages = json.loads((run / "scores.json").read_text())["stages"]
+    records = [each for stage in stages for each in read_records(run / "stages" / stage["folder"])]
+    # Runs of earlier versions do not say.
+    measured = sum(record.get("elapsed_s", math.nan) for record in records)
+    return measured, sum(stage["elapsed_s"] for stage in stages)
 
 
 def spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
@@ -149,6 +158,10 @@ def main() -> None:
     for pair, rows in tables.items():
         count = sum(map(len, by_pair[pair]))
         print(to_markdown(pair, rows, count, len(by_pair[pair])) + "\n")
+    timed = [each for each in map(cost, arguments.runs) if not math.isnan(each[0])]
+    if timed:
+        share = sum(measured for measured, _ in timed) / sum(trained for _, trained in timed)
+        print(f"criteria took {100 * share:.1f} % of the training time of {len(timed)} runs")
     if arguments.json:
         plain = {
             pair: {

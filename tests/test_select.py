@@ -79,6 +79,7 @@ def test_criteria_are_recorded_after_stages_and_at_evaluations(finished: Run) ->
         found = records(stages / folder)
         assert [record["step"] for record in found] == steps
         assert all(set(record["criteria"]) == NAMES for record in found)
+        assert all(record["elapsed_s"] > 0 for record in found)
         assert found[-1]["network"] == "model"
     warmup = records(stages / "2-warmup")
     assert [record["network"] for record in warmup] == ["networks/1", "model"]

@@ -8,17 +8,18 @@ RUN/stages/*/criteria.json holds what was found after the stage and at each of i
   "infomax": 1.3,
   "source_validation": "held-out",
   "records": [
-    {"step": 100, "network": null, "criteria": {"entropy": 0.41, "infomax": 1.2, …}},
-    {"step": 200, "network": "model", "criteria": {"entropy": 0.39, "infomax": 1.3, …}}
+    {"step": 100, "network": null, "elapsed_s": 1.2, "criteria": {"entropy": 0.41, …}},
+    {"step": 200, "network": "model", "elapsed_s": 0.7, "criteria": {"entropy": 0.39, …}}
   ]
 }
 ```
 
 At the top stands the latest record; `network` is the folder of the network relative to the stage's,
-null where it was not kept. No label of the target, and nothing that was found with one, ever stands
-in this file.
+null where it was not kept; `elapsed_s` is what the measurement took. No label of the target, and
+nothing that was found with one, ever stands in this file.
 """
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -100,12 +101,14 @@ class Criteria:
             step: steps of the stage that it has taken; records of as many or more are dropped.
             network: where it is kept, relative to the folder; None where it is not.
         """
+        begun_s = time.monotonic()
         criteria = self.measure(segmenter)
+        about = {"step": step, "network": network, "elapsed_s": time.monotonic() - begun_s}
         # What a run that is now resumed recorded further on is found anew.
         kept = [record for record in read_records(folder) if record["step"] < step]
-        kept.append({"step": step, "network": network, "criteria": criteria})
-        about = {"source_validation": self.source_validation, "records": kept}
-        write_json(folder / CRITERIA_FILE, {**criteria, **about})
+        kept.append({**about, "criteria": criteria})
+        latest = {**criteria, "source_validation": self.source_validation}
+        write_json(folder / CRITERIA_FILE, {**latest, "records": kept})
 
     def _look_at_source(self, segmenter: Segmenter) -> tuple[CategoryAnchors, float]:
         """Anchors and mIoU on the feature grid, of the source sample."""
