@@ -7,8 +7,13 @@ graph can hold for images of any size.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cag_uda.models.inference import most_likely
 from cag_uda.models.segmenter import Segmenter
@@ -40,9 +45,32 @@ class LabelNetwork(nn.Module):
         pixels = image.permute(0, 3, 1, 2).float()
         if self.input_width_px is not None:
             pixels = resize_to_width(pixels, self.input_width_px)
-        logits = self.segmenter((pixels / 255).to(self.dtype)).logits.float()
+        with _WideNormalize():
+            logits = self.segmenter((pixels / 255).to(self.dtype)).logits.float()
         aligned = self.segmenter.config.align_corners
         return most_likely(logits, (height, width), aligned)
+
+
+class _WideNormalize(TorchFunctionMode):
+    """Vectors in half precision are brought to unit length in single precision.
+
+    What `F.normalize` adds to keep the length of nothing above zero is zero in half precision: the
+    cosine attention of Swin V2 would divide by it wherever an image is padded.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call what torch was asked for."""
+        wide = func is F.normalize and args[0].dtype is torch.float16
+        if wide:
+            args = (args[0].float(), *args[1:])
+        result = func(*args, **(kwargs or {}))
+        return result.half() if wide else result
 
 
 def resize_to_width(pixels: Tensor, width_px: int) -> Tensor:

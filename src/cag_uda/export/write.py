@@ -165,7 +165,7 @@ def _require_onnx() -> None:
     except ImportError as error:
         raise UserError(
             f"ONNX needs a package that is not installed ({error.name}); "
-            "install the extra: pip install 'cag-uda[export]'"
+            "install what it stands on: pip install onnx onnxruntime onnxscript"
         ) from error
 
 
