@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint format docs clean
+.PHONY: demo test test-slow bench lint format docs clean
 
 demo: $(VENV)/.installed  ## render two domains, adapt from one to the other, write demo/report.html
 	$(BIN)/cag-uda demo --out demo
@@ -14,6 +14,10 @@ test: $(VENV)/.installed-dev  ## the default suite, under three minutes on two c
 test-slow: $(VENV)/.installed-dev  ## what takes longer
 	$(BIN)/pytest -q -m "slow and quiet" --timeout 900
 	$(BIN)/pytest -q -m "slow and not quiet" -n auto --timeout 1200
+
+bench: $(VENV)/.installed-dev  ## every ratio of docs/RESULTS.md, Speed; wants a machine with nothing else to do
+	$(BIN)/cag-uda bench
+	for name in anchors loading evaluation prediction export rendering photometric; do $(BIN)/python benchmarks/$$name.py || exit; done
 
 lint: $(VENV)/.installed-dev  ## style and types
 	$(BIN)/ruff check .

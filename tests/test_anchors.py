@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cag_uda.adaptation import CategoryAnchors, downsample
+from cag_uda.adaptation import CategoryAnchors, by_anchor, downsample
 from cag_uda.adaptation.labels import one_hot
+from cag_uda.adaptation.margins import RelativeMargin
 from cag_uda.errors import ShapeError, UserError
 from cag_uda.types import IGNORE
 
@@ -117,6 +118,32 @@ def test_distances_are_within_a_thousandth_of_float64(
     assert torch.equal(distances.argmin(1), exact.argmin(1))
 
 
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+@pytest.mark.parametrize("rule", [2.5, RelativeMargin(0.06)])
+def test_no_label_flips_that_is_not_on_the_edge(
+    offset: float, rule: float | RelativeMargin
+) -> None:
+    """Against float64: only a gap within a thousandth of the margin, or of none, may differ."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(19, 256, generator=generator)
+    label = torch.randint(0, 19, (2, 32, 40), generator=generator)
+    noise = torch.randn(2, 256, 32, 40, generator=generator)
+    features = (0.35 * vectors[label].movedim(-1, 1) + noise + offset).float()
+    vectors = vectors + offset
+    exact = torch.linalg.vector_norm(
+        features.double()[:, None] - vectors.double()[:, :, None, None], dim=2
+    )
+    nearest, second = exact.topk(2, dim=1, largest=False).values.unbind(dim=1)
+    gap, margin = second - nearest, rule if isinstance(rule, float) else 0.06 * (nearest + second)
+    on_edge = ((gap - margin).abs() < 1e-3 * nearest) | (gap < 1e-3 * nearest)
+    expected = torch.where(gap >= margin, exact.argmin(dim=1), IGNORE)
+    got = by_anchor(CategoryAnchors.from_vectors(vectors).distances(features), rule).label
+    assert torch.equal(got[~on_edge], expected[~on_edge])
+    share = (expected != IGNORE).float().mean()
+    assert 0.02 < share < 0.98, "the margin divides them"
+    assert on_edge.float().mean() < 0.1
+
+
 def test_distance_to_a_coinciding_anchor_is_nearly_nothing_and_never_nan() -> None:
     vectors = torch.randn(4, 256, generator=torch.Generator().manual_seed(0)) + 1000
     features = vectors.t()[None, :, None, :]
@@ -226,6 +253,8 @@ def test_downsample_is_exact_nearest_resizing() -> None:
         label[:, None].float(), size=(16, 21), mode="nearest-exact"
     )
     assert torch.equal(downsample(label, (16, 21)), expected[:, 0].long())
+    corners = torch.nn.functional.interpolate(label[:, None].float(), size=(16, 21))
+    assert torch.equal(downsample(label, (16, 21), align_corners=True), corners[:, 0].long())
 
 
 def test_one_hot_has_nothing_for_ids_that_are_no_class() -> None:

@@ -1,10 +1,12 @@
 """The bench measures what it says, and says whether a bound is met."""
 
+import importlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
 from cag_uda.bench import anchors, ladder, step
@@ -12,7 +14,10 @@ from cag_uda.bench.timing import Row, interleaved_s, median_ratio
 from cag_uda.cli import app
 from cag_uda.errors import UserError
 from cag_uda.models.config import SegmenterConfig
+from cag_uda.recipes import load_recipe
 from cag_uda.training.compute import ComputeConfig
+
+from .conftest import REPOSITORY
 
 CPU = torch.device("cpu")
 
@@ -81,3 +86,19 @@ def test_an_unknown_part_is_named() -> None:
     result = CliRunner().invoke(app, ["bench", "stepp"])
     assert isinstance(result.exception, UserError)
     assert "stepp" in str(result.exception)
+
+
+def test_arithmetic_of_steps_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A convolution; and stages whose steps are so many passes of the same network."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    arithmetic = importlib.import_module("arithmetic")
+    with torch.device("meta"):
+        convolution = nn.Conv2d(3, 8, 3, padding=1)
+    operations = 1e12 * arithmetic.forward_tflop(convolution, (2, 3, 10, 20))
+    assert operations == pytest.approx(2 * (3 * 9) * 8 * 2 * 10 * 20)
+    half, whole = (
+        arithmetic.step_tflop(load_recipe("demo", [f"loading.crop_px=[{height}, 128]"]))
+        for height in (64, 128)
+    )
+    assert whole["stage-1"] == whole["stage-3"]
+    assert whole["stage-1"] == pytest.approx(2 * half["stage-1"], rel=0.01)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,18 +27,24 @@ from cag_uda.training.interrupt import Interrupted
 from cag_uda.training.step import Stepper, _parts
 from cag_uda.types import Batch, Labelled, Unlabelled
 
+from .test_runs import StopAt
 from .trees import RECIPE, write_recipe
 
 SHORT = RECIPE.replace("steps = 3", "steps = 2")
 
 
-@pytest.fixture
-def segmenter(classes: Classes) -> Segmenter:
+def network(classes: Classes, norm: str) -> Segmenter:
     torch.manual_seed(0)
-    made = Segmenter(SegmenterConfig(backbone="resnet-18-half", decoder="light"), classes)
+    config = {"backbone": "resnet-18-half", "decoder": "light", "norm": norm}
+    made = Segmenter(SegmenterConfig.model_validate(config), classes)
     # Drops are of the generator's next numbers, which a repetition has not moved.
     made.dropout.p = 0.0
     return made
+
+
+@pytest.fixture
+def segmenter(classes: Classes) -> Segmenter:
+    return network(classes, "per-domain")
 
 
 def weights(run: Path) -> dict[str, np.ndarray]:
@@ -58,7 +65,9 @@ def kept_bytes(step: Callable[[], Tensor]) -> int:
     return sum(kept.values())
 
 
-def test_recomputed_blocks_keep_less_and_change_nothing(segmenter: Segmenter) -> None:
+@pytest.mark.parametrize("norm", ["shared", "per-domain"])
+def test_recomputed_blocks_keep_less_and_change_nothing(norm: str, classes: Classes) -> None:
+    segmenter = network(classes, norm)
     other = copy.deepcopy(segmenter)
     recompute(other, ["blocks"])
     recompute(other, ["blocks"])
@@ -172,6 +181,44 @@ def test_parts_that_do_not_divide_the_batch_are_refused(tmp_path: Path) -> None:
         load_recipe(path, ["compute.accumulation=2"])
 
 
+def test_compiled_networks_keep_all_activations(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path)
+    with pytest.raises(RecipeError, match="compile and checkpointing do not go together"):
+        load_recipe(path, ["compute.compile=true", 'compute.checkpointing=["blocks"]'])
+
+
+def test_deterministic_kernels_are_taken_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[bool, bool]] = []
+    monkeypatch.setattr(
+        torch,
+        "use_deterministic_algorithms",
+        lambda mode, *, warn_only: asked.append((mode, warn_only)),
+    )
+    launch(ComputeConfig(accelerator="cpu"))
+    assert asked == []
+    launch(ComputeConfig(accelerator="cpu", deterministic=True))
+    assert asked == [(True, True)]
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"]
+
+
+@pytest.mark.slow
+@pytest.mark.gpu
+def test_with_deterministic_kernels_a_run_on_a_gpu_goes_on_exactly(tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device")
+    changes = ['compute.accelerator="cuda"', "compute.deterministic=true", "stages.*.log_every=1"]
+    recipe = load_recipe(write_recipe(tmp_path), changes)
+    try:
+        with pytest.raises(Interrupted):
+            adapt(recipe, tmp_path / "run", progress=StopAt("stage-1", 1))
+        adapt(recipe, tmp_path / "run", resume=True)
+        adapt(recipe, tmp_path / "whole")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(np.array_equal(value, found[name]) for name, value in expected.items())
+
+
 def test_float16_scales_the_gradients_of_all_networks_alike(tmp_path: Path) -> None:
     """Of two optimisers; where the scale is too large, both leave the step out."""
     config = ComputeConfig(accelerator="cpu", precision="16", channels_last=False)
@@ -249,14 +296,18 @@ def test_the_fastest_way_is_found_by_turns(
     calls: list[tuple[str, bool]] = []
     slow = {("32", False): 3.0, ("32", True): 1.2, ("bf16", False): 9.0, ("bf16", True): 1.0}
 
-    def step_s(_: object, precision: str, layout: bool, *__: object) -> float:
+    def step_s(
+        _: object, precision: str, layout: bool, crop_px: tuple[int, int], batch: int
+    ) -> float:
+        assert (crop_px, batch) == ((32, 32), 2), "what is taken at once"
         calls.append((precision, layout))
         disturbed = len(calls) == 8
         return slow[precision, layout] * (10 if disturbed else 1)
 
     monkeypatch.setattr(compute, "_step_s", step_s)
     before = {name: value.clone() for name, value in segmenter.state_dict().items()}
-    found = resolve(ComputeConfig(accelerator="cpu"), segmenter, (32, 32), 2)
+    config = ComputeConfig(accelerator="cpu", accumulation=4)
+    found = resolve(config, segmenter, (32, 32), 8)
     assert (found.precision, found.channels_last) == ("bf16", True)
     assert calls[7] == ("bf16", True), "the disturbed one was to be the best"
     assert calls.count(("bf16", False)) < calls.count(("32", True))

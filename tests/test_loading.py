@@ -111,6 +111,8 @@ def test_a_batch_is_a_function_of_its_step(tmp_path: Path) -> None:
     source = source_of(tmp_path, config(photometric=1.0))
     assert_equal(raw(source, 5), raw(source_of(tmp_path, config(photometric=1.0)), 5))
     assert not raw(source, 5).source.image.equal(raw(source, 6).source.image)
+    tensors = (*raw(source, 5).source, *raw(source, 5).target)
+    assert {each.dtype for each in tensors} == {torch.uint8}, "8 bits until they are on the device"
 
 
 def test_two_processes_see_the_halves_of_the_one_process_batch(tmp_path: Path) -> None:

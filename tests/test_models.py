@@ -149,6 +149,24 @@ def test_estimated_statistics_are_the_mean_over_batches(segmenter: Segmenter) ->
     assert norm.momentum == 0.1
 
 
+@pytest.mark.parametrize("norm", ["shared", "per-domain"])
+def test_a_single_image_teaches_no_variance_of_pooled_features(norm: str, classes: Classes) -> None:
+    """As the last of a sweep, or one of a size of its own; all other norms learn from it."""
+    form = {"backbone": "resnet-tiny", "decoder": "light", "norm": norm}
+    torch.manual_seed(0)
+    segmenter = Segmenter(SegmenterConfig.model_validate(form), classes)
+    pooled, level = segmenter.decoder.pooled[1][1], segmenter.decoder.levels[0][1]
+    single, pair = torch.rand(3, 3, 64, 64).split([1, 2])
+    segmenter.estimate_statistics([pair], "target")
+    of_pair = pooled.running_var.clone(), level.running_var.clone()
+    segmenter.estimate_statistics([single], "target")
+    assert pooled.running_var.equal(of_pair[0])
+    assert not level.running_var.equal(of_pair[1])
+    pooled.running_var.fill_(77)
+    segmenter.estimate_statistics([single, pair], "target")
+    assert pooled.running_var.max() < 70, "what was before has no share in what is learnt"
+
+
 def test_saved_and_loaded_is_the_same_network(segmenter: Segmenter, tmp_path: Path) -> None:
     segmenter.save_pretrained(tmp_path / "model")
     assert {path.name for path in (tmp_path / "model").iterdir()} == {

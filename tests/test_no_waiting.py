@@ -1,4 +1,4 @@
-"""A training step never waits for the device: nothing in it asks for a value on the host."""
+"""Training never waits for the device: nothing in a step asks for a value on the host."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cag_uda.adaptation import CategoryAnchors, by_anchor
+from cag_uda.adaptation.margins import AbsoluteMargin, RelativeMargin
 from cag_uda.methods import METHODS
 from cag_uda.methods.optim import OptimConfig
+from cag_uda.models.config import Classes, SegmenterConfig
+from cag_uda.models.context_detail import ContextDetail
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.training.compute import ComputeConfig, launch, resolve_accelerator, with_precision
 from cag_uda.training.processes import Processes
@@ -29,12 +33,16 @@ WAITING = {
 """What must know values of its arguments on the host, or before its result has a shape."""
 
 
+PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "matmul", "_cdist_forward", "_euclidean_dist"}
+
+
 class Waits(TorchDispatchMode):
-    """Notes every operation that would wait for a GPU."""
+    """Notes every operation that would wait for a GPU, and every matrix product."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
+        self.products: list[str] = []
 
     def __torch_dispatch__(
         self,
@@ -48,6 +56,8 @@ class Waits(TorchDispatchMode):
         is_of_host = name == "nonzero" and args[0].shape == (BATCH,)
         if (name in WAITING and not is_of_host) or (name.startswith("index") and _has_mask(args)):
             self.found.append(name)
+        if name in PRODUCTS:
+            self.products.append(name)
         return func(*args, **(kwargs or {}))
 
 
@@ -112,6 +122,38 @@ def test_a_step_asks_for_no_value(name: str, segmenter: Segmenter) -> None:
     assert waits.found == []
 
 
+def test_a_step_with_detail_asks_for_no_value(
+    classes: Classes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The place of the crop is drawn on the host, and known there.
+    monkeypatch.setattr(ContextDetail, "_draw_place", lambda self, units: (0, 0))
+    compute = ComputeConfig(accelerator="cpu", precision="32", channels_last=False)
+    take, batch = stepper("cag", with_detail(classes), compute), batch_on("cpu")
+    take(batch, 0)
+    with Waits() as waits:
+        take(batch, 1)
+    assert waits.found == []
+
+
+def with_detail(classes: Classes) -> Segmenter:
+    config = {"backbone": "resnet-tiny", "decoder": "light", "detail": {"crop_px": (64, 64)}}
+    return Segmenter(SegmenterConfig.model_validate(config), classes)
+
+
+def test_anchors_and_labels_are_one_product_each_and_ask_for_no_value() -> None:
+    torch.manual_seed(0)
+    features, label = torch.randn(3, 8, 6, 7), torch.randint(0, 5, (3, 6, 7))
+    anchors, found = CategoryAnchors.from_vectors(torch.randn(5, 8)), CategoryAnchors(5, 8)
+    per_class = torch.linspace(0.1, 0.5, 5)
+    for margin in (2.5, AbsoluteMargin(per_class), RelativeMargin(per_class)):
+        with Waits() as waits:
+            by_anchor(anchors.distances(features), margin)
+        assert (len(waits.products), waits.found) == (1, [])
+    with Waits() as waits:
+        found.update(features, label)
+    assert (len(waits.products), waits.found) == (1, [])
+
+
 @contextmanager
 def no_synchronisation() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("error")
@@ -123,10 +165,14 @@ def no_synchronisation() -> Iterator[None]:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["32", "bf16"])
-@pytest.mark.parametrize("name", TRAINED)
-def test_a_step_on_a_gpu_waits_for_nothing(name: str, precision: str, segmenter: Segmenter) -> None:
+@pytest.mark.parametrize("name", [*TRAINED, "cag with detail"])
+def test_a_step_on_a_gpu_waits_for_nothing(
+    name: str, precision: str, segmenter: Segmenter, classes: Classes
+) -> None:
     if not torch.cuda.is_available():
         pytest.skip("torch sees no CUDA device")
+    if name == "cag with detail":
+        name, segmenter = "cag", with_detail(classes)
     compute = ComputeConfig.model_validate(
         {"accelerator": "cuda", "precision": precision, "channels_last": True}
     )

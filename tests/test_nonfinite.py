@@ -75,6 +75,19 @@ def test_a_loss_that_is_not_finite_stops_with_step_terms_and_files(
     )
 
 
+def test_no_checkpoint_holds_weights_that_are_not_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a finite loss had an infinite gradient just before a checkpoint was due."""
+    recipe = load_recipe(write_recipe(tmp_path, ONE_STAGE), ["stages.*.checkpoint_every=2"])
+    spoil(monkeypatch, infinite_gradient_at(3))
+    with pytest.raises(RunError, match=r"the gradient is not finite at step 4 \(source/ce \d"):
+        adapt(recipe, tmp_path / "run")
+    state = torch.load(tmp_path / "run/stages/0-source-only/checkpoint/state.pt", weights_only=True)
+    assert state["step"] == 2
+    assert all(each.isfinite().all() for each in state["method"].values())
+
+
 @pytest.mark.parametrize("change", [nan_at(3), infinite_gradient_at(3)])
 def test_a_step_that_is_not_finite_is_left_out_and_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[int, Tensor], Tensor]

@@ -15,7 +15,14 @@ from cag_uda.cli import app
 from cag_uda.data.domain import Domain
 from cag_uda.errors import DataError, UserError
 from cag_uda.planning import plan
-from cag_uda.planning.fitting import Growth, Trial, Way, available_mib, settings_that_fit
+from cag_uda.planning.fitting import (
+    Growth,
+    Trial,
+    Way,
+    available_mib,
+    settings_that_fit,
+    trial_crops,
+)
 from cag_uda.planning.forecast import Images, scaled, times
 from cag_uda.planning.rehearsal import FRAMES, FewFrames, Line, Measured, Sweep
 from cag_uda.recipes import load_recipe
@@ -86,6 +93,31 @@ def test_batches_are_halved_as_long_as_a_recipe_with_them_is_one() -> None:
     assert batches(1, 1, "segmenter.norm=frozen") == [1]
     assert batches(2, 2) == [4]
     assert batches(2, 1) == [2]
+
+
+def test_crops_hold_the_detail() -> None:
+    """Those that are tried differ, so that memory has a slope; those that are told can be had."""
+    changes = ["loading.width_px=2048", "loading.crop_px=[1024,1024]", "segmenter.detail={}"]
+    hrda = load_recipe("cag-plus-gta5-cityscapes", changes)
+    assert trial_crops(hrda) == ((640, 640), (768, 768))
+    assert trial_crops(load_recipe("gta5-cityscapes")) == ((128, 224), (256, 448))
+    a_pixel = {Way("32", ()): [Growth(Trial(0, 0.0, 1.0), Trial(1, 1.0, 1.0))]}
+    for detail_px, expected in ((512, [(512, 512)]), (704, [])):
+        changes[-1] = f"segmenter.detail.crop_px=[{detail_px},{detail_px}]"
+        recipe = load_recipe("cag-plus-gta5-cityscapes", changes)
+        found = settings_that_fit(recipe, 1, a_pixel, 2 * 600 * 600)
+        assert [each.crop_px for each in found] == expected
+        for setting in found:
+            load_recipe("cag-plus-gta5-cityscapes", [*changes, *setting.changes()])
+
+
+@pytest.mark.slow
+def test_one_image_a_device_is_planned_too(tmp_path: Path) -> None:
+    """Alone it could not train batch norm; together with the other device's it can."""
+    path = write_recipe(tmp_path, "[[stages]]".join(RECIPE.split("[[stages]]")[:2]))
+    forecast = plan(load_recipe(path, ["segmenter.norm=shared", "compute.devices=2"]))
+    assert forecast.fits
+    assert forecast.total_s is not None
 
 
 def test_what_was_measured_is_scaled_to_the_whole_stage() -> None:

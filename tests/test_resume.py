@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from cag_uda.methods.cag import CAG
+from cag_uda.training.step import Stepper
+
 from .forked import Run
 from .run_folders import assert_same
 from .trees import RECIPE, write_recipe
@@ -59,6 +62,30 @@ def kill_in_checkpoint(number: int) -> None:
     torch.save = half  # type: ignore[assignment]  # for the life of this process
 
 
+def kill_after_call(owner: type, name: str, number: int) -> None:
+    """Let this process kill itself at the end of the n-th call of a method."""
+    method, left = getattr(owner, name), [number]
+
+    def counted(*arguments: Any, **keywords: Any) -> Any:
+        done = method(*arguments, **keywords)
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return done
+
+    setattr(owner, name, counted)
+
+
+CERTAIN = {
+    "the sweep for a stage's first anchors": partial(kill_after_call, CAG, "_anchored", 1),
+    "the sweep for its later ones": partial(kill_after_call, CAG, "_anchored", 2),
+    "a step, with its gradients made": partial(kill_after_call, Stepper, "_learn", 9),
+    "a checkpoint, half written": partial(kill_in_checkpoint, 5),
+    "the renaming of a file": partial(kill_at_renaming, 30, after=False),
+}
+"""Deaths that every run meets: a second sweep comes in the midst of the last stage."""
+
+
 def some_act(dice: random.Random) -> Callable[[], None] | None:
     """A way to die at a moment of the run's own, or none: then it is killed from outside."""
     return dice.choice(
@@ -88,7 +115,7 @@ def killed_within(run: Run, time_s: float) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_at_random_moments_and_resumed_is_the_uninterrupted_run(
     tmp_path: Path, processes: int
@@ -99,6 +126,14 @@ def test_killed_at_random_moments_and_resumed_is_the_uninterrupted_run(
     assert begin(recipe, tmp_path / "timed", processes).wait() == [0] * processes
     takes_s = time.monotonic() - begun_s
     assert_same(tmp_path / "timed", whole)
+
+    for place, act in CERTAIN.items():
+        out = tmp_path / place
+        dying = begin(recipe, out, processes, act)
+        killed_within(dying, 100)
+        assert dying.wait()[0] == -signal.SIGKILL, place
+        assert begin(recipe, out, processes).wait() == [0] * processes, place
+        assert_same(out, whole)
 
     dice, kills, runs = random.Random(processes), 0, 0
     while kills < KILLS // 2:

@@ -69,8 +69,9 @@ class RunFolder:
         """The recipe that the run goes on with.
 
         It must be the one that the run began with, but for what was "auto" and for what changes
-        nothing of what has been done: devices, loader processes, how often checkpoints are made,
-        who is told of it, and what is done about unreadable files and losses that are not finite.
+        nothing of what has been done: devices, loader processes, what is computed again in the
+        backward pass, how often checkpoints are made, who is told of it, and what is done about
+        unreadable files and losses that are not finite.
 
         Raises:
             RunError: if there is no run here, or it is of another recipe.

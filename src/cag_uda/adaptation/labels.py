@@ -9,15 +9,17 @@ from torch import Tensor
 from cag_uda.errors import ShapeError
 
 
-def downsample(label: Tensor, size: tuple[int, int]) -> Tensor:
+def downsample(label: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
     """Give every cell of a coarser grid the label of the pixel at the cell's centre.
 
-    Ids are copied, never blended. The corner that `F.interpolate(mode="nearest")` reads instead
-    shifts the labels by up to half a cell against the features.
+    Ids are copied, never blended.
 
     Args:
         label: (B, H, W) int64 train ids.
         size: (h, w) of the feature grid, in cells.
+        align_corners: read the pixel at each cell's first corner instead, for networks whose logits
+            are resized with cells on corners: what `F.interpolate(mode="nearest")` reads, and with
+            it the released CAG-UDA code. For others it is up to half a cell off.
 
     Returns:
         (B, h, w) int64; `label` itself where the sizes are equal.
@@ -32,8 +34,9 @@ def downsample(label: Tensor, size: tuple[int, int]) -> Tensor:
         )
     if label.shape[1:] == torch.Size(size):
         return label
+    within = 0 if align_corners else 1
     rows, columns = (
-        (2 * torch.arange(cells, device=label.device) + 1) * pixels // (2 * cells)
+        (2 * torch.arange(cells, device=label.device) + within) * pixels // (2 * cells)
         for cells, pixels in zip(size, label.shape[1:], strict=True)
     )
     return label[:, rows[:, None], columns]

@@ -73,9 +73,9 @@ def cross_entropy(
     if logits.shape[2:] != label.shape[1:]:
         size = (label.shape[1], label.shape[2])
         logits = F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
-    reduction = "sum" if weight is None else "none"
-    loss = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction=reduction)
-    total = loss if weight is None else (loss * weight).sum()
+    # Summed here: torch's own sum is not of a fixed order on a GPU.
+    loss = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none")
+    total = loss.sum() if weight is None else (loss * weight).sum()
     return pixel_mean(total, (label != IGNORE).sum())
 
 

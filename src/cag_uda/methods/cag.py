@@ -32,16 +32,14 @@ class MarginConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["absolute", "relative", "clearest", "calibrated"] = "absolute"
-    """What `value` means: a gap d2 − d1 in feature units (the paper); a gap (d2 − d1) / (d1 +
-    d2), free
-    of the features' scale; the share of each class's target pixels that is labelled, the clearest
-    first; or the precision that each class shall have on the labelled source."""
+    """What `value` means: a gap d2 − d1 in feature units (the paper); a gap (d2 − d1) / (d1 + d2),
+    free of the features' scale; the share of each class's target pixels that is labelled, the
+    clearest first; or the precision that each class shall have on the labelled source."""
     value: float = Field(default=2.5, ge=0)
     """2.5 is the paper's Δ_d, for the features of its network."""
     prior_portion: float | None = Field(default=None, gt=0, le=1)
     """Where given, no class labels more of the target than this times its share of the source:
-    only its clearest pixels, so that a rare class cannot flood the target. None: no such bound
-    (the
+    only its clearest pixels, so that a rare class cannot flood the target. None: no such bound (the
     paper)."""
 
     @model_validator(mode="after")
@@ -59,8 +57,7 @@ class CAGConfig(MethodConfig):
     name: Literal["cag"] = "cag"
     labels: tuple[LabelKind, ...] = ("anchor",)
     """Pseudo-labels that supervise the target, each by a cross entropy; the mean of them is used.
-    The
-    released code has ("anchor", "confidence")."""
+    The released code has ("anchor", "confidence")."""
     margin: MarginConfig = MarginConfig()
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Least softmax probability of a probability-based label (the paper and the released code)."""
@@ -115,7 +112,7 @@ class CAG(FrozenLabeller):
         found, pixels = self._no_anchors(), torch.zeros_like(self.threshold)
         for source in passes.source():
             prediction = self.frozen(self.labeller, source.image, "source")
-            label = downsample(source.label, _grid(prediction))
+            label = self._on_grid(source.label, prediction)
             pixels += one_hot(label, len(pixels)).sum(dim=(0, 2))
             found.update(prediction.features, self._anchored(prediction, label))
         found.reduce(passes.all_reduce)
@@ -129,9 +126,9 @@ class CAG(FrozenLabeller):
         self._seen = None
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
-        """Yields {source/ce, source/anchor}, {target/<kind>, …, target/anchor}."""
+        """Yields {source/ce, source/distance}, {target/<kind>, …, target/distance}."""
         source = self.student(batch.source.image, "source")
-        label = downsample(batch.source.label, _grid(source))
+        label = self._on_grid(batch.source.label, source)
         if self.config.anchors == "moving":
             self._seen = self._seen or (self._no_anchors(),)
             self._seen[0].update(source.features.detach(), label)
@@ -234,7 +231,7 @@ class CAG(FrozenLabeller):
         statistics = MarginStatistics(self.segmenter.num_classes).to(self.threshold.device)
         for source in passes.source():
             prediction = self.frozen(self.labeller, source.image, "source")
-            label = downsample(source.label, _grid(prediction))
+            label = self._on_grid(source.label, prediction)
             statistics.update(self.anchors.distances(prediction.features), label)
         statistics.reduce(passes.all_reduce)
         return statistics
@@ -252,8 +249,8 @@ class CAG(FrozenLabeller):
             return anchor_distance(prediction.features, self.anchors.vectors, label)
         return centroid_distance(*prediction, self.anchors.vectors, label)
 
-
-def _grid(prediction: Prediction) -> tuple[int, int]:
-    """Height and width of the feature grid."""
-    height, width = prediction.logits.shape[-2:]
-    return height, width
+    def _on_grid(self, label: Tensor, prediction: Prediction) -> Tensor:
+        """Labels (B, H, W) of images at the cells of a prediction of them."""
+        height, width = prediction.logits.shape[-2:]
+        aligned = self.segmenter.config.align_corners
+        return downsample(label, (height, width), align_corners=aligned)

@@ -13,8 +13,7 @@ class OptimConfig(BaseModel):
     """The `[stages.optim]` table of a recipe.
 
     The defaults are AdaptSegNet's for its segmenter (CVPR 2018: SGD 2.5e-4, momentum 0.9, weight
-    decay
-    5e-4, head × 10, poly 0.9), which most of the field uses with ImageNet weights.
+    decay 5e-4, head × 10, poly 0.9), which most of the field uses with ImageNet weights.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

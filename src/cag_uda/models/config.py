@@ -70,8 +70,7 @@ class SegmenterConfig(BaseModel):
     """Rank of these additions."""
     norm: Literal["shared", "per-domain", "frozen"] = "per-domain"
     """Batch-norm statistics: one set for both domains, a set per domain (scale and shift shared),
-    or
-    the initial ones, never updated."""
+    or the initial ones, never updated."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Per RGB channel, subtracted from an image in [0, 1]; the default is ImageNet's."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)

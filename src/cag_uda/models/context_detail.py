@@ -147,7 +147,8 @@ class ContextDetail(nn.Module):
     def _within(self, attention: Tensor, places: Sequence[Place], units: tuple[int, int]) -> Tensor:
         """Attention (B, K, h, w) within the detail crop alone, where in some images it is 1."""
         is_alone = torch.rand(len(attention), 1, 1, 1) < self.chance_alone(units)
-        attention = torch.where(is_alone.to(attention.device), 1.0, attention)
+        is_alone = is_alone.to(attention.device, non_blocking=True)
+        attention = torch.where(is_alone, 1.0, attention)
         per_unit = self.cells // self.scale
         inside = attention.new_ones(1, 1, self.crop[0] * per_unit, self.crop[1] * per_unit)
         return attention * self._sum([inside], places, units, per_unit)

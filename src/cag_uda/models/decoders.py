@@ -40,10 +40,8 @@ class ASPP(nn.Module):
     """Atrous spatial pyramid pooling with an image-level branch.
 
     Source: Chen et al., *Encoder-Decoder with Atrous Separable Convolution* (DeepLab v3+), 2018,
-    with
-    dense convolutions, dilations 1, 6, 12, 18 at output stride 16, 5 × 256 → 256 and dropout 0.5,
-    as
-    the released CAG-UDA code has it.
+    with dense convolutions, dilations 1, 6, 12, 18 at output stride 16, 5 × 256 → 256 and dropout
+    0.5, as the released CAG-UDA code has it.
     """
 
     def __init__(self, inputs: int, outputs: int, output_stride: int) -> None:
@@ -72,7 +70,7 @@ class DeepLabV3Plus(Decoder):
     `feature_channels` is 256 at stride 4; the dropout of 0.1 before the classifier stands in
     `Segmenter`, so that anchors never see its noise.
 
-    Source: METHOD "network": low-level → 48, concatenated to 304 → 3×3 256, dropout 0.5, 3×3 256.
+    Source: the released code: low-level → 48, concatenated to 304 → 3×3 256, dropout 0.5, 3×3 256.
     """
 
     feature_channels = 256

@@ -10,8 +10,8 @@ class Discriminator(nn.Module):
     """Tells from an output (its softmax, say) whether a segmenter saw a source or a target image.
 
     Five convolutions of kernel 4, stride 2, padding 1, with 64-128-256-512-1 channels and leaky
-    ReLU
-    0.2 between. Maps of at least 32×32 cells give a score; smaller ones are padded by the caller.
+    ReLU 0.2 between. Maps of at least 32×32 cells give a score; smaller ones are padded by the
+    caller.
 
     Args:
         num_classes: K, channels of the map.

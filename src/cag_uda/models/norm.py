@@ -1,8 +1,8 @@
 """Batch normalisation whose running statistics are kept apart for source and target.
 
 Source: the idea of statistics per domain is Li et al., *Revisiting Batch Normalization For
-Practical
-Domain Adaptation* (AdaBN), 2016; sharing scale and shift while separating statistics follows it.
+Practical Domain Adaptation* (AdaBN), 2016; sharing scale and shift while separating statistics
+follows it.
 """
 
 from collections.abc import Sequence
@@ -22,17 +22,22 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
     While `is_shared`, in training, mean and variance are those of all processes together: several
     with a part of a batch each normalise as one with the whole. Works on every device and backend,
-    which torch's own synchronised batch norm does not.
+    which torch's own synchronised batch norm does not. Where one process stands for several
+    (`cag-uda plan`) a single image's pooled features, which have no variance, are normalised by the
+    running statistics.
     """
 
     is_shared = False
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise (B, C, h, w); in training also update the running statistics."""
-        if not (self.training and self.is_shared):
-            return super().forward(input)
-        cast(Tensor, self.num_batches_tracked).add_(1)
-        return self.normalise_together(input, *running_statistics(self, "target"))
+        statistics = running_statistics(self, "target")
+        if self.training and self.is_shared:
+            cast(Tensor, self.num_batches_tracked).add_(1)
+            return self.normalise_together(input, *statistics)
+        if self.training and input.numel() == self.num_features:
+            return F.batch_norm(input, *statistics, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(input)
 
     def normalise_together(
         self, input: Tensor, running_mean: Tensor, running_var: Tensor
@@ -52,8 +57,8 @@ class DomainBatchNorm2d(SharedBatchNorm2d):
     """Scale and shift shared by both domains, running mean and variance for each.
 
     The target's statistics bear the usual names (`running_mean`, `running_var`), so that the
-    delivered
-    network is an ordinary one; the source's stand beside them. `domain` says which are in use.
+    delivered network is an ordinary one; the source's stand beside them. `domain` says which are in
+    use.
     """
 
     source_mean: Tensor
@@ -90,7 +95,8 @@ class _Together(Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised input, mean, and unbiased variance of all processes."""
         values = input.float()
-        count = values.new_tensor([values.numel() / values.shape[1]])
+        # Filled on the device: a number that comes from the host would be waited for.
+        count = values.new_full((1,), values.numel() / values.shape[1])
         *total, count = _summed(values.sum((0, 2, 3)), count)
         mean = total[0] / count
         # Around the mean of all: the difference of two large squares would lose the variance.

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from functools import partial
+from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     _CHECKPOINT_WRAPPED_MODULE as _WRAPPED,
 )
@@ -85,14 +86,16 @@ def _contexts(
 def _without_memory(module: nn.Module) -> Iterator[None]:
     """Batch norms in training normalise by their batch and leave their running statistics alone.
 
-    These have seen the batch already.
+    These have seen, and counted, the batch already.
     """
     norms = [each for each in module.modules() if isinstance(each, _BatchNorm) and each.training]
     momenta = [norm.momentum for norm in norms]
+    counts = [cast(Tensor, norm.num_batches_tracked).clone() for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
             norm.momentum = momentum
+            cast(Tensor, norm.num_batches_tracked).copy_(count)

@@ -212,7 +212,6 @@ class Segmenter(nn.Module):
         try:
             with ExitStack() as hooks:
                 for norm in norms:
-                    norm.train()
                     hooks.enter_context(norm.register_forward_pre_hook(_RunningMean()))
                 for image in images:
                     self(image, domain)
@@ -268,7 +267,8 @@ class Segmenter(nn.Module):
 class _RunningMean:
     """A hook by which a batch norm's running statistics become the mean over all that it sees.
 
-    A network may pass a norm several times for one image.
+    A network may pass a norm several times for one image. One value a channel (the pooled features
+    of a single image) has no variance: it is not learnt from, and normalised by what was before.
     """
 
     def __init__(self) -> None:
@@ -276,5 +276,8 @@ class _RunningMean:
 
     def __call__(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Weigh what comes by one over how many have come."""
-        self.seen += 1
-        cast(_BatchNorm, norm).momentum = 1.0 / self.seen
+        batch_norm, (values,) = cast(_BatchNorm, norm), inputs
+        batch_norm.training = values.numel() > batch_norm.num_features
+        if batch_norm.training:
+            self.seen += 1
+            batch_norm.momentum = 1.0 / self.seen

@@ -16,6 +16,8 @@ from cag_uda.recipes import Recipe
 _MIB = 1 << 20
 _MEMORY, _LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 _CROP_SHARES = (1.0, 0.75, 0.5)
+_TRIAL_SHARES = (0.25, 0.5)
+"""Sides of the crops that are tried, in those of the recipe's."""
 
 
 class Trial(NamedTuple):
@@ -105,7 +107,7 @@ def settings_that_fit(
     fitting = []
     for way, kinds in growths.items():
         ways = tuple(int(mine != own) for mine, own in zip(way, first, strict=True))
-        for crop_notch, crop_px in _crops(recipe.loading.crop_px):
+        for crop_notch, crop_px in _crops(recipe):
             for notches, batch_size, accumulation in _batches(recipe, devices):
                 pixels = batch_size // devices * crop_px[0] * crop_px[1]
                 at_once = pixels * recipe.compute.accumulation // accumulation
@@ -130,12 +132,37 @@ def _is_gentler(one: Setting, other: Setting) -> bool:
     return one != other and all(mine <= theirs for mine, theirs in pairs)
 
 
-def _crops(crop_px: tuple[int, int]) -> Iterator[tuple[int, tuple[int, int]]]:
+def _crops(recipe: Recipe) -> Iterator[tuple[int, tuple[int, int]]]:
+    """The recipe's crop and smaller ones that it could have, each with its notch."""
+    crop_px, least = recipe.loading.crop_px, _least_share(recipe)
     for notch, share in enumerate(_CROP_SHARES):
-        yield notch, crop_px if notch == 0 else smaller_crop(crop_px, share)
+        if share >= least:
+            yield notch, crop_px if notch == 0 else _smaller_crop(crop_px, share)
 
 
-def smaller_crop(crop_px: tuple[int, int], share: float) -> tuple[int, int]:
+def trial_crops(recipe: Recipe) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Two crops, the smaller one first, from which the memory of the recipe's follows.
+
+    They hold the segmenter's detail crop, if it has one: with less, no less memory is needed.
+    """
+    least = _least_share(recipe)
+    less, more = (
+        _smaller_crop(recipe.loading.crop_px, least + (1 - least) * share)
+        for share in _TRIAL_SHARES
+    )
+    return less, more
+
+
+def _least_share(recipe: Recipe) -> float:
+    """Sides of the smallest crop that holds the segmenter's detail crop, in the recipe's."""
+    detail = recipe.segmenter.detail
+    if detail is None:
+        return 0.0
+    pairs = zip(detail.crop_px, recipe.loading.crop_px, strict=True)
+    return max(inner / outer for inner, outer in pairs)
+
+
+def _smaller_crop(crop_px: tuple[int, int], share: float) -> tuple[int, int]:
     """A crop with about this share of each side, in multiples of 8 px, at least 32 px."""
     height, width = (max(32, round(side * share / 8) * 8) for side in crop_px)
     return height, width

@@ -22,7 +22,7 @@ from cag_uda.planning.fitting import (
     Way,
     available_mib,
     settings_that_fit,
-    smaller_crop,
+    trial_crops,
 )
 from cag_uda.planning.forecast import Forecast, Images, StageForecast, scaled
 from cag_uda.planning.rehearsal import WARM_UP, Rehearsal, StepTrial
@@ -42,8 +42,6 @@ from cag_uda.training.compute import (
     with_precision,
 )
 
-_SHARES = (0.25, 0.5)
-"""Sides of the small crops, in those of the recipe's."""
 _TIMED_S, _FEWEST_STEPS, _MOST_STEPS = 4.0, 3, 40
 """Steps of a rehearsal are timed for about so long; so many at least, so many at most."""
 _LOADED = 3
@@ -104,14 +102,14 @@ class _Planner:
     def forecast(self) -> Forecast:
         """Try steps; then rehearse, or look for settings that fit."""
         crop_px = self.recipe.loading.crop_px
-        small_px = smaller_crop(crop_px, _SHARES[0])
+        small_px, _ = trial_crops(self.recipe)
         compute = resolve(self.recipe.compute, self.initial, small_px, self.share)
         try:
             growths = self._growths(compute)
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"{self.available_mib / 1024:.1f} GiB do not suffice for crops of half the size; "
-                "choose a smaller backbone, or a larger device"
+                f"{self.available_mib / 1024:.1f} GiB do not suffice for crops smaller than the "
+                "recipe's; choose a smaller backbone, or a larger device"
             ) from error
         pixels = self.share * crop_px[0] * crop_px[1]
         tried = Forecast(
@@ -130,7 +128,7 @@ class _Planner:
 
     def _growths(self, compute: ComputeConfig) -> dict[str, Growth]:
         """How memory and time of each kind of stage that trains grow with its crops."""
-        crops = [smaller_crop(self.recipe.loading.crop_px, share) for share in _SHARES]
+        crops = trial_crops(self.recipe)
         growths = {}
         for kind, stage in self.kinds.items():
             if stage.steps:
@@ -182,7 +180,7 @@ class _Planner:
         ways = [compute]
         if compute.precision == "32":
             ways.append(compute.model_copy(update={"precision": half_precision(self.device)}))
-        if not compute.checkpointing:
+        if not (compute.checkpointing or compute.compile):
             ways += [each.model_copy(update={"checkpointing": (BLOCKS,)}) for each in ways]
         return ways
 

@@ -17,6 +17,7 @@ from cag_uda.bench.timing import wait_for
 from cag_uda.data.domain import Domain, Item
 from cag_uda.data.loading import Shard
 from cag_uda.methods.base import Method, Passes
+from cag_uda.models.norm import make_shareable
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.progress import Silent
 from cag_uda.recipes import Recipe
@@ -147,6 +148,12 @@ class _Timed(StageRunner):
         self.measured: dict[str, Measured] = {}
         self.now = Measured()
         self._mark_s = time.perf_counter()
+
+    def _starting_segmenter(self, index: int, initial: Segmenter) -> Segmenter:
+        segmenter = super()._starting_segmenter(index, initial)
+        # One process may stand for several with an image each.
+        make_shareable(segmenter)
+        return segmenter
 
     def lap(self) -> float:
         """Seconds since the last call; waits for the device."""

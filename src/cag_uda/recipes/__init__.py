@@ -31,8 +31,7 @@ def load_recipe(
         name_or_path: a built-in recipe's name, or the path of a TOML file; domain files that it
             names are looked for beside it.
         changes: `KEY=VALUE` each, applied in order: KEY is a dotted path in which a stage goes by
-        its
-            name, its number, or `*` for all; VALUE is TOML, or text where it is not.
+            its name, its number, or `*` for all; VALUE is TOML, or text where it is not.
         data_root: folder below which built-in domains lie, in place of the recipe's.
 
     Raises:

@@ -65,8 +65,7 @@ class Stage(_Table):
     """Optimiser steps; 0 for a method that does not train."""
     start: str | None = None
     """Whose network this stage starts from: an earlier stage's name, or "initial"; left out, the
-    stage
-    before this one."""
+    stage before this one."""
     optim: OptimConfig = OptimConfig()
     refresh_every: int | None = Field(default=None, ge=1)
     """Steps between renewals of what the method prepares (anchors, labeller); None: once."""

@@ -10,7 +10,7 @@ import os
 import time
 import warnings
 from inspect import signature
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import torch
 from lightning.fabric import Fabric
@@ -18,7 +18,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.plugins.precision.amp import MixedPrecision
 from lightning.fabric.strategies.ddp import DDPStrategy
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -52,7 +52,8 @@ class ComputeConfig(BaseModel):
     """Processes of this machine, one device each; more machines by torchrun or SLURM."""
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
     """Of forward and backward passes; weights and statistics stay in float32. "16" is for GPUs that
-    do not know bf16; its gradients are scaled."""
+    do not know bf16; its gradients are scaled, and with SGD each step waits to know whether they
+    overflowed."""
     channels_last: bool | Literal["auto"] = "auto"
     """Whether feature maps keep channels innermost in memory."""
     accumulation: int = Field(default=1, ge=1)
@@ -63,6 +64,17 @@ class ComputeConfig(BaseModel):
     "blocks" for each block of the backbone, or names of modules with * for anything."""
     compile: bool = False
     """Whether networks are compiled by torch (minutes at first; wants a C++ compiler)."""
+    deterministic: bool = False
+    """Whether a GPU's kernels that give the same bits every time are taken where there are some,
+    slower ones; torch warns of what has none. On a CPU all do."""
+
+    @model_validator(mode="after")
+    def _compiled_networks_keep_everything(self) -> Self:
+        # torch does not compile parts whose repetition differs from their first pass, as that of
+        # batch norms must.
+        if self.compile and self.checkpointing:
+            raise ValueError("compile and checkpointing do not go together; leave one of them out")
+        return self
 
 
 class SharedScale(MixedPrecision):
@@ -102,8 +114,7 @@ def prepare_process() -> None:
 
     glibc gives each large block back to the kernel, and half of a CPU step's time is then spent on
     page faults; raised thresholds keep the memory. The first large square root after a matrix
-    product is
-    sometimes wrong on some CPU builds of torch unless one came before.
+    product is sometimes wrong on some CPU builds of torch unless one came before.
     """
     try:
         allocator = ctypes.CDLL("libc.so.6")
@@ -122,7 +133,7 @@ def resolve(
     Args:
         config: as the recipe has it.
         network: a segmenter like the one that will be trained; its weights and buffers are not
-        changed.
+            changed.
         crop_px: height and width of a training crop.
         batch: images of a batch on one device.
 
@@ -135,7 +146,9 @@ def resolve(
         precision = half_precision(torch.device("cuda")) if precision == "auto" else precision
         channels_last = True if channels_last == "auto" else channels_last
     elif "auto" in (precision, channels_last):
-        precision, channels_last = _fastest_on_cpu(config, network, crop_px, batch)
+        # Of one image alone, as several devices may have, not every batch norm can learn.
+        at_once = max(2, batch // config.accumulation)
+        precision, channels_last = _fastest_on_cpu(config, network, crop_px, at_once)
     return config.model_copy(
         update={
             "accelerator": accelerator,
@@ -178,6 +191,10 @@ def launch(config: ComputeConfig) -> Fabric:
     Raises:
         UserError: if a GPU is asked for and there is none.
     """
+    if config.deterministic:
+        # cuBLAS reads it when it is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # Of 1×1 convolutions with channels last, whose layout is the same either way.

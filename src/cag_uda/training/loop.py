@@ -200,7 +200,7 @@ class _Stage:
         )
         is_logged = is_last or taken % plan.log_every == 0
         if is_saved or is_logged:
-            self._refuse_broken(records)
+            self._refuse_broken(taken, is_saved, records)
         if is_logged:
             rate = self.optimizers["segmenter"].param_groups[0]["lr"]
             self.hooks.progress(taken, plan.steps, records.flush(taken, rate))
@@ -217,11 +217,22 @@ class _Stage:
                 raise Interrupted(number)
         return done
 
-    def _refuse_broken(self, records: Records) -> None:
-        """Raise RunError, on all processes alike, if a loss has not been finite."""
-        if (broken := records.first_broken()) is not None:
+    def _refuse_broken(self, taken: int, is_saved: bool, records: Records) -> None:
+        """Raise RunError, on all processes alike, if a loss or what is saved is not finite.
+
+        The gradient of a finite loss may not be; the next step's loss tells, too late for a
+        checkpoint between the two.
+        """
+        broken = records.first_broken()
+        if broken is None and is_saved and self._has_broken_weights():
+            broken = taken - 1, records.latest()
+        if broken is not None:
             with self.stepper.processes.agreed():
                 raise not_finite(*broken, self.hooks.files(broken[0]))
+
+    def _has_broken_weights(self) -> bool:
+        norm = nn.utils.get_total_norm(self.stepper.method.parameters())
+        return bool(self.stepper.processes.largest(not norm.isfinite()))
 
     def _save(self, done: Progress, records: Records) -> None:
         whole = Progress(done.step, done.elapsed_s, records.pending())

@@ -64,6 +64,11 @@ class Records:
                 return step, losses
         return None
 
+    def latest(self) -> dict[str, float]:
+        """The losses of the last step since the last record; none, if no step was taken since."""
+        rows = _mean_rows(self.pending())
+        return rows[-1][1] if rows else {}
+
     def flush(self, taken: int, rate: float) -> dict[str, float]:
         """Write down the mean losses since the last time, at `taken` steps; returns them."""
         rows = _mean_rows(self.pending())
