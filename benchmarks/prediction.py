@@ -13,8 +13,9 @@ import io
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import torch
@@ -32,7 +33,18 @@ from cag_uda.training.compute import prepare_process
 CLASSES = 19
 
 
-def options() -> argparse.Namespace:
+class Throughput(NamedTuple):
+    """Images a second."""
+
+    bare: float
+    """Of the network."""
+    predict: float
+    """Of the command, the loading of the network taken off."""
+    load_s: float
+    """What was taken off."""
+
+
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """What the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", default="resnet-50")
@@ -41,7 +53,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--size", type=int, nargs=2, default=(360, 480), metavar=("H", "W"))
     parser.add_argument("--as", dest="kinds", default="train-ids")
     parser.add_argument("--rounds", type=int, default=5)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def write_model(folder: Path, backbone: str, decoder: str) -> None:
@@ -68,10 +80,8 @@ def seconds(work: Callable[[], None]) -> float:
     return time.perf_counter() - begun
 
 
-def main() -> None:
-    """Print both throughputs and their ratio."""
-    asked = options()
-    prepare_process()
+def measure(asked: argparse.Namespace) -> Throughput:
+    """Let both label the images, turn by turn."""
     with tempfile.TemporaryDirectory() as scratch:
         names = ("model", "photos", "one", "out")
         model, photos, one, out = (Path(scratch) / name for name in names)
@@ -100,7 +110,14 @@ def main() -> None:
             for work, taken in timed.items():
                 taken.append(seconds(work))
         bare_s, predict_s, load_s = (statistics.median(taken[1:]) for taken in timed.values())
-    ours, theirs = asked.images / (predict_s - load_s), asked.images / bare_s
+    return Throughput(asked.images / bare_s, asked.images / (predict_s - load_s), load_s)
+
+
+def main() -> None:
+    """Print both throughputs and their ratio."""
+    asked = options()
+    prepare_process()
+    theirs, ours, load_s = measure(asked)
     print(
         f"{asked.backbone} {asked.decoder}, {asked.images} images of {asked.size[0]}×"
         f"{asked.size[1]}, as {asked.kinds}, {torch.get_num_threads()} threads: bare "

@@ -17,9 +17,12 @@ import pytest
 import torch
 import typer
 import yaml
+from typer.testing import CliRunner
 
+import cag_uda
 from cag_uda.cli import app
 from cag_uda.data.domain_file import parse_domain_file
+from cag_uda.data.rendering import render, render_folder
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes.schema import Recipe
 
@@ -194,7 +197,7 @@ def test_python_compiles(path: Path) -> None:
 def test_python_runs(
     path: Path, segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All but what wants an exported network, which the test of the examples runs."""
+    """All but what wants an exported network, which the test of the quick start runs."""
     some = [block for block in blocks(path, "python") if "onnxruntime" not in block]
     if not some:
         return
@@ -207,9 +210,58 @@ def test_python_runs(
         exec(block, {"source_batches": batches, "target_features": features})
 
 
+def test_the_readme_is_one_screen_and_shows_what_the_demo_makes() -> None:
+    text = text_of(REPOSITORY / "README.md")
+    assert len(text.splitlines()) <= 80
+    assert "](docs/pictures/demo.png)" in text.partition("\n## ")[0]
+
+
+def test_questions_of_users_of_the_peers_are_answered() -> None:
+    questions = re.findall(r"^\*\*(.+?)\*\*", text_of(DOCS / "faq.md"), re.MULTILINE)
+    questions += re.findall(r"^## (.+)$", text_of(DOCS / "faq.md"), re.MULTILINE)
+    for asked in (
+        "my own images",
+        "out of memory",
+        "killed",
+        "several GPUs",
+        "have labels",
+        "16 and 13",
+    ):
+        assert any(asked in question for question in questions), asked
+
+
 def test_pictures_are_small() -> None:
     for path in (DOCS / "pictures").iterdir():
         assert path.stat().st_size <= LARGEST_PICTURE_BYTES, path.name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_quick_start_word_for_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From two folders to labels by an ONNX file: what the pages say, with a network made small."""
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    render_folder(Path("my-game"), "clean", range(6), 0, 72, 144)
+    Path("my-street").mkdir()
+    for index in range(6):
+        cv2.imwrite(f"my-street/{index}.jpg", render(0, index, "hard", 72, 144)[0][:, :, ::-1])
+    small = ["segmenter.backbone=resnet-tiny", "stages.*.steps=2", "loading.workers=0"]
+    section = text_of(DOCS / "index.md").partition("## Your own two folders\n")[2]
+    lines = FENCE.findall(section)[0][1].splitlines()
+    assert len(lines) >= 8
+    for line in lines:
+        words = shlex.split(line, comments=True)[1:]
+        if words[0] in ("plan", "adapt"):
+            words += [word for change in small for word in ("--set", change)]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, f"{line}: {done.output}{done.exception}"
+    assert len(list(Path("predictions").glob("*.png"))) == 6
+    Path("my-street/0.jpg").rename("photo.jpg")
+    (code,) = [block for block in blocks(DOCS / "using.md", "python") if "onnxruntime" in block]
+    exec(code, {})
+    segmenter = cag_uda.load("run")
+    wanted = np.array(segmenter.classes.palette)[segmenter.predict("photo.jpg")]
+    assert (cv2.imread("painted.png")[:, :, ::-1] == wanted).all(axis=2).mean() > 0.99
 
 
 @pytest.mark.slow

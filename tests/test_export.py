@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from cag_uda.cli import app
@@ -174,6 +175,26 @@ def test_a_file_that_labels_otherwise_is_not_written(
     monkeypatch.setitem(export.__globals__["EXPORTERS"], ".onnx", wrong)
     with pytest.raises(ModelError, match="was not written"):
         export(Segmenter.from_pretrained(model), tmp_path / "network.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_differs_where_there_is_no_tie_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = network()
+
+    def nearly_right(program: object, classes: Classes, path: Path) -> object:
+        path.write_bytes(b"a network")
+        return label
+
+    def label(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        found = np.array(segmenter.predict(image), np.uint8)
+        found[0, 0] = (found[0, 0] + 1) % len(CLASSES.names)
+        return found
+
+    monkeypatch.setitem(export.__globals__["EXPORTERS"], ".onnx", nearly_right)
+    with pytest.raises(ModelError, match=r"probability is up to [01]\.\d+ less"):
+        export(segmenter, tmp_path / "network.onnx")
     assert not list(tmp_path.iterdir())
 
 

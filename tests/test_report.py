@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ def test_page_answers_whether_it_worked(run: Path) -> None:
     assert "It worked: 48.3 % mIoU, 17.1 points above source-only." in text
     assert "+15.2 to +19.2 points" in text
     assert "cag-uda adapt r.toml packages numpy 2.1" in text
+    assert 'name = "camvid-day-dusk" seed = 0 [[stages]] name = "source-only"' in unescape(text)
     # Stage 2 added 5.2 of the 17.1 points; the shares of the lineage are 33, 37 and 30 %.
     assert re.search(r"stage-2 delivered.{0,30}48\.3 % \+5\.2 30 %", text)
     # Criteria, and what separation and shift come to: 0.8 / 0.6 in stage 2.
@@ -40,6 +42,19 @@ def test_page_answers_whether_it_worked(run: Path) -> None:
     assert re.search(r"Domain shift.*stage-2 \d+\.\d\d 1\.33", text)
     assert "What is taken for what" in text
     assert "Distances between anchors" in text
+
+
+def test_classes_by_stage_with_their_change(run: Path) -> None:
+    stages = json.loads((run / "scores.json").read_text())["stages"]
+    text = text_of(write_report(run).read_text(encoding="utf-8"))
+    for number in (0, 3, 7):
+        first, *others = [100 * stage["iou"][number] for stage in stages]
+        row = " ".join(f"{iou:.1f}" for iou in (first, *others))
+        change = f"{others[-1] - first:+.1f}".replace("-", "−")
+        assert f"{CLASSES[number]} {row} {change}" in text
+    assert "mIoU 31.2 36.8 43.1 48.3 +17.1" in text
+    # Of no pixel in the first two stages.
+    assert f"{CLASSES[-1]} – – " in text
 
 
 def test_page_is_self_contained(run: Path) -> None:

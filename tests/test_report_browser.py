@@ -291,6 +291,20 @@ def test_maps_follow_stage_and_class(open_page: Open, report: Path) -> None:
     page.locator("#maps button[data-class='0']").click()
     painted(page)
     assert page.evaluate(drawing) not in (before, after)
+    on_ring = page.evaluate(
+        """() => {
+          const { extent, maps } = JSON.parse(document.getElementById("feature-maps").textContent);
+          const [left, right, bottom, top] = extent;
+          const canvas = document.querySelector(".plots canvas");
+          const [width, height] = [canvas.clientWidth, canvas.clientHeight];
+          const unit = Math.min(width / (right - left), height / (top - bottom));
+          const [x, y] = maps[2].anchors[0];
+          return [0.5 + (unit * (x - (left + right) / 2) - 6) / width,
+            0.5 - unit * (y - (bottom + top) / 2) / height];
+        }"""
+    )
+    # The anchor of the class is a ring of six pixels in its colour, above all points.
+    assert pixel(page, ".plots canvas", *on_ring) == list(PALETTE[0])
 
 
 def test_value_of_a_loss_under_the_pointer(open_page: Open, report: Path) -> None:

@@ -1,6 +1,7 @@
 """Whom a run tells: what they hear, that a resumed run goes on there, that their failures are mild.
 
-Weights & Biases and MLflow are stand-ins of the few calls used, as their libraries document them.
+Weights & Biases and MLflow are stand-ins of the few calls used, as their libraries document them;
+where wandb itself is installed, one test tells it too.
 """
 
 import json
@@ -209,6 +210,25 @@ def test_tensorboard_hides_what_a_resumed_stage_repeats(tmp_path: Path) -> None:
     ]
     (picture,) = events.Images("samples/0")
     assert (picture.step, picture.height, picture.width) == (3, 4, 6)
+
+
+def test_the_real_weights_and_biases_goes_on_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the library is installed: two sessions of one run, with a number and a picture each."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    said: list[str] = []
+    for step, is_finished in ((0, False), (1, True)):
+        tell(opened(tmp_path, "wandb", said=said), tmp_path, step, is_finished=is_finished)
+    assert said == []
+    known = json.loads((tmp_path / "tracking.json").read_text())["wandb"]
+    sessions = list((tmp_path / "wandb").glob(f"offline-run-*-{known}"))
+    assert len(sessions) == 2
+    for session in sessions:
+        assert (session / f"run-{known}.wandb").stat().st_size > 0
+        assert len(list((session / "files/media/images/0-warmup/samples").iterdir())) == 1
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

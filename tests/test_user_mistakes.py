@@ -129,6 +129,7 @@ DOMAINS = [
     Mistake(ADAPT + "source.domain=plain.toml", ("no labels", "`labels` pattern")),
     Mistake(ADAPT + "source.domain=unpaired.toml", ("images/001", "want labels/001", "`list`")),
     Mistake("check camvid-dya", ("'camvid-dya'", "did you mean 'camvid-day'")),
+    Mistake("check nowhere.toml", ("no recipe or domain file at nowhere.toml", "check its path")),
     Mistake("check empty", ("no built-in domain 'empty'", "by the path of its .toml file")),
     Mistake("domains cityscpaes", ("'cityscpaes'", "did you mean 'cityscapes'")),
     Mistake("domains new empty", ("empty holds no image", "give the folder", "PNG")),
@@ -157,12 +158,12 @@ DOMAINS = [
     ),
     Mistake(
         CHECK,
-        ("slice = '100:'", "leaves none of the 6 images"),
+        ("slice = '100:'", "leaves none of the 6 images", "let it leave some"),
         ("day.toml", 'labels = "labels/*"', 'labels = "labels/*"\nslice = "100:"'),
     ),
     Mistake(
         CHECK,
-        ("cannot read the list", "train.txt"),
+        ("cannot read the list", "train.txt", "give a text file"),
         ("day.toml", 'labels = "labels/*"', 'labels = "labels/*"\nlist = "train.txt"'),
     ),
     Mistake(CHECK, ("'road' is given to more",), ("day.toml", 'name = "car"', 'name = "road"')),
@@ -226,7 +227,7 @@ MODELS = [
     Mistake("evaluate cut-off-config --domain day.toml", ("damaged or foreign", "copy or")),
     Mistake("evaluate cut-off-weights --domain day.toml", ("damaged or foreign", "copy or")),
     Mistake("evaluate of-the-future --domain day.toml", ("format 9", "reads 1", "the version of")),
-    Mistake("evaluate unfitting --domain day.toml", ("do not fit their config.json", "classifier")),
+    Mistake("evaluate unfitting --domain day.toml", ("do not fit their config.json", "one model")),
     Mistake(
         "evaluate other-model --domain day.toml",
         ("tells wall, door, roof, lawn apart", "has road, car, tree, sky", "same classes"),
@@ -270,7 +271,7 @@ MODELS = [
     Mistake("import notes.txt --out new", ("notes.txt is damaged, or holds other", "safetensors")),
     Mistake("import hostile.pth --out new", ("posix.mkdir", "it was not run", "state_dict alone")),
     Mistake("import hostile.pkl --out new", ("hostile.pkl", "nothing in it was run")),
-    Mistake("import strange.pth --out new", ("no checkpoint of CAG-UDA", "some.layer.weight")),
+    Mistake("import strange.pth --out new", ("some.layer.weight", "give a file that")),
     Mistake("import strange.pth --out model", ("model exists already", "another --out")),
     Mistake("import strange.pth --out new --family cagg", ("auto, cag, adaptsegnet", "'cagg'")),
 ]
@@ -414,7 +415,7 @@ MODEL_CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "predict what is no image": (
         lambda: cag_uda.load("model").predict("notes.txt"),
         UserError,
-        "cannot read notes.txt as an image",
+        "cannot read notes.txt as an image.*give an image file",
     ),
     "predict an array of fractions": (
         lambda: cag_uda.load("model").predict(np.zeros((48, 64, 3))),

@@ -70,7 +70,8 @@ def read_released_anchors(path: Path, num_classes: int, feature_channels: int) -
     if vectors.shape != (num_classes, feature_channels):
         raise ModelError(
             f"{path} has {len(vectors)} anchors of {vectors.shape[1]} channels; the network has "
-            f"{num_classes} classes and features of {feature_channels} channels"
+            f"{num_classes} classes and features of {feature_channels} channels; give the anchors "
+            "that were made with it"
         )
     counts = _numbers(content.get("objective_num")) if is_dict else None
     if counts is None:

@@ -92,7 +92,10 @@ def _is_recipe(name: str) -> bool:
     try:
         return "stages" in tomllib.loads(Path(name).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"no recipe or domain file at {name}") from None
+        raise UserError(
+            f"no recipe or domain file at {name}; check its path, or see `cag-uda recipes` and "
+            "`cag-uda domains` for built-in ones"
+        ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{name} is not valid TOML: {error}") from error
 

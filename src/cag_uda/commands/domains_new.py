@@ -92,7 +92,8 @@ def _classes(look: LabelLook, meaning: Meaning) -> Iterator[str]:
     yield "# like. Their order is that of train ids; the domains of a recipe need the same classes."
     if fitting := fitting_spaces(look):
         yield f"# Built-in label spaces with such ids: {', '.join(fitting)}. If the classes are"
-        yield "# the same (see `cag-uda domains spaces`), write this file anew with --label-space."
+        yield "# the same (see `cag-uda domains spaces`), write this file anew: `domains new` with"
+        yield f"# --label-space {fitting[0]} --overwrite."
     for each in meaning.classes:
         yield "[[classes]]"
         yield f"name = {_quoted(each.name)}  # {_seen(look, each.seen)}"

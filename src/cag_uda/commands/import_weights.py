@@ -73,7 +73,9 @@ def _classes(num_classes: int, domain: str | None) -> Classes:
     if domain is not None:
         space = Domain.open(domain).label_space
         if space is None:
-            raise UserError(f"domain {domain!r} has no label space, so it names no classes")
+            raise UserError(
+                f"domain {domain!r} has no label space, so it names no classes; give a labelled one"
+            )
         return classes_of(space)
     cityscapes = LabelSpace.load("cityscapes-19")
     for protocol in ("cityscapes-19", "synthia-16"):

@@ -214,7 +214,9 @@ class _Predictor:
                     writing.call(partial(self._write_frame, sinks, number, segmented))
                 self._advance(len(batch))
             if self._done == before:
-                raise DataError(f"{job.source} has no frame that OpenCV can decode")
+                raise DataError(
+                    f"{job.source} has no frame that OpenCV can decode; convert it to MP4"
+                )
         self._log.add(job)
 
     def _write_frame(self, sinks: dict[str, Sink], number: int, segmented: Segmented) -> None:

@@ -60,7 +60,9 @@ def find_jobs(inputs: Sequence[str], out: Path) -> list[Job]:
     if problems:
         raise UserError(_first(problems))
     if not bases:
-        raise UserError("no inputs: the list on standard input is empty")
+        raise UserError(
+            "no inputs: the list on standard input is empty; write one file, folder or glob a line"
+        )
     root = os.path.commonpath(set(bases.values()))
     places = _distinct_places([os.path.relpath(path, root) for path in bases])
     return [Job(Path(path), place) for path, place in zip(bases, places, strict=True)]

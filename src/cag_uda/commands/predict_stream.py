@@ -83,7 +83,10 @@ def opened_video(path: Path) -> Iterator[cv2.VideoCapture]:
     capture = cv2.VideoCapture(str(path))
     try:
         if not capture.isOpened():
-            raise DataError(f"{path} is damaged or no video that OpenCV can decode")
+            raise DataError(
+                f"{path} is damaged or no video that OpenCV can decode; copy it again, or convert "
+                "it to MP4"
+            )
         yield capture
     finally:
         capture.release()

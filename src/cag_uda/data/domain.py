@@ -235,7 +235,9 @@ class Domain:
         keys = table.sliced(keys)
         if not keys:
             how = "exclude" if table.slice is None else f"slice = {table.slice!r}"
-            raise DataError(f"{where}: {how} leaves none of the {len(found)} images")
+            raise DataError(
+                f"{where}: {how} leaves none of the {len(found)} images; let it leave some"
+            )
         if table.labels is None or not with_labels:
             return [Item(key, found[key][0].path, None) for key in keys]
         return _with_labels([found[key] for key in keys], root, where)
@@ -292,7 +294,9 @@ def _listed_keys(keys: list[str], path: Path, where: str) -> list[str]:
             "want one image a line, as a path below the root"
         )
     if not kept:
-        raise DataError(f"{where}: the list {path} names no image")
+        raise DataError(
+            f"{where}: the list {path} names no image; write one a line, or leave it out"
+        )
     return [key for key in keys if key in kept]
 
 
@@ -300,7 +304,9 @@ def _lines(path: Path) -> list[str]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the list {path}: {error}") from error
+        raise DataError(
+            f"cannot read the list {path}: {error}; give a text file below the root"
+        ) from error
     return [line for line in lines if line and not line.startswith("#")]
 
 

@@ -36,6 +36,8 @@ _SMALLEST_FIXED_PX = 32
 _EXAMPLE_PX = (96, 160)
 # Half precision keeps 11 bits of a logit, so more pixels lie within its rounding of a tie.
 _LEAST_AGREEMENT = {False: 0.999, True: 0.99}
+_TIE = {False: 0.01, True: 1.0}
+"""Lead in probability up to which two labels are as good as each other."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,11 @@ def export(
     with whole_file(path) as temporary:
         label = EXPORTERS[path.suffix](program, segmenter.classes, temporary)
         found = _compare(label, segmenter, size_px)
-        if found.agreement < _LEAST_AGREEMENT[half]:
+        if found.agreement < _LEAST_AGREEMENT[half] or found.largest_gap > _TIE[half]:
             raise ModelError(
                 f"the exported network gives other labels than its model on "
-                f"{100 * (1 - found.agreement):.2f} % of pixels, so {path} was not written; "
+                f"{100 * (1 - found.agreement):.2f} % of pixels, whose probability is up to "
+                f"{found.largest_gap:.3f} less, so {path} was not written; "
                 + ("leave out --half" if half else "export with another version of torch")
             )
     return found

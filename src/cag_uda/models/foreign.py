@@ -96,7 +96,7 @@ def read_foreign(path: Path, family: Family | None = None) -> Foreign:
         names = ", ".join(list(state)[:6])
         raise ModelError(
             f"{path} is no checkpoint of CAG-UDA, AdaptSegNet, ADVENT or DACS: its tensors are "
-            f"called {names}, …"
+            f"called {names}, …; give a file that their released code wrote"
         )
     if is_cag != (family == "cag") and family is not None:
         looks = "DeepLab v3+ as CAG-UDA's" if is_cag else "DeepLab v2 as AdaptSegNet's"

@@ -357,4 +357,6 @@ def as_rgb(image: str | Path | PIL.Image.Image | npt.NDArray[Any]) -> Image:
         opened = PIL.Image.open(image) if isinstance(image, str | Path) else image
         return np.asarray(PIL.ImageOps.exif_transpose(opened).convert("RGB"), dtype=np.uint8)
     except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read {image} as an image: {error}") from error
+        raise DataError(
+            f"cannot read {image} as an image: {error}; give an image file such as PNG or JPEG"
+        ) from error

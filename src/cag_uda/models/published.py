@@ -155,4 +155,7 @@ def _fetched(hub_id: str) -> Path:
             return Path(hf_hub_download(hub_id, _FILES[1]))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"cannot fetch backbone weights {hub_id!r}: {reason}") from error
+        raise ModelError(
+            f"cannot fetch backbone weights {hub_id!r}: {reason}; mend the hub id or the "
+            "connection, or give segmenter.weights a local file"
+        ) from error

@@ -100,7 +100,8 @@ def place(weights: dict[str, Tensor], segmenter: Segmenter, origin: str) -> None
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:]]
         raise ModelError(
-            f"the weights in {origin} do not fit their config.json: {' '.join(lines)[:500]}"
+            f"the weights in {origin} do not fit their config.json: {' '.join(lines)[:500]}; "
+            "copy both files of one model"
         ) from error
 
 
@@ -115,7 +116,10 @@ def push(segmenter: Segmenter, repo_id: str, *, private: bool, token: str | None
             api.create_repo(repo_id, private=private, exist_ok=True)
             commit = api.upload_folder(repo_id=repo_id, folder_path=scratch)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ModelError(f"cannot push to {repo_id!r}: {_first_line(error)}") from error
+        raise ModelError(
+            f"cannot push to {repo_id!r}: {_first_line(error)}; give owner/name of a place where "
+            "you may write, and log in with `hf auth login` or give a token"
+        ) from error
     return str(commit.commit_url)
 
 

@@ -34,7 +34,7 @@ def check_tuning(segmenter: Segmenter) -> None:
     if find_spec("peft") is None:
         raise ModelError(
             'segmenter.tuning = "lora" wants the peft library, which is not installed: '
-            'pip install \'cag-uda[lora]\', or set tuning to "full" or "frozen"'
+            '`pip install peft`, or set tuning to "full" or "frozen"'
         )
     if not _linear_layers(segmenter.backbone.network):
         raise ModelError(

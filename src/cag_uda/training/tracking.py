@@ -27,8 +27,6 @@ Note = Callable[[str], None]
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 
 _IDS = "tracking.json"
-_EVENTS_VERSION = "brain.Event:2"
-"""What TensorBoard wants to read first in a file of events."""
 _MOST_PARAMETERS = 100
 """That MLflow takes at once."""
 
