@@ -421,11 +421,17 @@ def test_new_files_name_a_schema_that_stands_beside_them(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("machine", ["small", "gpu"])
-def test_a_new_recipe_is_whole_and_fits_the_images(machine: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "last"),
+    [((), ["cag-plus"]), (("--method", "cag"), ["stage-1", "stage-2", "stage-3"])],
+)
+def test_a_new_recipe_is_whole_and_fits_the_images(
+    machine: str, options: tuple[str, ...], last: list[str], tmp_path: Path
+) -> None:
     day = write_domain(tmp_path, "day", 3)
     dusk = write_domain(tmp_path, "dusk", 3, labels=False)
     out = tmp_path / "recipes" / "mine.toml"
-    run("recipes", "new", day, dusk, "--out", out, "--machine", machine)
+    run("recipes", "new", day, dusk, "--out", out, "--machine", machine, *options)
     recipe = load_recipe(out)
     assert recipe.name == "day-to-dusk"
     assert Path(recipe.source[0].domain) == day.resolve()
@@ -435,7 +441,10 @@ def test_a_new_recipe_is_whole_and_fits_the_images(machine: str, tmp_path: Path)
     assert recipe.loading.crop_px[0] <= 48
     assert recipe.loading.crop_px[1] <= 64
     names = [stage.name for stage in recipe.stages]
-    assert names == ["source-only", "warmup", "stage-1", "stage-2", "stage-3"]
+    assert names == ["source-only", "warmup", *last]
+    floor, *adaptation = (stage.steps for stage in recipe.stages)
+    assert sum(adaptation) >= floor
+    assert recipe.stages[-1].method.name == ("cag" if options else "cag-plus")
     comments = [line for line in out.read_text().splitlines() if line.startswith("#")]
     assert len(comments) > 10
 
@@ -459,6 +468,9 @@ def test_recipes_for_domains_that_do_not_fit_are_refused(
     assert "no labelled split" in failure(capsys, "recipes", "new", bare, day, *out)
     assert "same classes" in failure(capsys, "recipes", "new", day, "rendered-hard", *out)
     assert "small or gpu" in failure(capsys, "recipes", "new", day, bare, *out, "--machine", "tpu")
+    assert "cag-plus or cag" in failure(
+        capsys, "recipes", "new", day, bare, *out, "--method", "dacs"
+    )
     (tmp_path / "a.toml").write_text("mine")
     assert "--overwrite" in failure(capsys, "recipes", "new", day, bare, *out)
     assert "did you mean 'camvid-day'" in failure(capsys, "recipes", "new", "camvid-dya", bare)

@@ -119,13 +119,16 @@ def new_recipe(
     target: Annotated[str, typer.Argument(help="The domain to adapt to: built-in, or a file.")],
     out: Out = None,
     machine: Annotated[str, typer.Option(help="small (no GPU) or gpu.")] = "small",
+    method: Annotated[
+        str, typer.Option(help="That it ends with: cag-plus, or cag in the paper's stages.")
+    ] = "cag-plus",
     data_root: DataRoot = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a whole recipe for two domains, with comments."""
     from cag_uda.commands.recipes import new_recipe as write_recipe
 
-    write_recipe(Console(), source, target, out, machine, data_root, overwrite)
+    write_recipe(Console(), source, target, out, machine, method, data_root, overwrite)
 
 
 @recipes.command("schema")

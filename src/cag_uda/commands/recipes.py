@@ -21,6 +21,8 @@ from cag_uda.recipes.schema import Recipe
 
 Machine: TypeAlias = Literal["small", "gpu"]
 MACHINES: dict[str, Machine] = {"small": "small", "gpu": "gpu"}
+LAST_METHODS = ("cag-plus", "cag")
+"""With which a new recipe may end."""
 
 _SIZES_LOOKED_AT = 8
 # Widths that images are brought to, and crops: what trains in an hour on two cores, and what the
@@ -61,6 +63,7 @@ def new_recipe(
     target: str,
     out: Path | None,
     machine: str,
+    method: str,
     data_root: Path | None,
     overwrite: bool,
 ) -> None:
@@ -72,6 +75,7 @@ def new_recipe(
         target: the domain to adapt to.
         out: the file; None: SOURCE-to-TARGET.toml in the current folder.
         machine: "small" for two cores, "gpu" for one GPU.
+        method: with which it ends, "cag-plus" or, in the paper's stages, "cag".
         data_root: folder below which built-in domains lie.
         overwrite: whether the file may be there already.
 
@@ -80,11 +84,16 @@ def new_recipe(
     """
     if machine not in MACHINES:
         raise UserError(f"--machine is {' or '.join(MACHINES)}, got {machine!r}")
+    if method not in LAST_METHODS:
+        raise UserError(
+            f"--method is {' or '.join(LAST_METHODS)}, got {method!r}; for the others, compare "
+            "with `cag-uda compare`"
+        )
     domains = Domain.open(source, data_root), Domain.open(target, data_root)
     out = out or Path(f"{domains[0].name}-to-{domains[1].name}.toml")
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists already; choose another --out, or give --overwrite")
-    text = recipe_text(*domains, source, target, out.parent, MACHINES[machine])
+    text = recipe_text(*domains, source, target, out.parent, MACHINES[machine], method)
     try:
         Recipe.model_validate(tomllib.loads(text))
     except ValidationError as error:
@@ -104,6 +113,7 @@ def recipe_text(
     target_name: str,
     folder: Path,
     machine: Machine,
+    method: str,
 ) -> str:
     """The TOML of a recipe.
 
@@ -114,6 +124,7 @@ def recipe_text(
         target_name: as the user named it.
         folder: that the recipe will lie in.
         machine: what it shall run on.
+        method: of LAST_METHODS.
 
     Raises:
         UserError: if the source has no labels, or the two have different classes.
@@ -143,10 +154,10 @@ def recipe_text(
         source_split=source_split,
         target=_named(target_name, folder),
         target_split=target_split,
+        method=method,
         test=next((split for split in scored if target.is_labelled(split)), None),
         width_px=width_px,
         crop_px=list(crop_px),
-        classes=0 if source.label_space is None else source.label_space.num_classes,
     )
 
 
