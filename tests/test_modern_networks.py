@@ -345,7 +345,7 @@ def test_lora_that_cannot_be_is_one_clear_error(
         with pytest.raises(ModelError, match=r"resnet-tiny has none"):
             SourceOnly(Segmenter(config, classes), SourceOnlyConfig())
     monkeypatch.setattr("cag_uda.models.tuning.find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"pip install 'cag-uda\[lora\]'"):
+    with pytest.raises(ModelError, match=r"pip install peft"):
         SourceOnly(make("mit", classes, tuning="lora"), SourceOnlyConfig())
 
 
