@@ -231,6 +231,28 @@ def test_the_real_weights_and_biases_goes_on_offline(
         assert len(list((session / "files/media/images/0-warmup/samples").iterdir())) == 1
 
 
+def test_the_real_mlflow_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the library is installed: one run of two sessions, in a folder of files."""
+    library = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlflow").as_uri())
+    settings = SETTINGS | {"many": {str(number): number for number in range(150)}}
+    said: list[str] = []
+    for step, is_finished in ((0, False), (1, True)):
+        trackers = opened(tmp_path, "mlflow", said=said, settings=settings)
+        tell(trackers, tmp_path, step, is_finished=is_finished)
+    assert said == []
+    known = json.loads((tmp_path / "tracking.json").read_text())["mlflow"]
+    client = library.MlflowClient()
+    curve = client.get_metric_history(known, "0-warmup/losses/source/ce")
+    assert [(point.step, point.value) for point in curve] == [(1, 0.5), (2, 0.5)]
+    run = client.get_run(known)
+    assert (run.info.status, run.info.run_name) == ("FINISHED", tmp_path.name)
+    assert run.data.params["many.149"] == "149"
+    pictures = [each.path for each in client.list_artifacts(known, "0-warmup/samples")]
+    assert len(pictures) == 2
+
+
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_library_that_is_absent_is_named(
     name: TrackerName, monkeypatch: pytest.MonkeyPatch
