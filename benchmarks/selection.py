@@ -150,7 +150,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here too")
     arguments = parser.parse_args()
     by_pair: dict[str, list[list[Judged]]] = defaultdict(list)
-    for run in arguments.runs:
+    finished = [run for run in arguments.runs if (run / "scores.json").is_file()]
+    for run in finished:
         pair, judged = judged_checkpoints(run)
         if judged:
             by_pair[pair].append(judged)
@@ -158,7 +159,7 @@ def main() -> None:
     for pair, rows in tables.items():
         count = sum(map(len, by_pair[pair]))
         print(to_markdown(pair, rows, count, len(by_pair[pair])) + "\n")
-    timed = [each for each in map(cost, arguments.runs) if not math.isnan(each[0])]
+    timed = [each for each in map(cost, finished) if not math.isnan(each[0])]
     if timed:
         share = sum(measured for measured, _ in timed) / sum(trained for _, trained in timed)
         print(f"criteria took {100 * share:.1f} % of the training time of {len(timed)} runs")

@@ -228,6 +228,26 @@ def test_bootstrap_of_means_with_one_seed_is_the_paired_one_and_seeds_steady_it(
     assert bootstrap_of_means(first, second).difference == pytest.approx(np.mean(alone))
 
 
+def test_the_interval_of_means_is_that_of_a_plain_loop() -> None:
+    """Each resample draws the same frames for every seed of both rows."""
+    rng = np.random.default_rng(1)
+    rows = [list(rng.integers(0, 30, (count, 9, 3, 4))) for count in (3, 2)]
+
+    def miou(counts: np.ndarray) -> float:
+        right = np.diagonal(counts)
+        return float(np.mean(right / (counts.sum(axis=1) + counts[:, :3].sum(axis=0) - right)))
+
+    draws = np.random.default_rng(5).multinomial(9, np.full(9, 1 / 9), size=200)
+    differences = []
+    for draw in [np.ones(9, dtype=int), *draws]:
+        chosen = np.repeat(np.arange(9), draw)
+        means = [np.mean([miou(seed[chosen].sum(axis=0)) for seed in row]) for row in rows]
+        differences.append(means[0] - means[1])
+    interval = bootstrap_of_means(rows[0], rows[1], resamples=200, seed=5)
+    wanted = [differences[0], *np.percentile(differences[1:], (2.5, 97.5))]
+    assert list(interval) == pytest.approx(wanted, abs=1e-12)
+
+
 def test_markdown_and_csv_say_the_same(compared: Path) -> None:
     table = table_in(compared / "out")
     text = (compared / "out" / "comparison.md").read_text()

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.adaptation.class_balance import ConfidenceStatistics, by_class_balance
 from cag_uda.adaptation.labels import downsample
+from cag_uda.adaptation.mixing import Mixed
 from cag_uda.errors import ShapeError, UserError
 from cag_uda.methods.cag import CAG, CAGConfig
 from cag_uda.methods.cbst import CBST, CBSTConfig
@@ -18,7 +19,7 @@ from cag_uda.methods.dacs import DACS, DACSConfig
 from cag_uda.methods.minent import MinEnt, MinEntConfig
 from cag_uda.models.config import SegmenterConfig
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.types import IGNORE
+from cag_uda.types import IGNORE, Batch
 
 from .test_methods import make_batch, make_passes, step
 
@@ -203,6 +204,55 @@ def test_dacs_mixes_what_the_teacher_says_with_the_published_weights(segmenter: 
         classes = batch.source.label[b][pasted[b]].unique().tolist()
         assert len(classes) == 2, "half of four"
         assert IGNORE not in classes
+
+
+def test_the_losses_of_dacs_are_means_over_all_pixels(segmenter: Segmenter) -> None:
+    """The released loss: each pixel's cross entropy times its weight, over the pixels' number."""
+    segmenter.dropout.p = 0.0
+    method = DACS(segmenter, DACSConfig(confidence=0.3))
+    method.prepare(make_passes())
+    method.train()
+    batch, student = make_batch(), copy.deepcopy(segmenter)
+    given: list[Mixed] = []
+    mix = method.mix
+
+    def note(some: Batch) -> Mixed:
+        given.append(mix(some))
+        return given[-1]
+
+    method.mix = note  # type: ignore[method-assign] # what was drawn at random is looked at
+    source, mixed = (dict(each) for each in method.losses(batch))
+
+    def of_pixels(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        large = F.interpolate(logits, (32, 32), mode="bilinear", align_corners=False)
+        return F.cross_entropy(large, label, ignore_index=IGNORE, reduction="none")
+
+    plain = of_pixels(student(batch.source.image, "source").logits, batch.source.label)
+    known = batch.source.label != IGNORE
+    torch.testing.assert_close(source["source/ce"], plain[known].mean())
+    weighed = of_pixels(student(given[0].image, "target").logits, given[0].label) * given[0].weight
+    torch.testing.assert_close(mixed["mixed/ce"], weighed.mean())
+
+
+def test_the_losses_of_cbst_are_of_the_rounds_labels_on_their_grid(segmenter: Segmenter) -> None:
+    segmenter.dropout.p = 0.0
+    method = CBST(segmenter, CBSTConfig(portion=0.4))
+    method.prepare(make_passes())
+    method.train()
+    batch, student = make_batch(), copy.deepcopy(segmenter)
+    source, target = (dict(each) for each in method.losses(batch))
+    logits = student(batch.source.image, "source").logits
+    large = F.interpolate(logits, (32, 32), mode="bilinear", align_corners=False)
+    expected = F.cross_entropy(large, batch.source.label, ignore_index=IGNORE)
+    torch.testing.assert_close(source["source/ce"], expected)
+    with torch.no_grad():
+        probability = method.labeller(batch.target.plain, "target").logits.softmax(dim=1)
+    ratio, label = (probability / method.thresholds.view(1, -1, 1, 1)).max(dim=1)
+    label = torch.where(ratio >= 1, label, IGNORE)
+    assert (label != IGNORE).any()
+    logits = student(batch.target.image, "target").logits
+    expected = F.cross_entropy(logits, label, ignore_index=IGNORE)
+    torch.testing.assert_close(target["target/ce"], expected)
 
 
 def test_mixed_images_use_and_move_the_targets_statistics_alone(segmenter: Segmenter) -> None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from cag_uda.cli import app
 from cag_uda.criteria import Criteria
 from cag_uda.errors import RecipeError, RunError, UserError
+from cag_uda.models.config import Classes
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import load_recipe
 from cag_uda.runner import Run, adapt
@@ -22,6 +23,7 @@ from cag_uda.scenario import Scenario
 from cag_uda.selection import Checkpoint, best, checkpoints, rank_of, ranks
 
 from .conftest import REPOSITORY
+from .test_questions import cells_of, write_labels_by_pixel
 from .trees import RECIPE, write_domain, write_recipe
 
 # Whole runs in the fixtures: seconds, but many on a machine that does much else.
@@ -118,6 +120,39 @@ def test_criteria_are_of_the_kept_network_on_the_targets_training_images(finishe
 
 def scenario_image(recipe: Any, index: int) -> np.ndarray:
     return Scenario.open(recipe).target.read(index)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_criteria_are_those_of_numpy(aligned: bool, tmp_path: Path, classes: Classes) -> None:
+    path = write_recipe(tmp_path)
+    write_labels_by_pixel(tmp_path / "day", 5)
+    recipe = load_recipe(path, [f"segmenter.align_corners={str(aligned).lower()}"])
+    torch.manual_seed(0)
+    segmenter = Segmenter(recipe.segmenter, classes)
+    segmenter.estimate_statistics([torch.rand(2, 3, 48, 64) * 0.4], "target")
+    found = Criteria(recipe, Scenario.open(recipe)).measure(segmenter)
+
+    first_px = 0 if aligned else 2  # A cell's first corner, or its centre.
+    features, p, truth = cells_of(tmp_path / "day", segmenter, "source", first_px)
+    predicted = p.argmax(axis=1)
+    both = [((truth == k) & (predicted == k)).sum() for k in range(4)]
+    either = [((truth == k) | (predicted == k)).sum() for k in range(4)]
+    assert found["source-miou"] == pytest.approx(np.mean(np.divide(both, either)))
+    anchors = np.stack([features[truth == k].mean(axis=0) for k in range(4)])
+
+    features, p, _ = cells_of(tmp_path / "dusk", segmenter, "target", first_px)
+    distances = np.linalg.norm(features[:, None] - anchors[None], axis=2)
+    nearest, second = np.sort(distances, axis=1)[:, :2].T
+    of_each = -(p * np.log(p)).sum(axis=1).mean()
+    of_mean = -(p.mean(axis=0) * np.log(p.mean(axis=0))).sum()
+    expected = {
+        "entropy": of_each,
+        "infomax": of_mean - of_each,
+        "agreement": (distances.argmin(axis=1) == p.argmax(axis=1)).mean(),
+        "active-share": ((second - nearest) / (second + nearest) >= 0.1).mean(),
+    }
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-3, abs=2e-3), name
 
 
 def test_held_out_source_images_are_preferred(tmp_path: Path) -> None:

@@ -115,11 +115,12 @@ class Criteria:
         classes = segmenter.num_classes
         anchors = CategoryAnchors(classes, segmenter.feature_channels).to(segmenter.mean.device)
         confusion = ConfusionMatrix(classes)
+        aligned = segmenter.config.align_corners
         with inference(segmenter):
             for image, label in self._source_batches(segmenter.mean.device):
                 prediction = segmenter(image, "source")
                 height, width = prediction.logits.shape[-2:]
-                on_grid = downsample(label.long(), (height, width))
+                on_grid = downsample(label.long(), (height, width), align_corners=aligned)
                 anchors.update(prediction.features, on_grid)
                 confusion.update(on_grid, prediction.logits.argmax(1))
         iou = share(*intersection_and_union(confusion.counts))

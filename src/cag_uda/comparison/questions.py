@@ -83,7 +83,7 @@ class Questions:
             with inference(segmenter):
                 for image, truth in pairs:
                     features = segmenter(image, domain).features
-                    scatter.update(features, _on_grid(truth, features))
+                    scatter.update(features, _on_grid(truth, features, segmenter))
             scatters[domain] = scatter
         shift = centroid_shift(scatters["source"], scatters["target"])
         defined = [float(value) for value in shift if value == value]
@@ -105,7 +105,7 @@ class Questions:
         with inference(labeller):
             for image, truth in self._of_target(label, most=None):
                 features, logits = labeller(image, "target")
-                on_grid = _on_grid(truth, features)
+                on_grid = _on_grid(truth, features, labeller)
                 nearest, second, assigned = two_nearest(anchors.distances(features))
                 kinds["anchor"].update(relative_gap(nearest, second), assigned, on_grid)
                 confidence, likeliest = logits.softmax(dim=1).max(dim=1)
@@ -132,10 +132,11 @@ class Questions:
         return prepared.float() / 255, torch.from_numpy(label)[None].to(self._device)
 
 
-def _on_grid(truth: Tensor, features: Tensor) -> Tensor:
-    """Truth (B, H, W) on the feature grid."""
+def _on_grid(truth: Tensor, features: Tensor, segmenter: Segmenter) -> Tensor:
+    """Truth (B, H, W) at the cells of a segmenter's features."""
     height, width = features.shape[-2:]
-    return downsample(truth.long(), (height, width))
+    aligned = segmenter.config.align_corners
+    return downsample(truth.long(), (height, width), align_corners=aligned)
 
 
 def answers(runs: Sequence[tuple[str, Path]]) -> Record:

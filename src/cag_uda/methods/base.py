@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cag_uda.adaptation.labels import downsample
 from cag_uda.methods.optim import OptimConfig, build_optimizer
 from cag_uda.models.config import SegmenterConfig
 from cag_uda.models.norm import share_statistics
@@ -110,6 +111,12 @@ class Method(nn.Module, ABC):
         with self._autocast():
             features, logits = network(image, domain)
         return Prediction(features.float(), logits.float())
+
+    def on_grid(self, label: Tensor, maps: Tensor) -> Tensor:
+        """Labels (B, H, W) of images at the cells of maps (B, …, h, w) that the segmenter gives."""
+        height, width = maps.shape[-2:]
+        aligned = self.segmenter.config.align_corners
+        return downsample(label, (height, width), align_corners=aligned)
 
     def prepare(self, passes: Passes) -> None:
         """What precedes the first step: snapshots, anchors, thresholds. Nothing by default."""

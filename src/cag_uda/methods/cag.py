@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.adaptation.distributed import over_processes
-from cag_uda.adaptation.labels import downsample, one_hot
+from cag_uda.adaptation.labels import one_hot
 from cag_uda.adaptation.losses import anchor_distance, centroid_distance, cross_entropy
 from cag_uda.adaptation.margins import AbsoluteMargin, Margin, MarginStatistics, RelativeMargin
 from cag_uda.adaptation.moving_anchors import follow
@@ -112,7 +112,7 @@ class CAG(FrozenLabeller):
         found, pixels = self._no_anchors(), torch.zeros_like(self.threshold)
         for source in passes.source():
             prediction = self.frozen(self.labeller, source.image, "source")
-            label = self._on_grid(source.label, prediction)
+            label = self.on_grid(source.label, prediction.logits)
             pixels += one_hot(label, len(pixels)).sum(dim=(0, 2))
             found.update(prediction.features, self._anchored(prediction, label))
         found.reduce(passes.all_reduce)
@@ -128,7 +128,7 @@ class CAG(FrozenLabeller):
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yields {source/ce, source/distance}, {target/<kind>, …, target/distance}."""
         source = self.student(batch.source.image, "source")
-        label = self._on_grid(batch.source.label, source)
+        label = self.on_grid(batch.source.label, source.logits)
         if self.config.anchors == "moving":
             self._seen = self._seen or (self._no_anchors(),)
             self._seen[0].update(source.features.detach(), label)
@@ -231,7 +231,7 @@ class CAG(FrozenLabeller):
         statistics = MarginStatistics(self.segmenter.num_classes).to(self.threshold.device)
         for source in passes.source():
             prediction = self.frozen(self.labeller, source.image, "source")
-            label = self._on_grid(source.label, prediction)
+            label = self.on_grid(source.label, prediction.logits)
             statistics.update(self.anchors.distances(prediction.features), label)
         statistics.reduce(passes.all_reduce)
         return statistics
@@ -248,9 +248,3 @@ class CAG(FrozenLabeller):
         if self.config.distance == "pixel":
             return anchor_distance(prediction.features, self.anchors.vectors, label)
         return centroid_distance(*prediction, self.anchors.vectors, label)
-
-    def _on_grid(self, label: Tensor, prediction: Prediction) -> Tensor:
-        """Labels (B, H, W) of images at the cells of a prediction of them."""
-        height, width = prediction.logits.shape[-2:]
-        aligned = self.segmenter.config.align_corners
-        return downsample(label, (height, width), align_corners=aligned)

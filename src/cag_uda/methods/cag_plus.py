@@ -27,7 +27,6 @@ from cag_uda.adaptation.class_prior import ClassPrior
 from cag_uda.adaptation.contrast import anchor_contrast
 from cag_uda.adaptation.distributed import over_processes
 from cag_uda.adaptation.feature_distance import feature_distance
-from cag_uda.adaptation.labels import downsample
 from cag_uda.adaptation.losses import cross_entropy
 from cag_uda.adaptation.masking import hidden_blocks
 from cag_uda.adaptation.mixing import Mixed, choose_half_of_classes, class_mix, confident_share
@@ -107,7 +106,7 @@ class CAGPlus(Method):
         self.anchors.reset()
         for source in passes.source():
             features, _ = self.frozen(self.teacher, source.image, "source")
-            self.anchors.update(features, downsample(source.label, _grid(features)))
+            self.anchors.update(features, self.on_grid(source.label, features))
         self.anchors.reduce(passes.all_reduce)
         self.target_anchors.load_state_dict(self.anchors.state_dict())
         found, share = self._no_anchors(), torch.zeros_like(self.prior.target)
@@ -130,7 +129,7 @@ class CAGPlus(Method):
         anchors = self.anchors.vectors
 
         prediction, last_map = self._student(batch.source.image, "source")
-        label = downsample(batch.source.label, _grid(prediction.logits))
+        label = self.on_grid(batch.source.label, prediction.logits)
         seen = self._seen
         seen.source.update(prediction.features.detach(), label)
         yield {
@@ -148,9 +147,9 @@ class CAGPlus(Method):
 
         mixed, soft = self.mix(batch, logits)
         prediction, _ = self._student(mixed.image, "target")
-        known = downsample(mixed.label, _grid(logits))
+        known = self.on_grid(mixed.label, logits)
         label = torch.where(known == IGNORE, logits.argmax(dim=1), known)
-        weight = downsample(soft.weight, _grid(logits))
+        weight = self.on_grid(soft.weight, logits)
         yield {
             "mixed/ce": soft_cross_entropy(prediction.logits, soft, align_corners=aligned),
             "mixed/contrast": self._contrast(prediction, anchors, label, weight),
@@ -288,8 +287,3 @@ def _initial_backbone(segmenter: Segmenter, config: CAGPlusConfig) -> nn.Module 
 def _class_sums(logits: Tensor) -> Tensor:
     """Probabilities (K,) of the classes, summed over the pixels of logits (B, K, h, w)."""
     return logits.softmax(dim=1).sum(dim=(0, 2, 3))
-
-
-def _grid(maps: Tensor) -> tuple[int, int]:
-    """Height and width of the feature grid."""
-    return maps.shape[-2], maps.shape[-1]

@@ -28,7 +28,8 @@ class ContrastConfig(_Piece):
     weight: float = Field(default=0.1, ge=0)
     """Of the loss of each domain; 0 takes it out."""
     temperature: float = Field(default=0.1, gt=0)
-    """Of the cosine; 0.1 is SePiCo's."""
+    """Of the cosine; 0.1 as in supervised contrast (Khosla et al., NeurIPS 2020). SePiCo divides
+    products with a projection of its own by 100."""
 
 
 class MixConfig(_Piece):
