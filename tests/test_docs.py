@@ -181,16 +181,16 @@ def test_settings_are_valid(path: Path) -> None:
         if table.keys() <= Recipe.model_fields.keys():
             whole = tomllib.loads(RECIPE)
             whole.update(table)
-            Recipe.model_validate(whole)
+            assert Recipe.model_validate(whole).stages
         else:
             head = "" if "name" in table else 'name = "x"\nroot = "x"\nlabel_space = "camvid-11"\n'
-            parse_domain_file(head + block, path.name)
+            assert parse_domain_file(head + block, path.name).name == (table.get("name") or "x")
 
 
 @by_page
 def test_python_compiles(path: Path) -> None:
     for block in blocks(path, "python"):
-        compile(block, str(path), "exec")
+        assert compile(block, str(path), "exec").co_names, "it names what it uses"
 
 
 @by_page
@@ -206,8 +206,11 @@ def test_python_runs(
     cv2.imwrite("photo.jpg", np.full((48, 64, 3), 90, np.uint8))
     features = torch.rand(1, 256, 4, 6)
     batches = [(features, torch.randint(19, (1, 4, 6)))]
+    given = {"source_batches": batches, "target_features": features}
     for block in some:
-        exec(block, {"source_batches": batches, "target_features": features})
+        names = dict(given)
+        exec(block, names)
+        assert names.keys() > {*given, "__builtins__"}, "it ran, and left names of its own"
 
 
 def test_the_readme_is_one_screen_and_shows_what_the_demo_makes() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from cag_uda.adaptation.class_balance import ConfidenceStatistics, by_class_bala
 from cag_uda.adaptation.labels import downsample
 from cag_uda.adaptation.mixing import Mixed
 from cag_uda.errors import ShapeError, UserError
+from cag_uda.methods import Method
 from cag_uda.methods.cag import CAG, CAGConfig
 from cag_uda.methods.cbst import CBST, CBSTConfig
 from cag_uda.methods.dacs import DACS, DACSConfig
@@ -22,6 +24,8 @@ from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import IGNORE, Batch
 
 from .test_methods import make_batch, make_passes, step
+
+M = TypeVar("M", bound=Method)
 
 
 def logits_of(seed: int, scale: float = 3.0, classes: int = 5) -> torch.Tensor:
@@ -206,12 +210,17 @@ def test_dacs_mixes_what_the_teacher_says_with_the_published_weights(segmenter: 
         assert IGNORE not in classes
 
 
-def test_the_losses_of_dacs_are_means_over_all_pixels(segmenter: Segmenter) -> None:
-    """The released loss: each pixel's cross entropy times its weight, over the pixels' number."""
-    segmenter.dropout.p = 0.0
-    method = DACS(segmenter, DACSConfig(confidence=0.3))
+def without_dropout(method: M) -> M:
+    """A method prepared and in training, such that a network gives the same twice."""
+    method.segmenter.dropout.p = 0.0
     method.prepare(make_passes())
     method.train()
+    return method
+
+
+def test_the_losses_of_dacs_are_means_over_all_pixels(segmenter: Segmenter) -> None:
+    """The released loss: each pixel's cross entropy times its weight, over the pixels' number."""
+    method = without_dropout(DACS(segmenter, DACSConfig(confidence=0.3)))
     batch, student = make_batch(), copy.deepcopy(segmenter)
     given: list[Mixed] = []
     mix = method.mix
@@ -235,10 +244,7 @@ def test_the_losses_of_dacs_are_means_over_all_pixels(segmenter: Segmenter) -> N
 
 
 def test_the_losses_of_cbst_are_of_the_rounds_labels_on_their_grid(segmenter: Segmenter) -> None:
-    segmenter.dropout.p = 0.0
-    method = CBST(segmenter, CBSTConfig(portion=0.4))
-    method.prepare(make_passes())
-    method.train()
+    method = without_dropout(CBST(segmenter, CBSTConfig(portion=0.4)))
     batch, student = make_batch(), copy.deepcopy(segmenter)
     source, target = (dict(each) for each in method.losses(batch))
     logits = student(batch.source.image, "source").logits
