@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from pydantic import ValidationError
 from torch import Tensor
 
 from cag_uda.adaptation.labels import downsample
@@ -15,28 +14,12 @@ from cag_uda.methods.adversarial import Adversarial, AdversarialConfig
 from cag_uda.methods.cag import CAG, CAGConfig, MarginConfig
 from cag_uda.methods.optim import OptimConfig, build_optimizer
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.types import IGNORE, Batch, Labelled, Losses, Unlabelled
+from cag_uda.types import IGNORE, Batch, Losses, Unlabelled
+
+from .batches import make_batch, make_passes, same
 
 OPTIM = OptimConfig(learning_rate=0.01, head_multiplier=1.0)
 TRAINED = [name for name, method in METHODS.items() if method.trains]
-
-
-def make_batch(seed: int = 0, size: int = 32) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    label = torch.randint(0, 4, (2, size, size), generator=generator)
-    label[:, :4] = IGNORE
-    source = torch.rand(2, 3, size, size, generator=generator)
-    target = torch.rand(2, 3, size, size, generator=generator) * 0.5
-    return Batch(Labelled(source, label), Unlabelled(target, target))
-
-
-def make_passes() -> Passes:
-    batches = [make_batch(seed) for seed in range(3)]
-    return Passes(lambda: (b.source for b in batches), lambda: (b.target for b in batches), _same)
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def make(name: str, segmenter: Segmenter) -> Method:
@@ -210,64 +193,6 @@ def test_cag_labeller_stays_as_it_was_while_the_student_learns(segmenter: Segmen
     assert not method.labeller.training
 
 
-@pytest.mark.parametrize(
-    ("kind", "value"),
-    [("absolute", 0.1), ("relative", 0.1), ("clearest", 0.4), ("calibrated", 0.4)],
-)
-def test_every_margin_kind_labels_and_survives_a_checkpoint(
-    kind: str, value: float, segmenter: Segmenter
-) -> None:
-    config = CAGConfig(margin=MarginConfig.model_validate({"kind": kind, "value": value}))
-    method = CAG(segmenter, config)
-    method.prepare(make_passes())
-    fresh = CAG(copy.deepcopy(segmenter), config)
-    fresh.load_state_dict(method.state_dict())
-    image = make_batch(9).target.image
-    labels = method.pseudo_labels(image)["anchor"].label
-    assert fresh.pseudo_labels(image)["anchor"].label.equal(labels)
-
-
-def test_clearest_margin_labels_the_asked_share(segmenter: Segmenter) -> None:
-    config = CAGConfig(margin=MarginConfig(kind="clearest", value=0.3))
-    method = CAG(segmenter, config)
-    method.prepare(make_passes())
-    labels = [method.pseudo_labels(t.image)["anchor"].label for t in make_passes().target()]
-    share = (torch.stack(labels) != IGNORE).float().mean().item()
-    assert share == pytest.approx(0.3, abs=0.05)
-
-
-def test_no_class_labels_more_of_the_target_than_its_share_of_the_source(
-    segmenter: Segmenter,
-) -> None:
-    passes, portion, num_classes = make_passes(), 0.3, segmenter.num_classes
-
-    def shares(prior_portion: float | None) -> tuple[Tensor, Tensor]:
-        margin = MarginConfig(kind="relative", value=0.0, prior_portion=prior_portion)
-        method = CAG(segmenter, CAGConfig(margin=margin))
-        method.prepare(passes)
-        labels = [method.pseudo_labels(t.image)["anchor"].label for t in passes.target()]
-        given = torch.bincount(torch.stack(labels).flatten(), minlength=256)[:num_classes]
-        return given / torch.stack(labels).numel(), method.threshold
-
-    grid = segmenter(make_batch(0).target.image, "target").logits.shape[-2:]
-    source = torch.cat([downsample(s.label, tuple(grid)).flatten() for s in passes.source()])
-    known = source[source != IGNORE]
-    prior = torch.bincount(known, minlength=num_classes) / len(known)
-    unbounded, _ = shares(None)
-    bounded, threshold = shares(portion)
-    assert (unbounded > portion * prior).any()
-    assert (bounded <= portion * prior + 1e-6).all()
-    # Where the bound was not reached, nothing was taken away.
-    kept = unbounded <= portion * prior
-    assert bounded[kept].equal(unbounded[kept])
-    assert (threshold[kept] == 0).all()
-
-
-def test_a_bound_by_the_prior_wants_a_margin_without_a_unit() -> None:
-    with pytest.raises(ValidationError, match="without a unit"):
-        MarginConfig(kind="absolute", prior_portion=0.5)
-
-
 def test_poly_schedule_and_warmup_by_hand() -> None:
     config = OptimConfig(power=0.9, warmup_steps=4)
     assert config.factor(0, 100) == pytest.approx(1 / 5)
@@ -305,7 +230,7 @@ def test_source_only_never_looks_at_the_target(segmenter: Segmenter) -> None:
         raise AssertionError("the target was looked at")
 
     method = METHODS["source-only"](segmenter, METHODS["source-only"].Config(name="source-only"))
-    passes = Passes(lambda: (), forbidden, _same)
+    passes = Passes(lambda: (), forbidden, same)
     method.prepare(passes)
     first, second = make_batch(0), make_batch(0)
     other = Batch(second.source, Unlabelled(second.target.image * 0, second.target.plain * 0))

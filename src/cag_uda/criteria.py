@@ -28,29 +28,24 @@ import torch
 from torch import Tensor
 
 from cag_uda.adaptation.anchors import CategoryAnchors
-from cag_uda.adaptation.labels import downsample
 from cag_uda.data.augment import Image, resize_label
-from cag_uda.data.class_subset import with_classes
-from cag_uda.data.domain import Domain
 from cag_uda.data.images import LabelledImages, read_or_next
-from cag_uda.errors import DataError
 from cag_uda.evaluation.confusion import ConfusionMatrix
 from cag_uda.evaluation.label_free import look_at, target_criteria
 from cag_uda.evaluation.scores import intersection_and_union, mean_over_classes, share
 from cag_uda.files import write_json
+from cag_uda.methods.base import on_grid
 from cag_uda.models.inference import batches_of_one_kind, inference, prepare
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import Recipe, load_recipe
 from cag_uda.run_folder import RunFolder
-from cag_uda.scenario import Scenario
+from cag_uda.scenario import Scenario, held_out
 from cag_uda.selection import CRITERIA_FILE, read_records
 from cag_uda.stage_pictures import evenly
 
 _IMAGES = 12
 """Of each domain. A record then takes about as long as two training steps of 4 + 4 crops."""
 _CHUNK = 4
-_HELD_OUT = ("val", "test")
-"""Splits of a source that may hold images which no step has seen, in order of preference."""
 
 
 class _Labelled(NamedTuple):
@@ -115,14 +110,12 @@ class Criteria:
         classes = segmenter.num_classes
         anchors = CategoryAnchors(classes, segmenter.feature_channels).to(segmenter.mean.device)
         confusion = ConfusionMatrix(classes)
-        aligned = segmenter.config.align_corners
         with inference(segmenter):
             for image, label in self._source_batches(segmenter.mean.device):
                 prediction = segmenter(image, "source")
-                height, width = prediction.logits.shape[-2:]
-                on_grid = downsample(label.long(), (height, width), align_corners=aligned)
-                anchors.update(prediction.features, on_grid)
-                confusion.update(on_grid, prediction.logits.argmax(1))
+                cells = on_grid(segmenter, label.long(), prediction.logits)
+                anchors.update(prediction.features, cells)
+                confusion.update(cells, prediction.logits.argmax(1))
         iou = share(*intersection_and_union(confusion.counts))
         return anchors, float(mean_over_classes(iou))
 
@@ -143,9 +136,9 @@ class Criteria:
         images = (prepare(image, width) for image in read)
         groups = batches_of_one_kind(images, lambda image: image.shape, _CHUNK)
         self._target = [torch.cat(group) for group in groups]
-        held_out = _held_out(self._recipe)
-        self.source_validation = "held-out" if held_out else "train"
-        chosen = [held_out] if held_out else self._of_training()
+        unseen = held_out(self._recipe)
+        self.source_validation = "train" if unseen is None else "held-out"
+        chosen = self._of_training() if unseen is None else [_some_of(unseen, _IMAGES)]
         pairs = (read_or_next(images, i, loading) for images, indices in chosen for i in indices)
         labelled = (_labelled(image, label, width) for image, label in pairs)
         runs = batches_of_one_kind(labelled, lambda pair: pair.image.shape, _CHUNK)
@@ -154,7 +147,7 @@ class Criteria:
     def _of_training(self) -> list[tuple[LabelledImages, list[int]]]:
         """Images of the training splits, as many of each source."""
         each = -(-_IMAGES // len(self._scenario.sources))
-        return [(images, list(evenly(len(images), each))) for images in self._scenario.sources]
+        return [_some_of(images, each) for images in self._scenario.sources]
 
 
 def record_missing(run: Path) -> None:
@@ -183,28 +176,8 @@ def record_missing(run: Path) -> None:
             criteria.record(folder, Segmenter.from_pretrained(folder / "model"), steps, "model")
 
 
-def _held_out(recipe: Recipe) -> tuple[LabelledImages, list[int]] | None:
-    """Labelled images of a source, neither trained on nor the target's; None without any."""
-    root = None if recipe.data_root is None else Path(recipe.data_root)
-    target = Domain.open(recipe.target.domain, root)
-    splits = {recipe.target.train, recipe.target.test} & set(target.splits)
-    taken = {item.image for split in splits for item in target.items(str(split), with_labels=False)}
-    for entry in recipe.source:
-        domain = Domain.open(entry.domain, root)
-        taken |= {item.image for item in domain.items(entry.split)}
-    for entry in recipe.source:
-        domain = with_classes(Domain.open(entry.domain, root), recipe.classes)
-        for split in _HELD_OUT:
-            if split not in domain.splits or not domain.is_labelled(split):
-                continue
-            try:
-                images = LabelledImages(domain, split, entry.size_px)
-            except DataError:
-                continue  # A split that this disk has not got.
-            free = [index for index in range(len(images)) if images.path(index) not in taken]
-            if free:
-                return images, [free[place] for place in evenly(len(free), _IMAGES)]
-    return None
+def _some_of(images: LabelledImages, most: int) -> tuple[LabelledImages, list[int]]:
+    return images, list(evenly(len(images), most))
 
 
 def _labelled(image: Image, label: Image, width_px: int | None) -> _Labelled:

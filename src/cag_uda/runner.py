@@ -26,7 +26,7 @@ from cag_uda.recipes.schema import INITIAL, Stage
 from cag_uda.report import write_report
 from cag_uda.run_card import write_card
 from cag_uda.run_folder import RunFolder
-from cag_uda.scenario import Scenario
+from cag_uda.scenario import Scenario, held_out
 from cag_uda.selection import best, checkpoints
 from cag_uda.stage_results import Results
 from cag_uda.training.compute import (
@@ -279,7 +279,13 @@ class StageRunner:
             sweep = sweep_target(self.scenario.target, loading, _SWEEP_CHUNK, self.shard, device)
             yield from self._together(sweep)
 
-        return Passes(source, target, self.processes.total)
+        def unseen() -> Iterator[Labelled] | None:
+            images = held_out(self.recipe)
+            if images is None:
+                return None
+            return self._together(sweep_source(images, loading, _SWEEP_CHUNK, self.shard, device))
+
+        return Passes(source, target, self.processes.total, unseen)
 
     def _together(self, sweep: Iterator[T]) -> Iterator[T]:
         """This process's share of a sweep; a signal or an unreadable file ends that of all."""

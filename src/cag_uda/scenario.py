@@ -9,9 +9,12 @@ from cag_uda.data.decoded import DecodedImages
 from cag_uda.data.domain import Domain
 from cag_uda.data.images import LabelledImages, UnlabelledImages
 from cag_uda.data.label_space import LabelSpace
-from cag_uda.errors import UserError
+from cag_uda.errors import DataError, UserError
 from cag_uda.models.config import Classes
 from cag_uda.recipes import Recipe
+
+_HELD_OUT = ("val", "test")
+"""Splits of a source that may hold images which no step has seen, in order of preference."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,39 @@ class Scenario:
     def classes(self) -> Classes:
         """The classes as a model's config holds them."""
         return classes_of(self.label_space)
+
+
+def held_out(recipe: Recipe) -> LabelledImages | None:
+    """Labelled images of a source that are neither trained on nor the target's.
+
+    Args:
+        recipe: whose sources' splits are looked through: "val", then "test".
+
+    Returns:
+        All such images of the first split that has some; None where no source has any.
+
+    Raises:
+        UserError: if a domain cannot be opened.
+    """
+    root = None if recipe.data_root is None else Path(recipe.data_root)
+    target = Domain.open(recipe.target.domain, root)
+    splits = {recipe.target.train, recipe.target.test} & set(target.splits)
+    taken = {item.image for split in splits for item in target.items(str(split), with_labels=False)}
+    for entry in recipe.source:
+        domain = Domain.open(entry.domain, root)
+        taken |= {item.image for item in domain.items(entry.split)}
+    for entry in recipe.source:
+        domain = with_classes(Domain.open(entry.domain, root), recipe.classes)
+        for split in _HELD_OUT:
+            if split not in domain.splits or not domain.is_labelled(split):
+                continue
+            try:
+                free = LabelledImages(domain, split, entry.size_px).apart_from(taken)
+            except DataError:
+                continue  # A split that this disk has not got.
+            if len(free):
+                return free
+    return None
 
 
 def classes_of(space: LabelSpace) -> Classes:

@@ -24,11 +24,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cag_uda.adaptation.anchors import CategoryAnchors
-from cag_uda.adaptation.labels import downsample
 from cag_uda.data.augment import Image
 from cag_uda.errors import RunError
 from cag_uda.files import write_with
-from cag_uda.methods.base import Method
+from cag_uda.methods.base import Method, on_grid
 from cag_uda.models.inference import inference, prepare
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import IGNORE, DomainName
@@ -191,15 +190,13 @@ class _Cells:
             for image, label in images:
                 batch = prepare(image, width_px).to(device).float() / 255
                 prediction = segmenter(batch, domain)
-                grid = prediction.features.shape[-2:]
                 if label is None:
-                    on_grid = prediction.logits.argmax(1)
+                    assigned = prediction.logits.argmax(1)
                 else:
-                    on_grid = downsample(
-                        torch.from_numpy(label).long()[None].to(device), (grid[0], grid[1])
-                    )
-                cells.anchors.update(prediction.features, on_grid)
-                cells._add(prediction.features[0].flatten(1).T, on_grid[0].flatten())
+                    truth = torch.from_numpy(label).long()[None].to(device)
+                    assigned = on_grid(segmenter, truth, prediction.features)
+                cells.anchors.update(prediction.features, assigned)
+                cells._add(prediction.features[0].flatten(1).T, assigned[0].flatten())
         return cells
 
     def _add(self, features: Tensor, label: Tensor) -> None:

@@ -218,7 +218,8 @@ class Results:
             if self._scenario.is_scored:
                 truth = torch.from_numpy(domain.read_label(item)).long()[None].to(device)
             for kind, pseudo in labels.items():
-                tallies.setdefault(kind, PseudoLabelTally(classes)).update(pseudo, truth)
+                cells = None if truth is None else method.on_grid(truth, pseudo.label)
+                tallies.setdefault(kind, PseudoLabelTally(classes)).update(pseudo, cells)
         return tallies
 
     def _keep_samples(self, segmenter: Segmenter, folder: Path, step: int) -> None:

@@ -38,6 +38,7 @@ from cag_uda.errors import DataError, UserError
 from cag_uda.evaluation.pseudo_label_scores import PseudoLabelTally
 from cag_uda.evaluation.scores import share
 from cag_uda.files import write_json
+from cag_uda.methods.base import on_grid
 from cag_uda.methods.cag import CAGConfig
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.progress import OnConsole
@@ -150,10 +151,10 @@ def _labeller(
 class _Counts:
     """How much of each class one kind of pseudo-label covers, and how rightly."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, segmenter: Segmenter) -> None:
         self._trusted = np.zeros(256, np.int64)
         self._all = np.zeros(256, np.int64)
-        self._num_classes = num_classes
+        self._segmenter, self._num_classes = segmenter, segmenter.num_classes
         self._tally: PseudoLabelTally | None = None
 
     def add(self, given: Given, truth: NDArray[np.uint8] | None, index: int) -> NDArray[np.uint8]:
@@ -166,7 +167,8 @@ class _Counts:
         if truth is not None:
             self._tally = self._tally or PseudoLabelTally(self._num_classes)
             one = type(given.trusted)(*(each[index : index + 1].cpu() for each in given.trusted))
-            self._tally.update(one, torch.from_numpy(truth)[None])
+            whole = torch.from_numpy(truth).long()[None]
+            self._tally.update(one, on_grid(self._segmenter, whole, one.label))
         return trusted
 
     def scores(self) -> dict[str, Any]:
@@ -196,7 +198,7 @@ def _label(
     bars: OnConsole,
 ) -> tuple[dict[str, _Counts], list[str]]:
     """Label every image and write both kinds; the counts, and what is wrong with which images."""
-    counts = {kind: _Counts(segmenter.num_classes) for kind in KINDS}
+    counts = {kind: _Counts(segmenter) for kind in KINDS}
     broken: list[str] = []
     frames = read_frames(
         items,

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from cag_uda.adaptation.anchors import CategoryAnchors
-from cag_uda.adaptation.labels import downsample
 from cag_uda.adaptation.margins import relative_gap, two_nearest
 from cag_uda.anchor_files import ANCHORS, load_anchors
 from cag_uda.data.augment import Image
 from cag_uda.evaluation.class_separation import ClassScatter, centroid_shift, separation
 from cag_uda.evaluation.precision_curves import PrecisionCurves, precision_at
 from cag_uda.files import write_json
+from cag_uda.methods.base import on_grid
 from cag_uda.models.inference import inference, prepare
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.progress import Progress
@@ -83,7 +83,7 @@ class Questions:
             with inference(segmenter):
                 for image, truth in pairs:
                     features = segmenter(image, domain).features
-                    scatter.update(features, _on_grid(truth, features, segmenter))
+                    scatter.update(features, on_grid(segmenter, truth.long(), features))
             scatters[domain] = scatter
         shift = centroid_shift(scatters["source"], scatters["target"])
         defined = [float(value) for value in shift if value == value]
@@ -105,11 +105,11 @@ class Questions:
         with inference(labeller):
             for image, truth in self._of_target(label, most=None):
                 features, logits = labeller(image, "target")
-                on_grid = _on_grid(truth, features, labeller)
+                cells = on_grid(labeller, truth.long(), features)
                 nearest, second, assigned = two_nearest(anchors.distances(features))
-                kinds["anchor"].update(relative_gap(nearest, second), assigned, on_grid)
+                kinds["anchor"].update(relative_gap(nearest, second), assigned, cells)
                 confidence, likeliest = logits.softmax(dim=1).max(dim=1)
-                kinds["confidence"].update(confidence, likeliest, on_grid)
+                kinds["confidence"].update(confidence, likeliest, cells)
         return {kind: curves.curves() for kind, curves in kinds.items()}
 
     def _of_source(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -130,13 +130,6 @@ class Questions:
     def _on_device(self, image: Image, label: Image) -> tuple[Tensor, Tensor]:
         prepared = prepare(image, self._recipe.loading.width_px).to(self._device)
         return prepared.float() / 255, torch.from_numpy(label)[None].to(self._device)
-
-
-def _on_grid(truth: Tensor, features: Tensor, segmenter: Segmenter) -> Tensor:
-    """Truth (B, H, W) at the cells of a segmenter's features."""
-    height, width = features.shape[-2:]
-    aligned = segmenter.config.align_corners
-    return downsample(truth.long(), (height, width), align_corners=aligned)
 
 
 def answers(runs: Sequence[tuple[str, Path]]) -> Record:

@@ -1,7 +1,8 @@
 """The images of a split, with or without their labels, and what is done about unreadable ones."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from copy import copy
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -66,6 +67,13 @@ class LabelledImages:
     def path(self, index: int) -> Path:
         """Where an image is."""
         return self._items[index].image
+
+    def apart_from(self, images: Collection[Path]) -> "LabelledImages":
+        """Those of them that are none of the given images."""
+        rest = copy(self)
+        rest._items = tuple(item for item in self._items if item.image not in images)
+        rest._counts = None
+        return rest
 
     def class_pixels(
         self, config: LoadingConfig, note: Callable[[str], None] = lambda text: None

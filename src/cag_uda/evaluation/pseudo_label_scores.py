@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from torch import Tensor
 
 from cag_uda.errors import ShapeError
@@ -20,9 +19,9 @@ from cag_uda.types import PseudoLabels
 class PseudoLabelTally:
     """Counts pseudo-labels against the truth, on the grid that they are made on.
 
-    The truth is brought to the feature grid, each cell taking the label of the pixel at its centre.
-    The other way, enlarging the pseudo-labels, would count each of them stride² times and charge
-    them with the outlines of objects finer than a cell, which no label of the grid can follow.
+    The truth is brought to the feature grid (`methods.base.on_grid`). The other way, enlarging the
+    pseudo-labels, would count each of them stride² times and charge them with the outlines of
+    objects finer than a cell, which no label of the grid can follow.
 
     Args:
         num_classes: K.
@@ -38,26 +37,23 @@ class PseudoLabelTally:
 
         Args:
             pseudo: labels (B, h, w) int64, IGNORE where not assigned; the weight is not looked at.
-            truth: (B, H, W) integer train ids, IGNORE where unlabelled; None where there is none.
+            truth: (B, h, w) integer train ids at the same cells, IGNORE where unlabelled; None
+                where there is none.
 
         Raises:
-            ShapeError: if the two are not of the same images.
+            ShapeError: if the two are not on one grid.
             DataError: if the truth holds an id that is neither a class nor IGNORE.
         """
         label = pseudo.label
         if truth is None:
             self._unchecked.update(label.new_zeros(label.shape), label)
             return
-        if label.ndim != 3 or truth.ndim != 3 or len(label) != len(truth):
+        if label.ndim != 3 or truth.shape != label.shape:
             raise ShapeError(
-                f"wanted pseudo-labels (B, h, w) and truth (B, H, W), got {tuple(label.shape)} "
+                f"wanted pseudo-labels and truth (B, h, w) on one grid, got {tuple(label.shape)} "
                 f"and {tuple(truth.shape)}"
             )
-        # Float holds every id exactly, and is what interpolation takes on every device.
-        at_centres = F.interpolate(
-            truth[:, None].float(), size=tuple(label.shape[1:]), mode="nearest-exact"
-        )
-        self._compared.update(at_centres[:, 0].long(), label)
+        self._compared.update(truth, label)
 
     def reduced(self, add_up: Callable[[Tensor], Tensor]) -> "PseudoLabelTally":
         """The sum over all processes, on every process.

@@ -30,6 +30,21 @@ from cag_uda.types import (
 )
 
 
+def on_grid(segmenter: Segmenter, label: Tensor, maps: Tensor) -> Tensor:
+    """Read labels of images at the cells of what a segmenter makes of these images.
+
+    Args:
+        segmenter: whose config says where its cells lie: centred in their pixels, or on corners.
+        label: (B, H, W) int64 train ids.
+        maps: (B, …, h, w) features, logits or pseudo-labels.
+
+    Returns:
+        (B, h, w) int64.
+    """
+    height, width = maps.shape[-2:]
+    return downsample(label, (height, width), align_corners=segmenter.config.align_corners)
+
+
 class MethodConfig(BaseModel):
     """Settings of a method; the defaults stand in its subclass alone, each with its source."""
 
@@ -53,6 +68,9 @@ class Passes:
     """This process's share of the target's images."""
     all_reduce: Callable[[Tensor], Tensor]
     """Sum of a tensor over all processes."""
+    held_out: Callable[[], Iterable[Labelled] | None] = lambda: None
+    """This process's share of the source's labelled images that are not trained on; None where
+    there are none."""
 
 
 class Method(nn.Module, ABC):
@@ -113,10 +131,8 @@ class Method(nn.Module, ABC):
         return Prediction(features.float(), logits.float())
 
     def on_grid(self, label: Tensor, maps: Tensor) -> Tensor:
-        """Labels (B, H, W) of images at the cells of maps (B, …, h, w) that the segmenter gives."""
-        height, width = maps.shape[-2:]
-        aligned = self.segmenter.config.align_corners
-        return downsample(label, (height, width), align_corners=aligned)
+        """As the function `on_grid`, for this method's segmenter."""
+        return on_grid(self.segmenter, label, maps)
 
     def prepare(self, passes: Passes) -> None:
         """What precedes the first step: snapshots, anchors, thresholds. Nothing by default."""

@@ -21,7 +21,7 @@ from cag_uda.adaptation.pseudo_labels import by_anchor, by_confidence, intersect
 from cag_uda.methods.base import MethodConfig, Passes
 from cag_uda.methods.labeller import FrozenLabeller
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.types import IGNORE, Batch, Losses, Prediction, PseudoLabels
+from cag_uda.types import IGNORE, Batch, Labelled, Losses, Prediction, PseudoLabels
 
 LabelKind = Literal["anchor", "confidence", "intersection"]
 
@@ -34,9 +34,14 @@ class MarginConfig(BaseModel):
     kind: Literal["absolute", "relative", "clearest", "calibrated"] = "absolute"
     """What `value` means: a gap d2 − d1 in feature units (the paper); a gap (d2 − d1) / (d1 + d2),
     free of the features' scale; the share of each class's target pixels that is labelled, the
-    clearest first; or the precision that each class shall have on the labelled source."""
+    clearest first; or the precision that each class shall have on labelled source images that are
+    held out: those of a "val" or "test" split of the source; where there is none, each half of the
+    training images by anchors of the other half."""
     value: float = Field(default=2.5, ge=0)
     """2.5 is the paper's Δ_d, for the features of its network."""
+    unreachable: Literal["never", "best"] = "never"
+    """What a class gets that reaches a calibrated margin's precision nowhere: no label at all, or
+    the margin at which it is most precise."""
     prior_portion: float | None = Field(default=None, gt=0, le=1)
     """Where given, no class labels more of the target than this times its share of the source:
     only its clearest pixels, so that a rare class cannot flood the target. None: no such bound (the
@@ -110,9 +115,7 @@ class CAG(FrozenLabeller):
             self.estimate_target_statistics(passes)
         self.freeze_labeller()
         found, pixels = self._no_anchors(), torch.zeros_like(self.threshold)
-        for source in passes.source():
-            prediction = self.frozen(self.labeller, source.image, "source")
-            label = self.on_grid(source.label, prediction.logits)
+        for prediction, label in self._by_labeller(passes.source()):
             pixels += one_hot(label, len(pixels)).sum(dim=(0, 2))
             found.update(prediction.features, self._anchored(prediction, label))
         found.reduce(passes.all_reduce)
@@ -217,7 +220,8 @@ class CAG(FrozenLabeller):
         margin = self.config.margin
         fitted: float | Tensor = margin.value
         if margin.kind == "calibrated":
-            fitted = self._source_statistics(passes).calibrated(margin.value).value
+            statistics = self._held_out_statistics(passes)
+            fitted = statistics.calibrated(margin.value, unreachable=margin.unreachable).value
         if margin.kind == "clearest" or margin.prior_portion is not None:
             statistics = self._target_statistics(passes)
             if margin.kind == "clearest":
@@ -227,14 +231,43 @@ class CAG(FrozenLabeller):
                 fitted = torch.maximum(torch.as_tensor(fitted), torch.as_tensor(bound.value))
         self.threshold.copy_(torch.as_tensor(fitted))
 
-    def _source_statistics(self, passes: Passes) -> MarginStatistics:
+    def _held_out_statistics(self, passes: Passes) -> MarginStatistics:
+        """Gaps of labelled source pixels that no anchor which judges them was made of."""
         statistics = MarginStatistics(self.segmenter.num_classes).to(self.threshold.device)
-        for source in passes.source():
-            prediction = self.frozen(self.labeller, source.image, "source")
-            label = self.on_grid(source.label, prediction.logits)
-            statistics.update(self.anchors.distances(prediction.features), label)
+        held_out = passes.held_out()
+        if held_out is None:
+            self._judge_by_halves(passes, statistics)
+        else:
+            for prediction, label in self._by_labeller(held_out):
+                statistics.update(self.anchors.distances(prediction.features), label)
         statistics.reduce(passes.all_reduce)
         return statistics
+
+    def _judge_by_halves(self, passes: Passes, statistics: MarginStatistics) -> None:
+        """Every second image of the source makes the anchors that judge the others' pixels."""
+        halves = (self._no_anchors(), self._no_anchors())
+        for half, prediction, label in self._in_halves(passes):
+            halves[half].update(prediction.features, self._anchored(prediction, label))
+        for anchors in halves:
+            anchors.reduce(passes.all_reduce)
+        for half, prediction, label in self._in_halves(passes):
+            statistics.update(halves[1 - half].distances(prediction.features), label)
+
+    def _in_halves(self, passes: Passes) -> Iterator[tuple[int, Prediction, Tensor]]:
+        """What the labeller sees in every second image of this process, and in the others."""
+        seen = 0
+        for prediction, label in self._by_labeller(passes.source()):
+            for half in (0, 1):
+                mine = slice((seen + half) % 2, None, 2)
+                if label[mine].numel():
+                    yield half, Prediction(*(maps[mine] for maps in prediction)), label[mine]
+            seen += len(label)
+
+    def _by_labeller(self, batches: Iterable[Labelled]) -> Iterator[tuple[Prediction, Tensor]]:
+        """What the labeller sees in source images, and their labels on its grid."""
+        for source in batches:
+            prediction = self.frozen(self.labeller, source.image, "source")
+            yield prediction, self.on_grid(source.label, prediction.logits)
 
     def _target_statistics(self, passes: Passes) -> MarginStatistics:
         statistics = MarginStatistics(self.segmenter.num_classes).to(self.threshold.device)

@@ -20,6 +20,8 @@ class Images(NamedTuple):
     """In a sweep over the target."""
     frames: int
     """In an evaluation."""
+    held_out: int = 0
+    """In a sweep over the source's images that are not trained on."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def times(steps: int, every: int | None) -> int:
 def _swept_s(sweeps: Iterable[Sweep], images: Images) -> float:
     """Seconds of whole sweeps, by those over a part of the images."""
     return math.fsum(
-        sweep.elapsed_s / sweep.images * getattr(images, sweep.domain)
+        sweep.elapsed_s / sweep.images * getattr(images, sweep.images_of)
         for sweep in sweeps
         if sweep.images
     )

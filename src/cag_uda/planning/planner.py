@@ -31,7 +31,7 @@ from cag_uda.recipes import Recipe
 from cag_uda.recipes.schema import INITIAL, Stage
 from cag_uda.run_folder import RunFolder
 from cag_uda.runner import initial_segmenter
-from cag_uda.scenario import Scenario
+from cag_uda.scenario import Scenario, held_out
 from cag_uda.training.compute import (
     ComputeConfig,
     describe,
@@ -254,6 +254,7 @@ class _Planner:
     def _images(self) -> Images:
         """What one process has to do with."""
         most = self.recipe.loading.sweep_images
+        unseen = held_out(self.recipe)
         sources = [len(images) for images in self.scenario.sources]
         split = self.scenario.test_split
         frames = [] if split is None else self.scenario.test.items(split, with_labels=False)
@@ -264,6 +265,7 @@ class _Planner:
                     sum(each if most is None else min(each, most) for each in sources),
                     len(self.scenario.target),
                     len(frames),
+                    0 if unseen is None else min(len(unseen), most or len(unseen)),
                 )
             )
         )

@@ -58,11 +58,14 @@ class Line(NamedTuple):
 
 _NO_TIME = Line()
 
+Sweeper = Callable[[], Iterable[Any]]
+SweptImages = Literal["source", "target", "held_out"]
+
 
 class Sweep(NamedTuple):
     """One sweep of a method over a domain, or over the beginning of it."""
 
-    domain: Literal["source", "target"]
+    images_of: SweptImages
     images: int
     elapsed_s: float
 
@@ -206,16 +209,18 @@ class Rehearsal(_Timed):
     def _passes(self) -> Passes:
         whole = super()._passes()
 
-        def some(
-            domain: Literal["source", "target"], sweep: Callable[[], Iterable[Any]]
-        ) -> Callable[[], Iterator[Any]]:
-            return lambda: self._beginning(domain, sweep())
+        def some(of: SweptImages, all_of: Sweeper) -> Callable[[], Iterator[Any]]:
+            return lambda: self._beginning(of, all_of())
 
-        return Passes(some("source", whole.source), some("target", whole.target), whole.all_reduce)
+        def unseen() -> Iterator[Labelled] | None:
+            sweep = whole.held_out()
+            return None if sweep is None else self._beginning("held_out", sweep)
 
-    def _beginning(
-        self, domain: Literal["source", "target"], sweep: Iterable[Any]
-    ) -> Iterator[Any]:
+        return Passes(
+            some("source", whole.source), some("target", whole.target), whole.all_reduce, unseen
+        )
+
+    def _beginning(self, images_of: SweptImages, sweep: Iterable[Any]) -> Iterator[Any]:
         """The first batches of a sweep, timed."""
         begun_s, images = self._clock_s(), 0
         for batch in sweep:
@@ -224,7 +229,7 @@ class Rehearsal(_Timed):
             if images >= _SWEPT or self._clock_s() - begun_s > _LONG_S:
                 break
         sweeps = self.now.before if self.now.part == "preparation" else self.now.after
-        sweeps.append(Sweep(domain, images, self._clock_s() - begun_s))
+        sweeps.append(Sweep(images_of, images, self._clock_s() - begun_s))
 
     def _hooks(self, index: int, stage: Stage, folder: Path) -> Hooks:
         hooks = super()._hooks(index, stage, folder)
