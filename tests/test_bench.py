@@ -13,6 +13,7 @@ from cag_uda.bench import anchors, ladder, step
 from cag_uda.bench.timing import Row, interleaved_s, median_ratio
 from cag_uda.cli import app
 from cag_uda.errors import UserError
+from cag_uda.methods import MethodConfig, Passes
 from cag_uda.models.config import SegmenterConfig
 from cag_uda.recipes import load_recipe
 from cag_uda.training.compute import ComputeConfig
@@ -51,9 +52,24 @@ def test_a_step_with_and_without_the_method() -> None:
     assert row.figure > 0
     assert row.at_most == 1.05
     assert "2+2 of 32×32" in row.what
-    plus = step.plus_over_dacs(size, compute, rounds=1)
-    assert plus.figure > 0
-    assert plus.at_most == 1.10
+    time, memory = step.plus_over_dacs(size, compute, rounds=1)
+    assert time.figure > 0
+    assert (time.at_most, memory.at_most) == (1.10, 1.15)
+
+
+def test_memory_is_what_a_method_needs_beside_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Copies(step.Bare):
+        def prepare(self, passes: Passes) -> None:
+            self.held = torch.ones(160 << 20, dtype=torch.uint8)
+
+    network = SegmenterConfig(backbone="resnet-tiny", decoder="light")
+    size = step.Size("tiny", network, batch=2, crop_px=(128, 128), num_classes=3)
+    bench = step._Bench(size, ComputeConfig(accelerator="cpu", precision="32"))
+    config = MethodConfig(name="bare")
+    bench.need_mib(lambda segmenter: step.Bare(segmenter, config))
+    more = bench.need_mib(lambda segmenter: Copies(segmenter, config))
+    less = bench.need_mib(lambda segmenter: step.Bare(segmenter, config))
+    assert more - less == pytest.approx(160, abs=16)
 
 
 def test_anchor_maths_and_its_growth(monkeypatch: pytest.MonkeyPatch) -> None:

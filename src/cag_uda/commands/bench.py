@@ -47,7 +47,9 @@ def run_bench(
     device = torch.device(resolve_accelerator(compute))
     work: dict[str, Callable[[], list[Row]]] = {
         "step": lambda: [step.overhead(size, compute, rounds) for size in step.SIZES],
-        "plus": lambda: [step.plus_over_dacs(size, compute, rounds) for size in step.SIZES],
+        "plus": lambda: [
+            row for size in step.SIZES for row in step.plus_over_dacs(size, compute, rounds)
+        ],
         "anchors": lambda: [anchors.over_product(device, rounds)],
         "growth": lambda: anchors.growth(device, rounds),
         "cpu": lambda: ladder.ladder("resnet-18", max(1, rounds // 5)),
