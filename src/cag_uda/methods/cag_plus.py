@@ -3,7 +3,8 @@
 A teacher follows the student and labels the target softly: its probabilities, corrected by the
 distances to the anchors of both domains and drawn towards the source's class shares. The student
 learns from the source and from source classes pasted on the target, a part of which is hidden from
-it, while its features are drawn to the source's anchors. The anchors follow too.
+it, while its features are drawn to the source's anchors. The anchors follow too, the target's by
+the teacher's features and the source's by the student's: the teacher's would take another pass.
 
 A step passes as many images through networks as one of DACS does: masked consistency, a third pass
 of the student in MIC, here hides blocks of the target's part of the mixed images.
