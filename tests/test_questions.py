@@ -142,6 +142,19 @@ def test_networks_are_measured_as_in_numpy(aligned: bool, tmp_path: Path, classe
     check_curve(curves["confidence"], confidence, likeliest, truth)
 
 
+def test_a_target_of_one_class_has_no_separation(tmp_path: Path, classes: Classes) -> None:
+    recipe = load_recipe(write_recipe(tmp_path))
+    for label in (tmp_path / "dusk" / "labels").iterdir():
+        cv2.imwrite(str(label), np.ones((48, 64), np.uint8))
+    run, stage = tmp_path / "run", tmp_path / "run" / "stages" / "2-warmup"
+    Segmenter(recipe.segmenter, classes).save_pretrained(stage / "model")
+    (run / "recipe.toml").write_text(dump_recipe(recipe))
+    Questions(recipe, Silent()).measure(run)
+    held = json.loads((stage / "separation.json").read_text())
+    assert held["target"] == {"by_pixels": None, "balanced": None}
+    assert held["source"]["balanced"] > 0
+
+
 def test_answers_are_means_over_seeds_by_hand(tmp_path: Path) -> None:
     """What one seed lacks is the mean of the others; what all lack is not known."""
     for seed, (miou, precision, coverage) in enumerate([(0.2, 0.9, 0.5), (0.4, None, 0.0)]):

@@ -183,6 +183,13 @@ def test_command_makes_either_page(tmp_path: Path) -> None:
         assert not (folder / ("report.html" if folder == tmp_path else "comparison.html")).exists()
 
 
+def test_command_makes_the_page_of_an_ablation_too(tmp_path: Path) -> None:
+    write_file(tmp_path).rename(tmp_path / "ablation.json")
+    done = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert done.output.split() == [str(tmp_path / "ablation.html")]
+    assert "from ablation.json" in (tmp_path / "ablation.html").read_text()
+
+
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot read"):
         write_comparison(tmp_path / "comparison.json")

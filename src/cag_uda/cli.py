@@ -300,8 +300,10 @@ def report(
     """Write the page of a run or a comparison anew from what its folder holds."""
     from cag_uda.report import write_comparison, write_report
 
-    comparison = run / "comparison.json"
-    typer.echo(str(write_comparison(comparison) if comparison.is_file() else write_report(run)))
+    tables = [run / "comparison.json", run / "ablation.json"]
+    pages = [write_comparison(table) for table in tables if table.is_file()]
+    for page in pages or [write_report(run)]:
+        typer.echo(str(page))
 
 
 def _usage_problems(error: Any) -> list[str]:

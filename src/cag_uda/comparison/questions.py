@@ -88,11 +88,12 @@ class Questions:
         shift = centroid_shift(scatters["source"], scatters["target"])
         defined = [float(value) for value in shift if value == value]
         return {
-            **{name: separation(each)._asdict() for name, each in scatters.items()},
+            **{
+                domain: {name: _number(ratio) for name, ratio in separation(each)._asdict().items()}
+                for domain, each in scatters.items()
+            },
             "centroid_shift": statistics.mean(defined) if defined else None,
-            "centroid_shift_per_class": [
-                float(value) if value == value else None for value in shift
-            ],
+            "centroid_shift_per_class": [_number(value) for value in shift],
         }
 
     def _curves(self, labeller: Segmenter, anchors: CategoryAnchors, label: str) -> Record:
@@ -130,6 +131,11 @@ class Questions:
     def _on_device(self, image: Image, label: Image) -> tuple[Tensor, Tensor]:
         prepared = prepare(image, self._recipe.loading.width_px).to(self._device)
         return prepared.float() / 255, torch.from_numpy(label)[None].to(self._device)
+
+
+def _number(value: float) -> float | None:
+    """None for what is not defined: NaN cannot be written to JSON."""
+    return float(value) if value == value else None
 
 
 def answers(runs: Sequence[tuple[str, Path]]) -> Record:

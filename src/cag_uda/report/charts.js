@@ -13,6 +13,10 @@ for (const chart of document.querySelectorAll(".chart")) {
   const nearest = (line, x) =>
     line.x.reduce((best, at, i) => (Math.abs(at - x) < Math.abs(line.x[best] - x) ? i : best), 0);
 
+  // A line may begin later or end sooner than the others: it has no value there.
+  const slack = (high - low) / 50;
+  const reaches = (line, x) => x >= line.x[0] - slack && x <= line.x.at(-1) + slack;
+
   const clear = () => {
     cursor.hidden = true;
     output.textContent = "";
@@ -29,11 +33,11 @@ for (const chart of document.querySelectorAll(".chart")) {
     cursor.hidden = false;
     cursor.style.left = `${((line.x[i] - low) / (high - low)) * 100}%`;
     output.textContent = values.length
-      ? `${data.label} ${Math.round(line.x[i])}`
+      ? `${data.label} ${Math.round(line.x[i])}${data.unit && `\u202f${data.unit}`}`
       : `${line.name}, ${data.label} ${Math.round(line.x[i])}: ${line.y[i].toFixed(1)}`;
     values.forEach((value, k) => {
       const other = data.lines[k];
-      value.textContent = other.y[nearest(other, line.x[i])];
+      value.textContent = reaches(other, line.x[i]) ? other.y[nearest(other, line.x[i])] : "–";
     });
   });
   area.addEventListener("pointerleave", clear);

@@ -80,6 +80,7 @@ class Chart:
     bands: list[Band] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     x_extent: tuple[float, float] = (0.0, 1.0)
+    x_unit: str = ""
 
     @property
     def readings(self) -> list[dict[str, object]]:
@@ -222,6 +223,67 @@ def category_chart(
         ],
         x_extent=(0.0, float(count)),
     )
+
+
+def curve_charts(
+    curves: Mapping[str, Mapping[str, Points]],
+    marks: Mapping[str, Mapping[str, tuple[float, float]]],
+    colours: Mapping[str, int],
+) -> list[Chart]:
+    """Draw precision against coverage, all charts on one scale so that they can be held together.
+
+    Args:
+        curves: title → name → (coverage, precision) points, both in [0, 1], by coverage.
+        marks: title → name → the one point of its curve that is set off by a dot.
+        colours: name → series colour, the same in every chart.
+
+    Returns:
+        A chart for each title, in percent.
+    """
+    points = [point for lines in curves.values() for line in lines.values() for point in line]
+    points += [point for dots in marks.values() for point in dots.values()]
+    x_axis, y_axis = Axis(0, 100), _rounded_axis([100 * precision for _, precision in points])
+    return [
+        Chart(
+            title=title,
+            lines=[
+                _curve(name, colours[name], line, marks.get(title, {}).get(name), x_axis, y_axis)
+                for name, line in lines.items()
+            ],
+            x_ticks=_ticks(x_axis, 5),
+            y_ticks=_ticks(y_axis, 4),
+            x_label="coverage",
+            y_label="precision, %",
+            x_extent=(x_axis.low, x_axis.high),
+            x_unit="%",
+        )
+        for title, lines in curves.items()
+    ]
+
+
+def _curve(
+    name: str,
+    colour: int,
+    shares: Points,
+    mark: tuple[float, float] | None,
+    x_axis: Axis,
+    y_axis: Axis,
+) -> Line:
+    points = _in_percent(shares)
+    # A single point has no line to be seen by.
+    dotted = _in_percent([mark]) if mark else points if len(points) == 1 else []
+    return Line(
+        name=name,
+        colour=colour,
+        path=_path(points, x_axis, y_axis),
+        dots=_dots(dotted, x_axis, y_axis),
+        x=[_short(x) for x, _ in points],
+        y=[round(y, 1) for _, y in points],
+    )
+
+
+def _in_percent(points: Points) -> list[tuple[float, float]]:
+    return [(100 * x, 100 * y) for x, y in points]
 
 
 def _dotted_line(name: str, colour: int, points: Points, x_axis: Axis, y_axis: Axis) -> Line:

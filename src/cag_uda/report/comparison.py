@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from cag_uda.files import write_text
+from cag_uda.report.answers import make_answers
 from cag_uda.report.charts import Scale, bar_scale
 from cag_uda.report.comparison_file import Cell, Comparison, Contender, OverSeeds, read_comparison
 from cag_uda.report.gallery import Gallery, Look, Sample, make_gallery
@@ -43,7 +44,7 @@ class Row:
 
 
 def write_comparison(file: Path) -> Path:
-    """Write comparison.html beside a comparison.json.
+    """Write the page beside a comparison.json or ablation.json, of the same name.
 
     Args:
         file: as `comparison_file` describes it.
@@ -55,12 +56,13 @@ def write_comparison(file: Path) -> Path:
         RunError: if the file cannot be understood, or the page cannot be written.
     """
     path = file.with_suffix(".html")
-    write_text(path, render(read_comparison(file), file.parent))
+    write_text(path, render(read_comparison(file), file))
     return path
 
 
-def render(comparison: Comparison, folder: Path) -> str:
-    """Render the page of a comparison whose runs lie in a folder."""
+def render(comparison: Comparison, file: Path) -> str:
+    """Render the page of a comparison whose runs lie beside the file it was read from."""
+    folder = file.parent
     rows = [_row(method, comparison, folder) for method in comparison.methods]
     groups = [(name, list(group)) for name, group in groupby(rows, lambda row: row.of.question)]
     return render_page(
@@ -68,6 +70,7 @@ def render(comparison: Comparison, folder: Path) -> str:
         comparison.classes,
         comparison.palette,
         comparison=comparison,
+        file=file.name,
         rows=rows,
         groups=groups,
         verdict=_verdict(comparison, rows),
@@ -76,6 +79,7 @@ def render(comparison: Comparison, folder: Path) -> str:
         floor=_with_role(rows, "floor"),
         oracle=_with_role(rows, "oracle"),
         scale=_scale(rows),
+        answers=make_answers(comparison, folder),
         gallery=_gallery(comparison, rows, folder),
         best_by_class=_best_by_class(comparison, rows),
         missing=_missing(comparison),

@@ -1,4 +1,4 @@
-"""comparison.json: what `cag-uda compare` writes and the comparison page shows.
+"""comparison.json (and ablation.json): what `cag-uda compare` writes and the comparison page shows.
 
 One pair of domains and one budget, several methods, several seeds; a cell is one run. All shares
 are in [0, 1]. A comparison that is under way is a good one with cells missing.
@@ -46,10 +46,31 @@ A method may also have a `question`, under which it is grouped, and a `summary` 
 `gap_share`, `gain` over the floor and `lead` over the method that all are held against, these two
 as {"over": name, "points": p, "low": l, "high": h}. At the top, `budget` is a table of what every
 method was given, and `notes` a list of what is to be known about the figures.
+
+An ablation's file, ablation.json, may also have `answers` to the paper's research questions, by run
+and stage, each a mean over seeds:
+
+```json
+{
+  "cag": {
+    "stage-1": {
+      "miou": 0.45,
+      "separation": {"source": 1.9, "target": 1.2, "centroid_shift": 0.4},
+      "precision_at": {"anchor": {"0.1": 0.97, "0.25": 0.94}, "confidence": {"0.1": null}},
+      "label_error": {"anchor": {"error": 0.27, "coverage": 0.4}}
+    }
+  }
+}
+```
+
+`separation` is between-class over within-class scatter, `centroid_shift` a distance over the mean
+distance of two classes; neither has a unit. `precision_at` goes from coverage to precision, by kind
+of pseudo-label. What was not measured is left out or null. Of the runs the first beside the floor
+is the one that the others vary; its curves are read from its run folders (`label_curves`).
 """
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -88,7 +109,46 @@ class Contender(Record):
     summary: OverSeeds | None = None
 
 
-class Comparison(Record):
+Ratio = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""Of two scatters or two distances."""
+
+
+class ClassSeparation(Record):
+    """RQ1 of one stage's network: more of both separations is better, less of the shift."""
+
+    source: Ratio | None = None
+    target: Ratio | None = None
+    centroid_shift: Ratio | None = None
+
+
+class LabelError(Record):
+    """RQ3 of one kind of pseudo-label: the wrong part of the labels, and how much is labelled."""
+
+    error: Share | None = None
+    coverage: Share | None = None
+
+
+class _NullIsLeftOut(Record):
+    """What may be null in the file is, as a value, what it is where it is left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: entry for name, entry in value.items() if entry is not None}
+
+
+class StageAnswers(_NullIsLeftOut):
+    """What was measured of one stage of one run."""
+
+    miou: Share | None = None
+    separation: ClassSeparation | None = None
+    precision_at: dict[str, dict[Share, Share | None]] = Field(default_factory=dict)
+    label_error: dict[str, LabelError] = Field(default_factory=dict)
+
+
+class Comparison(_NullIsLeftOut):
     """The whole file."""
 
     name: str
@@ -102,13 +162,7 @@ class Comparison(Record):
     budget: dict[str, Any] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
     methods: list[Contender] = Field(min_length=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_left_out(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        return {name: entry for name, entry in value.items() if entry is not None}
+    answers: dict[str, dict[str, StageAnswers]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:

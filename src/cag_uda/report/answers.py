@@ -1,0 +1,205 @@
+"""The answers to the paper's research questions, for the page of an ablation.
+
+Knows what comparison.json has under `answers` and the curves in the run folders beside it; the look
+is in `answers.html`.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cag_uda.report.charts import Chart, Points, category_chart, curve_charts
+from cag_uda.report.comparison_file import Comparison, LabelError, StageAnswers
+from cag_uda.report.label_curves import LabelCurves, mean_curve, read_curves
+from cag_uda.report.labelling import kind_name
+
+_INTERVALS, _INTERVALS_BY_CLASS = 100, 40
+"""Points of a line at most: the curves on disk are longer than can be seen."""
+
+Runs = dict[str, dict[str, StageAnswers]]
+"""Run → stage → what was measured of it."""
+
+
+@dataclass(frozen=True)
+class CurveCharts:
+    """RQ2 as lines: the curves of the run that the others vary, means over its seeds."""
+
+    seeds: int
+    """The most that a stage has curves of."""
+    by_stage: list[Chart]
+    last: str
+    """The stage whose curves are told class by class."""
+    by_class: list[Chart]
+    without: list[str]
+    """Classes that have no curve."""
+    has_marks: bool
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the section shows. Runs are in the order of the file, the floor first."""
+
+    base: str
+    """The run that the others vary."""
+    first: list[str]
+    """The runs that are told before the others: the floor, where there is one, and the base."""
+    separations: Runs
+    separation_end: float
+    """The largest, by which the figures are scaled."""
+    shift_end: float
+    curves: CurveCharts | None
+    coverages: list[float]
+    """Where the kinds of pseudo-label are compared."""
+    precisions: Runs
+    errors: Runs
+    error_kinds: list[str]
+    course: list[Chart]
+    """RQ3 as lines: mIoU and label error of the base by stage."""
+
+
+def make_answers(comparison: Comparison, folder: Path) -> Answers | None:
+    """Gather the answers of an ablation.
+
+    Args:
+        comparison: as it was read.
+        folder: that its run folders lie in.
+
+    Returns:
+        What the section shows; None where nothing has been measured.
+
+    Raises:
+        RunError: if the curves of a run cannot be understood.
+    """
+    measured = [name for name, stages in comparison.answers.items() if stages]
+    if not measured:
+        return None
+    # The sort is stable: all but the floor stay in their order.
+    order = sorted(measured, key=lambda name: name != comparison.floor)
+    runs = {name: comparison.answers[name] for name in order}
+    base = next((name for name in order if name != comparison.floor), order[0])
+    stages = [of for run in runs.values() for of in run.values()]
+    separations = [of.separation for of in stages if of.separation]
+    error_kinds = list(dict.fromkeys(kind for of in stages for kind in of.label_error))
+    return Answers(
+        base=base,
+        first=order[: order.index(base) + 1],
+        separations=_those(runs, lambda of: of.separation is not None),
+        separation_end=_largest(
+            value for each in separations for value in (each.source, each.target)
+        ),
+        shift_end=_largest(each.centroid_shift for each in separations),
+        curves=_curve_charts(comparison, base, error_kinds, folder),
+        coverages=sorted(
+            {at for of in stages for points in of.precision_at.values() for at in points}
+        ),
+        precisions=_those(runs, lambda of: bool(of.precision_at)),
+        errors=_those(runs, lambda of: of.miou is not None or bool(of.label_error)),
+        error_kinds=error_kinds,
+        course=_course(base, runs[base], error_kinds),
+    )
+
+
+def _those(runs: Runs, wanted: Callable[[StageAnswers], bool]) -> Runs:
+    """The stages that have something to show, of the runs that have such stages."""
+    chosen = {
+        name: {stage: of for stage, of in stages.items() if wanted(of)}
+        for name, stages in runs.items()
+    }
+    return {name: stages for name, stages in chosen.items() if stages}
+
+
+def _largest(values: Iterable[float | None]) -> float:
+    """The largest, to divide by: 1 where there is nothing."""
+    return max((value for value in values if value is not None), default=0.0) or 1.0
+
+
+def _curve_charts(
+    comparison: Comparison, base: str, first_kinds: Sequence[str], folder: Path
+) -> CurveCharts | None:
+    """RQ2 of the base: every stage over all classes, the last one class by class."""
+    held = _curves_of(comparison, base, folder)
+    by_stage = _drawn({stage: _lines(seeds, None, _INTERVALS) for stage, seeds in held.items()})
+    if not by_stage:
+        return None
+    kinds = dict.fromkeys((*first_kinds, *(kind for seeds in held.values() for kind in seeds)))
+    colours = {kind_name(kind): place for place, kind in enumerate(kinds)}
+    last = list(by_stage)[-1]
+    by_class = {
+        name: _lines(held[last], index, _INTERVALS_BY_CLASS)
+        for index, name in enumerate(comparison.classes)
+    }
+    marks = {
+        stage: _marks(comparison.answers[base][stage], lines) for stage, lines in by_stage.items()
+    }
+    return CurveCharts(
+        seeds=max(len(curves) for seeds in held.values() for curves in seeds.values()),
+        by_stage=curve_charts(by_stage, marks, colours),
+        last=last,
+        by_class=curve_charts(_drawn(by_class), {}, colours),
+        without=[name for name, lines in by_class.items() if not lines],
+        has_marks=any(marks.values()),
+    )
+
+
+def _curves_of(
+    comparison: Comparison, base: str, folder: Path
+) -> dict[str, dict[str, list[LabelCurves]]]:
+    """Stage → kind of pseudo-label → its curves, of every seed that has them."""
+    held: dict[str, dict[str, list[LabelCurves]]] = {}
+    cells = next((method.cells for method in comparison.methods if method.name == base), [])
+    for cell in cells:
+        root = folder / cell.run / "stages" if cell.run else None
+        if root is None or not root.is_dir():
+            continue
+        folders = {path.name.partition("-")[2]: path for path in root.iterdir()}
+        for stage in comparison.answers[base]:
+            if stage in folders:
+                curves = read_curves(folders[stage], len(comparison.classes))
+                for kind, of in curves.items():
+                    held.setdefault(stage, {}).setdefault(kind, []).append(of)
+    return {stage: held[stage] for stage in comparison.answers[base] if stage in held}
+
+
+def _lines(
+    seeds: Mapping[str, Sequence[LabelCurves]], class_id: int | None, intervals: int
+) -> dict[str, Points]:
+    """What a kind is called → the mean of its curves over seeds, where there is one."""
+    means = {
+        kind_name(kind): mean_curve([curves.of(class_id) for curves in each], intervals)
+        for kind, each in seeds.items()
+    }
+    return {name: points for name, points in means.items() if points}
+
+
+def _drawn(charts: Mapping[str, Mapping[str, Points]]) -> dict[str, Mapping[str, Points]]:
+    return {title: lines for title, lines in charts.items() if lines}
+
+
+def _marks(of: StageAnswers, lines: Collection[str]) -> dict[str, tuple[float, float]]:
+    """Coverage and precision of the labels that a stage was trained on, by kind with a line."""
+    return {
+        kind_name(kind): (labels.coverage, 1 - labels.error)
+        for kind, labels in of.label_error.items()
+        if labels.coverage is not None and labels.error is not None and kind_name(kind) in lines
+    }
+
+
+def _course(base: str, stages: Mapping[str, StageAnswers], kinds: Sequence[str]) -> list[Chart]:
+    """MIoU and label error by stage; a single stage has no course."""
+    if len(stages) < 2:
+        return []
+    miou = {base: [of.miou for of in stages.values()]}
+    errors = {
+        kind_name(kind): [of.label_error.get(kind, LabelError()).error for of in stages.values()]
+        for kind in kinds
+    }
+    charts = [
+        category_chart(f"mIoU of {base}", "mIoU, %", list(stages), miou),
+        category_chart(
+            f"Label error of {base}",
+            "% of the labelled pixels that are wrong",
+            list(stages),
+            errors,
+        ),
+    ]
+    return [chart for chart in charts if chart.lines]
