@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from cag_uda.errors import RecipeError, RunError, UserError
 from cag_uda.evaluation.bootstrap import bootstrap_of_means, paired_bootstrap
 from cag_uda.recipes import Recipe, builtin_recipes, load_recipe
 
+from .conftest import REPOSITORY
 from .trees import RECIPE, write_domain, write_recipe
 
 ANCHORED = """
@@ -408,6 +411,15 @@ def test_an_ablation_answers_the_three_questions(compared: Path, tmp_path: Path)
     assert curves["anchor"]["coverage"][0] == pytest.approx(1, abs=0.01)
     assert (out / "comparison.json").exists(), "the table of methods stays"
     assert (out / "ablation.html").exists()
+    script, figure = REPOSITORY / "benchmarks" / "ablation.py", tmp_path / "figure.png"
+    command = [sys.executable, str(script), str(out), "--figure", str(figure)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (row,) = (line for line in told.splitlines() if line.startswith("| distance-none |"))
+    (mine,) = (each for each in table["methods"] if each["name"] == "distance-none")
+    assert f"| {100 * mine['summary']['miou']:.1f} |" in row
+    shift = answered["distance-none"]["stage-2"]["separation"]["centroid_shift"]
+    assert f"{shift:.2f} |" in told
+    assert figure.stat().st_size > 0
 
 
 def test_all_runs_compute_as_the_first_one_did(compared: Path, tmp_path: Path) -> None:
