@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from cag_uda.errors import RecipeError
+from cag_uda.methods.cag import MarginConfig
 from cag_uda.recipes import builtin_recipes, dump_recipe, load_recipe
 
 from .trees import RECIPE
@@ -44,7 +45,8 @@ def test_changes_apply_by_stage_name_number_and_to_all(tiny: Path) -> None:
     assert [stage.steps for stage in recipe.stages] == [8, 0, 9, 3]
     assert {stage.optim.learning_rate for stage in recipe.stages} == {0.5}
     margin = recipe.stages[3].method.model_dump()["margin"]
-    assert margin == {"kind": "relative", "value": 0.2, "prior_portion": None}
+    wanted = MarginConfig(kind="relative", value=0.2)
+    assert margin == wanted.model_dump(), "a table replaces the whole of another"
     assert recipe.target.domain == str(tiny.parent / "dawn.toml")
 
 
