@@ -39,6 +39,23 @@ def rows_table(tables: list[Record]) -> str:
     return "\n".join(lines)
 
 
+def margins_table(tables: list[Record]) -> str:
+    """What each margin's labels get wrong of how much of the target, stage by stage, and mIoU."""
+    heads = ["margin", *(head for table in tables for head in (pair_of(table), "mIoU"))]
+    lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
+    margins = [row for row in tables[0]["methods"] if row["question"] == "margins"]
+    for name in (row["name"] for row in margins):
+        cells = []
+        for table in tables:
+            row = row_of(table, name)
+            stages = table.get("answers", {}).get(run_of(row), {}).values()
+            given = [stage["label_error"]["anchor"] for stage in stages if stage["label_error"]]
+            told = [f"{per_cent(each['error'])} of {per_cent(each['coverage'])}" for each in given]
+            cells += [", ".join(told) or "–", miou_of(row)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def separation_table(tables: list[Record]) -> str:
     """RQ1 at the end of each run that was measured, and of the stages before the base's last."""
     heads = ["run, stage"]
@@ -90,13 +107,9 @@ def draw(folders: list[Path], tables: list[Record], file: Path) -> None:
         len(tables), stages + 1, figsize=(12, 2.9 * len(tables)), squeeze=False
     )
     for folder, table, row in zip(folders, tables, axes, strict=True):
-        run = next(
-            cell["run"]
-            for each in table["methods"]
-            if each["name"] == whole_of(table)[-1]
-            for cell in each["cells"]
-        )
-        files = sorted((folder / run / "stages").glob("*/label_curves.json"))
+        first = next(each for each in table["methods"] if each["name"] == whole_of(table)[-1])
+        run = folder / first["cells"][0]["run"]
+        files = sorted(run.glob("stages/*/label_curves.json"))
         for axis, curves in zip(row, files, strict=False):
             for kind, curve in json.loads(curves.read_text()).items():
                 axis.plot(curve["coverage"], curve["precision"], label=kind, color=COLOURS[kind])
@@ -124,6 +137,12 @@ def whole_of(table: Record) -> list[str]:
 def row_of(table: Record, name: str) -> Record | None:
     """A row by its name."""
     return next((row for row in table["methods"] if row["name"] == name), None)
+
+
+def run_of(row: Record | None) -> str:
+    """The run of a row's first seed, without the seed; nothing where it has not been run."""
+    cells = row["cells"] if row else []
+    return str(cells[0]["run"]).rpartition("-")[0] if cells else ""
 
 
 def pair_of(table: Record) -> str:
@@ -160,7 +179,7 @@ def main() -> None:
     asked = parser.parse_args()
     tables = [read(folder) for folder in asked.folders]
     print(rows_table(tables))
-    for table in (separation_table(tables), labels_table(tables)):
+    for table in (margins_table(tables), separation_table(tables), labels_table(tables)):
         if len(table.splitlines()) > 2:
             print(f"\n{table}")
     if asked.figure:
