@@ -88,8 +88,8 @@ class Comparison:
         """Where the table is written, but for the ending."""
         return self.out / ("comparison" if self.kind == "methods" else self.kind)
 
-    def write(self, answered: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Put together what has been run and write it in every form; returns the table."""
+    def write(self) -> dict[str, Any]:
+        """Put together what has been run and measured, in every form; returns the table."""
         table = make_table(
             Finished(self.shown, self.seeds, self.out),
             name=self.recipe.name,
@@ -99,9 +99,11 @@ class Comparison:
             notes=self.notes,
         )
         text = to_markdown(table)
-        if answered is not None:
-            table["answers"] = answered
-            text += answers_to_markdown(answered, self.shown)
+        if self.kind == "ablation":
+            every = cells_of(self.shown, self.seeds, self.out)
+            told = [(cell.entry.run, cell.folder) for cell in every if cell.entry.run != ORACLE]
+            table["answers"] = answers(told)
+            text += answers_to_markdown(table["answers"], self.shown)
         write_json(self.stem.with_suffix(".json"), table)
         write_text(self.stem.with_suffix(".md"), text)
         write_text(self.stem.with_suffix(".csv"), to_csv(table))
@@ -138,8 +140,9 @@ def compare(
     comparison = plan(recipe, out, rows, seeds, ablation, settings, progress)
     console.print(_plan_table(comparison))
     problems = run_missing(comparison.cells, progress, comparison.write)
-    answered = _answer(comparison, progress) if ablation else None
-    console.print(_result_table(comparison.write(answered)))
+    if ablation:
+        _measure(comparison, progress)
+    console.print(_result_table(comparison.write()))
     page = write_comparison(comparison.stem.with_suffix(".json"))
     console.print(f"page: {page}\nbeside it the same as .md, .csv and .json", highlight=False)
     if problems:
@@ -226,17 +229,14 @@ def _possible(
     return possible
 
 
-def _answer(comparison: Comparison, progress: Progress) -> dict[str, Any]:
-    """Measure what the research questions ask, and put it together."""
+def _measure(comparison: Comparison, progress: Progress) -> None:
+    """Measure what the research questions ask of the floor, the base, and some variants."""
     questions = Questions(comparison.recipe, progress)
     whole = (FLOOR, base_of(comparison.recipe))
     asked = [e for e in comparison.entries if e.name in whole or e.question == _MEASURED]
     for cell in cells_of(asked, comparison.seeds, comparison.out):
         if cell.is_finished:
             questions.measure(cell.folder)
-    every = cells_of(comparison.shown, comparison.seeds, comparison.out)
-    told = [cell for cell in every if cell.entry.run != ORACLE]
-    return answers([(cell.entry.run, cell.folder) for cell in told])
 
 
 def _plan_table(comparison: Comparison) -> Table:
