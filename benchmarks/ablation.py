@@ -15,6 +15,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import pyplot
 
+from cag_uda.comparison.pages import per_cent, table_of
+
 Record = dict[str, Any]
 COLOURS = {"anchor": "#1b6e8a", "confidence": "#d0661b"}
 
@@ -42,7 +44,7 @@ def rows_table(tables: list[Record]) -> str:
 def margins_table(tables: list[Record]) -> str:
     """What each margin's labels get wrong of how much of the target, stage by stage, and mIoU."""
     heads = ["margin", *(head for table in tables for head in (pair_of(table), "mIoU"))]
-    lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
+    rows = []
     margins = [row for row in tables[0]["methods"] if row["question"] == "margins"]
     for name in (row["name"] for row in margins):
         cells = []
@@ -52,8 +54,8 @@ def margins_table(tables: list[Record]) -> str:
             given = [stage["label_error"]["anchor"] for stage in stages if stage["label_error"]]
             told = [f"{per_cent(each['error'])} of {per_cent(each['coverage'])}" for each in given]
             cells += [", ".join(told) or "–", miou_of(row)]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([name, *cells])
+    return table_of(heads, rows) if rows else ""
 
 
 def separation_table(tables: list[Record]) -> str:
@@ -61,7 +63,7 @@ def separation_table(tables: list[Record]) -> str:
     heads = ["run, stage"]
     for table in tables:
         heads += [f"{pair_of(table)}: source", "target", "shift"]
-    lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
+    rows = []
     order = dict.fromkeys(
         (run, stage)
         for table in tables
@@ -75,28 +77,25 @@ def separation_table(tables: list[Record]) -> str:
             record = table.get("answers", {}).get(run, {}).get(stage) or {}
             held = record.get("separation") or {}
             cells += [number(held.get(name)) for name in ("source", "target", "centroid_shift")]
-        lines.append(f"| {run}, {stage} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([f"{run}, {stage}", *cells])
+    return table_of(heads, rows) if rows else ""
 
 
 def labels_table(tables: list[Record]) -> str:
     """RQ2 and RQ3 of the base: precision at some coverages, and what the stage was trained on."""
-    lines: list[str] = []
+    heads: list[str] = []
+    rows = []
     for table in tables:
         base = whole_of(table)[-1]
         for stage, record in table.get("answers", {}).get(base, {}).items():
             for kind, points in (record["precision_at"] or {}).items():
-                if not lines:
-                    heads = ["pair, stage, labels", *(f"at {100 * float(c):.0f} %" for c in points)]
-                    lines += [
-                        f"| {' | '.join(heads)} | given: error of coverage | mIoU after |",
-                        "|---|" + "---:|" * (len(heads) + 1),
-                    ]
+                heads = [f"at {100 * float(coverage):.0f} %" for coverage in points]
                 given = record["label_error"][kind]
                 told = f"{per_cent(given['error'])} of {per_cent(given['coverage'])}"
                 figures = [*map(per_cent, points.values()), told, per_cent(record["miou"])]
-                lines.append(f"| {pair_of(table)}, {stage}, {kind} | {' | '.join(figures)} |")
-    return "\n".join(lines)
+                rows.append([f"{pair_of(table)}, {stage}, {kind}", *figures])
+    heads = ["pair, stage, labels", *heads, "given: error of coverage", "mIoU after"]
+    return table_of(heads, rows) if rows else ""
 
 
 def draw(folders: list[Path], tables: list[Record], file: Path) -> None:
@@ -161,11 +160,6 @@ def lead_of(row: Record | None) -> str:
     return "{points:+.1f} [{low:+.1f}, {high:+.1f}]".format(**lead) if lead else "–"
 
 
-def per_cent(value: float | None) -> str:
-    """A share of 1 in per cent."""
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
 def number(value: float | None) -> str:
     """Two decimals."""
     return "–" if value is None else f"{value:.2f}"
@@ -180,7 +174,7 @@ def main() -> None:
     tables = [read(folder) for folder in asked.folders]
     print(rows_table(tables))
     for table in (margins_table(tables), separation_table(tables), labels_table(tables)):
-        if len(table.splitlines()) > 2:
+        if table:
             print(f"\n{table}")
     if asked.figure:
         draw(asked.folders, tables, asked.figure)

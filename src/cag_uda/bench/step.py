@@ -167,7 +167,7 @@ class _Bench:
         method = made(copy.deepcopy(self.segmenter)).to(fabric.device)
         set_memory_format(method, memory_format(self.compute))
         optim = OptimConfig(optimizer="adamw", learning_rate=1e-4, clip_norm=1.0)
-        method.prepare(Passes(lambda: [batch.source], lambda: [batch.target], lambda sum: sum))
+        method.prepare(Passes(lambda: [batch.source], lambda: [batch.target], lambda each: each))
         method.attach(
             lambda network: fabric.setup_module(network, move_to_device=False), fabric.autocast
         )

@@ -36,7 +36,7 @@ from cag_uda.data.domain import Domain, Item
 from cag_uda.data.images import LabelledImages, UnlabelledImages
 from cag_uda.errors import DataError, UserError
 from cag_uda.evaluation.pseudo_label_scores import PseudoLabelTally
-from cag_uda.evaluation.scores import share
+from cag_uda.evaluation.scores import or_none, share
 from cag_uda.files import write_json
 from cag_uda.methods.base import on_grid
 from cag_uda.methods.cag import CAGConfig
@@ -178,7 +178,7 @@ class _Counts:
         if self._tally is not None:
             scored = self._tally.scores()
         return {
-            "coverage": _number(share(trusted.sum(), self._all.sum())),
+            "coverage": or_none(share(trusted.sum(), self._all.sum())),
             "precision": scored["precision"],
             "per_class": {
                 "pixels": _numbers(trusted / max(1, self._all.sum())),
@@ -260,9 +260,5 @@ def _per_cent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def _number(value: Any) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
 def _numbers(values: NDArray[Any]) -> list[float | None]:
-    return [_number(value) for value in values]
+    return [or_none(value) for value in values]

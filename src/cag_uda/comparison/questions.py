@@ -22,6 +22,7 @@ from cag_uda.anchor_files import ANCHORS, load_anchors
 from cag_uda.data.augment import Image
 from cag_uda.evaluation.class_separation import ClassScatter, centroid_shift, separation
 from cag_uda.evaluation.precision_curves import PrecisionCurves, precision_at
+from cag_uda.evaluation.scores import or_none
 from cag_uda.files import write_json
 from cag_uda.methods.base import on_grid
 from cag_uda.models.inference import inference, prepare
@@ -89,11 +90,11 @@ class Questions:
         defined = [float(value) for value in shift if value == value]
         return {
             **{
-                domain: {name: _number(ratio) for name, ratio in separation(each)._asdict().items()}
+                domain: {name: or_none(ratio) for name, ratio in separation(each)._asdict().items()}
                 for domain, each in scatters.items()
             },
             "centroid_shift": statistics.mean(defined) if defined else None,
-            "centroid_shift_per_class": [_number(value) for value in shift],
+            "centroid_shift_per_class": [or_none(value) for value in shift],
         }
 
     def _curves(self, labeller: Segmenter, anchors: CategoryAnchors, label: str) -> Record:
@@ -131,11 +132,6 @@ class Questions:
     def _on_device(self, image: Image, label: Image) -> tuple[Tensor, Tensor]:
         prepared = prepare(image, self._recipe.loading.width_px).to(self._device)
         return prepared.float() / 255, torch.from_numpy(label)[None].to(self._device)
-
-
-def _number(value: float) -> float | None:
-    """None for what is not defined: NaN cannot be written to JSON."""
-    return float(value) if value == value else None
 
 
 def answers(runs: Sequence[tuple[str, Path]]) -> Record:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cag_uda.errors import ShapeError
-from cag_uda.evaluation.scores import share
+from cag_uda.evaluation.scores import or_none, share
 
 
 class PrecisionCurves:
@@ -112,4 +112,4 @@ def precision_at(curve: dict[str, Any], coverage: float) -> float | None:
 
 
 def _plain(values: NDArray[np.float64]) -> list[float | None]:
-    return [None if np.isnan(value) else float(value) for value in values]
+    return [or_none(value) for value in values]

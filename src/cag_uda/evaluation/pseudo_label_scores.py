@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cag_uda.errors import ShapeError
 from cag_uda.evaluation.confusion import ConfusionMatrix
-from cag_uda.evaluation.scores import share
+from cag_uda.evaluation.scores import or_none, share
 from cag_uda.types import PseudoLabels
 
 
@@ -80,16 +80,12 @@ class PseudoLabelTally:
         everything = compared.sum(axis=0) + self._unchecked.counts.sum(axis=0)
         coverage = share(everything[:-1].sum(), everything.sum())
         return {
-            "precision": _plain(share(right.sum(), assigned.sum())),
-            "coverage": _plain(coverage) or 0.0,
+            "precision": or_none(share(right.sum(), assigned.sum())),
+            "coverage": or_none(coverage) or 0.0,
             "per_class": {
-                "precision": [_plain(value) for value in share(right, assigned.sum(axis=0))],
+                "precision": [or_none(value) for value in share(right, assigned.sum(axis=0))],
                 "coverage": [
-                    _plain(value) for value in share(assigned.sum(axis=1), compared.sum(axis=1))
+                    or_none(value) for value in share(assigned.sum(axis=1), compared.sum(axis=1))
                 ],
             },
         }
-
-
-def _plain(value: Any) -> float | None:
-    return None if np.isnan(value) else float(value)

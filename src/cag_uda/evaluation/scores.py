@@ -6,7 +6,7 @@ Knows confusion matrices; knows no image, no network, and not where counts come 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, SupportsFloat, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -35,9 +35,9 @@ class Scores:
         """Plain values for JSON, in which an undefined IoU is null."""
         return {
             "protocol": self.protocol,
-            "miou": _or_none(self.miou),
+            "miou": or_none(self.miou),
             "classes": list(self.names),
-            "iou": [_or_none(value) for value in self.iou.tolist()],
+            "iou": [or_none(value) for value in self.iou.tolist()],
         }
 
 
@@ -119,5 +119,7 @@ def mean_over_classes(values: Floats) -> Floats:
     return share(total, defined.sum(axis=-1))
 
 
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def or_none(value: SupportsFloat) -> float | None:
+    """None for what is not defined: JSON has no NaN."""
+    number = float(value)
+    return None if math.isnan(number) else number

@@ -209,11 +209,13 @@ class _Planner:
         stages = [stage for stage in recipe.stages if self.kinds[_kind(stage)] is stage]
         self.progress.note(f"rehearsing {', '.join(stage.name for stage in stages)}")
         rehearsal, end_s = self._rehearse(_short(recipe, stages, timed, compute))
-        images = self._images()
-        forecasts = []
-        for stage in recipe.stages:
-            measured = rehearsal.measured[self.kinds[_kind(stage)].name]
-            forecasts.append(scaled(stage, measured, images, load_s, recipe))
+        measured = [rehearsal.measured[self.kinds[_kind(stage)].name] for stage in recipe.stages]
+        sweeps = [sweep for each in measured for sweep in (*each.before, *each.after)]
+        images = self._images(any(sweep.images_of == "held_out" for sweep in sweeps))
+        forecasts = [
+            scaled(stage, each, images, load_s, recipe)
+            for stage, each in zip(recipe.stages, measured, strict=True)
+        ]
         return replace(
             tried,
             computing=describe(compute, self.devices),
@@ -251,10 +253,11 @@ class _Planner:
         arrived_s = [time.perf_counter() for _ in load_batches(source, range(wanted), self.device)]
         return (arrived_s[-1] - arrived_s[0]) / (wanted - 1)
 
-    def _images(self) -> Images:
+    def _images(self, sweeps_held_out: bool) -> Images:
         """What one process has to do with."""
         most = self.recipe.loading.sweep_images
-        unseen = held_out(self.recipe)
+        # Not looked for in vain: rendered scenes that are missing would be made first.
+        unseen = held_out(self.recipe) if sweeps_held_out else None
         sources = [len(images) for images in self.scenario.sources]
         split = self.scenario.test_split
         frames = [] if split is None else self.scenario.test.items(split, with_labels=False)

@@ -1,6 +1,6 @@
 """The answers to the paper's research questions, for the page of an ablation.
 
-Knows what comparison.json has under `answers` and the curves in the run folders beside it; the look
+Knows what ablation.json has under `answers` and the curves in the run folders beside it; the look
 is in `answers.html`.
 """
 
