@@ -21,7 +21,7 @@ from cag_uda.runner import adapt
 from cag_uda.types import Prediction
 
 from .test_commands import failure, run
-from .trees import write_domain, write_recipe
+from .trees import hold_out, write_domain, write_recipe
 
 
 @pytest.fixture
@@ -190,6 +190,33 @@ def test_a_run_labels_by_anchors_of_its_own_source(tmp_path: Path) -> None:
             read(tmp_path / name / "anchor" / "images" / path.name) for name in ("a", "b")
         )
         assert np.array_equal(first, second)
+
+
+@pytest.mark.slow
+def test_a_run_s_margins_are_fitted_to_its_source_each_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe_path = write_recipe(tmp_path)
+    hold_out(tmp_path / "day.toml")
+    margin = 'stages.stage-1.method.margin={kind = "relative", value = 0.001, prior_portion = 0.5}'
+    changes = ["stages.*.steps=2", "stages.adabn.steps=0", margin]
+    adapt(load_recipe(recipe_path, changes), tmp_path / "run")
+    command = ("pseudo-label", tmp_path / "run", "--domain", tmp_path / "dusk.toml", "--out")
+
+    def coverage(out: Path) -> float:
+        return float(told(out)["kinds"]["anchor"]["coverage"])
+
+    for name in ("first", "with-its-anchors-kept"):
+        run(*command, tmp_path / name)
+    assert 0 < coverage(tmp_path / "first") == coverage(tmp_path / "with-its-anchors-kept")
+    # Calibrated on the held-out images: nothing is right where all their labels are others.
+    run(*command, tmp_path / "right", "--margin", "calibrated:0.05")
+    for path in (tmp_path / "day" / "labels").glob("held-*"):
+        cv2.imwrite(str(path), (read(path) + 1) % 4)
+    run(*command, tmp_path / "wrong", "--margin", "calibrated:0.9")
+    assert coverage(tmp_path / "right") > 0 == coverage(tmp_path / "wrong")
+    (tmp_path / "day.toml").unlink()
+    assert "--margin like clearest:0.5" in failure(capsys, *command, tmp_path / "more")
 
 
 def test_mistakes_are_told_before_any_work(

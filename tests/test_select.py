@@ -24,7 +24,7 @@ from cag_uda.selection import Checkpoint, best, checkpoints, rank_of, ranks
 
 from .conftest import REPOSITORY
 from .test_questions import cells_of, write_labels_by_pixel
-from .trees import RECIPE, write_domain, write_recipe
+from .trees import RECIPE, hold_out, write_domain, write_recipe
 
 # Whole runs in the fixtures: seconds, but many on a machine that does much else.
 pytestmark = pytest.mark.timeout(400)
@@ -157,13 +157,7 @@ def test_criteria_are_those_of_numpy(aligned: bool, tmp_path: Path, classes: Cla
 
 def test_held_out_source_images_are_preferred(tmp_path: Path) -> None:
     recipe_path = write_recipe(tmp_path)
-    for part in ("images", "labels"):
-        for name in ("004", "005"):
-            path = tmp_path / "day" / part / f"{name}.png"
-            path.rename(path.with_name(f"held-{name}.png"))
-    day = tmp_path / "day.toml"
-    described = day.read_text().replace('"images/*"', '"images/0*"', 1)
-    day.write_text(described.replace('"labels/*"', '"labels/0*"', 1))
+    hold_out(tmp_path / "day.toml")
     recipe = load_recipe(recipe_path)
     criteria = Criteria(recipe, Scenario.open(recipe))
     torch.manual_seed(0)

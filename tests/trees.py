@@ -49,6 +49,18 @@ def write_domain(
     return path
 
 
+def hold_out(described: Path) -> None:
+    """Let the last two images of six be in the test split alone, the others in train alone."""
+    text = described.read_text()
+    for part in ("images", "labels"):
+        for name in ("004", "005"):
+            path = described.parent / described.stem / part / f"{name}.png"
+            path.rename(path.with_name(f"held-{name}.png"))
+        before, after = text.split(f'"{part}/*"', 1)
+        text = f'{before}"{part}/0*"' + after.replace(f'"{part}/*"', f'"{part}/held-*"')
+    described.write_text(text)
+
+
 RECIPE = """
 name = "tiny"
 [source]

@@ -24,12 +24,13 @@ from cag_uda.commands.predict_stream import (
 from cag_uda.commands.pseudo_label_maker import (
     Given,
     Labeller,
+    Source,
     anchors_of,
     keep_anchors,
     labelling_config,
     make_labeller,
     read_recipe_of,
-    sources_of,
+    source_of,
 )
 from cag_uda.data.augment import resize_label
 from cag_uda.data.domain import Domain, Item
@@ -54,7 +55,7 @@ class Asked:
 
     source: str | None = None
     """Labelled domain to make anchors of; None: those beside the weights, or else anchors made of
-    the run's own source."""
+    the run's own source; that too where the margin is fitted to the source."""
     source_split: str = "train"
     margin: str | None = None
     """As `labelling_config` takes it."""
@@ -132,17 +133,17 @@ def _labeller(
     recipe: Recipe | None,
 ) -> Labeller:
     """The network with anchors: of the source that is named, its own, or of its run's source."""
-    sources: Sequence[LabelledImages] | None = None
-    is_of_run = asked.source is None and anchors_of(model) is None
+    source: Source | None = None
+    wants_run = asked.source is None and (anchors_of(model) is None or config.margin.is_of_source)
     if asked.source is not None:
         opened = as_learned(Domain.open(asked.source, asked.data_root), segmenter, model)
-        sources = [LabelledImages(opened, asked.source_split)]
-    elif is_of_run and recipe is not None:
-        sources = sources_of(recipe, segmenter, model, asked.data_root)
+        source = Source([LabelledImages(opened, asked.source_split)])
+    elif wants_run and recipe is not None:
+        source = source_of(recipe, config, segmenter, model, asked.data_root)
     labeller = make_labeller(
-        segmenter, model, config, UnlabelledImages(target, split), sources, bars.update
+        segmenter, model, config, UnlabelledImages(target, split), source, bars.update
     )
-    if is_of_run:
+    if asked.source is None and source is not None:
         kept = keep_anchors(labeller, model)
         console.print(f"anchors kept in {kept}", highlight=False, soft_wrap=True)
     return labeller

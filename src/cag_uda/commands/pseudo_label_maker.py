@@ -24,6 +24,7 @@ from cag_uda.methods.base import Passes
 from cag_uda.methods.cag import CAG, CAGConfig, MarginConfig
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import Recipe, load_recipe
+from cag_uda.scenario import held_out
 from cag_uda.types import Labelled, PseudoLabels, Unlabelled
 
 T = TypeVar("T")
@@ -42,6 +43,15 @@ class Given(NamedTuple):
     """Where the network is sure enough."""
     all: PseudoLabels
     """What it would say if it always were."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What anchors are made of, and margins calibrated on."""
+
+    images: Sequence[LabelledImages]
+    held_out: LabelledImages | None = None
+    """Images that no anchor is made of; None: each half is judged by the other half's anchors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +139,7 @@ def make_labeller(
     model: str,
     config: CAGConfig,
     target: UnlabelledImages,
-    sources: Sequence[LabelledImages] | None,
+    source: Source | None,
     watch: Watch,
 ) -> Labeller:
     """Take anchors with a network, or from its folder, and fit the margin.
@@ -139,7 +149,7 @@ def make_labeller(
         model: as the user named it.
         config: margin, confidence, and how anchors are averaged.
         target: to fit a margin to.
-        sources: to make anchors of; None takes those in the model's folder.
+        source: to make anchors of; None takes those in the model's folder.
         watch: told how far it is.
 
     Raises:
@@ -148,19 +158,26 @@ def make_labeller(
     device = segmenter.mean.device
     loading = LoadingConfig(width_px=segmenter.config.input_width_px)
 
-    def swept_sources() -> Iterator[Labelled]:
-        sweeps = (sweep_source(each, loading, _CHUNK, Shard(), device) for each in sources or ())
+    def swept(what: str, images: Sequence[LabelledImages]) -> Iterator[Labelled]:
+        sweeps = (sweep_source(each, loading, _CHUNK, Shard(), device) for each in images)
         batches = (batch for sweep in sweeps for batch in sweep)
-        total = sum(len(images) for images in sources or ())
-        yield from _watched(batches, lambda batch: len(batch.image), "anchors", total, watch)
+        total = sum(map(len, images))
+        yield from _watched(batches, lambda batch: len(batch.image), what, total, watch)
 
     def swept_target() -> Iterator[Unlabelled]:
         sweep = sweep_target(target, loading, _CHUNK, Shard(), device)
         yield from _watched(sweep, lambda batch: len(batch.plain), "margin", len(target), watch)
 
+    def swept_source() -> Iterator[Labelled]:
+        return swept("anchors", () if source is None else source.images)
+
+    def swept_held_out() -> Iterator[Labelled] | None:
+        unseen = None if source is None else source.held_out
+        return None if unseen is None else swept("margin", [unseen])
+
     method = CAG(segmenter, config).to(device).eval()
-    passes = Passes(swept_sources, swept_target, lambda tensor: tensor)
-    if sources is not None:
+    passes = Passes(swept_source, swept_target, lambda tensor: tensor, swept_held_out)
+    if source is not None:
         method.prepare(passes)
         return Labeller(method, "made of the source")
     path = anchors_of(model)
@@ -190,17 +207,23 @@ def keep_anchors(labeller: Labeller, model: str) -> Path:
     return folder / ANCHORS
 
 
-def sources_of(
-    recipe: Recipe, segmenter: Segmenter, model: str, data_root: Path | None
-) -> list[LabelledImages]:
-    """The labelled images that a run learned from.
+def source_of(
+    recipe: Recipe,
+    config: CAGConfig,
+    segmenter: Segmenter,
+    model: str,
+    data_root: Path | None,
+) -> Source:
+    """The labelled images that a run learned from, and those that its margins are calibrated on.
 
     Raises:
         UserError: if they are not there (any more).
     """
-    root = data_root or (Path(recipe.data_root) if recipe.data_root else None)
+    if data_root is not None:
+        recipe = recipe.model_copy(update={"data_root": str(data_root)})
+    root = Path(recipe.data_root) if recipe.data_root else None
     try:
-        return [
+        images = [
             LabelledImages(
                 as_learned(Domain.open(entry.domain, root), segmenter, model),
                 entry.split,
@@ -208,8 +231,12 @@ def sources_of(
             )
             for entry in recipe.source
         ]
+        return Source(images, held_out(recipe) if config.margin.kind == "calibrated" else None)
     except DataError as error:
-        advice = "anchors are made of the run's source: give it by --data-root, or give --source"
+        advice = (
+            "anchors are made of the run's source: give it by --data-root, or give --source or, "
+            "where there are anchors beside the weights, a --margin like clearest:0.5"
+        )
         raise UserError([*error.problems, advice]) from error
 
 
@@ -228,7 +255,7 @@ def _take_anchors(method: CAG, path: Path) -> None:
 def _fit_without_source(method: CAG, passes: Passes) -> None:
     """Fit the margin to the target alone, where its kind allows that."""
     margin = method.config.margin
-    if margin.kind == "calibrated" or margin.prior_portion is not None:
+    if margin.is_of_source:
         raise UserError(
             f"the {margin.kind} margin is fitted to the labelled source: give --source DOMAIN, or "
             "another --margin, such as clearest:0.5"

@@ -55,6 +55,11 @@ class MarginConfig(BaseModel):
             raise ValueError("prior_portion bounds a margin without a unit; choose another kind")
         return self
 
+    @property
+    def is_of_source(self) -> bool:
+        """Whether fitting the margin takes the labelled source."""
+        return self.kind == "calibrated" or self.prior_portion is not None
+
 
 class CAGConfig(MethodConfig):
     """Settings of a stage; the defaults are the paper's."""
