@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,15 @@ from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import load_recipe
 from cag_uda.runner import Run, adapt
 from cag_uda.scenario import Scenario
-from cag_uda.selection import Checkpoint, best, checkpoints, rank_of, ranks
+from cag_uda.selection import (
+    Checkpoint,
+    best,
+    best_kept,
+    checkpoints,
+    ordered,
+    rank_of,
+    ranks,
+)
 
 from .conftest import REPOSITORY
 from .test_questions import cells_of, write_labels_by_pixel
@@ -56,10 +65,25 @@ def test_ranks_by_hand() -> None:
 def test_of_equals_the_latest_is_chosen() -> None:
     same = [candidate("a", 1, snd=2.0), candidate("b", 2, snd=2.0), candidate("c", 3, snd=1.0)]
     assert best(same, "snd").stage == "b"
+    assert [each.stage for _, each in ordered(same, "snd")] == ["b", "a", "c"]
     with pytest.raises(UserError, match="no network"):
         best([], "snd")
     with pytest.raises(UserError, match=r"no criterion 'miou'; there are entropy"):
         best(same, "snd+miou")
+
+
+def test_what_was_not_kept_is_ranked_but_not_chosen() -> None:
+    """Ranks over all: what is advised and delivered is the first of the table that is there."""
+    lost = replace(candidate("lost", 1, entropy=0.1, infomax=1.0), network=None)
+    kept = [
+        candidate("b", 2, entropy=0.3, infomax=1.5),
+        candidate("a", 3, entropy=0.2, infomax=0.5),
+    ]
+    assert best([lost, *kept], "entropy+infomax").stage == "lost"
+    assert best_kept([lost, *kept], "entropy").stage == "a"
+    assert best_kept([lost, *kept], "entropy+infomax").stage == "b"
+    with pytest.raises(UserError, match="no network"):
+        best_kept([lost], "entropy")
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from cag_uda.report import write_report
 from cag_uda.run_card import write_card
 from cag_uda.run_folder import RunFolder
 from cag_uda.scenario import Scenario, held_out
-from cag_uda.selection import best, checkpoints
+from cag_uda.selection import best_kept, checkpoints
 from cag_uda.stage_results import Results
 from cag_uda.training.compute import (
     describe,
@@ -204,8 +204,7 @@ class StageRunner:
         last = len(self.recipe.stages) - 1
         if self.recipe.deliver == "last":
             return self.run_folder.stage(last, self.recipe.stages[last].name) / "model"
-        kept = [each for each in checkpoints(self.run_folder.path) if each.network]
-        chosen = best(kept, self.recipe.deliver)
+        chosen = best_kept(checkpoints(self.run_folder.path), self.recipe.deliver)
         self.progress.note(
             f"delivered by {self.recipe.deliver}: {chosen.stage} after {chosen.step} steps"
         )

@@ -118,16 +118,35 @@ def ranks(candidates: Sequence[Checkpoint], criterion: str) -> npt.NDArray[np.fl
     return np.asarray(np.mean(found, axis=0), dtype=np.float64)
 
 
+def ordered(candidates: Sequence[Checkpoint], criterion: str) -> list[tuple[float, Checkpoint]]:
+    """The candidates with their ranks, the best first; of equals the latest, trained the longest.
+
+    Raises:
+        UserError: for an unknown criterion.
+    """
+    pairs = zip(ranks(candidates, criterion).tolist(), candidates, strict=True)
+    return sorted(reversed(list(pairs)), key=lambda pair: pair[0])
+
+
 def best(candidates: Sequence[Checkpoint], criterion: str) -> Checkpoint:
-    """The candidate of the best rank; of equals the latest, which was trained the longest.
+    """The first of the candidates as `ordered`.
 
     Raises:
         UserError: for an unknown criterion, or if there is no candidate.
     """
     if not candidates:
         raise UserError("there is no network to choose from: no stage has recorded its criteria")
-    by_rank = ranks(candidates, criterion)
-    return candidates[int(np.flatnonzero(by_rank == by_rank.min())[-1])]
+    return ordered(candidates, criterion)[0][1]
+
+
+def best_kept(candidates: Sequence[Checkpoint], criterion: str) -> Checkpoint:
+    """The first, as `ordered`, of those whose network is there: what is delivered and advised.
+
+    Raises:
+        UserError: for an unknown criterion, or if no network was kept.
+    """
+    kept = [each for _, each in ordered(candidates, criterion) if each.network]
+    return kept[0] if kept else best([], criterion)
 
 
 def rank_of(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from cag_uda.criteria import record_missing
 from cag_uda.files import write_json
-from cag_uda.selection import Checkpoint, best, checkpoints, parts_of, ranks
+from cag_uda.selection import Checkpoint, best_kept, checkpoints, ordered, parts_of
 from cag_uda.types import CriterionName
 
 _WIDE = 130
@@ -36,19 +36,18 @@ def select_networks(
         if (run / "recipe.toml").is_file():
             record_missing(run)
         found += checkpoints(run)
-    chosen = best([each for each in found if each.network], criterion)
-    by_rank = sorted(zip(ranks(found, criterion), found, strict=True), key=lambda pair: pair[0])
+    chosen, by_rank = best_kept(found, criterion), ordered(found, criterion)
     is_wide = console.width >= _WIDE
     shown = get_args(CriterionName) if is_wide else parts_of(criterion)
     console.print(_table(by_rank, criterion, shown))
     console.print(f"the best that was kept: {chosen.network}", highlight=False)
     if json_file is not None:
-        ranking = [{"rank": float(rank), **_plain(each)} for rank, each in by_rank]
+        ranking = [{"rank": rank, **_plain(each)} for rank, each in by_rank]
         write_json(json_file, {"criterion": criterion, "ranking": ranking})
 
 
 def _table(
-    by_rank: list[tuple[Any, Checkpoint]], criterion: str, names: Sequence[CriterionName]
+    by_rank: list[tuple[float, Checkpoint]], criterion: str, names: Sequence[CriterionName]
 ) -> Table:
     table = Table("rank", "run", "stage", title=f"by {criterion}, without labels of the target")
     for heading in ("steps", *names):
