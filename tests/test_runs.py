@@ -132,6 +132,8 @@ def test_stopped_and_resumed_is_the_uninterrupted_run(
     adapt(recipe, tmp_path / "stopped", resume=True)
     adapt(recipe, tmp_path / "whole")
     assert_same_weights(tmp_path / "stopped", tmp_path / "whole")
+    # A stage that goes on keeps two checkpoints; a finished one does not want the older.
+    assert not list(tmp_path.glob("stopped/stages/*/checkpoint/previous.pt"))
     one, other = (
         json.loads((tmp_path / name / "scores.json").read_text()) for name in ("stopped", "whole")
     )

@@ -29,6 +29,7 @@ from cag_uda.run_folder import RunFolder
 from cag_uda.scenario import Scenario, held_out
 from cag_uda.selection import best_kept, checkpoints
 from cag_uda.stage_results import Results
+from cag_uda.training.checkpoint import drop_previous
 from cag_uda.training.compute import (
     describe,
     launch,
@@ -250,6 +251,8 @@ class StageRunner:
         start = self.recipe.start_of(index)
         cost = {"elapsed_s": done.elapsed_s, "peak_memory_mib": memory.mib()}
         self.results.keep(stage, start, method, folder, cost)
+        if self.processes.is_first:
+            drop_previous(folder / "checkpoint")
 
     def _starting_segmenter(self, index: int, initial: Segmenter) -> Segmenter:
         """A copy of the network that a stage starts from."""

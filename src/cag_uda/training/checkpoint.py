@@ -1,9 +1,11 @@
 """The resumable state of a stage: whole or not at all, verified, loaded without unpickling code.
 
-The last two are kept. A kill cannot damage a checkpoint, but a disk can: one whose checksums do not
-hold is passed over for the one before, from which the stage arrives at the same end.
+While a stage runs the last two are kept. A kill cannot damage a checkpoint, but a disk can: one
+whose checksums do not hold is passed over for the one before, from which the stage arrives at the
+same end.
 """
 
+import contextlib
 import logging
 import pickle
 import zipfile
@@ -101,6 +103,12 @@ def load_checkpoint(
             f"delete {folder} to take its stage anew"
         )
     return None
+
+
+def drop_previous(folder: Path) -> None:
+    """Free what only a stage that goes on may need: the checkpoint before the last."""
+    with contextlib.suppress(OSError):
+        (folder / _PREVIOUS).unlink(missing_ok=True)
 
 
 class _Unsound(Exception):
