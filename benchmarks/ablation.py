@@ -52,10 +52,14 @@ def margins_table(tables: list[Record]) -> str:
             row = row_of(table, name)
             stages = table.get("answers", {}).get(run_of(row), {}).values()
             given = [stage["label_error"]["anchor"] for stage in stages if stage["label_error"]]
-            told = [f"{per_cent(each['error'])} of {per_cent(each['coverage'])}" for each in given]
-            cells += [", ".join(told) or "–", miou_of(row)]
+            cells += [", ".join(map(error_of, given)) or "–", miou_of(row)]
         rows.append([name, *cells])
     return table_of(heads, rows) if rows else ""
+
+
+def error_of(given: dict[str, float]) -> str:
+    """What share of the labels is wrong, of what share of the target they cover."""
+    return f"{per_cent(given['error'])} of {per_cent(given['coverage'])}"
 
 
 def separation_table(tables: list[Record]) -> str:
@@ -90,8 +94,8 @@ def labels_table(tables: list[Record]) -> str:
         for stage, record in table.get("answers", {}).get(base, {}).items():
             for kind, points in (record["precision_at"] or {}).items():
                 heads = [f"at {100 * float(coverage):.0f} %" for coverage in points]
-                given = record["label_error"][kind]
-                told = f"{per_cent(given['error'])} of {per_cent(given['coverage'])}"
+                given = record["label_error"].get(kind)
+                told = error_of(given) if given else "–"
                 figures = [*map(per_cent, points.values()), told, per_cent(record["miou"])]
                 rows.append([f"{pair_of(table)}, {stage}, {kind}", *figures])
     heads = ["pair, stage, labels", *heads, "given: error of coverage", "mIoU after"]
@@ -112,14 +116,15 @@ def draw(folders: list[Path], tables: list[Record], file: Path) -> None:
         for axis, curves in zip(row, files, strict=False):
             for kind, curve in json.loads(curves.read_text()).items():
                 axis.plot(curve["coverage"], curve["precision"], label=kind, color=COLOURS[kind])
-            axis.set(title=f"{pair_of(table)}\n{curves.parent.name.partition('-')[2]}")
+            axis.set_title(f"{pair_of(table)}\n{curves.parent.name.partition('-')[2]}", size=9)
             axis.set(xlabel="coverage", ylabel="precision", xlim=(0, 1), ylim=(0.3, 1))
             axis.legend(frameon=False)
         for each in table["methods"]:
             if each["name"].startswith("stages-") and each["summary"]:
                 points = [(stage["steps"], 100 * stage["miou"]) for stage in each["stages"]]
                 row[-1].plot(*zip(*points, strict=True), marker="o", ms=3, label=each["name"][-1])
-        row[-1].set(title=f"{pair_of(table)}\nby number of stages", xlabel="step", ylabel="mIoU, %")
+        row[-1].set_title(f"{pair_of(table)}\nby number of stages", size=9)
+        row[-1].set(xlabel="step", ylabel="mIoU, %")
         row[-1].legend(title="stages", frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
