@@ -34,7 +34,8 @@ def forward_tflop(network: nn.Module, shape: tuple[int, ...]) -> float:
     """Operations, in 10¹², of a forward pass of a network on the meta device; a sum is one too."""
     with FlopCounterMode(display=False) as counter:
         network(torch.empty(shape, device="meta"))
-    return counter.get_total_flops() / 1e12
+    operations: int = counter.get_total_flops()
+    return operations / 1e12
 
 
 def step_tflop(recipe: Recipe) -> dict[str, float]:

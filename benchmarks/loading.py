@@ -24,6 +24,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -62,7 +63,8 @@ def picture(size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.uint8
     coarse = rng.integers(0, 256, (height // 32, width // 32, 3)).astype(np.uint8)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     noisy = smooth + rng.normal(0, 2.5, smooth.shape)
-    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    return pixels
 
 
 def write_domain(folder: Path, name: str, size: tuple[int, int], count: int, palette: bool) -> Path:
@@ -131,9 +133,9 @@ def measure(folder: Path, count: int, rounds: int) -> dict[str, dict[str, list[f
         load(folder, count, cached)
         rates: dict[str, list[float]] = {"bare": [], "loading": [], "cached": []}
         for _ in range(rounds):
-            rates["bare"].append(rate(lambda: decode_bare(folder, count)))
-            rates["loading"].append(rate(lambda config=config: load(folder, count, config)))
-            rates["cached"].append(rate(lambda config=cached: load(folder, count, config)))
+            rates["bare"].append(rate(partial(decode_bare, folder, count)))
+            rates["loading"].append(rate(partial(load, folder, count, config)))
+            rates["cached"].append(rate(partial(load, folder, count, cached)))
         found[name] = rates
     return found
 

@@ -9,11 +9,12 @@ Usage: python benchmarks/share_of_gap.py RUN ORACLE_RUN [RUN ORACLE_RUN …]   (
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 
-def stages(run: Path) -> dict[str, dict[str, float]]:
+def stages(run: Path) -> dict[str, dict[str, Any]]:
     """Scores of a run's stages by name."""
     scores = json.loads((run / "scores.json").read_text())
     return {stage["name"]: stage for stage in scores["stages"]}
@@ -40,7 +41,7 @@ def table(runs: list[Path], oracles: list[Path]) -> str:
     return "\n".join(lines)
 
 
-def _gain(stage: dict[str, dict[str, float]]) -> str:
+def _gain(stage: dict[str, Any]) -> str:
     gain = stage.get("gain")
     return f"{gain['points']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]" if gain else "–"
 

@@ -7,8 +7,12 @@ from cag_uda.methods import Passes
 from cag_uda.types import IGNORE, Batch, Labelled, Unlabelled
 
 
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def make_batch(seed: int = 0, size: int = 32) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     label = torch.randint(0, 4, (2, size, size), generator=generator)
     label[:, :4] = IGNORE
     source = torch.rand(2, 3, size, size, generator=generator)

@@ -45,7 +45,7 @@ class Run:
         for rank in range(processes):
             environment = _LAUNCHERS[launcher](rank, processes, port) if processes > 1 else {}
             target = (command, environment, log, act)
-            process = _FORKSERVER.Process(target=_adapt, args=target)  # type: ignore[attr-defined]
+            process = _FORKSERVER.Process(target=_adapt, args=target)
             process.start()
             self._processes.append(process)
 

@@ -7,13 +7,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
+from cag_uda.methods.source_only import SourceOnly, SourceOnlyConfig
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import load_recipe
 from cag_uda.run_folder import RunFolder
-from cag_uda.training.checkpoint import save_checkpoint
+from cag_uda.training.checkpoint import Progress, save_checkpoint
 
 from .trees import COLOURS, NAMES, write_domain, write_recipe
 
@@ -37,15 +39,19 @@ def write_world(folder: Path) -> None:
     _write_odd_data(folder)
 
 
-def _write_models(folder: Path) -> None:
+def _segmenter(decoder: str, names: tuple[str, ...] = NAMES) -> Segmenter:
     palette = tuple((r, g, b) for r, g, b in COLOURS.tolist())
+    config = SegmenterConfig(backbone="resnet-tiny", decoder=decoder)
+    return Segmenter(config, Classes(names=names, palette=palette))
+
+
+def _write_models(folder: Path) -> None:
     for name, names in {"model": NAMES, "other-model": OTHER_NAMES}.items():
-        config = SegmenterConfig(backbone="resnet-tiny", decoder="light")
-        Segmenter(config, Classes(names=names, palette=palette)).save_pretrained(folder / name)
+        _segmenter("light", names).save_pretrained(folder / name)
     model = {path.name: path.read_bytes() for path in (folder / "model").iterdir()}
     config, weights = model["config.json"], model["model.safetensors"]
     wider = config.replace(b'"decoder": "light"', b'"decoder": "deeplab-v2"')
-    damaged = {
+    damaged: dict[str, dict[str, bytes]] = {
         "without-config": {"model.safetensors": weights},
         "without-weights": {"config.json": config},
         "cut-off-weights": {"config.json": config, "model.safetensors": weights[:5000]},
@@ -71,16 +77,11 @@ def _write_runs(folder: Path) -> None:
     for name in ("run-of-old", "run-cut-off"):
         (folder / name / "stages" / "0-source-only").mkdir(parents=True)
     old = folder / "run-of-old" / "stages" / "0-source-only" / "checkpoint"
-    save_checkpoint(old, torch.nn.Linear(2, 2), {}, _Progress)
+    method = SourceOnly(_segmenter("segformer"), SourceOnlyConfig())
+    save_checkpoint(old, method, {}, Progress(step=1, elapsed_s=1.0))
     cut_off = folder / "run-cut-off" / "stages" / "0-source-only" / "checkpoint"
     cut_off.mkdir()
     (cut_off / "state.pt").write_bytes((old / "state.pt").read_bytes()[:500])
-
-
-class _Progress:
-    """A checkpoint's progress."""
-
-    step, elapsed_s, pending = 1, 1.0, ()
 
 
 def _write_odd_files(folder: Path) -> None:
@@ -95,6 +96,13 @@ def _write_odd_files(folder: Path) -> None:
     torch.save({"some.layer.weight": torch.zeros(2, 2)}, folder / "strange.pth")
 
 
+def _ids(path: Path) -> NDArray[np.uint8]:
+    """The label map (H, W) of a PNG."""
+    ids = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert ids is not None
+    return ids.astype(np.uint8, copy=False)
+
+
 def _write_odd_data(folder: Path) -> None:
     """Copies of the day with one thing wrong in the data of each."""
     dusk = (folder / "dusk.toml").read_text()
@@ -104,16 +112,13 @@ def _write_odd_data(folder: Path) -> None:
     (folder / "corrupt/images/001.png").write_bytes(b"\x89PNG\r\n\x1a\n cut off")
     cv2.imwrite(str(folder / "unknown-id/labels/001.png"), np.full((48, 64), 34, np.uint8))
     for path in (folder / "palette/labels").iterdir():
-        ids = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        picture = Image.fromarray(ids, "P")
+        picture = Image.fromarray(_ids(path), "P")
         picture.putpalette(COLOURS.tobytes())
         picture.save(path)
     for path in (folder / "colours/labels").iterdir():
-        ids = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        cv2.imwrite(str(path), (COLOURS[ids] // 2)[..., ::-1])
+        cv2.imwrite(str(path), (COLOURS[_ids(path)] // 2)[..., ::-1])
     for path in (folder / "jpeg/labels").iterdir():
-        ids = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        cv2.imwrite(str(path.with_suffix(".jpg")), ids)
+        cv2.imwrite(str(path.with_suffix(".jpg")), _ids(path))
         path.unlink()
     cv2.imwrite(str(folder / "larger/labels/001.png"), np.zeros((96, 128), np.uint8))
     (folder / "unpaired/labels/001.png").unlink()

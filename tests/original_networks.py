@@ -103,7 +103,8 @@ class Pyramid(nn.Module):
             self.global_avg_pool(x), size=x.shape[2:], mode="bilinear", align_corners=True
         )
         branches = [self.aspp1(x), self.aspp2(x), self.aspp3(x), self.aspp4(x), pooled]
-        return self.dropout(F.relu(self.bn1(self.conv1(torch.cat(branches, dim=1)))))
+        out: Tensor = self.dropout(F.relu(self.bn1(self.conv1(torch.cat(branches, dim=1)))))
+        return out
 
 
 class Refinement(nn.Module):
@@ -144,7 +145,8 @@ class ReleasedCAG(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, 256, h, w) and logits (B, K, h, w) of RGB images in [0, 1]."""
         x, low = self.backbone(image)
-        return self.decoder(self.aspp(x), low)
+        features, logits = self.decoder(self.aspp(x), low)
+        return features, logits
 
 
 class SummedConvolutions(nn.Module):
@@ -158,7 +160,7 @@ class SummedConvolutions(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.conv2d_list[0](x)
+        out: Tensor = self.conv2d_list[0](x)
         for branch in self.conv2d_list[1 : self.used]:
             out = out + branch(x)
         return out
@@ -201,7 +203,7 @@ def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.0)
             nn.init.normal_(module.bias, std=0.1)
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            module.num_batches_tracked.fill_(7)
+            nn.init.normal_(module.get_buffer("running_mean"), std=0.1)
+            nn.init.uniform_(module.get_buffer("running_var"), 0.5, 1.5)
+            module.get_buffer("num_batches_tracked").fill_(7)
     return network.eval()

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from cag_uda.adaptation import CategoryAnchors, by_anchor, downsample
+from cag_uda.adaptation.anchors import Average
 from cag_uda.adaptation.labels import one_hot
 from cag_uda.adaptation.margins import RelativeMargin
 from cag_uda.errors import ShapeError, UserError
@@ -40,7 +41,7 @@ def mean_of_each(pixels: list[Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("average", ["pixel", "image"])
 @pytest.mark.parametrize("min_pixels", [1, 9])
-def test_anchors_are_those_of_plain_loops(average: str, min_pixels: int) -> None:
+def test_anchors_are_those_of_plain_loops(average: Average, min_pixels: int) -> None:
     batches = [a_batch(0), a_batch(1)]
     anchors = CategoryAnchors(5, 8, average=average, min_pixels=min_pixels)
     for features, label in batches:
@@ -66,7 +67,8 @@ def test_image_average_weighs_images_alike_and_pixel_average_pixels() -> None:
     # Image 0 has three pixels of value 1, image 1 one of value 5: (1+5)/2 = 3, (1+1+1+5)/4 = 2.
     features = torch.tensor([[[[1.0, 1.0, 1.0]]], [[[5.0, 9.0, 9.0]]]])
     label = torch.tensor([[[0, 0, 0]], [[0, IGNORE, IGNORE]]])
-    for average, expected, count in (("image", 3.0, 2), ("pixel", 2.0, 4)):
+    rows: list[tuple[Average, float, int]] = [("image", 3.0, 2), ("pixel", 2.0, 4)]
+    for average, expected, count in rows:
         anchors = CategoryAnchors(2, 1, average=average)
         anchors.update(features, label)
         assert anchors.vectors[0].item() == expected

@@ -19,7 +19,7 @@ from cag_uda.models.teacher import statistics_follow
 from cag_uda.recipes import load_recipe
 from cag_uda.types import IGNORE, Batch
 
-from .test_methods import make_batch, make_passes
+from .batches import make_batch, make_passes
 
 SETTINGS = {
     "anchor_weight": 2.0,
@@ -47,7 +47,7 @@ def target_probability(method: CAGPlus, batch: Batch) -> Tensor:
     distance = torch.minimum(*each)
     unit = distance.amin(dim=1).mean(dim=(1, 2)).view(-1, 1, 1, 1)
     shares = (method.prior.source / method.prior.target).sqrt().view(1, -1, 1, 1)
-    product = logits.softmax(1) * torch.exp(-2.0 * distance / unit) * shares
+    product: Tensor = logits.softmax(1) * torch.exp(-2.0 * distance / unit) * shares
     return product / product.sum(dim=1, keepdim=True)
 
 
@@ -68,7 +68,9 @@ def contrast_loss(features: Tensor, anchors: Tensor, label: Tensor, weight: Tens
     return -0.3 * (of_own * weight)[is_labelled].sum() / is_labelled.sum()
 
 
-def test_the_losses_of_a_step_are_those_written_out(segmenter: Segmenter) -> None:
+def test_the_losses_of_a_step_are_those_written_out(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     segmenter.dropout.p = 0.0
     method = CAGPlus(segmenter, CAGPlusConfig.model_validate(SETTINGS))
     method.prepare(make_passes())
@@ -86,7 +88,7 @@ def test_the_losses_of_a_step_are_those_written_out(segmenter: Segmenter) -> Non
         given.append(mix(*arguments))
         return given[-1]
 
-    method.mix = note  # type: ignore[method-assign] # what was drawn at random is looked at
+    monkeypatch.setattr(method, "mix", note)  # what was drawn at random is looked at
     got: dict[str, Tensor] = {}
     for losses in method.losses(batch):
         got |= {name: loss.detach() for name, loss in losses.items()}

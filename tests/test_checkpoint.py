@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from cag_uda import files
 from cag_uda.errors import RunError
 from cag_uda.methods.base import Method
 from cag_uda.methods.optim import OptimConfig
@@ -161,7 +160,7 @@ def test_a_full_disk_is_one_clear_error_and_the_last_checkpoint_stands(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(RunError, match=r"cannot write .*No space left.*--resume"):
             stage.save(5)
     assert not list(stage.folder.glob(".*.part"))

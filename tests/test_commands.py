@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from cag_uda.cli import app, main
 from cag_uda.models.segmenter import Segmenter
 
-from .trees import write_domain, write_recipe
+from .trees import read_pixels, write_domain, write_recipe
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_evaluate_prints_and_writes_what_python_counts(model: Path, day: Path) -
     segmenter = load(model)
     tally = np.zeros((4, 4), np.int64)
     for path in sorted((day.parent / "day" / "labels").iterdir()):
-        truth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        truth = read_pixels(path)
         label = segmenter.predict(day.parent / "day" / "images" / path.name)
         np.add.at(tally, (truth.ravel(), label.ravel()), 1)
     union = tally.sum(0) + tally.sum(1) - tally.diagonal()

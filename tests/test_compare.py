@@ -1,4 +1,4 @@
-"""Comparisons: budgets, shared runs, resumption, and figures by hand."""
+"""Comparisons: shared runs, resumption, and figures by hand."""
 
 import csv
 import json
@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,15 @@ from cag_uda.cli import app
 from cag_uda.commands.compare import plan
 from cag_uda.comparison import cells
 from cag_uda.comparison.pages import to_markdown
-from cag_uda.comparison.plan import budget_of, delivered_stages, plan_ablation, plan_methods
+from cag_uda.comparison.plan import plan_ablation, plan_methods
 from cag_uda.comparison.settings import choose, read_contenders, read_variants
 from cag_uda.errors import RecipeError, RunError, UserError
 from cag_uda.evaluation.bootstrap import bootstrap_of_means, paired_bootstrap
-from cag_uda.recipes import Recipe, builtin_recipes, load_recipe
+from cag_uda.recipes import Recipe, load_recipe
+from cag_uda.runner import adapt
 
 from .conftest import REPOSITORY
-from .trees import RECIPE, write_domain, write_recipe
-
-ANCHORED = """
-[[stages]]
-name = "stage-2"
-steps = 3
-method = { name = "cag", margin = { kind = "relative", value = 0.05 } }
-"""
+from .trees import ANCHORED, RECIPE, write_domain, write_recipe
 
 # Whole runs in the fixtures: seconds, but many on a machine that does much else.
 pytestmark = pytest.mark.timeout(400)
@@ -42,18 +37,12 @@ SHORT = [word for change in CHANGES for word in ("--set", change)]
 
 
 def write_small(folder: Path) -> Path:
-    """As `recipe_path`, of three images each."""
+    """As `write_recipe`, with a second anchor-guided stage and three images in each domain."""
     write_domain(folder, "day", 3, seed=1)
     write_domain(folder, "dusk", 3, light=0.4, seed=2)
     path = folder / "tiny.toml"
     path.write_text(RECIPE + ANCHORED)
     return path
-
-
-@pytest.fixture
-def recipe_path(tmp_path: Path) -> Path:
-    """Day to dusk: a warm-up of 3 steps and two anchor-guided stages of 3 steps."""
-    return write_recipe(tmp_path, RECIPE + ANCHORED)
 
 
 def run(*arguments: object, code: int = 0) -> str:
@@ -67,100 +56,6 @@ def run(*arguments: object, code: int = 0) -> str:
 def table_in(folder: Path, name: str = "comparison") -> dict[str, Any]:
     table: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
     return table
-
-
-@pytest.mark.parametrize("name", sorted(builtin_recipes()))
-def test_every_method_has_the_recipes_budget_network_and_data(name: str) -> None:
-    recipe = load_recipe(name)
-    steps = budget_of(recipe)["steps"]
-    contenders = read_contenders()
-    if delivered_stages(recipe)[-1].method.name != "cag":
-        with pytest.raises(RecipeError, match="'cag' is the recipe's own stages"):
-            plan_methods(recipe, contenders)
-        return
-    for entry in plan_methods(recipe, contenders):
-        stages = delivered_stages(entry.recipe)
-        assert sum(stage.steps for stage in stages) == entry.steps == steps
-        assert entry.recipe.segmenter == recipe.segmenter
-        assert entry.recipe.target == recipe.target
-        assert stages[0].optim == delivered_stages(recipe)[0].optim
-        if entry.name == "oracle":
-            continue
-        assert entry.recipe.source == recipe.source
-        sampled = contenders[entry.name].loading
-        assert set(sampled) <= {"rare_class_temperature"}, "which is a part of its method"
-        assert entry.recipe.loading == recipe.loading.model_copy(update=sampled)
-
-
-def test_the_oracle_sees_the_source_images_of_the_others_and_as_many_of_the_target() -> None:
-    recipe = load_recipe("camvid-day-dusk")
-    oracle = plan_methods(recipe, read_contenders())[-1].recipe
-    assert [each.domain for each in oracle.source] == ["camvid-day", "camvid-dusk"]
-    assert oracle.loading.batch_size == 2 * recipe.loading.batch_size
-    known = load_recipe("camvid-day-dusk-oracle")
-    assert (oracle.source, oracle.loading) == (known.source, known.loading)
-    assert [(s.method, s.steps, s.optim) for s in oracle.stages[:1]] == [
-        (s.method, s.steps, s.optim) for s in known.stages[:1]
-    ]
-
-
-def test_methods_are_planned_as_their_file_says(recipe_path: Path) -> None:
-    entries = {e.name: e for e in plan_methods(load_recipe(recipe_path), read_contenders())}
-    stages = {
-        name: [(s.name, s.steps, s.refresh_every) for s in entry.recipe.stages]
-        for name, entry in entries.items()
-    }
-    assert stages["cbst"] == [("source-only", 4, None), ("cbst", 5, 2)]
-    assert stages["cag"] == [("warmup", 3, None), ("stage-1", 3, None), ("stage-2", 3, None)]
-    assert stages["adabn"] == [("source-only", 9, None), ("adabn", 0, None)]
-    assert entries["adabn"].run == entries["source-only"].run == "source-only"
-    for name in ("adaptsegnet", "advent", "adaptsegnet-ls"):
-        method = entries[name].recipe.stages[0].method
-        assert method.model_dump()["discriminator_channels"] == 4, "as the recipe's warm-up"
-    assert entries["cbst"].recipe.stages[0].optim == entries["cag"].recipe.stages[0].optim
-    assert entries["cbst"].recipe.stages[1].optim == entries["cag"].recipe.stages[-1].optim
-
-
-def test_variants_change_one_thing_each_and_keep_the_budget(recipe_path: Path) -> None:
-    base = plan_methods(load_recipe(recipe_path), choose(read_contenders(), ["cag"]))[0]
-    entries = {e.name: e for e in plan_ablation(base, read_variants())}
-    assert {entry.steps for entry in entries.values()} == {9}
-    assert entries["stages-2"].run == "cag", "the recipe has two stages"
-    assert entries["warmup"].run == "cag"
-    assert entries["warmup"].scored == ("warmup",)
-    longer = entries["warmup-longer"].recipe.stages
-    assert [(stage.name, stage.steps) for stage in longer] == [("warmup", 9)]
-    five = entries["stages-5"].recipe.stages
-    assert [stage.steps for stage in five] == [3, 1, 1, 2, 1, 1]
-    assert [stage.name for stage in five[-2:]] == ["stage-4", "stage-5"]
-    both = entries["labels-both"].recipe.stages
-    for stage, own in zip(both[1:], base.recipe.stages[1:], strict=True):
-        changed = {**own.method.model_dump(), "labels": ("anchor", "confidence")}
-        assert stage.method.model_dump() == changed
-        assert (stage.steps, stage.optim) == (own.steps, own.optim)
-    refreshed = entries["anchors-refreshed"].recipe.stages
-    assert [(stage.steps, stage.refresh_every) for stage in refreshed[1:]] == [(6, 2)]
-
-
-def test_impossible_rows_are_named(recipe_path: Path, tmp_path: Path) -> None:
-    recipe = load_recipe(recipe_path)
-    with pytest.raises(RecipeError, match=r"no 'cagg'; did you mean 'cag'"):
-        choose(read_contenders(), ["cagg"])
-    dacs, base = plan_methods(recipe, choose(read_contenders(), ["dacs", "cag"]))
-    variants = read_variants()
-    with pytest.raises(RecipeError, match="'distance-none': wanted a warm-up and then"):
-        plan_ablation(dacs, choose(variants, ["distance-none"]))
-    odd = variants["labels-both"].model_copy(update={"method": {"labels": []}})
-    with pytest.raises(RecipeError, match=r"'odd'(.|\n)*labels must name at least one kind"):
-        plan_ablation(base, {"odd": odd})
-    own = tmp_path / "own.toml"
-    own.write_text('[mine]\nstages = [{ name = "a", share = 0.5, method = { name = "dacs" } }]\n')
-    with pytest.raises(RecipeError, match=r"add up to 0\.5"):
-        read_contenders(own)
-    own.write_text('[mine]\nrun = "nobody"\nscored = "a"\n')
-    with pytest.raises(RecipeError) as caught:
-        read_contenders(own)
-    assert len(caught.value.problems) == 3, "floor, oracle, and the run of nobody"
 
 
 @pytest.fixture(scope="module")
@@ -344,14 +239,13 @@ def test_one_failing_run_does_not_keep_the_others(
 ) -> None:
     recipe = load_recipe(compared / "tiny.toml", CHANGES)
     entries = plan_methods(recipe, choose(read_contenders(), ["source-only", "cbst"]))
-    real = cells.adapt
 
-    def adapt(recipe: Recipe, folder: Path, **rest: Any) -> Any:
+    def breaking(recipe: Recipe, folder: Path, **rest: Any) -> Any:
         if folder.name.startswith("source-only"):
             raise RunError("the loss is not finite")
-        return real(recipe, folder, **rest)
+        return adapt(recipe, folder, **rest)
 
-    monkeypatch.setattr(cells, "adapt", adapt)
+    monkeypatch.setattr(cells, "adapt", breaking)
     made = cells.cells_of(entries, [0], tmp_path)
     problems = cells.run_missing(made, _Quiet(), lambda: None)
     assert problems == ["source-only-0: the loss is not finite"]
@@ -422,6 +316,30 @@ def test_an_ablation_answers_the_three_questions(compared: Path, tmp_path: Path)
     assert figure.stat().st_size > 0
 
 
+def test_labels_that_training_did_not_take_are_a_dash_side_by_side(tmp_path: Path) -> None:
+    """CAG-plus is trained on corrected labels, and judged by anchors and by confidence too."""
+    base = {"name": "cag-plus", "description": "all", "question": "", "cells": []}
+    stage = {
+        "separation": None,
+        "precision_at": {kind: {"0.1": 0.875} for kind in ("anchor", "confidence")},
+        "label_error": {"confidence": {"error": 0.25, "coverage": 0.5}},
+        "miou": 0.125,
+    }
+    table = {
+        "source": "day/train",
+        "target": "dusk/test",
+        "methods": [base | {"summary": {"miou": 0.125, "lead": None}}],
+        "floor": "source-only",
+        "answers": {"cag-plus": {"stage": stage}},
+    }
+    (tmp_path / "ablation.json").write_text(json.dumps(table))
+    script = REPOSITORY / "benchmarks" / "ablation.py"
+    command = [sys.executable, str(script), str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "| day → dusk, stage, anchor | 87.5 | – | 12.5 |" in told
+    assert "| day → dusk, stage, confidence | 87.5 | 25.0 of 50.0 | 12.5 |" in told
+
+
 def test_all_runs_compute_as_the_first_one_did(compared: Path, tmp_path: Path) -> None:
     """What "auto" finds depends on how busy the machine is; a comparison has one answer."""
     recipe = load_recipe(compared / "tiny.toml", [*CHANGES, 'compute.precision="auto"'])
@@ -457,9 +375,11 @@ def test_a_row_that_the_recipe_cannot_have_is_left_out_unless_asked_for(tmp_path
         ', labels = ["anchor", "confidence"], margin = { kind = "clearest", value = 0.5 }', ""
     )
     recipe = load_recipe(write_recipe(tmp_path, text))
-    arguments = {"seeds": 1, "ablation": False, "settings": None, "progress": _Quiet()}
-    planned = plan(recipe, tmp_path / "out", None, **arguments)
+    plan_rows = partial(
+        plan, recipe, tmp_path / "out", seeds=1, ablation=False, settings=None, progress=_Quiet()
+    )
+    planned = plan_rows(rows=None)
     assert "cag" not in [entry.name for entry in planned.entries]
     assert any("'cag' is the recipe's own stages" in note for note in planned.notes)
     with pytest.raises(RecipeError, match="'cag' is the recipe's own stages"):
-        plan(recipe, tmp_path / "out", ["cag"], **arguments)
+        plan_rows(rows=["cag"])

@@ -4,7 +4,9 @@ import copy
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from cag_uda.training import compute
 from cag_uda.training.compute import ComputeConfig, launch, resolve, shared_scale, with_precision
 from cag_uda.training.interrupt import Interrupted
 from cag_uda.training.step import Stepper, _parts
-from cag_uda.types import Batch, Labelled, Unlabelled
+from cag_uda.types import Batch, Labelled, Prediction, Unlabelled
 
 from .test_runs import StopAt
 from .trees import RECIPE, write_recipe
@@ -73,13 +75,17 @@ def test_recomputed_blocks_keep_less_and_change_nothing(norm: str, classes: Clas
     recompute(other, ["blocks"])
     assert list(other.state_dict()) == list(segmenter.state_dict())
     image = torch.rand(2, 3, 64, 64)
-    plain, less = (
-        kept_bytes(lambda each=each: each(image, "source").logits.square().mean())
-        for each in (segmenter, other)
-    )
+
+    def loss(each: Segmenter) -> Tensor:
+        prediction: Prediction = each(image, "source")
+        return prediction.logits.square().mean()
+
+    plain, less = (kept_bytes(partial(loss, each)) for each in (segmenter, other))
     assert less < 0.5 * plain
-    pairs = zip(segmenter.parameters(), other.parameters(), strict=True)
-    assert all(torch.equal(mine.grad, theirs.grad) for mine, theirs in pairs)
+    for mine, theirs in zip(segmenter.parameters(), other.parameters(), strict=True):
+        assert mine.grad is not None
+        assert theirs.grad is not None
+        assert torch.equal(mine.grad, theirs.grad)
     # Running statistics have seen the batch once, not twice.
     states = (segmenter.state_dict(), other.state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
@@ -141,8 +147,8 @@ def test_a_batch_in_parts_gives_the_gradients_of_the_whole(
     for parts in (1, 2, 4):
         changes = ['segmenter.norm="frozen"', f"compute.accumulation={parts}"]
         adapt(load_recipe(path, changes), tmp_path / str(parts))
-    for parts in ("2", "4"):
-        found = weights(tmp_path / parts)
+    for several in ("2", "4"):
+        found = weights(tmp_path / several)
         for name, value in weights(tmp_path / "1").items():
             np.testing.assert_allclose(value, found[name], atol=1e-6, err_msg=name)
     logs = [
@@ -228,9 +234,10 @@ def test_float16_scales_the_gradients_of_all_networks_alike(tmp_path: Path) -> N
     assert shared_scale(launch(config.model_copy(update={"precision": "32"}))) is None
     one, two = nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)
     networks = [fabric.setup_module(each) for each in (one, two)]
-    optimizers = [
-        fabric.setup_optimizers(torch.optim.SGD(each.parameters(), lr=1.0)) for each in (one, two)
-    ]
+    optimizers = fabric.setup_optimizers(
+        *(torch.optim.SGD(each.parameters(), lr=1.0) for each in (one, two))
+    )
+    assert isinstance(optimizers, tuple)
     begun = [each.weight.detach().clone() for each in (one, two)]
 
     def step(factor: float) -> None:
@@ -321,7 +328,7 @@ def test_a_compiled_run_is_the_run_to_rounding(
     """Networks and gradients as torch captures them; what it makes of graphs is torch's own."""
     captured: list[nn.Module] = []
 
-    def captures(network: nn.Module, **settings: object) -> object:
+    def captures(network: nn.Module, **settings: Any) -> object:
         captured.append(network)
         return whole(network, **{**settings, "backend": "aot_eager"})
 

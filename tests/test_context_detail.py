@@ -24,6 +24,7 @@ from cag_uda.methods.cag_plus_settings import CAGPlusConfig
 from cag_uda.methods.dacs import DACS, DACSConfig
 from cag_uda.models.backbones import build_backbone
 from cag_uda.models.config import Classes, SegmenterConfig
+from cag_uda.models.decoders import SegFormerDecoder
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.start import start_from
 from cag_uda.models.views import offsets
@@ -33,6 +34,7 @@ from cag_uda.training.interrupt import Interrupted
 from cag_uda.training.step import seed_for
 from cag_uda.types import Batch, Labelled, Prediction, Unlabelled
 
+from .network_parts import part, publish, stem
 from .run_folders import assert_same
 from .test_runs import StopAt
 from .trees import RECIPE, write_recipe
@@ -90,16 +92,16 @@ def by_hand(
     context = segmenter.classifier(features)
     assert segmenter.detail is not None
     head, _, last, _ = segmenter.detail.attention
-    levels = [
-        F.conv2d(x, each.weight, each.bias) for each, x in zip(head.levels, maps, strict=True)
-    ]
+    assert isinstance(head, SegFormerDecoder)
+    convolutions = [each for each in head.levels if isinstance(each, nn.Conv2d)]
+    levels = [F.conv2d(x, m.weight, m.bias) for m, x in zip(convolutions, maps, strict=True)]
     finest = levels[0].shape[-2:]
     stacked = [F.interpolate(x, finest, mode="bilinear", align_corners=True) for x in levels]
     attention = torch.sigmoid(last(head.mix(torch.cat(stacked, dim=1))))
     if is_alone is not None:
         attention = torch.where(is_alone.view(-1, 1, 1, 1), torch.ones_like(attention), attention)
     attention = attention * mask
-    total, looks = 0.0, 0.0
+    total, looks = torch.zeros(()), torch.zeros(())
     for top, left in crops:
         cut = pixels[:, :, top : top + PX, left : left + PX]
         piece = segmenter.classifier(segmenter.decoder(segmenter.backbone(cut)))
@@ -107,7 +109,7 @@ def by_hand(
         pad = [side // CELL for side in around]
         total = total + F.pad(piece, pad)
         looks = looks + F.pad(torch.ones_like(piece), pad)
-    detail = total / torch.as_tensor(looks).clamp(min=1)
+    detail = total / looks.clamp(min=1)
     grid = (height // CELL, width // CELL)
     logits = enlarged((1 - attention) * context, grid) + enlarged(attention, grid) * detail
     return enlarged(features, grid), logits
@@ -209,7 +211,7 @@ def test_sizes_that_fit_no_grid_are_enlarged_and_cut(
 
 def test_a_pooling_beyond_the_edge_adds_no_cells(classes: Classes) -> None:
     segmenter = make(classes, decoder="deeplab-v2", output_stride=8)
-    segmenter.backbone.network.embedder.pooler.ceil_mode = True
+    part(segmenter.backbone.network, "embedder.pooler", nn.MaxPool2d).ceil_mode = True
     assert segmenter.encode(torch.rand(1, 3, 64, 64))[0].shape[-2:] == (9, 9)
     for mode in (True, False):
         features, logits = segmenter.train(mode)(torch.rand(2, 3, 80, 96))
@@ -245,7 +247,8 @@ def test_the_crop_is_a_function_of_seed_step_and_process(classes: Classes) -> No
     def logits(seed: int, step: int) -> Tensor:
         segmenter.load_state_dict(state)
         seed_for(seed, step)
-        return segmenter(image).logits
+        prediction: Prediction = segmenter(image)
+        return prediction.logits
 
     first = logits(3, 7)
     torch.rand(11)
@@ -286,7 +289,7 @@ METHODS = {
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_need_not_know(name: str, classes: Classes, tmp_path: Path) -> None:
-    build_backbone("resnet-tiny", None, 16).network.save_pretrained(tmp_path)
+    publish(build_backbone("resnet-tiny", None, 16), tmp_path)
     segmenter = make(classes, weights=str(tmp_path))
     method: Method = METHODS[name](segmenter)
     batch = make_batch()
@@ -312,15 +315,15 @@ def test_methods_need_not_know(name: str, classes: Classes, tmp_path: Path) -> N
 def test_statistics_are_the_mean_over_context_and_windows(classes: Classes) -> None:
     segmenter, image = make(classes), torch.rand(2, 3, *SIZE)
     segmenter.estimate_statistics([image], "target")
-    embedder = segmenter.backbone.network.embedder.embedder
+    convolution, norm = stem(segmenter)
     pixels = (image - segmenter.mean) / segmenter.std
     windows = [
         pixels[..., top : top + PX, left : left + PX] for top in (0, 32) for left in (0, 32, 64)
     ]
     passes = [F.avg_pool2d(pixels, 2), torch.cat(windows)]
-    means = [embedder.convolution(each).mean(dim=(0, 2, 3)) for each in passes]
+    means = [convolution(each).mean(dim=(0, 2, 3)) for each in passes]
     expected = torch.stack(means).mean(dim=0)
-    torch.testing.assert_close(embedder.normalization.running_mean, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(norm.running_mean, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_saved_and_loaded_is_the_same_network(classes: Classes, tmp_path: Path) -> None:
@@ -349,7 +352,7 @@ def test_saved_and_loaded_is_the_same_network(classes: Classes, tmp_path: Path) 
 @pytest.mark.slow
 def test_exported_for_one_size_it_gives_the_same_labels(classes: Classes, tmp_path: Path) -> None:
     segmenter, path = make(classes), tmp_path / "network.pt2"
-    nn.init.normal_(segmenter.classifier.weight)
+    nn.init.normal_(segmenter.get_parameter("classifier.weight"))
     with pytest.raises(UserError, match="windows"):
         export(segmenter, path)
     found = export(segmenter, path, size_px=(75, 130))

@@ -112,6 +112,11 @@ def test_batch_norm_in_training_looks_at_the_images_of_both(tmp_path: Path, norm
         assert one == pytest.approx(two, rel=1e-3)
 
 
+def replace(owner: object, name: str, replacement: object) -> None:
+    """Put something in another's place for the life of this process."""
+    pytest.MonkeyPatch().setattr(owner, name, replacement)
+
+
 def stop_after(stage: str, records: int, number: int = signal.SIGTERM, rank: int = 0) -> None:
     """Let one process send itself a signal when a stage has taken some steps."""
     from cag_uda.training.records import Records
@@ -124,7 +129,7 @@ def stop_after(stage: str, records: int, number: int = signal.SIGTERM, rank: int
         if is_here and step + 1 == records:
             os.kill(os.getpid(), number)
 
-    Records.add = counted  # type: ignore[method-assign]  # for the life of this process
+    replace(Records, "add", counted)
 
 
 @pytest.mark.parametrize(
@@ -146,15 +151,14 @@ def test_a_signal_to_one_process_stops_both_and_resumes_exactly(
 def break_reading(name: str, rank: int) -> None:
     """Let one process fail to read one file."""
     from cag_uda.data import domain
-
-    read = domain.read_image
+    from cag_uda.data.reading import read_image
 
     def broken(path: Path) -> Any:
         if path.name == name and os.environ["RANK"] == str(rank):
             raise DataError(f"{path} is damaged, cut off or no image")
-        return read(path)
+        return read_image(path)
 
-    domain.read_image = broken  # type: ignore[assignment]  # for the life of this process
+    replace(domain, "read_image", broken)
 
 
 def break_writing(rank: int) -> None:
@@ -165,7 +169,7 @@ def break_writing(rank: int) -> None:
         raise OSError(28, "No space left on device")
 
     if os.environ["RANK"] == str(rank):
-        torch.save = full  # type: ignore[assignment]  # for the life of this process
+        replace(torch, "save", full)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +205,7 @@ def tell_of_weights(folder: Path) -> None:
         place.write_text(digest.hexdigest())
         keep(self, stage, start, method, *arguments)
 
-    Results.keep = told  # type: ignore[method-assign]  # for the life of this process
+    replace(Results, "keep", told)
 
 
 def test_every_method_leaves_two_processes_with_one_network(tmp_path: Path) -> None:
@@ -227,7 +231,8 @@ def disagree_about_speed() -> None:
     from cag_uda.training import compute
 
     rank = os.environ["RANK"]
-    compute._fastest_on_cpu = lambda *_: ("bf16", False) if rank == "0" else ("32", True)  # type: ignore[assignment]
+    found = ("bf16", False) if rank == "0" else ("32", True)
+    replace(compute, "_fastest_on_cpu", lambda *_: found)
 
 
 def test_what_is_auto_is_settled_once_for_all(tmp_path: Path) -> None:
@@ -253,7 +258,7 @@ def note_rendering(folder: Path) -> None:
             file.write(os.environ["RANK"] + "\n")
         render(*arguments, **keywords)
 
-    rendering.render_folder = noted  # for the life of this process
+    replace(rendering, "render_folder", noted)
 
 
 RENDERED = """
@@ -297,7 +302,7 @@ def test_processes_that_the_command_starts_itself_keep_a_signals_exit_code(
 
     recipe = write_recipe(tmp_path, RECIPE.replace("batch_size = 2", "batch_size = 4"))
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "cag_uda.cli", "adapt", recipe, "--out", out]
+    command = [sys.executable, "-m", "cag_uda.cli", "adapt", str(recipe), "--out", str(out)]
     many = ["--devices", "2", "--set", "stages.source-only.steps=400", *EVERY_STEP]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen([*command, *many], stdout=log, stderr=log, text=True)

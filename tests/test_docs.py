@@ -27,7 +27,7 @@ from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes.schema import Recipe
 
 from .conftest import REPOSITORY
-from .trees import RECIPE
+from .trees import RECIPE, read_pixels
 
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -264,7 +264,7 @@ def test_the_quick_start_word_for_word(tmp_path: Path, monkeypatch: pytest.Monke
     exec(code, {})
     segmenter = cag_uda.load("run")
     wanted = np.array(segmenter.classes.palette)[segmenter.predict("photo.jpg")]
-    assert (cv2.imread("painted.png")[:, :, ::-1] == wanted).all(axis=2).mean() > 0.99
+    assert (read_pixels("painted.png") == wanted).all(axis=2).mean() > 0.99
 
 
 @pytest.mark.slow

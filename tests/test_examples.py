@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,7 +24,7 @@ from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import Batch, Labelled, Unlabelled
 
 from .conftest import REPOSITORY
-from .trees import RECIPE, write_recipe
+from .trees import RECIPE, read_pixels, write_recipe
 
 OWN_FOLDERS = REPOSITORY / "examples" / "own-folders"
 
@@ -57,7 +58,7 @@ def test_own_folders_adapt_without_code(tmp_path: Path, monkeypatch: pytest.Monk
     )
     assert predicted.exit_code == 0, predicted.output
     for index in range(4):
-        label = cv2.imread(f"predictions/{index}.png", cv2.IMREAD_UNCHANGED)
+        label = read_pixels(f"predictions/{index}.png")
         assert label.shape == (48, 96)
         assert label.max() < 11
 
@@ -79,7 +80,7 @@ def test_own_folders_adapt_from_python(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(OWN_FOLDERS / "adapt.py"))
     segmenter = cag_uda.load("run")
-    painted = cv2.imread("painted/3.png")[:, :, ::-1]
+    painted = read_pixels("painted/3.png")
     label = segmenter.predict("my-street/3.jpg")
     assert (painted == np.array(segmenter.classes.palette)[label]).all()
 
@@ -102,13 +103,13 @@ def test_a_method_in_one_file_is_one_of_the_methods(
     example = runpy.run_path(str(REPOSITORY / "examples" / "own-method" / "agreement.py"))
     assert METHODS.pop("agreement") is example["Agreement"]
     assert before == METHODS
-    method = example["Agreement"](segmenter, example["AgreementConfig"]())
+    method: Any = example["Agreement"](segmenter, example["AgreementConfig"]())
     image, label = torch.rand(2, 3, 32, 32), torch.randint(4, (2, 32, 32))
     batch = Batch(Labelled(image, label), Unlabelled(image, image))
-    names = []
+    names: list[str] = []
     for losses in method.losses(batch):
         names += losses
-        sum(losses.values()).backward()
+        torch.stack(list(losses.values())).sum().backward()
     assert names == ["source/ce", "target/ce"]
     assert segmenter.training
     agreed = method.agreed(image)

@@ -26,6 +26,7 @@ from cag_uda.models.inference import prepare
 from cag_uda.models.segmenter import Segmenter
 
 from .conftest import REPOSITORY
+from .trees import read_pixels
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -53,9 +54,9 @@ def network(
     segmenter.estimate_statistics([batch], "target")
     segmenter.eval()
     features = segmenter(batch).features.detach()
-    torch.nn.init.normal_(segmenter.classifier.weight)
+    torch.nn.init.normal_(segmenter.get_parameter("classifier.weight"))
     logits = segmenter.classifier(features).mean((0, 2, 3)).detach()
-    segmenter.classifier.bias.data.sub_(logits)
+    segmenter.get_parameter("classifier.bias").data.sub_(logits)
     return segmenter
 
 
@@ -134,7 +135,7 @@ def test_the_example_needs_the_file_and_no_package_of_ours(
     cv2.imwrite(str(tmp_path / "photo.png"), image[:, :, ::-1])
     arguments = [sys.executable, str(script), str(onnx_file), "photo.png", "painted.png"]
     subprocess.run(arguments, check=True, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
-    painted = cv2.imread(str(tmp_path / "painted.png"))[:, :, ::-1]
+    painted = read_pixels(tmp_path / "painted.png")
     wanted = np.array(CLASSES.palette)[Segmenter.from_pretrained(model).predict(image)]
     assert (painted == wanted).all(axis=2).mean() > 0.995
 
@@ -230,7 +231,7 @@ def test_every_family_takes_images_of_any_size(
     monkeypatch.setitem(BACKBONES, "dinov2-micro", larger)
     segmenter = network(decoder, backbone=f"{family}-micro")
     if family == "dinov2":
-        positions = segmenter.backbone.network.embeddings.position_embeddings
+        positions = segmenter.get_parameter("backbone.network.embeddings.position_embeddings")
         assert positions.shape[1] == 1 + (98 // 14) ** 2
     for path, load in ((tmp_path / "it.onnx", by_onnx), (tmp_path / "it.pt2", by_program)):
         assert export(segmenter, path).agreement >= 0.999

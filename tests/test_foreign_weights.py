@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -18,36 +17,23 @@ from cag_uda.anchor_files import load_anchors, read_released_anchors
 from cag_uda.cli import app
 from cag_uda.data.label_space import LabelSpace
 from cag_uda.errors import ModelError, UserError
-from cag_uda.models.backbones import (
-    BACKBONES,
-    BackboneEntry,
-    CaffeResNet,
-    ResNet,
-    build_backbone,
-)
+from cag_uda.models.backbones import BACKBONES
 from cag_uda.models.foreign import Foreign, read_foreign
+from cag_uda.models.resnet import ResNet
 from cag_uda.models.segmenter import Segmenter
 
 from .conftest import CAMVID_ROOT
-from .original_networks import ReleasedCAG, ReleasedV2, randomise
+from .network_parts import part
+from .original_networks import ReleasedCAG, ReleasedV2, SummedConvolutions, randomise
+from .tiny_resnets import TINY, add_tiny_resnets
 
 OFFICIAL_ANCHORS = CAMVID_ROOT / "official_cag" / "category_anchors"
-TINY: dict[str, Any] = {"stem": 8, "width": 4, "depths": [1, 2, 1, 3]}
 SIZES = [(65, 129), (97, 161), (64, 128), (70, 130)]
 
 
 @pytest.fixture(autouse=True)
 def _tiny_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ResNets with the code of ResNet-101 and hardly any weights."""
-    config: dict[str, Any] = {
-        "depths": TINY["depths"],
-        "layer_type": "bottleneck",
-        "hidden_sizes": [16, 32, 64, 128],
-        "embedding_size": 8,
-    }
-    caffe = config | {"downsample_in_bottleneck": True}
-    monkeypatch.setitem(BACKBONES, "tiny", BackboneEntry(config, None, ResNet))
-    monkeypatch.setitem(BACKBONES, "tiny-caffe", BackboneEntry(caffe, None, CaffeResNet))
+    add_tiny_resnets(monkeypatch)
 
 
 def save_cag(path: Path, network: nn.Module, **how: Any) -> Path:
@@ -142,10 +128,11 @@ def test_deeplab_v2_computes_the_same(tmp_path: Path, form: str) -> None:
 
 def test_the_family_can_be_told(tmp_path: Path) -> None:
     original = save_v2(tmp_path / "v2.pth", "advent")
+    classifier = part(original, "layer6", SummedConvolutions)
     told = imported(tmp_path / "v2.pth", tmp_path / "two", "--family", "adaptsegnet")
-    original.layer6.used = 2
+    classifier.used = 2
     assert_same(told, original, (65, 129))
-    original.layer6.used = 4
+    classifier.used = 4
     dacs = imported(tmp_path / "v2.pth", tmp_path / "four", "--family", "dacs")
     assert_same(dacs, original, (65, 129))
     with pytest.raises(ModelError, match="leave the family out"):
@@ -369,71 +356,6 @@ def test_the_shipped_anchors(tmp_path: Path) -> None:
     checkpoint = save_cag(tmp_path / "ckpt", ReleasedCAG(19, **TINY))
     imported(checkpoint, tmp_path / "model", "--anchors", str(OFFICIAL_ANCHORS))
     assert load_anchors(tmp_path / "model" / "anchors.safetensors").vectors.equal(anchors.vectors)
-
-
-def test_backbone_weights_in_torchvisions_layout(tmp_path: Path) -> None:
-    original = randomise(ReleasedCAG(19, **TINY)).backbone
-    state = original.state_dict() | {"fc.weight": torch.zeros(2, 2), "fc.bias": torch.zeros(2)}
-    torch.save(state, tmp_path / "resnet.pth")
-    backbone = BACKBONES["tiny"].build(
-        BACKBONES["tiny"].config, str(tmp_path / "resnet.pth"), 16, (1, 2, 4)
-    )
-    image = torch.rand(1, 3, 65, 129)
-    high, low = original(image)
-    maps = backbone.eval()(image)
-    torch.testing.assert_close(maps[0], low, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(maps[3], high, rtol=1e-4, atol=1e-5)
-    assert "left out fc.weight, fc.bias" in backbone.origin
-    torch.save(state | {"layer5.weight": torch.zeros(2)}, tmp_path / "resnet.pth")
-    with pytest.raises(ModelError, match=r"layer5\.weight has no place"):
-        ResNet(BACKBONES["tiny"].config, str(tmp_path / "resnet.pth"), 16)
-
-
-def test_backbone_weights_in_transformers_layout(tmp_path: Path) -> None:
-    """A folder and a file as the hub gives them: a classifier of ImageNet around the backbone."""
-    from transformers import ResNetConfig, ResNetForImageClassification
-
-    config = BACKBONES["tiny"].config
-    published = ResNetForImageClassification(ResNetConfig(**config, num_labels=3))
-    published.save_pretrained(tmp_path / "hub")
-    file = tmp_path / "resnet.bin"
-    torch.save(published.state_dict(), file)
-    for weights in (tmp_path / "hub", tmp_path / "hub" / "model.safetensors", file):
-        backbone = ResNet(config, str(weights), 16)
-        assert "left out classifier.1." in backbone.origin
-        for name, value in published.resnet.state_dict().items():
-            assert backbone.network.state_dict()[name].equal(value), name
-
-
-def test_backbone_weights_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By name: the row's hub id, safetensors before what torch saved."""
-    file = tmp_path / "pytorch_model.bin"
-    torch.save(randomise(ReleasedCAG(19, **TINY)).backbone.state_dict(), file)
-    asked: list[tuple[str, str]] = []
-
-    def fetch(hub_id: str, name: str) -> str:
-        asked.append((hub_id, name))
-        if hub_id == "off/line":
-            raise LocalEntryNotFoundError("the hub cannot be reached")
-        if name == "model.safetensors":
-            raise EntryNotFoundError("no such file")
-        return str(file)
-
-    monkeypatch.setattr("cag_uda.models.published.hf_hub_download", fetch)
-    entry = BACKBONES["tiny"]
-    monkeypatch.setitem(BACKBONES, "tiny", BackboneEntry(entry.config, "some/resnet", ResNet))
-    origin = build_backbone("tiny", "imagenet", 16).origin
-    assert "tensors of some/resnet placed" in origin
-    assert asked == [("some/resnet", "model.safetensors"), ("some/resnet", "pytorch_model.bin")]
-    with pytest.raises(ModelError, match=r"cannot fetch .*off/line.*cannot be reached"):
-        build_backbone("tiny", "off/line", 16)
-    assert len(asked) == 3, "nothing is asked twice of a hub that cannot be reached"
-    for missing in ("nowhere/weights.pth", str(tmp_path / "none"), str(tmp_path / "a" / "b")):
-        with pytest.raises(ModelError, match="no backbone weights at"):
-            build_backbone("tiny", missing, 16)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match=r"want model\.safetensors or pytorch_model\.bin"):
-        build_backbone("tiny", str(tmp_path / "empty"), 16)
 
 
 @pytest.mark.slow

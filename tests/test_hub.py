@@ -62,7 +62,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
 
 
 def front_matter(text: str) -> dict[str, Any]:
-    return ModelCard(text).data.to_dict()
+    data: dict[str, Any] = ModelCard(text).data.to_dict()
+    return data
 
 
 def test_what_is_pushed_comes_back(segmenter: Segmenter, hub: FakeHub) -> None:

@@ -76,7 +76,8 @@ def test_agreement_and_active_share_by_hand() -> None:
 
 def distances_to(vectors: Tensor) -> typing.Callable[[Tensor], Tensor]:
     def distances(features: Tensor) -> Tensor:
-        return (features[:, None] - vectors[None, :, :, None, None]).norm(dim=2)
+        found: Tensor = (features[:, None] - vectors[None, :, :, None, None]).norm(dim=2)
+        return found
 
     return distances
 

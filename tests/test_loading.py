@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -21,7 +20,7 @@ from cag_uda.data.sweeps import sweep_source, sweep_target
 from cag_uda.errors import DataError
 from cag_uda.types import Batch, Unlabelled
 
-from .trees import COLOURS, write_domain
+from .trees import COLOURS, read_pixels, write_domain
 
 CPU = torch.device("cpu")
 WHOLE = Shard()
@@ -152,7 +151,7 @@ def test_the_files_of_a_whole_batch_are_known_without_reading_them(tmp_path: Pat
     source = source_of(tmp_path, settings, Shard(1, 2))
     files = [Path(file) for file in source.files(7)]
     assert len(files) == 8
-    shown = [cv2.imread(str(file))[:, :, ::-1] for file in (*files[2:4], *files[6:8])]
+    shown = [read_pixels(file) for file in (*files[2:4], *files[6:8])]
     batch = raw(source, 7)
     for image, expected in zip((*batch.source.image, *batch.target.image), shown, strict=True):
         assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from cag_uda.adaptation import (
     adversarial,
@@ -32,6 +33,7 @@ def gradient(loss: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor, Tens
     leaf = at.clone().requires_grad_()
     value = loss(leaf)
     value.backward()
+    assert leaf.grad is not None
     return value.detach(), leaf.grad
 
 
@@ -108,7 +110,7 @@ def released_centroid_distance(
             while loss.item() > 5:
                 loss = loss / 10
             losses.append(loss)
-    return sum(losses) / len(losses) * 10
+    return torch.stack(losses).mean() * 10
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0, 5000.0])
@@ -255,9 +257,7 @@ def gradient_of_part(rank: int, parts: int, rendezvous: str, folder: str) -> Non
 @pytest.mark.slow
 def test_two_processes_average_to_the_gradient_of_one(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(
-            gradient_of_part, args=(2, f"{folder}/meet", str(tmp_path)), nprocs=2
-        )
+        spawn(gradient_of_part, args=(2, f"{folder}/meet", str(tmp_path)), nprocs=2)
     _, expected = gradient(
         lambda w: losses_of_classifier(w, *uneven_batch()), torch.randn(4, 3, generator=seeded(7))
     )

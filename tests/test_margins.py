@@ -36,6 +36,12 @@ def gaps_by_class(distances: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return gap, distances.argmin(1).flatten().numpy()
 
 
+def by_class(margin: RelativeMargin) -> Tensor:
+    """The margin of each nearest class, (K,)."""
+    assert isinstance(margin.value, Tensor)
+    return margin.value
+
+
 def test_relative_gap_at_its_limits() -> None:
     nearest = torch.tensor([1.0, 2.0, 0.0, 0.0, 3.0, math.inf, math.nan])
     second = torch.tensor([3.0, 2.0, 5.0, 0.0, math.inf, math.inf, 1.0])
@@ -61,7 +67,7 @@ def test_clearest_is_the_quantile_of_numpy(portion: float) -> None:
         # A portion need not be a whole number of pixels: the quantile's two neighbours bound it.
         lower = np.quantile(of_class, 1 - portion, method="lower")
         higher = np.quantile(of_class, 1 - portion, method="higher")
-        assert lower - 1 / 4096 <= margin.value[k] <= higher
+        assert lower - 1 / 4096 <= by_class(margin)[k] <= higher
     active = by_anchor(distances, margin).label.flatten().numpy()
     for k in range(CLASSES):
         share = (active == k).sum() / (nearest == k).sum()
@@ -76,7 +82,7 @@ def test_clearest_counts_exactly_where_rounding_would_not() -> None:
     statistics.update(distances)
     margin = statistics.clearest(0.1)
     assert (by_anchor(distances, margin).label == 0).sum() == 3
-    assert margin.value[1] == math.inf
+    assert by_class(margin)[1] == math.inf
 
 
 @pytest.mark.parametrize("precision", [0.6, 0.8, 0.9])
@@ -84,7 +90,7 @@ def test_calibrated_is_the_smallest_margin_that_brute_force_finds(precision: flo
     distances, true_label = some_pixels()
     statistics = MarginStatistics(CLASSES, bins=64)
     statistics.update(distances, true_label)
-    found = statistics.calibrated(precision, min_pixels=20).value
+    found = by_class(statistics.calibrated(precision, min_pixels=20))
     gap, nearest = gaps_by_class(distances)
     known = true_label.flatten().numpy()
     for k in range(CLASSES):
@@ -104,7 +110,7 @@ def test_within_prior_is_the_smallest_margin_that_brute_force_finds(portion: flo
     share = torch.tensor([0.05, 0.6, 0.35, 0.0])
     statistics = MarginStatistics(CLASSES, bins=64)
     statistics.update(distances)
-    found = statistics.within_prior(portion, share).value
+    found = by_class(statistics.within_prior(portion, share))
     gap, nearest = gaps_by_class(distances)
     for k in range(CLASSES):
         expected = math.inf
@@ -138,12 +144,12 @@ def test_class_that_never_reaches_the_precision_may_get_its_best() -> None:
     distances = torch.stack([1 - gap, 1 + gap])[None, :, None, :]
     statistics = MarginStatistics(2, bins=8)
     statistics.update(distances, torch.tensor([[[1, 0, 1, 1]]]))
-    assert statistics.calibrated(0.9, min_pixels=1).value.tolist() == [math.inf, math.inf]
-    best = statistics.calibrated(0.9, min_pixels=1, unreachable="best").value
+    assert by_class(statistics.calibrated(0.9, min_pixels=1)).tolist() == [math.inf, math.inf]
+    best = by_class(statistics.calibrated(0.9, min_pixels=1, unreachable="best"))
     # From 3/8 on the same pixels are active; the first edge of equals labels no fewer.
     assert best.tolist() == [0.375, math.inf]
-    assert statistics.calibrated(0.3, min_pixels=1).value[0] == 0.375
-    assert statistics.calibrated(0.3, min_pixels=4).value[0] == math.inf
+    assert by_class(statistics.calibrated(0.3, min_pixels=1))[0] == 0.375
+    assert by_class(statistics.calibrated(0.3, min_pixels=4))[0] == math.inf
 
 
 def test_pixels_without_a_comparison_are_left_out() -> None:

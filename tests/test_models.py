@@ -15,7 +15,10 @@ from cag_uda.models.backbones import build_backbone
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.decoders import DECODERS
 from cag_uda.models.discriminator import Discriminator
+from cag_uda.models.norm import DomainBatchNorm2d
 from cag_uda.models.segmenter import Segmenter
+
+from .network_parts import part, publish, stem
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -61,8 +64,7 @@ def test_multi_grid_multiplies_the_last_stages_dilation() -> None:
     backbone = build_backbone("resnet-50", None, 16, (1, 2, 4))
     dilations = [
         module.dilation[0]
-        for stage in backbone.network.encoder.stages
-        for module in stage.modules()
+        for module in backbone.network.get_submodule("encoder.stages").modules()
         if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3)
     ]
     assert dilations == [1] * 13 + [2, 4, 8]
@@ -73,10 +75,11 @@ def test_multi_grid_multiplies_the_last_stages_dilation() -> None:
 def test_the_caffe_form_strides_in_the_first_convolution_and_pools_beyond_the_edge() -> None:
     """AdaptSegNet's network, at its output stride of 8."""
     backbone = build_backbone("resnet-101-caffe", None, 8)
-    assert backbone.network.embedder.pooler.ceil_mode
+    assert part(backbone.network, "embedder.pooler", torch.nn.MaxPool2d).ceil_mode
+    encoder = backbone.network.get_submodule("encoder")
     strided = [
         name
-        for name, module in backbone.network.encoder.named_modules()
+        for name, module in encoder.named_modules()
         if isinstance(module, torch.nn.Conv2d) and module.stride != (1, 1)
     ]
     assert strided == [
@@ -85,7 +88,7 @@ def test_the_caffe_form_strides_in_the_first_convolution_and_pools_beyond_the_ed
     ]
     dilations = {
         (index, module.dilation[0])
-        for index, stage in enumerate(backbone.network.encoder.stages)
+        for index, stage in enumerate(encoder.get_submodule("stages").children())
         for module in stage.modules()
         if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3)
     }
@@ -99,7 +102,7 @@ def test_deeplab_v2_classifies_the_last_map_itself(classes: Classes) -> None:
     image = torch.rand(1, 3, 64, 80)
     features, logits = segmenter(image)
     assert features.equal(segmenter.encode(image)[-1])
-    branches = segmenter.classifier.branches
+    branches = [m for m in segmenter.classifier.modules() if isinstance(m, torch.nn.Conv2d)]
     assert [branch.dilation[0] for branch in branches] == [6, 12, 18, 24]
     torch.testing.assert_close(logits, sum(branch(features) for branch in branches))
     assert all(branch.weight.std().item() == pytest.approx(0.01, rel=0.2) for branch in branches)
@@ -114,7 +117,9 @@ def test_statistics_per_domain_are_kept_apart(segmenter: Segmenter) -> None:
         segmenter(bright, "source")
         segmenter(dark, "target")
     segmenter.eval()
-    first = segmenter.backbone.network.embedder.embedder.normalization
+    _, first = stem(segmenter)
+    assert isinstance(first, DomainBatchNorm2d)
+    assert first.running_mean is not None
     assert not first.running_mean.allclose(first.source_mean)
     assert not segmenter(bright, "source").logits.equal(segmenter(bright, "target").logits)
     assert segmenter(bright).logits.equal(segmenter(bright, "target").logits)
@@ -140,8 +145,8 @@ def test_shared_and_frozen_norms(classes: Classes) -> None:
 def test_estimated_statistics_are_the_mean_over_batches(segmenter: Segmenter) -> None:
     images = [torch.rand(2, 3, 32, 32) * scale for scale in (0.2, 0.6, 1.0)]
     segmenter.estimate_statistics(images, "target")
-    norm = segmenter.backbone.network.embedder.embedder.normalization
-    convolution = segmenter.backbone.network.embedder.embedder.convolution
+    convolution, norm = stem(segmenter)
+    assert isinstance(norm, DomainBatchNorm2d)
     inputs = [convolution((image - segmenter.mean) / segmenter.std) for image in images]
     expected = torch.stack([x.mean(dim=(0, 2, 3)) for x in inputs]).mean(dim=0)
     torch.testing.assert_close(norm.running_mean, expected, rtol=1e-4, atol=1e-5)
@@ -155,7 +160,10 @@ def test_a_single_image_teaches_no_variance_of_pooled_features(norm: str, classe
     form = {"backbone": "resnet-tiny", "decoder": "light", "norm": norm}
     torch.manual_seed(0)
     segmenter = Segmenter(SegmenterConfig.model_validate(form), classes)
-    pooled, level = segmenter.decoder.pooled[1][1], segmenter.decoder.levels[0][1]
+    pooled = part(segmenter.decoder, "pooled.1.1", torch.nn.BatchNorm2d)
+    level = part(segmenter.decoder, "levels.0.1", torch.nn.BatchNorm2d)
+    assert pooled.running_var is not None
+    assert level.running_var is not None
     single, pair = torch.rand(3, 3, 64, 64).split([1, 2])
     segmenter.estimate_statistics([pair], "target")
     of_pair = pooled.running_var.clone(), level.running_var.clone()
@@ -242,7 +250,7 @@ def test_unknown_names_are_listed(classes: Classes) -> None:
 def test_published_weights_are_placed(tmp_path: Path) -> None:
     """A folder in the transformers layout, as the hub gives it."""
     published = build_backbone("resnet-tiny", None, 32)
-    published.network.save_pretrained(tmp_path)
+    publish(published, tmp_path)
     backbone = build_backbone("resnet-tiny", str(tmp_path), 16)
     for key, value in published.state_dict().items():
         assert backbone.state_dict()[key].equal(value), key

@@ -1,63 +1,32 @@
-"""Transformer backbones, the decoder that fuses their levels, and how they are tuned."""
+"""Transformer backbones, and the decoder that fuses their levels."""
 
 import copy
 import math
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from transformers.models.segformer.modeling_segformer import SegformerDropPath
 
 import cag_uda
-from cag_uda.errors import ModelError, RecipeError
-from cag_uda.methods import Passes
+from cag_uda.errors import ModelError
 from cag_uda.methods.adaptsegnet import AdaptSegNet, AdaptSegNetConfig
 from cag_uda.methods.cag import CAG, CAGConfig, MarginConfig
 from cag_uda.methods.dacs import DACS, DACSConfig
 from cag_uda.methods.optim import OptimConfig
-from cag_uda.methods.source_only import SourceOnly, SourceOnlyConfig
 from cag_uda.models.backbone import Backbone
-from cag_uda.models.backbones import BACKBONES, build_backbone
-from cag_uda.models.config import Classes, SegmenterConfig
+from cag_uda.models.backbones import build_backbone
+from cag_uda.models.config import Classes
 from cag_uda.models.decoders import DAFormerDecoder
-from cag_uda.models.segmenter import Segmenter
-from cag_uda.models.start import start_from
-from cag_uda.recipes import load_recipe
-from cag_uda.runner import initial_segmenter
-from cag_uda.scenario import Scenario
-from cag_uda.types import Batch, Labelled, Unlabelled
 
-from .trees import COLOURS, NAMES, write_recipe
+from .modern_networks import FAMILIES, make, make_batch, make_passes
+from .network_parts import part
 
-FAMILIES = ["mit", "dinov2", "dinov3", "convnextv2", "swinv2"]
 STRIDES = {"dinov2": (14,) * 4, "dinov3": (16,) * 4}
-
-
-def make(family: str, classes: Classes, decoder: str = "light", **settings: Any) -> Segmenter:
-    torch.manual_seed(0)
-    form = {"backbone": f"{family}-micro", "decoder": decoder, **settings}
-    return Segmenter(SegmenterConfig.model_validate(form), classes)
-
-
-def make_batch(size: int = 40) -> Batch:
-    generator = torch.Generator().manual_seed(0)
-    label = torch.randint(0, 4, (2, size, size), generator=generator)
-    source, target = torch.rand(2, 2, 3, size, size, generator=generator)
-    return Batch(Labelled(source, label), Unlabelled(target, target))
-
-
-def make_passes() -> Passes:
-    batch = make_batch()
-    return Passes(lambda: iter([batch.source]), lambda: iter([batch.target]), _same)
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -81,7 +50,7 @@ def test_images_of_any_size_are_padded_and_cropped(
 ) -> None:
     """Features and logits of a 45×67 image are those of its enlargement, without the border."""
     segmenter = make(family, classes, decoder).eval()
-    cell = segmenter.backbone.strides[0]
+    cell: float = segmenter.backbone.strides[0]
     if decoder == "daformer" and family.startswith("dino"):
         cell /= 4
     image = torch.rand(1, 3, 45, 67)
@@ -234,119 +203,22 @@ def test_weights_in_the_names_of_older_releases_are_translated(family: str, tmp_
         build_backbone(f"{family}-micro", str(tmp_path), 16)
 
 
-def test_layers_hold_every_parameter_once_and_decay_towards_the_input(classes: Classes) -> None:
-    segmenter = make("dinov2", classes)
-    layers = segmenter.backbone.layers()
-    assert len(layers) == 1 + 4
-    given = [id(p) for layer in layers for p in layer]
-    assert sorted(given) == sorted(id(p) for p in segmenter.backbone.parameters())
-    embeddings = segmenter.backbone.network.embeddings
-    assert {id(p) for p in layers[0]} == {id(p) for p in embeddings.parameters()}
-    config = OptimConfig(optimizer="adamw", learning_rate=1e-4, layer_decay=0.5, weight_decay=0.01)
-    method = SourceOnly(segmenter, SourceOnlyConfig())
-    optimizer = method.optimizers(config)["segmenter"]
-    assert isinstance(optimizer, torch.optim.AdamW)
-    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
-    assert rates == pytest.approx(
-        {
-            "backbone-4": 1e-4,
-            "backbone-3": 5e-5,
-            "backbone-2": 2.5e-5,
-            "backbone-1": 1.25e-5,
-            "backbone-0": 6.25e-6,
-            "head": 1e-3,
-        }
-    )
-    learning = sum(p.numel() for p in segmenter.parameters() if p.requires_grad)
-    assert sum(p.numel() for g in optimizer.param_groups for p in g["params"]) == learning
-
-
-@pytest.mark.parametrize("name", ["resnet-tiny", "mit-micro", "swinv2-micro", "convnextv2-micro"])
-def test_layers_of_networks_with_stages(name: str) -> None:
-    backbone = build_backbone(name, None, 16)
-    layers = backbone.layers()
-    assert len(layers) == 1 + sum(BACKBONES[name].config["depths"])
-    assert all(layers)
-    given = [id(p) for layer in layers for p in layer]
-    assert sorted(given) == sorted(id(p) for p in backbone.parameters())
-
-
 def test_daformers_decoder_by_its_parts(classes: Classes) -> None:
     decoder = DAFormerDecoder((8, 16, 24, 32), (4, 8, 16, 32)).eval()
     maps = [
         torch.rand(1, c, 32 // s, 32 // s)
         for c, s in zip((8, 16, 24, 32), (1, 2, 4, 8), strict=True)
     ]
-    projected = [level[0](x) for level, x in zip(decoder.levels, maps, strict=True)]
+    firsts = [level.get_submodule("0") for level in decoder.levels]
+    projected = [first(x) for first, x in zip(firsts, maps, strict=True)]
     enlarged = [F.interpolate(x, (32, 32), mode="bilinear", align_corners=True) for x in projected]
     stacked = torch.cat(enlarged, dim=1)
     assert stacked.shape == (1, 1024, 32, 32)
     context = torch.cat([branch(stacked) for branch in decoder.context], dim=1)
     torch.testing.assert_close(decoder(maps), decoder.fuse(context))
-    dilations = [branch[0].dilation[0] for branch in decoder.context]
-    assert dilations == [1, 6, 12, 18]
-    assert [branch[0].groups for branch in decoder.context] == [1, 1024, 1024, 1024]
-
-
-def test_a_frozen_backbone_keeps_its_weights_and_drops_nothing(classes: Classes) -> None:
-    segmenter = make("mit", classes, tuning="frozen")
-    method = SourceOnly(segmenter, SourceOnlyConfig()).train()
-    optimizer = method.optimizers(OptimConfig(layer_decay=0.9))["segmenter"]
-    assert [group["name"] for group in optimizer.param_groups] == ["head"]
-    assert not any(module.training for module in segmenter.backbone.modules())
-    assert segmenter.decoder.training
-    before = copy.deepcopy(segmenter.state_dict())
-    for losses in method.losses(make_batch()):
-        losses["source/ce"].backward()
-    optimizer.step()
-    changed = [key for key, value in segmenter.state_dict().items() if not value.equal(before[key])]
-    assert changed
-    assert not any(key.startswith("backbone.") for key in changed)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_lora_learns_beside_the_weights_and_is_delivered_merged(
-    family: str, classes: Classes, tmp_path: Path
-) -> None:
-    pytest.importorskip("peft")
-    plain = make(family, classes).state_dict()
-    segmenter = make(family, classes, tuning="lora", lora_rank=2)
-    image = torch.rand(1, 3, 48, 48)
-    untouched = segmenter.eval()(image).logits
-    margin = MarginConfig(kind="clearest", value=0.5)
-    method = CAG(segmenter, CAGConfig(margin=margin))
-    method.prepare(make_passes())
-    torch.testing.assert_close(segmenter.eval()(image).logits, untouched)
-    optimizer = method.optimizers(OptimConfig(learning_rate=0.5, layer_decay=0.9))["segmenter"]
-    for _ in range(2):  # In the first step half of each addition is zero.
-        for losses in method.train().losses(make_batch()):
-            torch.stack(list(losses.values())).sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    learning = [n for n, p in segmenter.backbone.named_parameters() if p.requires_grad]
-    assert learning
-    assert all(".lora_" in name for name in learning)
-    tuned = segmenter.eval()(image).logits
-    assert not tuned.allclose(untouched, atol=1e-3)
-
-    segmenter.save_pretrained(tmp_path)
-    loaded = cag_uda.load(tmp_path)
-    assert loaded.state_dict().keys() == plain.keys()
-    torch.testing.assert_close(loaded(image).logits, tuned, rtol=1e-4, atol=1e-4)
-    again = SourceOnly(loaded, SourceOnlyConfig())
-    assert any(".lora_" in name for name, _ in again.named_parameters())
-
-
-def test_lora_that_cannot_be_is_one_clear_error(
-    classes: Classes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = SegmenterConfig(backbone="resnet-tiny", decoder="light", tuning="lora")
-    if cag_uda.models.tuning.find_spec("peft"):
-        with pytest.raises(ModelError, match=r"resnet-tiny has none"):
-            SourceOnly(Segmenter(config, classes), SourceOnlyConfig())
-    monkeypatch.setattr("cag_uda.models.tuning.find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"pip install peft"):
-        SourceOnly(make("mit", classes, tuning="lora"), SourceOnlyConfig())
+    convolutions = [part(branch, "0", nn.Conv2d) for branch in decoder.context]
+    assert [each.dilation[0] for each in convolutions] == [1, 6, 12, 18]
+    assert [each.groups for each in convolutions] == [1, 1024, 1024, 1024]
 
 
 def test_a_dacs_teacher_leaves_out_no_block(classes: Classes) -> None:
@@ -367,49 +239,6 @@ def test_two_levels_are_cropped_alike(classes: Classes) -> None:
         "ceil(45 / 4), ceil(67 / 4), not 64 / 4, 96 / 4"
     )
     assert auxiliary.shape[-2:] == (3, 5), "ceil(45 / 16), ceil(67 / 16)"
-
-
-def test_a_recipe_may_start_from_a_model(classes: Classes, tmp_path: Path) -> None:
-    model = make("mit", classes, norm="shared")
-    model.estimate_statistics([torch.rand(2, 3, 48, 48)], "target")
-    model.save_pretrained(tmp_path)
-    segmenter = make("mit", classes, norm="per-domain").requires_grad_(True)
-    for parameter in segmenter.parameters():
-        parameter.data.zero_()
-    start_from(segmenter, str(tmp_path))
-    image = torch.rand(1, 3, 48, 48)
-    expected = model.eval()(image).logits
-    for domain in ("source", "target"):
-        assert segmenter.eval()(image, domain).logits.equal(expected)
-
-    other = Classes(names=("road", "car"), palette=((0, 0, 0), (1, 1, 1)))
-    form = {"mean": (0.0, 0.0, 0.0), "output_stride": 8}
-    with pytest.raises(ModelError) as caught:
-        start_from(make("mit", other, "daformer", **form), str(tmp_path))
-    assert len(caught.value.problems) == 4
-    assert "tells road, car, tree, sky apart, but the recipe's domains road, car" in str(
-        caught.value
-    )
-    assert "has decoder 'light', but the recipe wants 'daformer'" in str(caught.value)
-    with pytest.raises(ModelError, match="no model at"):
-        start_from(segmenter, str(tmp_path / "nowhere"))
-
-
-def test_a_recipe_names_the_model_that_it_starts_from(classes: Classes, tmp_path: Path) -> None:
-    path = write_recipe(tmp_path)
-    torch.manual_seed(3)
-    domain = Classes(names=NAMES, palette=tuple(tuple(colour) for colour in COLOURS.tolist()))
-    model = Segmenter(SegmenterConfig(backbone="resnet-tiny", decoder="light"), domain)
-    model.save_pretrained(tmp_path / "earlier" / "model")
-    recipe = load_recipe(path, ["segmenter.start=earlier"])
-    assert recipe.segmenter.start == str(tmp_path / "earlier"), "a copy of the recipe still works"
-    initial = initial_segmenter(recipe, Scenario.open(recipe))
-    for key, value in initial.state_dict().items():
-        assert value.equal(model.state_dict()[key]), key
-    assert initial.config.start is None, "the network does not tell where it began on this machine"
-    assert load_recipe(path, ["segmenter.start=owner/name"]).segmenter.start == "owner/name"
-    with pytest.raises(RecipeError, match="leave out weights"):
-        load_recipe(path, ["segmenter.start=earlier", "segmenter.weights=imagenet"])
 
 
 def test_every_row_is_a_backbone_of_the_size_that_its_paper_names() -> None:

@@ -40,7 +40,7 @@ class Waits(TorchDispatchMode):
     """Notes every operation that would wait for a GPU, and every matrix product."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types for it
         self.found: list[str] = []
         self.products: list[str] = []
 

@@ -12,20 +12,21 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from cag_uda.adaptation.losses import cross_entropy
 from cag_uda.errors import RunError
 from cag_uda.methods import source_only
 from cag_uda.recipes import load_recipe
 from cag_uda.runner import adapt
 from cag_uda.training.records import Records
 
-from .trees import RECIPE, write_domain, write_recipe
+from .trees import RECIPE, read_pixels, write_domain, write_recipe
 
 ONE_STAGE = "[[stages]]".join(RECIPE.split("[[stages]]")[:2]).replace("steps = 3", "steps = 8")
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, change: Callable[[int, Tensor], Tensor]) -> None:
     """Change the loss of source-only by the number of its call, from 0."""
-    calls, whole = [0], source_only.cross_entropy
+    calls, whole = [0], cross_entropy
 
     def spoiled(*arguments: Any, **keywords: Any) -> Tensor:
         calls[0] += 1
@@ -156,7 +157,7 @@ def test_an_absent_class_an_unlabelled_image_and_no_active_pixel(tmp_path: Path)
     text = RECIPE.replace('margin = { kind = "clearest", value = 0.5 }', unreachable)
     recipe = write_recipe(tmp_path, text)
     for place, path in enumerate(sorted((tmp_path / "day/labels").iterdir())):
-        label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        label = read_pixels(path)
         label[label == 3] = 255
         cv2.imwrite(str(path), np.full_like(label, 255) if place == 0 else label)
     run = adapt(load_recipe(recipe, ["stages.*.log_every=1"]), tmp_path / "run")

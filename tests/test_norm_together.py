@@ -13,16 +13,18 @@ from torch import Tensor, nn
 
 from cag_uda.models.norm import make_shareable, separate_statistics, share_statistics
 
-BATCH = torch.manual_seed(0) and 3 * torch.randn(4, 5, 6, 7) + torch.arange(5.0)[:, None, None]
+torch.manual_seed(0)
+BATCH = 3 * torch.randn(4, 5, 6, 7) + torch.arange(5.0)[:, None, None]
 WISHES = torch.randn(4, 5, 6, 7)
 
 
 def norm_of(kind: str) -> nn.Sequential:
     """One batch norm with a scale and shift of its own."""
-    network = nn.Sequential(nn.BatchNorm2d(5, momentum=0.3))
+    norm = nn.BatchNorm2d(5, momentum=0.3)
+    network = nn.Sequential(norm)
     with torch.no_grad():
-        network[0].weight.copy_(torch.linspace(0.5, 2.0, 5))
-        network[0].bias.copy_(torch.linspace(-1.0, 1.0, 5))
+        norm.weight.copy_(torch.linspace(0.5, 2.0, 5))
+        norm.bias.copy_(torch.linspace(-1.0, 1.0, 5))
     make_shareable(network) if kind == "shared" else separate_statistics(network)
     return network.train()
 
@@ -44,7 +46,11 @@ def one_of_two(rank: int, port: int, kind: str, parts: list[slice], folder: Path
     dist.init_process_group("gloo", rank=rank, world_size=2)
     network = norm_of(kind)
     share_statistics(network, True)
-    np.savez(folder / f"{rank}.npz", **learn(network, BATCH[parts[rank]], WISHES[parts[rank]]))
+    np.savez(
+        folder / f"{rank}.npz",
+        allow_pickle=False,
+        **learn(network, BATCH[parts[rank]], WISHES[parts[rank]]),
+    )
     dist.destroy_process_group()
 
 

@@ -153,6 +153,7 @@ def test_what_was_measured_is_scaled_to_the_whole_stage() -> None:
 
     # Prepared anew, and saved, after 500 and 1000 steps.
     renewed = stage.model_copy(update={"refresh_every": 500})
+    assert done.training_s is not None
     again = scaled(renewed, measured, images, 0.1, recipe)
     assert again.training_s == pytest.approx(done.training_s + 2 * (prepare_s + 1.5))
 

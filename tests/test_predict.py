@@ -1,19 +1,10 @@
 """`predict`: what it takes, where it writes, what it skips, and what it never overwrites."""
 
-import gc
-import importlib.util
-import itertools
 import json
 import os
-import resource
-import subprocess
-import sys
-import threading
-import time
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,34 +13,19 @@ import torch
 from typer.testing import CliRunner
 
 from cag_uda.cli import app
-from cag_uda.commands import predict as predict_command
-from cag_uda.commands import predict_stream
-from cag_uda.commands.predict_jobs import Job, find_jobs
-from cag_uda.commands.predict_log import PredictionLog
-from cag_uda.commands.predict_pictures import Segmented
-from cag_uda.commands.predict_stream import (
-    BATCH_SIZE,
-    Behind,
-    Frame,
-    batches_of_one_size,
-    segment,
-)
+from cag_uda.commands.predict_jobs import find_jobs
 from cag_uda.models.confidence import most_likely_with_confidence
 from cag_uda.models.inference import class_logits, inference, most_likely, prepare, upsample
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.models.views import WHOLE
 
-from .conftest import REPOSITORY
+from .predictions import LOG, files_in, predict, write_model, write_photo
 from .test_commands import failure, run
-
-T = TypeVar("T")
+from .trees import read_pixels
 
 
 @pytest.fixture
 def model(segmenter: Segmenter, tmp_path: Path) -> Path:
-    torch.nn.init.normal_(segmenter.classifier.weight)
-    segmenter.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
+    return write_model(segmenter, tmp_path / "model")
 
 
 @pytest.fixture
@@ -65,30 +41,6 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def write_photo(path: Path, seed: int, size: tuple[int, int] = (40, 48)) -> np.ndarray:
-    blocks = np.random.default_rng(seed).integers(0, 256, (size[0] // 8, size[1] // 8, 3), np.uint8)
-    image = np.kron(blocks, np.ones((8, 8, 1), np.uint8))
-    cv2.imwrite(str(path), image)
-    return image[:, :, ::-1]
-
-
-def read(path: Path) -> np.ndarray:
-    stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    assert stored is not None, path
-    return stored if stored.ndim == 2 else stored[:, :, ::-1]
-
-
-def files_in(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-
-
-def predict(model: Path, *arguments: object) -> str:
-    return run("predict", model, *arguments)
-
-
-LOG = "predictions.jsonl"
-
-
 def test_a_folder_is_mirrored_below_out(model: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     printed = predict(model, photos, "--out", out, "--as", "train-ids")
@@ -96,7 +48,7 @@ def test_a_folder_is_mirrored_below_out(model: Path, photos: Path, tmp_path: Pat
     assert "predicting: 4/4, 0 s remain" in printed
     network = Segmenter.from_pretrained(model)
     for name in ("a.png", "deep/a.png", "deep/c.png"):
-        assert np.array_equal(read(out / name), network.predict(photos / name))
+        assert np.array_equal(read_pixels(out / name), network.predict(photos / name))
 
 
 def test_every_kind_in_one_pass(model: Path, photos: Path, tmp_path: Path) -> None:
@@ -110,15 +62,15 @@ def test_every_kind_in_one_pass(model: Path, photos: Path, tmp_path: Path) -> No
     label = network.predict(image)
     assert len(np.unique(label)) > 1
     colours = np.array(network.classes.palette)[label]
-    assert np.array_equal(read(out / "train-ids/a.png"), label)
-    assert np.array_equal(read(out / "label-ids/a.png"), np.array([7, 26, 21, 23])[label])
-    assert np.array_equal(read(out / "color/a.png"), colours)
-    mixed = (read(image).astype(int) + colours) / 2
-    assert np.abs(read(out / "overlay/a.png") - mixed).max() <= 1
+    assert np.array_equal(read_pixels(out / "train-ids/a.png"), label)
+    assert np.array_equal(read_pixels(out / "label-ids/a.png"), np.array([7, 26, 21, 23])[label])
+    assert np.array_equal(read_pixels(out / "color/a.png"), colours)
+    mixed = (read_pixels(image).astype(int) + colours) / 2
+    assert np.abs(read_pixels(out / "overlay/a.png") - mixed).max() <= 1
     with inference(network):
-        logits = class_logits(network, prepare(read(image), None), label.shape)
+        logits = class_logits(network, prepare(read_pixels(image), None), label.shape)
     probability = logits.softmax(1).amax(1)[0].numpy()
-    assert np.abs(read(out / "confidence/a.png") / 255 - probability).max() < 0.003
+    assert np.abs(read_pixels(out / "confidence/a.png") / 255 - probability).max() < 0.003
 
 
 def test_confidence_is_the_largest_softmax_of_the_mean_of_views() -> None:
@@ -220,7 +172,7 @@ def test_other_settings_and_other_inputs_are_not_mixed(
     assert "is the prediction of" in message
     assert "--overwrite" in message
     network = Segmenter.from_pretrained(model)
-    torch.nn.init.normal_(network.classifier.weight)
+    torch.nn.init.normal_(network.get_parameter("classifier.weight"))
     network.save_pretrained(model)
     assert "differing: model" in failure(capsys, "predict", model, one, *same)
     assert (out / "a.png").read_bytes() == first
@@ -344,7 +296,7 @@ def test_a_video_becomes_a_video_and_its_ids_numbered_pngs(model: Path, tmp_path
     assert len(written) == 11
     for name, frame, painted in zip(numbered, frames_of(clip), written, strict=True):
         label = network.predict(np.ascontiguousarray(frame))
-        assert np.array_equal(read(out / name), label)
+        assert np.array_equal(read_pixels(out / name), label)
         # Lossy, but the right frame in the right place.
         assert np.abs(painted - palette[label]).mean() < 20
     rate = cv2.VideoCapture(str(out / "color/clip.mp4")).get(cv2.CAP_PROP_FPS)
@@ -362,225 +314,6 @@ def test_a_broken_video_leaves_nothing_behind(
     written = failure(capsys, "predict", model, tmp_path / "clip.mp4", "--out", out)
     assert "clip.mp4 is damaged" in written
     assert files_in(out) == [LOG]
-
-
-def frame(number: int, size: tuple[int, int]) -> Frame[int]:
-    image = np.zeros((*size, 3), np.uint8)
-    return Frame(number, image, prepare(image, None))
-
-
-def test_images_of_one_size_share_batches_though_others_come_between() -> None:
-    sizes = [(8, 8), (8, 9)]
-    frames = [frame(number, sizes[number % 2]) for number in range(18)]
-    batches = [[each.origin for each in batch] for batch in batches_of_one_size(frames)]
-    assert batches == [
-        [0, 2, 4, 6],
-        [1, 3, 5, 7],
-        [8, 10, 12, 14],
-        [9, 11, 13, 15],
-        [16],
-        [17],
-    ]
-
-
-def test_images_of_many_sizes_do_not_pile_up() -> None:
-    handed_on = 0
-
-    def frames() -> Iterator[Frame[int]]:
-        for number in range(200):
-            yield frame(number, (8, 8 + number))
-            assert number - handed_on < 20
-
-    for batch in batches_of_one_size(frames()):
-        handed_on += len(batch)
-    assert handed_on == 200
-
-
-def test_large_images_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict_stream, "_PIXELS_PER_BATCH", 200)
-    frames = [frame(number, (10, 10)) for number in range(4)]
-    assert [len(batch) for batch in batches_of_one_size(frames)] == [2, 2]
-    frames = [frame(number, (20, 20)) for number in range(2)]
-    assert [len(batch) for batch in batches_of_one_size(frames)] == [1, 1]
-
-
-def test_writing_behind_is_bounded_and_raises_the_first_error() -> None:
-    gate, running = threading.Event(), []
-
-    def slow() -> None:
-        running.append(1)
-        gate.wait(5)
-
-    with Behind(1, 3) as behind:
-        threading.Timer(0.2, gate.set).start()
-        for _ in range(6):
-            behind.call(slow)
-            assert len(running) <= 6
-        assert gate.is_set(), "the fourth call waits for the first"
-
-    def fail() -> None:
-        raise RuntimeError("disk full")
-
-    with pytest.raises(RuntimeError, match="disk full"), Behind(1, 1) as behind:
-        behind.call(fail)
-
-
-def test_reading_labelling_and_writing_overlap(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each waits for what only happens at the same time if none waits for another to end.
-
-    The network takes its second batch only when the third is being read, and the first picture is
-    only written when the network has its second batch.
-    """
-    folder = copies_of_a_photo(tmp_path / "photos", 4 * BATCH_SIZE)
-    of_third_batch, second_batch, in_time = threading.Event(), threading.Event(), []
-    batches = itertools.count(1)
-    read_one, label, write = (
-        predict_stream.read_image,
-        predict_stream.labels_of_batch,
-        predict_command.write_picture,
-    )
-
-    def read_and_tell(path: Path) -> np.ndarray:
-        if int(path.stem) == 2 * BATCH_SIZE:
-            of_third_batch.set()
-        return read_one(path)
-
-    def label_and_tell(*arguments: Any) -> np.ndarray:
-        if next(batches) == 2:
-            in_time.append(of_third_batch.wait(30))
-            second_batch.set()
-        return label(*arguments)
-
-    def wait_and_write(path: Path, picture: np.ndarray) -> None:
-        in_time.append(second_batch.wait(30))
-        write(path, picture)
-
-    monkeypatch.setattr(predict_stream, "read_image", read_and_tell)
-    monkeypatch.setattr(predict_stream, "labels_of_batch", label_and_tell)
-    monkeypatch.setattr(predict_command, "write_picture", wait_and_write)
-    predict(model, folder, "--out", tmp_path / "out", "--as", "train-ids")
-    assert in_time == [True] * (4 * BATCH_SIZE + 1)
-
-
-def test_segmenting_restores_the_networks_mode(segmenter: Segmenter) -> None:
-    segmenter.train()
-    frames = [frame(number, (32, 40)) for number in range(3)]
-    results = [each for batch in segment(segmenter, frames, WHOLE, True) for each in batch]
-    assert [number for number, _ in results] == [0, 1, 2]
-    assert segmenter.training
-
-
-def test_no_more_pictures_are_held_than_the_queues_take(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However many images there are: of 200, at no time were more than some tens in memory."""
-    held: weakref.WeakSet[object] = weakref.WeakSet()
-    most = 0
-
-    class CountedFrame(Frame[T]):
-        def __init__(self, *parts: Any) -> None:
-            super().__init__(*parts)
-            count(self)
-
-    class CountedSegmented(Segmented):
-        def __init__(self, *parts: Any) -> None:
-            super().__init__(*parts)
-            count(self)
-
-    def count(picture: object) -> None:
-        nonlocal most
-        held.add(picture)
-        most = max(most, len(held))
-
-    monkeypatch.setattr(predict_stream, "Frame", CountedFrame)
-    monkeypatch.setattr(predict_stream, "Segmented", CountedSegmented)
-    folder = copies_of_a_photo(tmp_path / "photos", 200)
-    assert "200 predictions" in predict(model, folder, "--out", tmp_path / "out")
-    # Read ahead, waiting for others of their size, in the network, waiting to be written.
-    assert BATCH_SIZE <= most <= (2 + 4 + 1 + 4 + 1) * BATCH_SIZE
-    gc.collect()
-    assert not held
-
-
-def copies_of_a_photo(folder: Path, count: int) -> Path:
-    folder.mkdir()
-    write_photo(folder / "00000.png", 0, (32, 32))
-    for number in range(1, count):
-        (folder / f"{number:05}.png").hardlink_to(folder / "00000.png")
-    return folder
-
-
-def resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
-
-
-def kill_on_the_way(model: Path, folder: Path, out: Path) -> int:
-    """Begin to predict in a process of its own, and kill it; returns how many are done."""
-    command = [sys.executable, "-m", "cag_uda.cli", "predict", model, folder, "--out", out]
-    process = subprocess.Popen([*map(str, command), "--as", "train-ids"], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not ((out / LOG).exists() and (out / LOG).stat().st_size > 40_000):
-        assert process.poll() is None, "it ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    return (out / LOG).read_text().count("\n") - 1
-
-
-@pytest.mark.slow
-@pytest.mark.quiet
-@pytest.mark.timeout(1200)
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's own counts")
-def test_ten_thousand_images_after_a_kill_in_constant_memory(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was done before the kill stays; all but the first 2,000 take next to no memory more."""
-    folder, out = copies_of_a_photo(tmp_path / "photos", 10_000), tmp_path / "out"
-    done = kill_on_the_way(model, folder, out)
-    assert 0 < done < 4000
-    before = {path: path.stat().st_mtime_ns for path in sorted(out.glob("*.png"))}
-    written, after = itertools.count(1), {}
-    add = PredictionLog.add
-
-    def add_and_measure(log: PredictionLog, job: Job) -> None:
-        add(log, job)
-        number = next(written)
-        if number % 1000 == 0:
-            after[number] = resident_mb()
-
-    monkeypatch.setattr(PredictionLog, "add", add_and_measure)
-    printed = predict(model, folder, "--out", out, "--as", "train-ids")
-    assert f"{10_000 - done} predictions" in printed
-    assert f"{done} were there already" in printed
-    assert after[max(after)] - after[2000] < 8, after
-    assert len(list(out.glob("*.png"))) == 10_000
-    changed = [path for path, written_ns in before.items() if path.stat().st_mtime_ns != written_ns]
-    assert len(changed) == len(before) - done, "written, but not yet recorded"
-    first = read(out / "00000.png")
-    assert all(np.array_equal(read(path), first) for path in before)
-
-
-@pytest.mark.slow
-@pytest.mark.quiet
-@pytest.mark.timeout(900)
-def test_predicting_has_nine_tenths_of_the_bare_networks_throughput() -> None:
-    """The benchmark with fewer images; of three attempts, as the machine may have other work."""
-    spec = importlib.util.spec_from_file_location(
-        "benchmark_of_prediction", REPOSITORY / "benchmarks" / "prediction.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
-    ratios: list[float] = []
-    while len(ratios) < 3 and max(ratios, default=0) < 0.9:
-        found = benchmark.measure(benchmark.options(["--images", "8", "--rounds", "3"]))
-        ratios.append(found.predict / found.bare)
-    assert max(ratios) >= 0.9, ratios
 
 
 def test_the_log_says_which_file_each_prediction_is_of(

@@ -6,7 +6,7 @@ import pytest
 
 from cag_uda.errors import DataError, UserError
 from cag_uda.evaluation.protocols import PROTOCOLS, apply_protocol
-from cag_uda.evaluation.published import PUBLISHED, published_rows
+from cag_uda.evaluation.published import PUBLISHED, PublishedRow, published_rows
 from cag_uda.evaluation.scores import scores
 from cag_uda.types import IGNORE
 
@@ -135,7 +135,7 @@ def test_the_two_ways_of_13_classes_differ_as_the_literature_says() -> None:
 @pytest.mark.parametrize(
     "row", PUBLISHED, ids=lambda row: f"{row.method} {row.protocol} {row.split}"
 )
-def test_published_rows_fit_their_protocols_and_their_means(row) -> None:  # noqa: ANN001
+def test_published_rows_fit_their_protocols_and_their_means(row: PublishedRow) -> None:
     classes = PROTOCOLS[row.protocol].averaged
     assert len(row.iou) in (0, len(classes))
     if row.iou:

@@ -18,20 +18,21 @@ from cag_uda.models.inference import inference, prepare
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import load_recipe
 from cag_uda.runner import adapt
-from cag_uda.types import Prediction
+from cag_uda.types import DomainName, Prediction
 
 from .test_commands import failure, run
-from .trees import hold_out, write_domain, write_recipe
+from .trees import hold_out, read_pixels, write_domain, write_recipe
 
 
 @pytest.fixture
 def model(segmenter: Segmenter, day: Path, dusk: Path, tmp_path: Path) -> Path:
     """Random weights, but statistics of the two domains, so that features differ by class."""
-    for domain, name in ((day, "source"), (dusk, "target")):
-        pictures = [read(path)[:, :, ::-1].copy() for path in images_of(domain)]
+    domains: list[tuple[Path, DomainName]] = [(day, "source"), (dusk, "target")]
+    for domain, name in domains:
+        pictures = [read_pixels(path) for path in images_of(domain)]
         batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255
         segmenter.estimate_statistics([batch], name)
-    torch.nn.init.normal_(segmenter.classifier.weight, std=1.0)
+    torch.nn.init.normal_(segmenter.get_parameter("classifier.weight"), std=1.0)
     segmenter.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
@@ -50,29 +51,26 @@ def images_of(domain: Path) -> list[Path]:
     return sorted((domain.parent / domain.stem / "images").iterdir())
 
 
-def read(path: Path) -> np.ndarray:
-    stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    assert stored is not None, path
-    return stored
-
-
-def predict(segmenter: Segmenter, path: Path, domain: str) -> Prediction:
-    image = cv2.imread(str(path))[:, :, ::-1]
+def predict(segmenter: Segmenter, path: Path, domain: DomainName) -> Prediction:
     with inference(segmenter):
-        return segmenter(prepare(image, None).float() / 255, domain)
+        prediction: Prediction = segmenter(prepare(read_pixels(path), None).float() / 255, domain)
+    return prediction
 
 
 def anchors_by_hand(segmenter: Segmenter, day: Path) -> CategoryAnchors:
     anchors = CategoryAnchors(segmenter.num_classes, segmenter.feature_channels)
     for path in images_of(day):
         features, _ = predict(segmenter, path, "source")
-        label = torch.from_numpy(read(day.parent / "day" / "labels" / path.name)).long()[None]
-        anchors.update(features, downsample(label, features.shape[2:]))
+        stored = read_pixels(day.parent / "day" / "labels" / path.name)
+        label = torch.from_numpy(stored).long()[None]
+        height, width = features.shape[2:]
+        anchors.update(features, downsample(label, (height, width)))
     return anchors
 
 
 def told(out: Path) -> dict[str, Any]:
-    return json.loads((out / "coverage.json").read_text())
+    coverage: dict[str, Any] = json.loads((out / "coverage.json").read_text())
+    return coverage
 
 
 def test_both_kinds_are_those_of_the_tensor_maths(
@@ -98,7 +96,8 @@ def test_both_kinds_are_those_of_the_tensor_maths(
             label = pseudo.label[0].numpy().astype(np.uint8)
             # 48×64 pixels on a grid of 12×16: each cell is four by four pixels.
             wanted = label.repeat(4, axis=0).repeat(4, axis=1)
-            assert np.array_equal(read(out / kind / "images" / path.name), wanted), (kind, path)
+            written = read_pixels(out / kind / "images" / path.name)
+            assert np.array_equal(written, wanted), (kind, path)
             trusted[kind] += int((label != 255).sum())
     for kind, count in trusted.items():
         assert 0 < count < 6 * 12 * 16
@@ -126,8 +125,8 @@ def test_precision_is_read_off_the_labels_where_asked(
     for kind in ("anchor", "confidence"):
         right = given = 0
         for path in images_of(dusk):
-            label = read(out / kind / "images" / path.name)[2::4, 2::4]
-            truth = read(dusk.parent / "dusk" / "labels" / path.name)[2::4, 2::4]
+            label = read_pixels(out / kind / "images" / path.name)[2::4, 2::4]
+            truth = read_pixels(dusk.parent / "dusk" / "labels" / path.name)[2::4, 2::4]
             right += int(((label == truth) & (label != 255)).sum())
             given += int((label != 255).sum())
         assert told(out)["kinds"][kind]["precision"] == pytest.approx(right / given)
@@ -157,7 +156,8 @@ def test_anchors_beside_the_weights_are_taken(
     run(*command, tmp_path / "made", "--source", day)
     for path in images_of(dusk):
         kept, made = (
-            read(tmp_path / name / "anchor" / "images" / path.name) for name in ("kept", "made")
+            read_pixels(tmp_path / name / "anchor" / "images" / path.name)
+            for name in ("kept", "made")
         )
         assert (kept == made).mean() > 0.999
     assert "anchors.safetensors" in told(tmp_path / "kept")["anchors"]
@@ -187,7 +187,7 @@ def test_a_run_labels_by_anchors_of_its_own_source(tmp_path: Path) -> None:
     run("pseudo-label", run_folder / "model", "--domain", dusk, "--out", tmp_path / "b")
     for path in images_of(dusk):
         first, second = (
-            read(tmp_path / name / "anchor" / "images" / path.name) for name in ("a", "b")
+            read_pixels(tmp_path / name / "anchor" / "images" / path.name) for name in ("a", "b")
         )
         assert np.array_equal(first, second)
 
@@ -212,7 +212,7 @@ def test_a_run_s_margins_are_fitted_to_its_source_each_time(
     # Calibrated on the held-out images: nothing is right where all their labels are others.
     run(*command, tmp_path / "right", "--margin", "calibrated:0.05")
     for path in (tmp_path / "day" / "labels").glob("held-*"):
-        cv2.imwrite(str(path), (read(path) + 1) % 4)
+        cv2.imwrite(str(path), (read_pixels(path) + 1) % 4)
     run(*command, tmp_path / "wrong", "--margin", "calibrated:0.9")
     assert coverage(tmp_path / "right") > 0 == coverage(tmp_path / "wrong")
     (tmp_path / "day.toml").unlink()
@@ -236,7 +236,7 @@ def test_mistakes_are_told_before_any_work(
     (tmp_path / "out" / "anchor").mkdir(parents=True)
     (tmp_path / "out" / "anchor" / "images").symlink_to(tmp_path / "dusk" / "images")
     assert "would be overwritten" in failure(capsys, *command, "--overwrite")
-    assert read(tmp_path / "dusk" / "images" / "000.png").ndim == 3
+    assert read_pixels(tmp_path / "dusk" / "images" / "000.png").ndim == 3
 
 
 def test_broken_images_are_named_and_the_rest_is_labelled(

@@ -148,7 +148,8 @@ def test_synthia_ids_by_the_table_of_the_literature() -> None:
         "3→0 4→1 2→2 21→3 5→4 7→5 15→6 9→7 6→8 16→9 1→10 10→11 17→12 8→13 18→14 19→15 20→16 "
         "12→17 11→18"
     )
-    expected = dict(tuple(map(int, pair.split("→"))) for pair in table.split())
+    pairs = (pair.split("→") for pair in table.split())
+    expected = {int(stored): int(train) for stored, train in pairs}
     reader = Domain.open("synthia").labels
     assert reader is not None
     read = reader.label_map.apply(np.arange(23, dtype=np.uint16)[None])[0].tolist()

@@ -18,7 +18,7 @@ from cag_uda.models.segmenter import Segmenter
 from cag_uda.progress import Silent
 from cag_uda.recipes import dump_recipe, load_recipe
 
-from .trees import write_recipe
+from .trees import read_pixels, write_recipe
 
 Cells = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 """Features (N, D), probabilities (N, K) and truth (N,) of all cells of a domain's images."""
@@ -35,18 +35,18 @@ def cells_of(folder: Path, network: Segmenter, domain: Any, first_px: int) -> Ce
     """Every cell of 4 by 4 pixels of a domain's six images of 48 by 64."""
     found: list[Cells] = []
     for path in sorted((folder / "images").iterdir()):
-        picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-        image = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
+        image = torch.from_numpy(read_pixels(path)).permute(2, 0, 1)[None].float() / 255
         with torch.no_grad():
             features, logits = network.eval()(image, domain)
-        truth = cv2.imread(str(folder / "labels" / path.name), cv2.IMREAD_UNCHANGED)
+        truth = read_pixels(folder / "labels" / path.name)
         rows, probability = (
             each[0].flatten(1).t().numpy() for each in (features, logits.softmax(dim=1))
         )
         on_grid = truth[first_px::4, first_px::4].astype(np.int64)
         found.append((rows, probability, on_grid.flatten()))
-    features, probability, truth = (np.concatenate(each) for each in zip(*found, strict=True))
-    return features, probability, truth
+    of_images = zip(*found, strict=True)
+    all_features, all_probabilities, all_truth = (np.concatenate(each) for each in of_images)
+    return all_features, all_probabilities, all_truth
 
 
 def separation_of(features: NDArray[np.float32], truth: NDArray[np.int64]) -> float:

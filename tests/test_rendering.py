@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-import cv2
 import numpy as np
 import pytest
 
@@ -15,6 +14,8 @@ from cag_uda.data.rendering.dice import Dice
 from cag_uda.data.rendering.painting import back_to_front, paint_from_camera
 from cag_uda.data.rendering.surfaces import Category, Paint, Scene
 from cag_uda.errors import DataError, RunError
+
+from .trees import read_pixels
 
 LOOKS = get_args(Look)
 SAMPLE = 60
@@ -169,12 +170,6 @@ def test_hard_look_is_another_domain(
     assert cast_hard.std(axis=0).mean() > 1.5 * cast_clean.std(axis=0).mean()
 
 
-def _read(path: Path) -> np.ndarray:
-    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    assert pixels is not None
-    return pixels
-
-
 def _files(folder: Path) -> dict[str, int]:
     return {
         str(path.relative_to(folder)): path.stat().st_mtime_ns
@@ -191,8 +186,8 @@ def test_folder_holds_what_render_gives_and_is_resumed(tmp_path: Path) -> None:
     assert set(before) == names
     assert {path.name for path in tmp_path.iterdir()} == {"scenes"}
     image, label = render(2, 5, "clean", 32, 64)
-    assert np.array_equal(_read(folder / "images/000005.png")[:, :, ::-1], image)
-    assert np.array_equal(_read(folder / "labels/000005.png"), label)
+    assert np.array_equal(read_pixels(folder / "images/000005.png"), image)
+    assert np.array_equal(read_pixels(folder / "labels/000005.png"), label)
     (folder / "labels/000006.png").unlink()
     render_folder(folder, "clean", range(3, 7), seed=2, height_px=32, width_px=64)
     after = _files(folder)

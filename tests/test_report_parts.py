@@ -66,7 +66,9 @@ def test_no_class_has_a_colour_that_no_class_has() -> None:
 def test_grey_levels_are_train_ids(tmp_path: Path) -> None:
     ids = np.array([[0, 3, NO_CLASS]], np.uint8)
     Image.fromarray(ids).save(tmp_path / "grey.png")
-    assert np.array_equal(Colours(COLOURS).ids(tmp_path / "grey.png"), ids)
+    read = Colours(COLOURS).ids(tmp_path / "grey.png")
+    assert read is not None
+    assert np.array_equal(read, ids)
     (tmp_path / "none.png").write_bytes(b"no picture")
     assert Colours(COLOURS).ids(tmp_path / "none.png") is None
 

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from cag_uda.adaptation.labels import downsample
-from cag_uda.methods import METHODS
+from cag_uda.methods.cag import CAG, CAGConfig
+from cag_uda.methods.source_only import SourceOnly, SourceOnlyConfig
 from cag_uda.models.inference import prepare
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.report.evidence import FeatureMap, pseudo_label_pictures, read_features
@@ -133,8 +134,8 @@ def test_plane_of_too_little_is_still_one(classes: int, channels: int) -> None:
 
 
 def test_pseudo_labels_are_those_of_the_method(segmenter: Segmenter, tmp_path: Path) -> None:
-    cag = METHODS["cag"]
-    method = cag(segmenter.eval(), cag.Config(margin={"kind": "relative", "value": 0.05}))
+    config = CAGConfig.model_validate({"margin": {"kind": "relative", "value": 0.05}})
+    method = CAG(segmenter.eval(), config)
     with torch.no_grad():
         for image, label in pairs(2, 1):
             prediction = segmenter(prepare(image, None).float() / 255, "source")
@@ -150,8 +151,8 @@ def test_pseudo_labels_are_those_of_the_method(segmenter: Segmenter, tmp_path: P
         stored = np.asarray(Image.open(found["anchor"][str(number)]))
         assert np.array_equal(stored, expected.numpy())
     assert (stored == 255).any()
-    source_only = METHODS["source-only"]
-    write_pseudo_labels(tmp_path / "none", source_only(segmenter, source_only.Config()), images, 96)
+    source_only = SourceOnly(segmenter, SourceOnlyConfig())
+    write_pseudo_labels(tmp_path / "none", source_only, images, 96)
     assert not (tmp_path / "none").exists()
 
 

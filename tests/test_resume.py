@@ -5,7 +5,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -196,8 +196,8 @@ def move_away_after(steps: int, folder: Path) -> None:
 
     add = Records.add
 
-    def counted(self: Records, step: int, *arguments: Any) -> None:
-        add(self, step, *arguments)
+    def counted(self: Records, step: int, losses: Mapping[str, Any], images: int) -> None:
+        add(self, step, losses, images)
         if step + 1 == steps and "2-warmup" in str(self.folder):
             folder.rename(folder.with_name("elsewhere"))
 

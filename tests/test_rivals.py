@@ -2,7 +2,7 @@
 
 import copy
 import math
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import pytest
@@ -23,7 +23,8 @@ from cag_uda.models.config import SegmenterConfig
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import IGNORE, Batch
 
-from .test_methods import make_batch, make_passes, step
+from .batches import make_batch, make_passes
+from .test_methods import step
 
 M = TypeVar("M", bound=Method)
 
@@ -218,7 +219,9 @@ def without_dropout(method: M) -> M:
     return method
 
 
-def test_the_losses_of_dacs_are_means_over_all_pixels(segmenter: Segmenter) -> None:
+def test_the_losses_of_dacs_are_means_over_all_pixels(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The released loss: each pixel's cross entropy times its weight, over the pixels' number."""
     method = without_dropout(DACS(segmenter, DACSConfig(confidence=0.3)))
     batch, student = make_batch(), copy.deepcopy(segmenter)
@@ -229,7 +232,7 @@ def test_the_losses_of_dacs_are_means_over_all_pixels(segmenter: Segmenter) -> N
         given.append(mix(some))
         return given[-1]
 
-    method.mix = note  # type: ignore[method-assign] # what was drawn at random is looked at
+    monkeypatch.setattr(method, "mix", note)  # what was drawn at random is looked at
     source, mixed = (dict(each) for each in method.losses(batch))
 
     def of_pixels(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -295,11 +298,13 @@ def test_dacs_delivers_the_student_with_statistics_of_plain_target_images(
 
 @pytest.mark.parametrize("norm", ["shared", "frozen"])
 @pytest.mark.parametrize("method", [CBST, DACS, MinEnt])
-def test_rivals_do_with_other_norms(method: type, norm: str, segmenter: Segmenter) -> None:
+def test_rivals_do_with_other_norms(
+    method: type[Method], norm: Literal["shared", "frozen"], segmenter: Segmenter
+) -> None:
     config = SegmenterConfig(backbone="resnet-tiny", decoder="light", norm=norm)
     torch.manual_seed(0)
     network = Segmenter(config, segmenter.classes)
-    made = method(network, method.Config())
+    made = method(network, method.Config.model_validate({}))
     made.prepare(make_passes())
     losses = step(made.train(), make_batch())
     assert all(math.isfinite(loss) for loss in losses.values())

@@ -122,18 +122,23 @@ class StandInMlflow(ModuleType):
 
 @pytest.fixture
 def wandb(monkeypatch: pytest.MonkeyPatch) -> StandInWandb:
-    monkeypatch.setitem(sys.modules, "wandb", StandInWandb())
-    return sys.modules["wandb"]
+    stand_in = StandInWandb()
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    return stand_in
 
 
 @pytest.fixture
 def mlflow(monkeypatch: pytest.MonkeyPatch) -> StandInMlflow:
-    monkeypatch.setitem(sys.modules, "mlflow", StandInMlflow())
-    return sys.modules["mlflow"]
+    stand_in = StandInMlflow()
+    monkeypatch.setitem(sys.modules, "mlflow", stand_in)
+    return stand_in
 
 
 def opened(
-    run: Path, *names: TrackerName, said: list[str] | None = None, settings: Mapping = SETTINGS
+    run: Path,
+    *names: TrackerName,
+    said: list[str] | None = None,
+    settings: Mapping[str, Any] = SETTINGS,
 ) -> Trackers:
     note = [] if said is None else said
     return open_trackers(TrackingConfig(loggers=names), run, settings, note.append)

@@ -49,6 +49,13 @@ def write_domain(
     return path
 
 
+def read_pixels(path: Path | str) -> np.ndarray:
+    """A stored picture: (H, W), or (H, W, 3) in RGB."""
+    stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert stored is not None, path
+    return stored if stored.ndim == 2 else cv2.cvtColor(stored, cv2.COLOR_BGR2RGB)
+
+
 def hold_out(described: Path) -> None:
     """Let the last two images of six be in the test split alone, the others in train alone."""
     text = described.read_text()
@@ -95,6 +102,14 @@ name = "stage-1"
 steps = 3
 method = { name = "cag", labels = ["anchor", "confidence"], margin = { kind = "clearest", value = 0.5 } }
 """  # noqa: E501 - one line of TOML
+
+ANCHORED = """
+[[stages]]
+name = "stage-2"
+steps = 3
+method = { name = "cag", margin = { kind = "relative", value = 0.05 } }
+"""
+"""A second anchor-guided stage, to stand after the recipe's own."""
 
 
 def write_recipe(folder: Path, text: str = RECIPE) -> Path:

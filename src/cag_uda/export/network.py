@@ -86,7 +86,7 @@ def resize_to_width(pixels: Tensor, width_px: int) -> Tensor:
     height, width = pixels.shape[2:]
     # round(height · width_px / width), halves to even, in whole numbers: graphs know no round.
     doubled = 2 * height * width_px + width - 1 + height * width_px // width % 2
-    height_px = torch.sym_max(1, doubled // (2 * width))  # type: ignore[no-untyped-call] # torch's
+    height_px = torch.sym_max(1, doubled // (2 * width))
     rows, columns = _weights(height, height_px), _weights(width, width_px)
     resized = rows @ pixels @ columns.T
     # OpenCV rounds halves to even, but up where it averages squares of two by two.

@@ -1,62 +1,22 @@
-"""From two folders to a run without a wizard: `domains new`, `recipes new`, and their schemas."""
+"""From a folder to a domain file without a wizard: `domains new`."""
 
-import json
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
-import jsonschema
 import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from cag_uda.commands.schemas import json_schema
 from cag_uda.data.domain import Domain
 from cag_uda.data.label_looks import look_of
 from cag_uda.data.label_space import LabelSpace
-from cag_uda.domains import domain_file, domain_names
-from cag_uda.recipes import builtin_recipes, load_recipe
 
+from .photo_folders import RNG, new, picture, write, write_pairs
 from .test_commands import failure, run
-from .trees import COLOURS, draw, write_domain
+from .trees import COLOURS, draw, read_pixels
 
-RNG = np.random.default_rng(0)
 CAMVID = LabelSpace.load("camvid-11").palette
-
-
-def picture(label: np.ndarray) -> np.ndarray:
-    noisy = COLOURS[label % 4] + RNG.normal(0, 6, (*label.shape, 3))
-    return np.clip(noisy, 0, 255).astype(np.uint8)
-
-
-def write(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), pixels if pixels.ndim == 2 else pixels[:, :, ::-1])
-
-
-def write_pairs(
-    root: Path,
-    image: str,
-    label: str,
-    count: int = 4,
-    encode: Callable[[np.ndarray], np.ndarray] = lambda label: label,
-) -> list[np.ndarray]:
-    """Write photographs and labels at places that hold the number; returns the labels' ids."""
-    labels = [draw(RNG) for _ in range(count)]
-    for number, ids in enumerate(labels):
-        write(root / image.format(number), picture(ids))
-        if label:
-            write(root / label.format(number), encode(ids))
-    return labels
-
-
-def new(folder: Path, *arguments: object) -> tuple[dict[str, Any], str, str]:
-    """What `domains new` writes, parsed and as text, and what it prints."""
-    out = folder.parent / f"{folder.name}.toml"
-    printed = run("domains", "new", folder, "--out", out, *arguments)
-    return tomllib.loads(out.read_text()), out.read_text(), printed
 
 
 def opened(folder: Path) -> Domain:
@@ -147,7 +107,7 @@ def test_ids_are_listed_with_their_share_and_wait_for_names(tmp_path: Path) -> N
     names = [entry["name"] for entry in tables["classes"]]
     assert names == ["class-5", "class-8", "class-11", "class-14"]
     assert tables["labels"]["map"] == {name.removeprefix("class-"): name for name in names}
-    share = np.mean([(cv2.imread(str(p), -1) == 8).mean() for p in (folder / "labels").iterdir()])
+    share = np.mean([(read_pixels(path) == 8).mean() for path in (folder / "labels").iterdir()])
     assert f'name = "class-8"  # id 8: {100 * share:.2f} % of pixels, in 4 of 4' in text
     advice = "--label-space cityscapes-19 --overwrite"
     assert advice in text.partition("[[classes]]")[0], "which has such ids too"
@@ -363,126 +323,3 @@ def test_photographs_and_labels_look_different(tmp_path: Path) -> None:
         "depth": "other",
         "broken": "other",
     }
-
-
-def problems(kind: Any, tables: dict[str, Any]) -> list[str]:
-    validator = jsonschema.Draft202012Validator(json.loads(json_schema(kind)))
-    return [error.message for error in validator.iter_errors(tables)]
-
-
-def test_schemas_hold_for_every_built_in_file() -> None:
-    for name in domain_names():
-        assert not problems("domain", tomllib.loads(domain_file(name).read_text())), name
-    for name, path in builtin_recipes().items():
-        assert not problems("recipe", tomllib.loads(path.read_text())), name
-        assert not problems("recipe", tomllib.loads(run("recipes", "show", name, "--complete")))
-
-
-def test_schemas_refuse_what_the_package_refuses() -> None:
-    domain = tomllib.loads(domain_file("camvid").read_text())
-    recipe = tomllib.loads(builtin_recipes()["demo"].read_text())
-    assert problems("domain", {**domain, "lables": {}})
-    assert problems("domain", {**domain, "labels": {"encoding": "colours"}})
-    assert problems("domain", {**domain, "splits": {"train": {"image": "x/*"}}})
-    assert problems("domain", {**domain, "splits": {"train": {"images": 3}}})
-    assert problems("recipe", {**recipe, "stages": []})
-    assert problems("recipe", {**recipe, "loading": {"batch": 4}})
-    assert problems("recipe", {**recipe, "segmenter": {"norm": "none"}})
-    assert problems("recipe", {**recipe, "segmenter": {"backbone": "resnet-52"}})
-    wrong = {**recipe["stages"][0], "method": {"name": "cga"}}
-    assert problems("recipe", {**recipe, "stages": [wrong]})
-
-
-def test_schemas_explain_every_key() -> None:
-    recipe, domain = (json.loads(run(kind, "schema")) for kind in ("recipes", "domains"))
-    crop = recipe["$defs"]["LoadingConfig"]["properties"]["crop_px"]
-    assert crop["description"].startswith("Height and width of a training crop")
-    assert (
-        "2.5 is the paper's"
-        in recipe["$defs"]["MarginConfig"]["properties"]["value"]["description"]
-    )
-    listed = domain["$defs"]["SplitTable"]["properties"]["list"]
-    assert listed["description"].startswith("Text file below the root")
-
-
-def test_new_files_name_a_schema_that_stands_beside_them(tmp_path: Path) -> None:
-    day, dusk = (write_domain(tmp_path, name) for name in ("day", "dusk"))
-    run("recipes", "new", day, dusk, "--out", tmp_path / "recipe.toml")
-    new(tmp_path / "day" / "images")
-    for path, kind in (
-        (tmp_path / "recipe.toml", "recipe"),
-        (tmp_path / "day" / "images.toml", "domain"),
-    ):
-        first, *_ = path.read_text().splitlines()
-        assert first == f"#:schema ./cag-uda-{kind}.schema.json"
-        beside = path.parent / first.removeprefix("#:schema ./")
-        assert json.loads(beside.read_text()) == json.loads(json_schema(kind))
-        assert not problems(kind, tomllib.loads(path.read_text()))
-
-
-@pytest.mark.parametrize("machine", ["small", "gpu"])
-@pytest.mark.parametrize(
-    ("options", "last"),
-    [((), ["cag-plus"]), (("--method", "cag"), ["stage-1", "stage-2", "stage-3"])],
-)
-def test_a_new_recipe_is_whole_and_fits_the_images(
-    machine: str, options: tuple[str, ...], last: list[str], tmp_path: Path
-) -> None:
-    day = write_domain(tmp_path, "day", 3)
-    dusk = write_domain(tmp_path, "dusk", 3, labels=False)
-    out = tmp_path / "recipes" / "mine.toml"
-    run("recipes", "new", day, dusk, "--out", out, "--machine", machine, *options)
-    recipe = load_recipe(out)
-    assert recipe.name == "day-to-dusk"
-    assert Path(recipe.source[0].domain) == day.resolve()
-    assert Path(recipe.target.domain) == dusk.resolve()
-    assert tomllib.loads(out.read_text())["source"]["domain"] == "../day.toml"
-    assert recipe.loading.width_px is None, "both are 64 wide"
-    assert recipe.loading.crop_px[0] <= 48
-    assert recipe.loading.crop_px[1] <= 64
-    names = [stage.name for stage in recipe.stages]
-    assert names == ["source-only", "warmup", *last]
-    floor, *adaptation = (stage.steps for stage in recipe.stages)
-    assert sum(adaptation) >= floor
-    assert recipe.stages[-1].method.name == ("cag" if options else "cag-plus")
-    comments = [line for line in out.read_text().splitlines() if line.startswith("#")]
-    assert len(comments) > 10
-
-
-def test_a_new_recipe_scores_what_has_labels_and_resizes_what_differs(tmp_path: Path) -> None:
-    day, dusk = write_domain(tmp_path, "day", 3), write_domain(tmp_path, "dusk", 3)
-    for path in (tmp_path / "dusk" / "images").iterdir():
-        write(path, np.zeros((360, 480, 3), np.uint8))
-    run("recipes", "new", day, dusk, "--out", tmp_path / "a.toml")
-    recipe = load_recipe(tmp_path / "a.toml")
-    assert recipe.target.test == "test"
-    assert recipe.loading.width_px == 256
-    assert recipe.loading.crop_px == (128, 176)
-
-
-def test_recipes_for_domains_that_do_not_fit_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    day, bare = write_domain(tmp_path, "day", 3), write_domain(tmp_path, "bare", 3, labels=False)
-    out = ("--out", tmp_path / "a.toml")
-    assert "no labelled split" in failure(capsys, "recipes", "new", bare, day, *out)
-    assert "same classes" in failure(capsys, "recipes", "new", day, "rendered-hard", *out)
-    assert "small or gpu" in failure(capsys, "recipes", "new", day, bare, *out, "--machine", "tpu")
-    assert "cag-plus or cag" in failure(
-        capsys, "recipes", "new", day, bare, *out, "--method", "dacs"
-    )
-    (tmp_path / "a.toml").write_text("mine")
-    assert "--overwrite" in failure(capsys, "recipes", "new", day, bare, *out)
-    assert "did you mean 'camvid-day'" in failure(capsys, "recipes", "new", "camvid-dya", bare)
-
-
-def test_lists_and_files_are_shown_by_name(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "camvid-day-dusk" in run("recipes")
-    assert run("recipes", "demo") == run("recipes", "show", "demo")
-    assert run("recipes", "demo") == builtin_recipes()["demo"].read_text()
-    assert "checkpoint_every" in run("recipes", "show", "demo", "--complete")
-    assert "cityscapes-19" in run("domains")
-    assert run("domains", "camvid-dusk") == domain_file("camvid-dusk").read_text()
-    assert "3 road" in run("domains", "spaces")
-    assert "did you mean 'camvid'" in failure(capsys, "domains", "camvdi")
-    assert "no built-in recipe" in failure(capsys, "recipes", "demmo")
