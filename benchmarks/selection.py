@@ -6,7 +6,8 @@ Every checkpoint of every run counts: each stage's network, and what was recorde
 its evaluations (recipe setting `evaluate_every`). Runs of one source and target are taken together.
 For each criterion, and each ensemble of ranks,
 
-    ρ        Spearman's rank correlation with the mIoU over all checkpoints of the pair;
+    ρ        Spearman's rank correlation with the mIoU over all checkpoints of the pair, those that
+             several runs share (an ablation's warm-up) once;
     ρ in     its mean over the runs of three checkpoints or more: telling a run's own stages apart;
     regret   best mIoU − mIoU of the checkpoint that it chooses, in points, over all of the pair;
     in runs  the mean regret where it chooses within each run.
@@ -98,9 +99,17 @@ def regret(judged: list[Judged], criterion: str) -> float:
     return 100 * (max(each.miou for each in judged) - miou)
 
 
+def distinct(runs: list[list[Judged]]) -> list[Judged]:
+    """The checkpoints of all runs; of one that several runs share, as it was copied, the first."""
+    found: dict[tuple[object, ...], Judged] = {}
+    for each in itertools.chain(*runs):
+        found.setdefault((each.miou, *sorted(each.checkpoint.criteria.items())), each)
+    return list(found.values())
+
+
 def table_of(runs: list[list[Judged]]) -> dict[str, dict[str, float]]:
     """Every figure of every criterion over the runs of one pair."""
-    everything = list(itertools.chain(*runs))
+    everything = distinct(runs)
     names = get_args(CriterionName)
     ensembles = ["+".join(names)]
     ensembles += ["+".join(pair) for pair in itertools.combinations(names, 2)]
@@ -157,7 +166,7 @@ def main() -> None:
             by_pair[pair].append(judged)
     tables = {pair: table_of(runs) for pair, runs in by_pair.items()}
     for pair, rows in tables.items():
-        count = sum(map(len, by_pair[pair]))
+        count = len(distinct(by_pair[pair]))
         print(to_markdown(pair, rows, count, len(by_pair[pair])) + "\n")
     timed = [each for each in map(cost, finished) if not math.isnan(each[0])]
     if timed:

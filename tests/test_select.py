@@ -277,6 +277,10 @@ def test_rank_correlation_and_regret_by_hand() -> None:
     assert selection.correlation(judged, "entropy") == pytest.approx(0.5)
     assert selection.correlation(judged, "snd") == pytest.approx(1)
     assert selection.regret(judged, "entropy") == pytest.approx(5)
+    # A stage that two runs share was copied with its criteria: it counts once over all runs.
+    copied = [selection.Judged(replace(judged[0].checkpoint, run=Path("other")), 0.2), *judged[1:]]
+    assert selection.distinct([judged, copied]) == judged
+    assert len(selection.distinct([judged, [selection.Judged(judged[0].checkpoint, 0.21)]])) == 4
     assert selection.regret(judged, "snd") == 0
     rows = selection.table_of([judged])
     assert rows["last"]["regret_in_runs"] == pytest.approx(5)
