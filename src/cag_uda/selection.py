@@ -134,9 +134,7 @@ def best(candidates: Sequence[Checkpoint], criterion: str) -> Checkpoint:
     Raises:
         UserError: for an unknown criterion, or if there is no candidate.
     """
-    if not candidates:
-        raise UserError("there is no network to choose from: no stage has recorded its criteria")
-    return ordered(candidates, criterion)[0][1]
+    return _first([each for _, each in ordered(candidates, criterion)])
 
 
 def best_kept(candidates: Sequence[Checkpoint], criterion: str) -> Checkpoint:
@@ -145,8 +143,13 @@ def best_kept(candidates: Sequence[Checkpoint], criterion: str) -> Checkpoint:
     Raises:
         UserError: for an unknown criterion, or if no network was kept.
     """
-    kept = [each for _, each in ordered(candidates, criterion) if each.network]
-    return kept[0] if kept else best([], criterion)
+    return _first([each for _, each in ordered(candidates, criterion) if each.network])
+
+
+def _first(found: list[Checkpoint]) -> Checkpoint:
+    if not found:
+        raise UserError("there is no network to choose from: no stage has recorded its criteria")
+    return found[0]
 
 
 def rank_of(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
