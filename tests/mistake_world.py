@@ -7,7 +7,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from cag_uda.methods.source_only import SourceOnly, SourceOnlyConfig
@@ -17,7 +16,7 @@ from cag_uda.recipes import load_recipe
 from cag_uda.run_folder import RunFolder
 from cag_uda.training.checkpoint import Progress, save_checkpoint
 
-from .trees import COLOURS, NAMES, write_domain, write_recipe
+from .trees import COLOURS, NAMES, read_pixels, write_domain, write_recipe
 
 OTHER_NAMES = ("wall", "door", "roof", "lawn")
 
@@ -96,13 +95,6 @@ def _write_odd_files(folder: Path) -> None:
     torch.save({"some.layer.weight": torch.zeros(2, 2)}, folder / "strange.pth")
 
 
-def _ids(path: Path) -> NDArray[np.uint8]:
-    """The label map (H, W) of a PNG."""
-    ids = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    assert ids is not None
-    return ids.astype(np.uint8, copy=False)
-
-
 def _write_odd_data(folder: Path) -> None:
     """Copies of the day with one thing wrong in the data of each."""
     dusk = (folder / "dusk.toml").read_text()
@@ -112,13 +104,13 @@ def _write_odd_data(folder: Path) -> None:
     (folder / "corrupt/images/001.png").write_bytes(b"\x89PNG\r\n\x1a\n cut off")
     cv2.imwrite(str(folder / "unknown-id/labels/001.png"), np.full((48, 64), 34, np.uint8))
     for path in (folder / "palette/labels").iterdir():
-        picture = Image.fromarray(_ids(path), "P")
+        picture = Image.fromarray(read_pixels(path), "P")
         picture.putpalette(COLOURS.tobytes())
         picture.save(path)
     for path in (folder / "colours/labels").iterdir():
-        cv2.imwrite(str(path), (COLOURS[_ids(path)] // 2)[..., ::-1])
+        cv2.imwrite(str(path), (COLOURS[read_pixels(path)] // 2)[..., ::-1])
     for path in (folder / "jpeg/labels").iterdir():
-        cv2.imwrite(str(path.with_suffix(".jpg")), _ids(path))
+        cv2.imwrite(str(path.with_suffix(".jpg")), read_pixels(path))
         path.unlink()
     cv2.imwrite(str(folder / "larger/labels/001.png"), np.zeros((96, 128), np.uint8))
     (folder / "unpaired/labels/001.png").unlink()

@@ -23,9 +23,7 @@ from cag_uda.adaptation import (
 from cag_uda.errors import ShapeError, UserError
 from cag_uda.types import IGNORE
 
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from .batches import seeded
 
 
 def gradient(loss: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,9 +13,7 @@ from cag_uda.adaptation.photometric import colour_jitter, gaussian_blur
 from cag_uda.errors import ShapeError
 from cag_uda.types import IGNORE
 
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from .batches import seeded
 
 
 def test_half_of_the_classes_shown_is_chosen_the_odd_one_included() -> None:
