@@ -8,20 +8,24 @@ from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from cag_uda.adaptation.labels import downsample
 from cag_uda.report import charts, words
 from cag_uda.report.criteria import MEANINGS, rank_correlation
 from cag_uda.report.evidence import FeatureMap
 from cag_uda.report.feature_maps import _turn
 from cag_uda.report.gallery import right_share
+from cag_uda.report.labelling import make_labelling
 from cag_uda.report.matrices import LARGEST, make_matrices
 from cag_uda.report.palette import VISIONS, as_seen, safe_palette
 from cag_uda.report.pictures import NO_CLASS, Colours, at_cells, embed_all
+from cag_uda.report.run_folder import read_run
 from cag_uda.selection import LOWER_IS_BETTER
 from cag_uda.types import CriterionName
 
-from .report_trees import stage_record
+from .report_trees import scene, stage_record, make_run
 
 COLOURS = [(70, 130, 180), (128, 64, 128), (244, 35, 232), (0, 0, 142)]
 CITYSCAPES = [
@@ -73,9 +77,33 @@ def test_grey_levels_are_train_ids(tmp_path: Path) -> None:
     assert Colours(COLOURS).ids(tmp_path / "none.png") is None
 
 
-def test_cells_take_the_pixel_at_their_centre() -> None:
+def test_cells_take_the_pixel_at_their_centre_or_corner() -> None:
     ids = np.arange(24, dtype=np.uint8).reshape(4, 6)
     assert at_cells(ids, (2, 2)).tolist() == [[7, 10], [19, 22]]
+    assert at_cells(ids, (2, 2), align_corners=True).tolist() == [[0, 3], [12, 15]]
+
+
+@pytest.mark.parametrize("corners", [False, True])
+def test_pseudo_labels_meet_the_truth_where_the_network_reads_it(
+    tmp_path: Path, corners: bool
+) -> None:
+    run = make_run(tmp_path / "run", samples=1)
+    with (run / "recipe.toml").open("a") as recipe:
+        recipe.write(f"\n[segmenter]\nalign_corners = {str(corners).lower()}\n")
+    _, ids = scene(0)
+    read_there = downsample(torch.from_numpy(ids).long()[None], (9, 12), align_corners=corners)
+    cells = read_there[0].numpy().astype(np.uint8)
+    assert not np.array_equal(cells, at_cells(ids, (9, 12), align_corners=not corners))
+    stored = run / "stages" / "2-stage-1" / "pseudo_labels" / "0-anchor.png"
+    Image.fromarray(cells).save(stored)
+    record = read_run(run)
+    labelling = make_labelling(
+        record.stages,
+        record.samples,
+        record.scores.palette,
+        align_corners=record.align_corners,
+    )
+    assert labelling.pictures[0]["kinds"]["anchor"]["0"]["precision"] == 1.0
 
 
 def test_share_of_right_pixels() -> None:

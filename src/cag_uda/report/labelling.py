@@ -50,6 +50,8 @@ def make_labelling(
     stages: Sequence[StageRecord],
     samples: Sequence[Sample],
     palette: Sequence[tuple[int, int, int]],
+    *,
+    align_corners: bool = False,
 ) -> Labelling:
     """Gather the pseudo-labels of all stages.
 
@@ -57,6 +59,7 @@ def make_labelling(
         stages: of the run.
         samples: its target images, whose truths the pictures are held against.
         palette: (K, 3) RGB; without one there are no pictures.
+        align_corners: whether the run's network has its cells on the pixels' corners, not centres.
     """
     pictures = []
     if palette:
@@ -69,7 +72,7 @@ def make_labelling(
                 kind: {
                     sample: picture
                     for sample, file in files.items()
-                    if (picture := _picture(file, colours, truths.get(sample)))
+                    if (picture := _picture(file, colours, truths.get(sample), align_corners))
                 }
                 for kind, files in pseudo_label_pictures(stage.folder).items()
             }
@@ -80,12 +83,13 @@ def make_labelling(
     return Labelling(labelling, _charts(labelling), list(dict.fromkeys(kinds_drawn)), pictures)
 
 
-def _picture(file: Any, colours: Colours, truth: Any) -> dict[str, Any] | None:
+def _picture(file: Any, colours: Colours, truth: Any, corners: bool) -> dict[str, Any] | None:
     """One picture on the feature grid, with its own precision and coverage."""
     ids = colours.ids(file)
     if ids is None:
         return None
-    on_grid = None if truth is None else at_cells(truth, (ids.shape[0], ids.shape[1]))
+    cells = (ids.shape[0], ids.shape[1])
+    on_grid = None if truth is None else at_cells(truth, cells, align_corners=corners)
     return {
         "uri": colours.data_uri(ids),
         "precision": right_share(ids, on_grid),

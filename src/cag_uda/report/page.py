@@ -63,7 +63,9 @@ def render(run: RunRecord) -> str:
         climb=_climb_scale(summary),
         gallery=gallery,
         class_table=_class_table(run, summary),
-        labelling=make_labelling(run.stages, run.samples, scores.palette),
+        labelling=make_labelling(
+            run.stages, run.samples, scores.palette, align_corners=run.align_corners
+        ),
         maps=maps,
         matrices=matrices,
         criteria=make_criteria(run.stages),

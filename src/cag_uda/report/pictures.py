@@ -115,10 +115,11 @@ def size_of(file: Path) -> tuple[int, int] | None:
         return None
 
 
-def at_cells(ids: Ids, cells: tuple[int, int]) -> Ids:
-    """The id of the pixel at the centre of each of (h, w) cells."""
+def at_cells(ids: Ids, cells: tuple[int, int], *, align_corners: bool = False) -> Ids:
+    """The id of the pixel at the centre, or at the first corner, of each of (h, w) cells."""
+    within = 0 if align_corners else 1
     rows, columns = (
-        (2 * np.arange(count) + 1) * pixels // (2 * count)
+        (2 * np.arange(count) + within) * pixels // (2 * count)
         for count, pixels in zip(cells, ids.shape, strict=True)
     )
     chosen: Ids = ids[rows[:, None], columns]

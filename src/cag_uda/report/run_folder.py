@@ -107,6 +107,8 @@ class RunRecord:
     """Names of the recipe's stages that have not finished."""
     samples: list[Sample]
     recipe: str | None
+    align_corners: bool
+    """Whether the network's cells lie on the pixels' corners, not on their centres."""
     delivered: str | None
     """Name of the stage whose network was delivered, where that is not just the last."""
     chosen_by: str | None
@@ -169,6 +171,7 @@ def read_run(path: Path) -> RunRecord:
         awaited=[name for name in planned if name not in finished],
         samples=find_samples(path, [stage.folder for stage in listed]),
         recipe=recipe,
+        align_corners=_has_aligned_corners(plan),
         delivered=delivered,
         chosen_by=criterion,
         environment=_read_environment(path / "environment.json", remarks),
@@ -220,6 +223,11 @@ def _planned_stages(plan: dict[str, Any]) -> list[str]:
     if not isinstance(stages, list):
         return []
     return [str(stage["name"]) for stage in stages if isinstance(stage, dict) and "name" in stage]
+
+
+def _has_aligned_corners(plan: dict[str, Any]) -> bool:
+    segmenter = plan.get("segmenter", {})
+    return isinstance(segmenter, dict) and segmenter.get("align_corners") is True
 
 
 def _criterion(plan: dict[str, Any]) -> str | None:
