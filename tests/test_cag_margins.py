@@ -58,6 +58,15 @@ def smallest_gap(pixels: list[tuple[int, float, bool]], num_class: int, precisio
     return math.inf
 
 
+def assert_margin_is_of(pixels: list[tuple[int, float, bool]], method: CAG) -> None:
+    """The margin is the smallest at which a class is right in 26 of 100 of these pixels."""
+    wanted = [smallest_gap(pixels, k, 0.26) for k in range(len(method.threshold))]
+    assert any(math.isfinite(gap) for gap in wanted)
+    for found, exact in zip(method.threshold.tolist(), wanted, strict=True):
+        # A fitted margin is the lower edge of a bin, of 4096, that the exact one lies in.
+        assert found == exact or abs(found - exact) <= 2 / 4096
+
+
 @pytest.mark.parametrize("is_held_out", [True, False])
 def test_calibrated_margins_are_of_pixels_that_made_none_of_their_anchors(
     is_held_out: bool, segmenter: Segmenter
@@ -85,11 +94,23 @@ def test_calibrated_margins_are_of_pixels_that_made_none_of_their_anchors(
             anchors = CategoryAnchors(*method.anchors.vectors.shape)
             anchors.update(features, downsample(labels[half::2], tuple(features.shape[2:])))
             pixels += gaps_and_hits(method, anchors, images[1 - half :: 2], labels[1 - half :: 2])
-    wanted = [smallest_gap(pixels, k, 0.26) for k in range(segmenter.num_classes)]
-    assert any(math.isfinite(gap) for gap in wanted)
-    for found, exact in zip(method.threshold.tolist(), wanted, strict=True):
-        # A fitted margin is the lower edge of a bin, of 4096, that the exact one lies in.
-        assert found == exact or abs(found - exact) <= 2 / 4096
+    assert_margin_is_of(pixels, method)
+
+
+def test_anchors_that_are_kept_judge_the_whole_source(segmenter: Segmenter) -> None:
+    seen = [make_batch(n, 128) for n in range(3)]
+    passes = Passes(lambda: (b.source for b in seen), lambda: (b.target for b in seen), same)
+    margin = MarginConfig(kind="calibrated", value=0.26)
+    method = CAG(segmenter, CAGConfig(margin=margin, anchors="fixed"))
+    method.prepare(passes)
+    first = method.anchors.vectors.clone()
+    with torch.no_grad():
+        for weight in method.segmenter.parameters():
+            weight.mul_(1.02)
+    method.prepare(passes)
+    assert method.anchors.vectors.equal(first)
+    pixels = [pair for b in seen for pair in gaps_and_hits(method, method.anchors, *b.source)]
+    assert_margin_is_of(pixels, method)
 
 
 def test_classes_that_no_margin_makes_precise_get_none_or_their_most_precise(

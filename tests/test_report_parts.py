@@ -25,7 +25,7 @@ from cag_uda.report.run_folder import read_run
 from cag_uda.selection import LOWER_IS_BETTER
 from cag_uda.types import CriterionName
 
-from .report_trees import scene, stage_record, make_run
+from .report_trees import make_run, scene, stage_record
 
 COLOURS = [(70, 130, 180), (128, 64, 128), (244, 35, 232), (0, 0, 142)]
 CITYSCAPES = [

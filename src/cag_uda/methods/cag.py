@@ -124,10 +124,11 @@ class CAG(FrozenLabeller):
             pixels += one_hot(label, len(pixels)).sum(dim=(0, 2))
             found.update(prediction.features, self._anchored(prediction, label))
         found.reduce(passes.all_reduce)
-        if is_first or self.config.anchors == "refreshed":
+        made_anew = is_first or self.config.anchors == "refreshed"
+        if made_anew:
             self.anchors.load_state_dict(found.state_dict())
         pixels = passes.all_reduce(pixels)
-        self._fit_margin(passes, pixels / pixels.sum())
+        self._fit_margin(passes, pixels / pixels.sum(), made_anew)
 
     def before_step(self) -> None:
         """Forget what a step that was left out has seen."""
@@ -220,12 +221,15 @@ class CAG(FrozenLabeller):
             return label
         return label.masked_fill(prediction.logits.argmax(1) != label, IGNORE)
 
-    def _fit_margin(self, passes: Passes, share: Tensor) -> None:
-        """Set each class's threshold; `share` (K,) is the classes' shares of the source."""
+    def _fit_margin(self, passes: Passes, share: Tensor, made_anew: bool) -> None:
+        """Set each class's threshold; `share` (K,) is the classes' shares of the source.
+
+        `made_anew` tells whether the anchors are of the features that they judge.
+        """
         margin = self.config.margin
         fitted: float | Tensor = margin.value
         if margin.kind == "calibrated":
-            statistics = self._held_out_statistics(passes)
+            statistics = self._held_out_statistics(passes, made_anew)
             fitted = statistics.calibrated(margin.value, unreachable=margin.unreachable).value
         if margin.kind == "clearest" or margin.prior_portion is not None:
             statistics = self._target_statistics(passes)
@@ -236,14 +240,19 @@ class CAG(FrozenLabeller):
                 fitted = torch.maximum(torch.as_tensor(fitted), torch.as_tensor(bound.value))
         self.threshold.copy_(torch.as_tensor(fitted))
 
-    def _held_out_statistics(self, passes: Passes) -> MarginStatistics:
-        """Gaps of labelled source pixels that no anchor which judges them was made of."""
+    def _held_out_statistics(self, passes: Passes, made_anew: bool) -> MarginStatistics:
+        """Gaps of labelled source pixels that no anchor which judges them was made of.
+
+        Anchors that were kept (fixed or moving ones) are of other features than these, and judge
+        the source's own images too.
+        """
         statistics = MarginStatistics(self.segmenter.num_classes).to(self.threshold.device)
         held_out = passes.held_out()
-        if held_out is None:
+        if held_out is None and made_anew:
             self._judge_by_halves(passes, statistics)
         else:
-            for prediction, label in self._by_labeller(held_out):
+            judged = passes.source() if held_out is None else held_out
+            for prediction, label in self._by_labeller(judged):
                 statistics.update(self.anchors.distances(prediction.features), label)
         statistics.reduce(passes.all_reduce)
         return statistics
