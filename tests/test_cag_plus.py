@@ -191,13 +191,15 @@ def test_mixing_and_hiding_can_be_taken_out(segmenter: Segmenter) -> None:
         {"anchor_momentum": 1.0},
         {"prior_strength": 0.0},
         {"label_temperature": 0.0},
-        {"contrast": {"weight": 0.0}},
+        {"contrast": {"weight": 0.1}},
         {"mix": {"probability": 0.0}},
         {"mask": {"probability": 0.0}},
     ],
     ids=lambda settings: next(iter(settings)),
 )
-def test_every_piece_can_be_taken_out(settings: dict[str, Any], segmenter: Segmenter) -> None:
+def test_every_piece_can_be_taken_out_or_put_in(
+    settings: dict[str, Any], segmenter: Segmenter
+) -> None:
     method = make(segmenter, **settings)
     anchors = method.anchors.vectors
     for number in range(2):
@@ -216,8 +218,8 @@ def test_every_piece_can_be_taken_out(settings: dict[str, Any], segmenter: Segme
             method.teacher.parameters(), method.segmenter.parameters(), strict=True
         ):
             torch.testing.assert_close(mine, theirs)
-    if settings == {"contrast": {"weight": 0.0}}:
-        assert losses["source/contrast"] == losses["mixed/contrast"] == 0
+    for name in ("source/contrast", "mixed/contrast"):
+        assert (losses.get(name, 0) > 0) == (settings == {"contrast": {"weight": 0.1}})
 
 
 @pytest.mark.parametrize("norm", ["shared", "frozen"])

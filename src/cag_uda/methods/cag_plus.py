@@ -1,10 +1,10 @@
 """CAG-plus: category anchors with what has been learnt since, one stage of it.
 
-A teacher follows the student and labels the target softly: its probabilities, corrected by the
-distances to the anchors of both domains and drawn towards the source's class shares. The student
-learns from the source and from source classes pasted on the target, a part of which is hidden from
-it, while its features are drawn to the source's anchors. The anchors follow too, the target's by
+A teacher follows the student and labels the target softly: its probabilities, drawn towards the
+source's class shares. The student learns from the source and from source classes pasted on the
+target, a part of which is hidden from it. The anchors of both domains follow too, the target's by
 the teacher's features and the source's by the student's: the teacher's would take another pass.
+They can correct the labels and draw the student's features: two pieces to put in, off by default.
 
 A step passes as many images through networks as one of DACS does: masked consistency, a third pass
 of the student in MIC, here hides blocks of the target's part of the mixed images.
@@ -137,7 +137,7 @@ class CAGPlus(Method):
             "source/ce": cross_entropy(
                 prediction.logits, batch.source.label, align_corners=aligned
             ),
-            "source/contrast": self._contrast(prediction, anchors, label),
+            **self._contrast("source", prediction, anchors, label),
             **self._feature_distance(batch.source, last_map),
         }
 
@@ -153,7 +153,7 @@ class CAGPlus(Method):
         weight = self.on_grid(soft.weight, logits)
         yield {
             "mixed/ce": soft_cross_entropy(prediction.logits, soft, align_corners=aligned),
-            "mixed/contrast": self._contrast(prediction, anchors, label, weight),
+            **self._contrast("mixed", prediction, anchors, label, weight),
         }
         seen.share.add_(_class_sums(rectified))
 
@@ -247,11 +247,19 @@ class CAGPlus(Method):
         return prediction, last_map
 
     def _contrast(
-        self, prediction: Prediction, anchors: Tensor, label: Tensor, weight: Tensor | None = None
-    ) -> Tensor:
+        self,
+        images: str,
+        prediction: Prediction,
+        anchors: Tensor,
+        label: Tensor,
+        weight: Tensor | None = None,
+    ) -> Losses:
+        """The contrast of features with the anchors; nothing where it is taken out."""
         contrast = self.config.contrast
+        if not contrast.weight:
+            return {}
         loss = anchor_contrast(prediction.features, anchors, label, weight, contrast.temperature)
-        return contrast.weight * loss
+        return {f"{images}/contrast": contrast.weight * loss}
 
     def _feature_distance(self, source: Labelled, last_map: Tensor) -> Losses:
         """The distance to the initial backbone's features; nothing where there is none."""

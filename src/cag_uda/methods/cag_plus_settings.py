@@ -25,8 +25,9 @@ class _Piece(BaseModel):
 class ContrastConfig(_Piece):
     """`[stages.method.contrast]`: features towards their anchor and away from the others."""
 
-    weight: float = Field(default=0.1, ge=0)
-    """Of the loss of each domain; 0 takes it out."""
+    weight: float = Field(default=0.0, ge=0)
+    """Of the loss of each domain, for example 0.1. Off: it cost a point on rendered scenes
+    (docs/LOG.md)."""
     temperature: float = Field(default=0.1, gt=0)
     """Of the cosine; 0.1 as in supervised contrast (Khosla et al., NeurIPS 2020). SePiCo divides
     products with a projection of its own by 100."""
@@ -77,8 +78,8 @@ class CAGPlusConfig(MethodConfig):
     """Whose anchors labels are corrected by; of two the nearer."""
     anchor_weight: float = Field(default=0.0, ge=0)
     """Of the distances in labels, 1 / τ of ProDA for distances over the mean nearest one; 0 leaves
-    the teacher's probabilities as they are. Off: it cost a point where it was tried (docs/LOG.md),
-    with the anchors' contrast on."""
+    the teacher's probabilities as they are. Off: it cost a point where it was tried
+    (docs/LOG.md)."""
     anchor_momentum: float = Field(default=0.99, ge=0, le=1)
     """Of the anchors; 1 fixes them for the stage, as in the paper."""
     anchor_confidence: float = Field(default=0.9, ge=0, lt=1)
