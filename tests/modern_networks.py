@@ -1,4 +1,4 @@
-"""Small networks of the transformer families, and batches that all of them take."""
+"""Small networks of the modern families, and batches that all of them take."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from cag_uda.types import Batch, Labelled, Unlabelled
 
 from .batches import same
 
-FAMILIES = ["mit", "dinov2", "dinov3", "convnextv2", "swinv2"]
+FAMILIES = ["efficientnet-lite", "mit", "dinov2", "dinov3", "convnextv2", "swinv2"]
 
 
 def make(family: str, classes: Classes, decoder: str = "light", **settings: Any) -> Segmenter:

@@ -26,6 +26,7 @@ from cag_uda.models.inference import prepare
 from cag_uda.models.segmenter import Segmenter
 
 from .conftest import REPOSITORY
+from .modern_networks import FAMILIES
 from .trees import read_pixels
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -221,6 +222,8 @@ def test_onnx_of_every_decoder_at_the_images_own_size(decoder: str, tmp_path: Pa
         ("convnextv2", "light"),
         ("swinv2", "light"),
         ("swinv2", "daformer"),
+        ("efficientnet-lite", "light"),
+        ("efficientnet-lite", "deeplab-v3plus"),
     ],
 )
 def test_every_family_takes_images_of_any_size(
@@ -247,7 +250,7 @@ def test_a_family_at_the_width_that_it_was_trained_at(family: str, tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["mit", "dinov2", "dinov3", "convnextv2", "swinv2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_in_half_precision(family: str, tmp_path: Path) -> None:
     segmenter = network(backbone=f"{family}-micro")
     assert export(segmenter, tmp_path / "it.onnx", half=True).agreement >= 0.99

@@ -26,7 +26,7 @@ from cag_uda.models.decoders import DAFormerDecoder
 from .modern_networks import FAMILIES, make, make_batch, make_passes
 from .network_parts import part
 
-STRIDES = {"dinov2": (14,) * 4, "dinov3": (16,) * 4}
+STRIDES = {"dinov2": (14,) * 4, "dinov3": (16,) * 4, "efficientnet-lite": (4, 8, 16, 16)}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

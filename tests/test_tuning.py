@@ -77,7 +77,7 @@ def test_a_frozen_backbone_keeps_its_weights_and_drops_nothing(classes: Classes)
     assert not any(key.startswith("backbone.") for key in changed)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [each for each in FAMILIES if each != "efficientnet-lite"])
 def test_lora_learns_beside_the_weights_and_is_delivered_merged(
     family: str, classes: Classes, tmp_path: Path
 ) -> None:

