@@ -17,11 +17,11 @@ import numpy as np
 import onnxruntime
 import torch
 
-from cag_uda.data.rendering import render
-from cag_uda.export import export
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.inference import label_map
 from cag_uda.models.segmenter import Segmenter
+from cag_uda.prediction.export import export
+from cag_uda.scenes import render
 from cag_uda.training.compute import prepare_process
 
 CLASSES = 19

@@ -34,12 +34,12 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from cag_uda.data.cache import VARIABLE
-from cag_uda.data.config import LoadingConfig
-from cag_uda.data.decoded import DecodedImages
-from cag_uda.data.domain import Domain
-from cag_uda.data.images import LabelledImages, UnlabelledImages
-from cag_uda.data.loading import BatchSource
+from cag_uda.data.domains.domain import Domain
+from cag_uda.data.files.cache import VARIABLE
+from cag_uda.data.loading.config import LoadingConfig
+from cag_uda.data.loading.decoded import DecodedImages
+from cag_uda.data.loading.images import LabelledImages, UnlabelledImages
+from cag_uda.data.loading.sampler import BatchSource
 from cag_uda.types import Batch
 
 GTA5 = (1052, 1914)

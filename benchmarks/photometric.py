@@ -14,7 +14,7 @@ import kornia.augmentation as kornia
 import numpy as np
 import torch
 
-from cag_uda.data.augment import photometric
+from cag_uda.data.loading.augment import photometric
 
 _BATCH = 8
 _SIZE = (144, 192)

@@ -21,13 +21,13 @@ import cv2
 import torch
 from rich.console import Console
 
-from cag_uda.commands.predict import predict_files
-from cag_uda.commands.predict_stream import BATCH_SIZE
-from cag_uda.data.reading import read_image
-from cag_uda.data.rendering import render
+from cag_uda.cli.predict import predict_files
+from cag_uda.data.files.decoding import read_image
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.inference import labels_of_batch, prepare
 from cag_uda.models.segmenter import Segmenter
+from cag_uda.prediction.stream import BATCH_SIZE
+from cag_uda.scenes import render
 from cag_uda.training.compute import prepare_process
 
 CLASSES = 19

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import get_args
 
-from cag_uda.data.rendering import Look, render_folder
+from cag_uda.scenes import Look, render_folder
 
 _SIZES_PX = ((128, 256), (180, 240), (360, 480))
 _PROCESSES = (1, 2)

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cag_uda.files import write_json
-from cag_uda.selection import Checkpoint, best, checkpoints, rank_of, ranks, read_records
+from cag_uda.runs.selection import Checkpoint, best, checkpoints, rank_of, ranks, read_records
 from cag_uda.types import CriterionName
 
 FEWEST = 3

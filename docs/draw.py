@@ -18,13 +18,12 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import Tensor
 
 from cag_uda import CategoryAnchors, Segmenter, by_anchor, by_confidence, load
-from cag_uda.adaptation.labels import downsample
 from cag_uda.adaptation.margins import RelativeMargin
-from cag_uda.adaptation.precision import at_least_float32
-from cag_uda.data.label_space import LabelSpace
-from cag_uda.data.rendering import Look, render
+from cag_uda.adaptation.tensors import at_least_float32, downsample
+from cag_uda.data.domains.label_space import LabelSpace
 from cag_uda.models.inference import inference, prepare
-from cag_uda.stage_pictures import plane
+from cag_uda.runs.pictures import plane
+from cag_uda.scenes import Look, render
 from cag_uda.types import IGNORE
 
 SIZE_PX = 128, 256

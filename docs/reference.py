@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from cag_uda.cli import app
+from cag_uda.cli.app import app
 
 _MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 
@@ -47,7 +47,7 @@ def commands_page() -> str:
 
 def settings_page(kind: str) -> str:
     """One section a table of a kind of file: its keys, their types, defaults and meanings."""
-    from cag_uda.commands.schemas import json_schema
+    from cag_uda.cli.schemas import json_schema
 
     schema = json.loads(json_schema("domain" if kind == "domain" else "recipe"))
     tables = {"": schema}

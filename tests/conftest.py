@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from tests.support.places import CAMVID_ROOT
+
 # Before torch loads libgomp: a waiting thread must not spin when others want the same two cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -17,9 +19,6 @@ from cag_uda.models.segmenter import Segmenter
 torch.rand(1_000_000).sqrt()
 # The tests' tensors are too small to be worth sharing between threads.
 torch.set_num_threads(1)
-
-REPOSITORY = Path(__file__).parents[1]
-CAMVID_ROOT = REPOSITORY.parent / "shared" / "data"
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import REPOSITORY
+from tests.support.places import REPOSITORY
 
 PACKAGE = REPOSITORY / "src" / "cag_uda"
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -20,14 +20,13 @@ import yaml
 from typer.testing import CliRunner
 
 import cag_uda
-from cag_uda.cli import app
-from cag_uda.data.domain_file import parse_domain_file
-from cag_uda.data.rendering import render, render_folder
+from cag_uda.cli.app import app
+from cag_uda.data.domains.domain_file import parse_domain_file
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes.schema import Recipe
-
-from .conftest import REPOSITORY
-from .trees import RECIPE, read_pixels
+from cag_uda.scenes import render, render_folder
+from tests.support.places import REPOSITORY
+from tests.support.trees import RECIPE, read_pixels
 
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))

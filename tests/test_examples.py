@@ -17,14 +17,13 @@ import torch
 from typer.testing import CliRunner
 
 import cag_uda
-from cag_uda.cli import app
-from cag_uda.data.rendering import render, render_folder
+from cag_uda.cli.app import app
 from cag_uda.methods import METHODS
 from cag_uda.models.segmenter import Segmenter
+from cag_uda.scenes import render, render_folder
 from cag_uda.types import Batch, Labelled, Unlabelled
-
-from .conftest import REPOSITORY
-from .trees import RECIPE, read_pixels, write_recipe
+from tests.support.places import REPOSITORY
+from tests.support.trees import RECIPE, read_pixels, write_recipe
 
 OWN_FOLDERS = REPOSITORY / "examples" / "own-folders"
 

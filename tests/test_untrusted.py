@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cag_uda.anchor_files import ANCHORS, load_anchors
-from cag_uda.data.domain import Domain
+from cag_uda.data.domains.domain import Domain
 from cag_uda.errors import DataError, ModelError, RecipeError, UserError
 from cag_uda.evaluation.evaluate import load_frames
 from cag_uda.models import load
 from cag_uda.recipes import load_recipe
-from cag_uda.runner import adapt
-
-from .trees import RECIPE, write_domain, write_recipe
+from cag_uda.runs.anchor_files import ANCHORS, load_anchors
+from cag_uda.runs.runner import adapt
+from tests.support.trees import RECIPE, write_domain, write_recipe
 
 
 class Trap:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cag_uda.methods.base import Method
     from cag_uda.models import load
     from cag_uda.models.segmenter import Segmenter
-    from cag_uda.runner import Run, adapt
+    from cag_uda.runs.runner import Run, adapt
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,9 +29,9 @@ __all__ = [
 _HOMES = {
     "CategoryAnchors": "cag_uda.adaptation.anchors",
     "Method": "cag_uda.methods.base",
-    "Run": "cag_uda.runner",
+    "Run": "cag_uda.runs.runner",
     "Segmenter": "cag_uda.models.segmenter",
-    "adapt": "cag_uda.runner",
+    "adapt": "cag_uda.runs.runner",
     "by_anchor": "cag_uda.adaptation.pseudo_labels",
     "by_confidence": "cag_uda.adaptation.pseudo_labels",
     "load": "cag_uda.models",

@@ -5,7 +5,6 @@ loop.
 """
 
 from cag_uda.adaptation.anchors import Average, CategoryAnchors
-from cag_uda.adaptation.labels import downsample
 from cag_uda.adaptation.losses import (
     adversarial,
     anchor_distance,
@@ -22,6 +21,7 @@ from cag_uda.adaptation.margins import (
     two_nearest,
 )
 from cag_uda.adaptation.pseudo_labels import by_anchor, by_confidence, intersection, union
+from cag_uda.adaptation.tensors import downsample
 
 __all__ = [
     "AbsoluteMargin",

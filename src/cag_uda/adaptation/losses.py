@@ -5,6 +5,28 @@ labelled, and never NaN for finite input. They know nothing of weights (λ), sch
 
 Under torch.distributed, the means over labelled pixels are means over the pixels of all processes:
 every process must then call the same losses in the same order.
+
+Anchor contrast: each feature towards the anchor of its class and away from all the others.
+
+The paper's distance loss only pulls; its cross entropies alone push classes apart. Here the anchors
+do both. Directions are compared, so that no unit and no scale of the features matters.
+
+Source: van den Oord et al., *Representation Learning with Contrastive Predictive Coding*, 2018
+(InfoNCE), with a class's anchor as the positive and the others' as negatives, as Xie et al.,
+*SePiCo*, TPAMI 2023 (centroid-aware form) has it for domain adaptation.
+
+Distance of the features of a backbone from those that it began with.
+
+Published weights know many things that the source's images do not teach; features that stay near
+theirs do not forget them.
+
+Knows features and labels as tensors; not the networks.
+
+Source: Hoyer et al., *DAFormer*, CVPR 2022, section 3.3 and its released code (calc_feat_dist).
+
+What a discriminator is shown of a segmenter's output, to tell source from target by.
+
+Pure functions of logits; the discriminator and its losses are elsewhere.
 """
 
 import math
@@ -15,8 +37,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from cag_uda.adaptation.labels import one_hot
-from cag_uda.adaptation.precision import at_least_float32, without_autocast
+from cag_uda.adaptation.tensors import at_least_float32, one_hot, without_autocast
 from cag_uda.errors import ShapeError, UserError
 from cag_uda.types import IGNORE, DomainName
 
@@ -267,3 +288,130 @@ def _check_weight(weight: Tensor | None, label: Tensor) -> None:
             f"a weight per pixel wants the label's shape {tuple(label.shape)}, "
             f"got {tuple(weight.shape)}"
         )
+
+
+def anchor_contrast(
+    features: Tensor,
+    anchors: Tensor,
+    label: Tensor,
+    weight: Tensor | None = None,
+    temperature: float = 0.1,
+) -> Tensor:
+    """InfoNCE of each pixel over all anchors, mean over labelled pixels.
+
+    Args:
+        features: (B, D, h, w).
+        anchors: (K, D) as `CategoryAnchors.vectors`; constants. A class whose anchor is not finite
+            repels nothing, and its pixels count as unlabelled.
+        label: (B, h, w) int64 train ids with IGNORE, at feature resolution.
+        weight: (B, h, w) factor of each pixel's loss; not part of the divisor.
+        temperature: τ, above 0.
+
+    Returns:
+        Scalar mean of −log softmax_c(cos(f_j, A_c) / τ) at c = y_j, in nats; 0 with zero gradients
+        where nothing is labelled.
+
+    Raises:
+        ShapeError: if the shapes do not fit.
+    """
+    grid = (features.shape[0], *features.shape[2:])
+    if features.ndim != 4 or anchors.shape[1:] != features.shape[1:2] or label.shape != grid:
+        raise ShapeError(
+            "anchor_contrast wants features (B, D, h, w), anchors (K, D) and a label (B, h, w), "
+            f"got {tuple(features.shape)}, {tuple(anchors.shape)} and {tuple(label.shape)}"
+        )
+    flat = at_least_float32(features).flatten(2)
+    usable = anchors.isfinite().all(dim=1)
+    directions = F.normalize(torch.where(usable[:, None], anchors, 0.0).to(flat.dtype), dim=1)
+    with without_autocast(features):
+        products = directions.detach().expand(len(flat), -1, -1) @ flat
+    lengths = torch.linalg.vector_norm(flat, dim=1, keepdim=True).clamp(min=1e-6)
+    similarity = products / (lengths * temperature)
+    similarity = similarity.masked_fill(~usable[:, None], -torch.inf)
+    table = torch.where(usable, torch.arange(len(anchors), device=label.device), IGNORE)
+    is_class = (label >= 0) & (label < len(anchors))
+    wanted = torch.where(is_class, table[torch.where(is_class, label, 0)], IGNORE).flatten(1)
+    loss = F.cross_entropy(similarity, wanted, ignore_index=IGNORE, reduction="none")
+    if weight is not None:
+        loss = loss * weight.flatten(1)
+    return pixel_mean(loss.sum(), (wanted != IGNORE).sum())
+
+
+def feature_distance(
+    features: Tensor, initial: Tensor, label: Tensor, counted: Tensor, least_share: float = 0.75
+) -> Tensor:
+    """Euclidean distance between two networks' features, mean over the cells of some classes.
+
+    Args:
+        features: (B, C, h, w) of the network in training.
+        initial: (B, C, h, w) of the network that it began as, for the same images; constants.
+        label: (B, H, W) int64 train ids with IGNORE.
+        counted: (K,) bool, the classes whose cells count; DAFormer has those of things.
+        least_share: of a cell's pixels that must be of one class for the cell to be of it.
+
+    Returns:
+        Scalar mean of ‖f − f₀‖₂, in feature units; 0 with zero gradients where no cell counts.
+
+    Raises:
+        ShapeError: if the shapes do not fit.
+    """
+    if features.ndim != 4 or features.shape != initial.shape or len(label) != len(features):
+        raise ShapeError(
+            "feature_distance wants features (B, C, h, w) of one shape and a label (B, H, W), got "
+            f"{tuple(features.shape)}, {tuple(initial.shape)} and {tuple(label.shape)}"
+        )
+    cells = (features.shape[2], features.shape[3])
+    rows = one_hot(label, len(counted))[:, counted]
+    share = F.adaptive_avg_pool2d(rows.reshape(len(label), -1, *label.shape[1:]), cells)
+    # Pooled means of ones may fall short of 1 by rounding.
+    is_counted = (share >= least_share - 1e-4).any(dim=1)
+    apart = at_least_float32(features) - at_least_float32(initial).detach()
+    distance = torch.linalg.vector_norm(apart, dim=1) * is_counted
+    return pixel_mean(distance.sum(), is_counted.sum())
+
+
+def class_probability(logits: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+    """Class probabilities at image size: what AdaptSegNet's discriminator sees.
+
+    Args:
+        logits: (B, K, h, w).
+        size: (H, W), in pixels.
+        align_corners: how logits are resized: corner cells on corner pixels, or edges on edges.
+
+    Returns:
+        (B, K, H, W), softmax of the bilinearly upsampled logits.
+
+    Source: Tsai et al., *AdaptSegNet*, CVPR 2018.
+    """
+    return _resized(logits, size, align_corners).softmax(dim=1)
+
+
+def self_information(logits: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+    """Weighted self-information at image size: what ADVENT's discriminator sees.
+
+    Args:
+        logits: (B, K, h, w), K of at least 2.
+        size: (H, W), in pixels.
+        align_corners: as in `class_probability`.
+
+    Returns:
+        (B, K, H, W), −p·log₂ p / log₂ K of the upsampled logits' softmax; its sum over the classes
+        is the entropy as a share of the greatest possible one.
+
+    Raises:
+        ShapeError: if there are fewer than two classes.
+
+    Source: Vu et al., *ADVENT*, CVPR 2019, equation 4; released code, prob_2_entropy.
+    """
+    if logits.ndim != 4 or logits.shape[1] < 2:
+        raise ShapeError(
+            "self_information wants logits (B, K, h, w) with K of at least 2, got "
+            f"{tuple(logits.shape)}"
+        )
+    # From log-softmax: a probability that underflows gives 0 · a finite number.
+    log_probability = _resized(logits, size, align_corners).log_softmax(dim=1)
+    return -(log_probability.exp() * log_probability) / math.log(logits.shape[1])
+
+
+def _resized(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    return F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from cag_uda.adaptation.labels import per_pixel
+from cag_uda.adaptation.tensors import per_pixel
 from cag_uda.errors import ShapeError, UserError
 from cag_uda.types import IGNORE
 

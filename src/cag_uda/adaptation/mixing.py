@@ -4,14 +4,29 @@ Knows images, labels and weights as tensors of one size; not who labelled the ta
 
 Source: Olsson et al., *ClassMix*, WACV 2021; Tranheden et al., *DACS: Domain Adaptation via
 Cross-domain Mixed Sampling*, WACV 2021.
+
+Random blocks of images hidden, so that what is there must be told from what is around.
+
+Knows sizes; not what the hidden pixels become, nor who is to guess them.
+
+Source: Hoyer et al., *MIC: Masked Image Consistency for Context-Enhanced Domain Adaptation*, CVPR
+2023, section 3.2 and its released code: a ratio of 0.7 in blocks of 64 pixels of crops of 1024.
+
+Colour jitter and blur of image batches, on whatever device they are.
+
+For images that only come to be inside a training step, mixed ones; images from files are augmented
+by the loader. Each image of a batch draws for itself, on the CPU, so that every device draws the
+same. Pure functions: no network, no label.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from cag_uda.adaptation.distributed import over_processes
+from cag_uda.adaptation.tensors import over_processes, without_autocast
 from cag_uda.errors import ShapeError
 
 
@@ -105,3 +120,137 @@ def confident_share(confidence: Tensor, threshold: float) -> Tensor:
 def _class_or_last(label: Tensor, num_classes: int) -> Tensor:
     """The label with K in place of every id that is no class."""
     return torch.where((label >= 0) & (label < num_classes), label, num_classes)
+
+
+def hidden_blocks(
+    count: int,
+    size: tuple[int, int],
+    ratio: float,
+    block: float,
+    probability: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw which pixels are hidden; each block and each image for itself, on the CPU.
+
+    Args:
+        count: B, images.
+        size: (H, W), in pixels.
+        ratio: that a block is hidden.
+        block: side of a block as a share of the image's shorter side; MIC has 1/16, which on a
+            small crop is no more than an object's edge. No block is smaller than a pixel.
+        probability: that an image has hidden blocks at all.
+        generator: decides; None takes the CPU's own, so that every device draws the same.
+
+    Returns:
+        (B, H, W) bool on the CPU, True where hidden.
+    """
+    side = max(1.0, block * min(size))
+    rows, columns = (max(1, round(pixels / side)) for pixels in size)
+    hidden = torch.rand(count, rows, columns, generator=generator) < ratio
+    hidden &= torch.rand(count, 1, 1, generator=generator) < probability
+    down = torch.arange(size[0]) * rows // size[0]
+    across = torch.arange(size[1]) * columns // size[1]
+    return hidden[:, down[:, None], across]
+
+
+_LUMA = (0.299, 0.587, 0.114)
+_TO_YIQ = torch.tensor([_LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)])
+_FROM_YIQ: Tensor = torch.linalg.inv(_TO_YIQ)
+_BLUR_RADIUS_PX = 4
+"""3.5 deviations of the strongest blur."""
+
+
+def colour_jitter(
+    image: Tensor,
+    strength: float,
+    probability: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Change brightness, contrast, saturation and hue at random.
+
+    All four are linear in the colour, so that they make one 3×3 matrix and one offset an image:
+    brightness times b; contrast c around the image's mean grey; saturation s around each pixel's
+    grey; hue as a rotation by θ of the chroma in YIQ. b, c and s are drawn from 1 ± strength, θ
+    from ± strength turns.
+
+    Args:
+        image: (B, 3, H, W) float in [0, 1].
+        strength: 0 gives the image back.
+        probability: that an image is changed at all.
+        generator: decides; None takes the CPU's own.
+
+    Returns:
+        (B, 3, H, W) float in [0, 1]; contiguous as `image` is.
+
+    Source: the ColorJitter of DACS (strength 0.25, probability 0.8), whose operations are applied
+        in a random order, with the hue of HSV, and clipped one by one.
+    """
+    batch = len(image)
+    spread = (2 * torch.rand(batch, 5, generator=generator) - 1) * strength
+    applied = torch.rand(batch, generator=generator) < probability
+    spread = torch.where(applied[:, None], spread, 0.0)
+    brightness, contrast, saturation = (1 + spread[:, :3]).unbind(dim=1)
+    luma = torch.tensor(_LUMA)
+    grey = luma.expand(3, 3)
+    saturate = saturation[:, None, None] * torch.eye(3) + (1 - saturation[:, None, None]) * grey
+    gain = brightness * contrast
+    matrix = gain[:, None, None] * (_hue_rotation(2 * math.pi * spread[:, 3]) @ saturate)
+    offset = (1 - contrast) * brightness
+    with without_autocast(image):
+        flat = image.flatten(2)
+        mean_grey = luma.to(image, non_blocking=True) @ flat.mean(dim=2).t()
+        shift = (offset.to(image, non_blocking=True) * mean_grey)[:, None, None]
+        jittered = torch.baddbmm(shift, matrix.to(image, non_blocking=True), flat)
+    return jittered.clamp_(0, 1).view(image.shape)
+
+
+def gaussian_blur(
+    image: Tensor,
+    deviation_px: tuple[float, float],
+    probability: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Blur images at random, edges mirrored.
+
+    Args:
+        image: (B, 3, H, W) float, at least 5×5 pixels.
+        deviation_px: range of the Gaussian's standard deviation, at most 1.15 pixels.
+        probability: that an image is blurred.
+        generator: decides; None takes the CPU's own.
+
+    Returns:
+        (B, 3, H, W) float.
+
+    Source: DACS: deviations of 0.15 to 1.15 pixels, probability 0.5.
+    """
+    low, high = deviation_px
+    draw = torch.rand(2, len(image), generator=generator)
+    blurred = (draw[0] < probability).nonzero().flatten()
+    if not len(blurred):
+        return image
+    deviation = low + (high - low) * draw[1, blurred]
+    offset = torch.arange(-_BLUR_RADIUS_PX, _BLUR_RADIUS_PX + 1)
+    kernel = torch.exp(-0.5 * (offset / deviation[:, None]) ** 2)
+    kernel = (
+        (kernel / kernel.sum(dim=1, keepdim=True))
+        .repeat_interleave(3, dim=0)
+        .to(image, non_blocking=True)
+    )
+    chosen = image[blurred.to(image.device, non_blocking=True)]
+    stacked = F.pad(chosen, (_BLUR_RADIUS_PX,) * 4, mode="reflect").flatten(0, 1)[None]
+    with without_autocast(image):
+        stacked = F.conv2d(stacked, kernel[:, None, None, :], groups=len(kernel))
+        stacked = F.conv2d(stacked, kernel[:, None, :, None], groups=len(kernel))
+    return image.index_copy(
+        0, blurred.to(image.device, non_blocking=True), stacked.view(chosen.shape)
+    )
+
+
+def _hue_rotation(angle: Tensor) -> Tensor:
+    """Matrices (B, 3, 3) that turn the chroma of RGB by angles (B,) and keep its luma."""
+    cosine, sine = angle.cos(), angle.sin()
+    turn = torch.zeros(len(angle), 3, 3)
+    turn[:, 0, 0] = 1
+    turn[:, 1, 1], turn[:, 1, 2] = cosine, -sine
+    turn[:, 2, 1], turn[:, 2, 2] = sine, cosine
+    return _FROM_YIQ @ turn @ _TO_YIQ

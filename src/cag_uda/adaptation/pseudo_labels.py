@@ -3,15 +3,23 @@
 Pure functions of distances and logits; what supplies them, and what trains on the labels, is
 elsewhere. Methods that train on both kinds take the mean of two cross entropies (the released
 code), which is a matter of losses; `intersection` and `union` make one label map of two.
+
+Class-balanced pseudo-labels: each class judged by its own confidence, not by a common one.
+
+Knows logits alone; not networks, rounds or losses.
+
+Source: Zou et al., *Domain Adaptation for Semantic Segmentation via Class-Balanced Self-Training*
+(CBST), ECCV 2018, equations 6 and 7.
 """
 
-import torch
-from torch import Tensor
+from collections.abc import Callable
 
-from cag_uda.adaptation.labels import per_pixel
+import torch
+from torch import Tensor, nn
+
 from cag_uda.adaptation.margins import AbsoluteMargin, Margin, two_nearest
-from cag_uda.adaptation.precision import at_least_float32
-from cag_uda.errors import ShapeError
+from cag_uda.adaptation.tensors import at_least_float32, per_pixel
+from cag_uda.errors import ShapeError, UserError
 from cag_uda.types import IGNORE, PseudoLabels
 
 
@@ -137,4 +145,110 @@ def _check_same_grid(first: PseudoLabels, second: PseudoLabels) -> None:
         raise ShapeError(
             f"pseudo-labels of one grid are wanted, got {tuple(first.label.shape)} and "
             f"{tuple(second.label.shape)}"
+        )
+
+
+_LOWEST, _HIGHEST = -8.0, 18.0
+"""Log-odds that the bins span: of 1/3000, below any highest of K ≤ 254 probabilities, and beyond
+the largest float32 below 1."""
+
+
+class ConfidenceStatistics(nn.Module):
+    """Histograms of the confidence of the pixels predicted as each class.
+
+    Bins are equal in log-odds, so that a class of which most pixels are above 0.9999 is still told
+    apart. A threshold is a bin's lower edge: exact to (_HIGHEST − _LOWEST) / bins in log-odds, with
+    the default bins to 0.0016 in probability at most.
+
+    Args:
+        num_classes: K.
+        bins: of the log-odds.
+    """
+
+    pixels: Tensor
+    """(K, bins) int64: pixels by predicted class and confidence."""
+
+    def __init__(self, num_classes: int, bins: int = 4096) -> None:
+        super().__init__()
+        self.num_classes, self.bins = num_classes, bins
+        self.register_buffer("pixels", torch.zeros(num_classes, bins, dtype=torch.int64))
+
+    @torch.no_grad()
+    def update(self, logits: Tensor) -> None:
+        """Count one batch in.
+
+        Args:
+            logits: (B, K, h, w), any floating type, before the softmax.
+
+        Raises:
+            ShapeError: if they are of another number of classes.
+        """
+        _check_logits(logits, self.num_classes)
+        probability = at_least_float32(logits).softmax(dim=1)
+        confidence, label = probability.max(dim=1)
+        odds = torch.logit(confidence).clamp_(_LOWEST, _HIGHEST)
+        position = ((odds - _LOWEST) * (self.bins / (_HIGHEST - _LOWEST))).long()
+        cell = label * self.bins + position.clamp_(max=self.bins - 1)
+        counted = torch.bincount(cell.flatten(), minlength=self.pixels.numel())
+        self.pixels += counted.view_as(self.pixels)
+
+    @torch.no_grad()
+    def reduce(self, all_reduce: Callable[[Tensor], Tensor]) -> None:
+        """Sum over processes that each saw a part of the images; once, at the end of a sweep.
+
+        Args:
+            all_reduce: gives the sum of a tensor over all processes.
+        """
+        self.pixels.copy_(all_reduce(self.pixels))
+
+    @torch.no_grad()
+    def thresholds(self, portion: float) -> Tensor:
+        """Find the confidence that a portion of each class's pixels reaches.
+
+        Args:
+            portion: in (0, 1], of the pixels predicted as the class, the most confident first.
+
+        Returns:
+            (K,) float32 k_c; inf for a class that was predicted nowhere, which is then never
+            assigned. (The released code has 1 there, which no probability exceeds either.)
+
+        Raises:
+            UserError: for a portion outside (0, 1].
+        """
+        if not 0 < portion <= 1:
+            raise UserError(f"portion wants a number above 0 and at most 1, got {portion}")
+        at_least = self.pixels.flip(1).cumsum(dim=1).flip(1)
+        total = at_least[:, 0]
+        # The slack undoes the rounding of, say, 0.1 × 30 to a little more than 3.
+        enough = at_least >= total[:, None] * (portion * (1 - 1e-12))
+        edge = (enough.sum(dim=1) - 1).double() / self.bins * (_HIGHEST - _LOWEST) + _LOWEST
+        return torch.where(total > 0, edge.sigmoid(), torch.inf).float()
+
+
+@torch.no_grad()
+def by_class_balance(logits: Tensor, thresholds: Tensor) -> PseudoLabels:
+    """Assign each pixel to the class whose own threshold its probability exceeds the most.
+
+    Args:
+        logits: (B, K, h, w), any floating type, before the softmax.
+        thresholds: (K,) k_c above 0, for example of `ConfidenceStatistics.thresholds`; inf never.
+
+    Returns:
+        Labels (B, h, w) int64: argmax_c p_c / k_c where that ratio is at least 1, else IGNORE; and
+        weights (B, h, w), 1 where assigned, else 0.
+
+    Raises:
+        ShapeError: if the shapes do not fit.
+    """
+    _check_logits(logits, len(thresholds))
+    probability = at_least_float32(logits).softmax(dim=1)
+    ratio, label = (probability / thresholds[:, None, None]).max(dim=1)
+    assigned = ratio >= 1
+    return PseudoLabels(torch.where(assigned, label, IGNORE), assigned.float())
+
+
+def _check_logits(logits: Tensor, num_classes: int) -> None:
+    if logits.ndim != 4 or logits.shape[1] != num_classes:
+        raise ShapeError(
+            f"class balance wants logits (B, {num_classes}, h, w), got {tuple(logits.shape)}"
         )

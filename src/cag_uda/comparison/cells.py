@@ -10,10 +10,10 @@ from typing import Any
 
 from cag_uda.comparison.plan import Entry
 from cag_uda.errors import RunError
-from cag_uda.progress import Progress
 from cag_uda.recipes import Recipe
-from cag_uda.run_folder import RunFolder
-from cag_uda.runner import adapt
+from cag_uda.runs.folder import RunFolder
+from cag_uda.runs.progress import Progress
+from cag_uda.runs.runner import adapt
 
 _LEFT_BEHIND = shutil.ignore_patterns("checkpoint", "tensorboard")
 """What a stage that is done no longer needs."""

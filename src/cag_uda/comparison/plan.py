@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cag_uda.comparison.settings import ABLATIONS, BASE, Contender, PlannedStage, Variant
-from cag_uda.data.schema_errors import problems_of
+from cag_uda.data.domains.schema_errors import problems_of
 from cag_uda.errors import RecipeError
 from cag_uda.methods.base import MethodConfig
 from cag_uda.recipes import Recipe

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.adaptation.margins import relative_gap, two_nearest
-from cag_uda.anchor_files import ANCHORS, load_anchors
-from cag_uda.data.augment import Image
+from cag_uda.data.loading.augment import Image
 from cag_uda.evaluation.class_separation import ClassScatter, centroid_shift, separation
 from cag_uda.evaluation.precision_curves import PrecisionCurves, precision_at
 from cag_uda.evaluation.scores import or_none
@@ -27,10 +26,11 @@ from cag_uda.files import write_json
 from cag_uda.methods.base import on_grid
 from cag_uda.models.inference import inference, prepare
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.progress import Progress
 from cag_uda.recipes import Recipe, load_recipe
-from cag_uda.scenario import Scenario
-from cag_uda.stage_pictures import evenly
+from cag_uda.runs.anchor_files import ANCHORS, load_anchors
+from cag_uda.runs.pictures import evenly
+from cag_uda.runs.progress import Progress
+from cag_uda.runs.scenario import Scenario
 
 Record = dict[str, Any]
 SEPARATION, CURVES = "separation.json", "label_curves.json"

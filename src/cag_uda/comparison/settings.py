@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from cag_uda.data.schema_errors import did_you_mean
+from cag_uda.data.domains.schema_errors import did_you_mean
 from cag_uda.errors import RecipeError
 from cag_uda.recipes.schema import AnyMethod
 

@@ -32,7 +32,7 @@ from cag_uda.comparison.plan import Entry
 from cag_uda.comparison.settings import ABLATIONS, FLOOR, ORACLE
 from cag_uda.evaluation.bootstrap import bootstrap_of_means
 from cag_uda.evaluation.evaluate import load_frames
-from cag_uda.run_folder import RunFolder
+from cag_uda.runs.folder import RunFolder
 
 Record = dict[str, Any]
 

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from cag_uda.data.ahead import ahead
-from cag_uda.data.domain import Domain, Item
+from cag_uda.data.domains.domain import Domain, Item
+from cag_uda.data.files.ahead import ahead
 from cag_uda.errors import DataError, ShapeError
 from cag_uda.evaluation.bootstrap import Interval, paired_bootstrap
 from cag_uda.evaluation.confusion import ConfusionMatrix

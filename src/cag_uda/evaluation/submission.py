@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cag_uda.data.ahead import ahead
-from cag_uda.data.domain import Domain, Item
+from cag_uda.data.domains.domain import Domain, Item
+from cag_uda.data.files.ahead import ahead
 from cag_uda.errors import DataError
 
 _IMAGE_ENDING = "_leftImg8bit"

@@ -11,8 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cag_uda.adaptation.evidence import class_probability
-from cag_uda.adaptation.losses import adversarial, cross_entropy
+from cag_uda.adaptation.losses import adversarial, class_probability, cross_entropy
 from cag_uda.methods.base import Method, MethodConfig
 from cag_uda.methods.optim import OptimConfig, build_discriminator_optimizer, build_optimizer
 from cag_uda.models.discriminator import Discriminator

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from cag_uda.adaptation.evidence import self_information
+from cag_uda.adaptation.losses import self_information
 from cag_uda.methods.adaptsegnet import AdaptSegNet, TwoLevelConfig
 
 

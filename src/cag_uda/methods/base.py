@@ -13,21 +13,13 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cag_uda.adaptation.labels import downsample
+from cag_uda.adaptation.tensors import downsample
 from cag_uda.methods.optim import OptimConfig, build_optimizer
 from cag_uda.models.config import SegmenterConfig
 from cag_uda.models.norm import share_statistics
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.tuning import tune
-from cag_uda.types import (
-    Batch,
-    DomainName,
-    Labelled,
-    Losses,
-    Prediction,
-    PseudoLabels,
-    Unlabelled,
-)
+from cag_uda.types import Batch, DomainName, Labelled, Losses, Prediction, PseudoLabels, Unlabelled
 
 
 def on_grid(segmenter: Segmenter, label: Tensor, maps: Tensor) -> Tensor:

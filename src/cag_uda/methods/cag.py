@@ -11,13 +11,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from cag_uda.adaptation.anchors import CategoryAnchors
-from cag_uda.adaptation.distributed import over_processes
-from cag_uda.adaptation.labels import one_hot
+from cag_uda.adaptation.anchors import CategoryAnchors, follow
 from cag_uda.adaptation.losses import anchor_distance, centroid_distance, cross_entropy
 from cag_uda.adaptation.margins import AbsoluteMargin, Margin, MarginStatistics, RelativeMargin
-from cag_uda.adaptation.moving_anchors import follow
 from cag_uda.adaptation.pseudo_labels import by_anchor, by_confidence, intersection
+from cag_uda.adaptation.tensors import one_hot, over_processes
 from cag_uda.methods.base import MethodConfig, Passes
 from cag_uda.methods.labeller import FrozenLabeller
 from cag_uda.models.segmenter import Segmenter

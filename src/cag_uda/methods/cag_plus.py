@@ -23,24 +23,27 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from cag_uda.adaptation.anchors import CategoryAnchors
-from cag_uda.adaptation.class_prior import ClassPrior
-from cag_uda.adaptation.contrast import anchor_contrast
-from cag_uda.adaptation.distributed import over_processes
-from cag_uda.adaptation.feature_distance import feature_distance
-from cag_uda.adaptation.losses import cross_entropy
-from cag_uda.adaptation.masking import hidden_blocks
-from cag_uda.adaptation.mixing import Mixed, choose_half_of_classes, class_mix, confident_share
-from cag_uda.adaptation.moving_anchors import follow, nearest_of
-from cag_uda.adaptation.photometric import colour_jitter, gaussian_blur
+from cag_uda.adaptation.anchors import CategoryAnchors, follow, nearest_of
+from cag_uda.adaptation.losses import anchor_contrast, cross_entropy, feature_distance
+from cag_uda.adaptation.mixing import (
+    Mixed,
+    choose_half_of_classes,
+    class_mix,
+    colour_jitter,
+    confident_share,
+    gaussian_blur,
+    hidden_blocks,
+)
 from cag_uda.adaptation.pseudo_labels import by_confidence
 from cag_uda.adaptation.soft_labels import (
+    ClassPrior,
     SoftLabels,
     rectify,
     soft_cross_entropy,
     soften,
     with_known,
 )
+from cag_uda.adaptation.tensors import over_processes
 from cag_uda.errors import UserError
 from cag_uda.methods.base import Method, Passes
 from cag_uda.methods.cag_plus_settings import CAGPlusConfig

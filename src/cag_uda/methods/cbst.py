@@ -11,8 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from cag_uda.adaptation.class_balance import ConfidenceStatistics, by_class_balance
 from cag_uda.adaptation.losses import cross_entropy
+from cag_uda.adaptation.pseudo_labels import ConfidenceStatistics, by_class_balance
 from cag_uda.methods.base import MethodConfig, Passes
 from cag_uda.methods.labeller import FrozenLabeller
 from cag_uda.models.segmenter import Segmenter

@@ -13,8 +13,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cag_uda.adaptation.losses import cross_entropy
-from cag_uda.adaptation.mixing import Mixed, choose_half_of_classes, class_mix, confident_share
-from cag_uda.adaptation.photometric import colour_jitter, gaussian_blur
+from cag_uda.adaptation.mixing import (
+    Mixed,
+    choose_half_of_classes,
+    class_mix,
+    colour_jitter,
+    confident_share,
+    gaussian_blur,
+)
 from cag_uda.adaptation.pseudo_labels import by_confidence
 from cag_uda.methods.base import Method, MethodConfig, Passes
 from cag_uda.models.inference import inference, upsample

@@ -9,13 +9,7 @@ from cag_uda.models.backbone import Backbone
 from cag_uda.models.efficientnet_lite import EfficientNetLite
 from cag_uda.models.published import packaged_weights
 from cag_uda.models.resnet import CaffeResNet, ResNet
-from cag_uda.models.transformer_backbones import (
-    ConvNextV2,
-    DINOv2,
-    DINOv3,
-    MixTransformer,
-    SwinV2,
-)
+from cag_uda.models.transformer_backbones import ConvNextV2, DINOv2, DINOv3, MixTransformer, SwinV2
 
 Config = dict[str, Any]
 """Keyword arguments of a configuration of transformers."""

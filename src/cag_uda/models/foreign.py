@@ -15,7 +15,7 @@ from torch import Tensor
 from cag_uda.errors import ModelError
 from cag_uda.models.backbones import find_resnet
 from cag_uda.models.config import Classes, SegmenterConfig
-from cag_uda.models.resnet_names import resnet_depths, transformers_name
+from cag_uda.models.published import resnet_depths, transformers_name
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.weight_files import fill, is_state_dict, read_torch_file, tensor_names
 

@@ -2,10 +2,14 @@
 
 Nothing is unpickled: safetensors, or torch's reader of weights alone. Knows where weights lie and
 in which layouts; what is built of them is in `backbones`.
+
+Names of a ResNet's tensors: torchvision's layout, which most checkpoints have, to transformers'.
+
+Knows names alone.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +28,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from cag_uda.errors import ModelError
-from cag_uda.models.resnet_names import transformers_name
 from cag_uda.models.weight_files import TORCH_SUFFIXES, fill, read_tensors
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
@@ -182,3 +185,44 @@ def _fetched(hub_id: str) -> Path:
             f"cannot fetch backbone weights {hub_id!r}: {reason}; mend the hub id or the "
             "connection, or give segmenter.weights a local file"
         ) from error
+
+
+_STEM = {"conv1": "embedder.embedder.convolution", "bn1": "embedder.embedder.normalization"}
+_PARTS = {"conv": "convolution", "bn": "normalization"}
+_SHORTCUT = {"0": "convolution", "1": "normalization"}
+
+
+def transformers_name(name: str) -> str | None:
+    """What a tensor of a ResNet is called in `transformers.ResNetBackbone`.
+
+    Args:
+        name: in torchvision's layout (`layer1.0.conv1.weight`) or in that of transformers
+            (`resnet.encoder.stages.0…`, `encoder.stages.0…`).
+
+    Returns:
+        The name (`encoder.stages.0.layers.0.layer.0.convolution.weight`), or None for a tensor
+        that is no part of a backbone, such as the classifier of ImageNet.
+    """
+    module, _, leaf = name.removeprefix("resnet.").rpartition(".")
+    if module.startswith(("embedder.", "encoder.")):
+        return f"{module}.{leaf}"
+    if module in _STEM:
+        return f"{_STEM[module]}.{leaf}"
+    if found := re.fullmatch(r"layer([1-4])\.(\d+)\.(conv|bn)([1-3])", module):
+        stage, block, part, number = found.groups()
+        layer = f"layer.{int(number) - 1}.{_PARTS[part]}"
+    elif found := re.fullmatch(r"layer([1-4])\.(\d+)\.downsample\.([01])", module):
+        stage, block, number = found.groups()
+        layer = f"shortcut.{_SHORTCUT[number]}"
+    else:
+        return None
+    return f"encoder.stages.{int(stage) - 1}.layers.{block}.{layer}.{leaf}"
+
+
+def resnet_depths(names: Iterable[str]) -> list[int]:
+    """Numbers of blocks in the four stages, told from names in torchvision's layout."""
+    blocks: list[set[str]] = [set(), set(), set(), set()]
+    for name in names:
+        if found := re.match(r"layer([1-4])\.(\d+)\.", name):
+            blocks[int(found[1]) - 1].add(found[2])
+    return [len(stage) for stage in blocks]

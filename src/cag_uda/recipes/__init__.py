@@ -9,7 +9,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from cag_uda.data.schema_errors import did_you_mean, problems_of
+from cag_uda.data.domains.schema_errors import did_you_mean, problems_of
 from cag_uda.errors import RecipeError
 from cag_uda.recipes.schema import Recipe
 

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from cag_uda.data.config import LoadingConfig
-from cag_uda.data.domain_file import one_or_more_schema
+from cag_uda.data.domains.domain_file import one_or_more_schema
+from cag_uda.data.loading.config import LoadingConfig
 from cag_uda.methods import METHODS
 from cag_uda.methods.base import MethodConfig
 from cag_uda.methods.optim import OptimConfig

@@ -1,0 +1,5 @@
+"""`python -m cag_uda.cli`."""
+
+from cag_uda.cli.app import main
+
+main()

@@ -1,0 +1,126 @@
+"""`cag-uda check`: what the data is, and what is wrong with it."""
+
+import tomllib
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cag_uda.cli.console import OnConsole
+from cag_uda.data.domains.domain import Domain
+from cag_uda.data.inspection.check import DomainReport, SplitReport, check_domain
+from cag_uda.errors import UserError
+from cag_uda.evaluation.submission import submission_problems
+from cag_uda.recipes import builtin_recipes, load_recipe
+from cag_uda.runs.scenario import Scenario
+
+
+def check_data(console: Console, recipe_or_domain: str, data_root: Path | None) -> bool:
+    """Read every file that a recipe or a domain names, and print what is there and what is wrong.
+
+    Returns:
+        Whether nothing is wrong.
+
+    Raises:
+        UserError: if the recipe or domain itself cannot be opened.
+    """
+    reports = []
+    for domain, split, with_labels in _wanted(recipe_or_domain, data_root):
+        bars = OnConsole(console)
+
+        def show(done: int, total: int, bars: OnConsole = bars, name: str = domain.name) -> None:
+            bars.update(f"reading {name}", done, total)
+
+        reports.append(check_domain(domain, split, with_labels, on_progress=show))
+    for report in reports:
+        _print_report(console, report)
+    problems = [f"{report.domain}: {each}" for report in reports for each in report.problems]
+    _print_problems(console, problems)
+    return not problems
+
+
+def check_submission(console: Console, domain: str, folder: Path, data_root: Path | None) -> bool:
+    """Check a folder of label ids by name, size and id, and print what a server would refuse.
+
+    Returns:
+        Whether nothing is wrong.
+
+    Raises:
+        UserError: if the folder or the domain cannot be opened, or there is no server for it.
+    """
+    bars = OnConsole(console)
+    problems = submission_problems(
+        folder,
+        Domain.open(domain, data_root),
+        on_progress=lambda done, total: bars.update("checking", done, total),
+    )
+    _print_problems(console, problems)
+    return not problems
+
+
+def _print_problems(console: Console, problems: list[str]) -> None:
+    for problem in problems:
+        console.print("[red]problem:[/red]", escape(problem), highlight=False)
+    if not problems:
+        console.print("nothing is wrong", highlight=False)
+
+
+def _wanted(name: str, data_root: Path | None) -> list[tuple[Domain, str | None, bool]]:
+    """Domains, the split of each to read, and whether with labels."""
+    if not _is_recipe(name):
+        return [(Domain.open(name, data_root), None, True)]
+    recipe = load_recipe(name, data_root=data_root)
+    Scenario.open(recipe)
+    root = None if recipe.data_root is None else Path(recipe.data_root)
+    wanted: list[tuple[Domain, str | None, bool]] = [
+        (Domain.open(source.domain, root), source.split, True) for source in recipe.source
+    ]
+    target = Domain.open(recipe.target.domain, root)
+    wanted.append((target, recipe.target.train, False))
+    if recipe.target.test in target.splits:
+        wanted.append((target, recipe.target.test, target.is_labelled(recipe.target.test)))
+    return wanted
+
+
+def _is_recipe(name: str) -> bool:
+    if name in builtin_recipes():
+        return True
+    if not name.endswith(".toml"):
+        return False
+    try:
+        return "stages" in tomllib.loads(Path(name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"no recipe or domain file at {name}; check its path, or see `cag-uda recipes` and "
+            "`cag-uda domains` for built-in ones"
+        ) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{name} is not valid TOML: {error}") from error
+
+
+def _print_report(console: Console, report: DomainReport) -> None:
+    for split in report.splits:
+        sizes = ", ".join(f"{w}×{h} ({n})" for (h, w), n in list(split.image_sizes.items())[:5])
+        console.print(
+            f"[bold]{report.domain}/{split.split}[/bold]: {split.images} images, "
+            f"{split.labelled} labelled; {sizes}",
+            highlight=False,
+        )
+        if split.labelled:
+            console.print(_histogram(split, report.class_names))
+    for warning in report.warnings:
+        console.print(f"note: {warning}", highlight=False, markup=False)
+
+
+def _histogram(split: SplitReport, names: tuple[str, ...]) -> Table:
+    """Share of pixels and of images in which each class occurs."""
+    total = max(1, int(np.sum(split.class_pixels)) + split.ignored_pixels)
+    table = Table("class", box=None)
+    for heading in ("pixels", "images"):
+        table.add_column(heading, justify="right")
+    for name, pixels, images in zip(names, split.class_pixels, split.class_images, strict=True):
+        table.add_row(name, f"{100 * pixels / total:.2f} %", str(images))
+    table.add_row("(ignored)", f"{100 * split.ignored_pixels / total:.2f} %", "")
+    return table

@@ -1,0 +1,198 @@
+"""`cag-uda domains new`: a domain file for a folder, to be read and mended."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import tomli_w
+from rich.console import Console
+from rich.table import Table
+
+from cag_uda.cli.schemas import schema_line
+from cag_uda.data.domains.domain import Domain
+from cag_uda.data.domains.domain_file import parse_domain_file
+from cag_uda.data.inspection.inspect import FoundSplit, Inspection, inspect_folder
+from cag_uda.data.inspection.label_looks import LabelLook, SeenCode
+from cag_uda.data.inspection.label_meaning import Meaning, fitting_spaces, meaning_of, written
+from cag_uda.errors import DataError, UserError
+from cag_uda.files import write_text
+
+
+def new_domain(
+    console: Console,
+    folder: Path,
+    out: Path | None,
+    name: str | None,
+    label_space: str | None,
+    overwrite: bool,
+) -> None:
+    """Look into a folder and write a domain file, and the schema for editors beside it.
+
+    Args:
+        console: where to say what was found.
+        folder: with the images.
+        out: the file; None: NAME.toml in the current folder.
+        name: of the domain; None: the folder's.
+        label_space: built-in label space that the labels are known to have; None: guess.
+        overwrite: whether the file may be there already.
+
+    Raises:
+        UserError: if the folder holds no photograph, or the file is there already.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no folder at {folder}; give the folder that holds the images")
+    name = name or _as_name(folder.resolve().name)
+    out = out or Path(f"{name}.toml")
+    if out.exists() and not overwrite:
+        raise UserError(f"{out} exists already; choose another --out, or give --overwrite")
+    inspection = inspect_folder(folder)
+    meaning = Meaning()
+    if inspection.labels is not None:
+        meaning = meaning_of(inspection.labels, inspection.label_words, label_space)
+    root = _relative(folder, out.parent)
+    text = domain_text(inspection, meaning, name, root)
+    domain = Domain(parse_domain_file(text, str(out)), str(out), out.parent)
+    problems = list(_problems(domain, inspection))
+    write_text(out, f"{schema_line('domain', out.parent)}\n{text}")
+    _describe(console, inspection, meaning, out, problems)
+
+
+def domain_text(inspection: Inspection, meaning: Meaning, name: str, root: str) -> str:
+    """The TOML of a domain, with what was seen as comments.
+
+    Args:
+        inspection: what the folder holds.
+        meaning: which classes its labels mean.
+        name: of the domain.
+        root: the folder, as the file shall name it.
+    """
+    lines = [
+        "# Guessed by `cag-uda domains new`: read it, mend it, then read the data with",
+        "# `cag-uda check` on this file, which looks at every image and label.",
+        f"name = {_quoted(name)}",
+        f"root = {_quoted(root)}",
+    ]
+    if inspection.labels is None:
+        lines += ["# No labels were found: it can be adapted to, as a target."]
+    else:
+        lines += [*_classes(inspection.labels, meaning), *_labels(inspection.labels, meaning)]
+    for split in inspection.splits:
+        lines += ["", *_split(split)]
+    return "\n".join(lines) + "\n"
+
+
+def _classes(look: LabelLook, meaning: Meaning) -> Iterator[str]:
+    """`label_space`, or `[[classes]]` with what was seen of each."""
+    if meaning.label_space is not None:
+        yield f"label_space = {_quoted(meaning.label_space)}  # {meaning.why}"
+        return
+    yield ""
+    yield f"# {meaning.why[0].upper()}{meaning.why[1:]}: give each its own, and a color if you"
+    yield "# like. Their order is that of train ids; the domains of a recipe need the same classes."
+    if fitting := fitting_spaces(look):
+        yield f"# Built-in label spaces with such ids: {', '.join(fitting)}. If the classes are"
+        yield "# the same (see `cag-uda domains spaces`), write this file anew: `domains new` with"
+        yield f"# --label-space {fitting[0]} --overwrite."
+    for each in meaning.classes:
+        yield "[[classes]]"
+        yield f"name = {_quoted(each.name)}  # {_seen(look, each.seen)}"
+        if each.color is not None:
+            yield f"color = {list(each.color)}"
+
+
+def _labels(look: LabelLook, meaning: Meaning) -> Iterator[str]:
+    """`[labels]` and its map."""
+    yield ""
+    yield "[labels]"
+    yield f"encoding = {_quoted(look.encoding)}"
+    if look.channel is not None:
+        yield f"channel = {look.channel}  # the first channel is 0, red"
+    if meaning.other is not None:
+        yield f"other = {_quoted(meaning.other)}  # whatever the map leaves out"
+    seen = {written(look, entry.code): _seen(look, entry) for entry in look.codes}
+    yield from (f"# left out: {seen[written(look, code)]}" for code in meaning.left_out)
+    if meaning.map:
+        yield ""
+        yield "[labels.map]"
+        for code, value in meaning.map.items():
+            key = code if code.isdigit() else _quoted(code)
+            comment = f"  # {seen.get(code, 'not seen')}" if meaning.label_space else ""
+            yield f"{key} = {_quoted(value)}{comment}"
+
+
+def _split(split: FoundSplit) -> Iterator[str]:
+    yield f"[splits.{split.name}]  # {split.count} images"
+    yield f"images = {_one_or_more(split.images)}"
+    if split.labels:
+        # One pattern may stand for the labels of all patterns of images.
+        alike = set(split.labels) if len(split.images) == 1 else split.labels
+        yield f"labels = {_one_or_more(tuple(alike))}"
+    if split.list_file is not None:
+        yield f"list = {_quoted(split.list_file)}"
+
+
+def _seen(look: LabelLook, entry: SeenCode) -> str:
+    what = written(look, entry.code)
+    kind = "colour" if look.encoding == "rgb" else "id"
+    return f"{kind} {what}: {100 * entry.share:.2f} % of pixels, in {entry.images} of {look.images}"
+
+
+def _problems(domain: Domain, inspection: Inspection) -> Iterator[str]:
+    """What keeps the file from doing as it should: patterns that find other images."""
+    for split in inspection.splits:
+        try:
+            found = len(domain.items(split.name))
+        except DataError as error:
+            yield from error.problems
+            continue
+        if found != split.count:
+            yield f"split {split.name!r} has {found} images where {split.count} were seen"
+
+
+def _describe(
+    console: Console, inspection: Inspection, meaning: Meaning, out: Path, problems: list[str]
+) -> None:
+    table = Table("split", "images", "labels", "number", box=None)
+    for split in inspection.splits:
+        labels = "\n".join(split.labels) or "–"
+        table.add_row(split.name, "\n".join(split.images), labels, str(split.count))
+    console.print(table)
+    look = inspection.labels
+    if look is not None:
+        channel = "" if look.channel is None else f" {look.channel}"
+        console.print(
+            f"labels: {look.encoding}{channel}, {len(look.codes)} different in {look.images} "
+            f"images; {meaning.why}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    for note in (*inspection.notes, *problems):
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    advice = "give the classes their names in it, then " if meaning.classes else ""
+    console.print(
+        f"{out} is written: {advice}run cag-uda check {out}", highlight=False, soft_wrap=True
+    )
+
+
+def _relative(folder: Path, base: Path) -> str:
+    """A folder as a file in `base` names it: relative, unless they have nothing in common."""
+    here, there = os.path.realpath(base), os.path.realpath(folder)
+    if os.path.commonpath((here, there)) in (os.sep, ""):
+        return there
+    return Path(os.path.relpath(there, here)).as_posix()
+
+
+def _as_name(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "domain"
+
+
+def _one_or_more(values: tuple[str, ...]) -> str:
+    if len(values) == 1:
+        return _quoted(values[0])
+    return f"[{', '.join(map(_quoted, values))}]"
+
+
+def _quoted(text: str) -> str:
+    """A TOML string."""
+    return tomli_w.dumps({"x": text}).removeprefix("x = ").strip()

@@ -1,0 +1,118 @@
+"""`cag-uda evaluate`: scores of a network, alone or against another."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cag_uda.cli.console import OnConsole
+from cag_uda.data.domains.domain import Domain
+from cag_uda.evaluation.evaluate import Evaluation
+from cag_uda.evaluation.evaluate import evaluate as evaluate_split
+from cag_uda.evaluation.protocols import find_protocol
+from cag_uda.evaluation.published import PublishedRow, published_rows
+from cag_uda.evaluation.scores import Scores
+from cag_uda.files import write_json
+from cag_uda.models.views import Views
+from cag_uda.prediction.opening import as_learned, computing_in, open_model
+
+
+def evaluate_models(
+    console: Console,
+    model: str,
+    against: str | None,
+    *,
+    domain: str,
+    split: str,
+    protocol: str | None,
+    json_file: Path | None,
+    views: Views,
+    data_root: Path | None,
+    accelerator: str,
+    precision: str,
+) -> None:
+    """Print the scores of a model, and how far it is above another on the same frames.
+
+    By a protocol for which figures were published, those stand beside.
+
+    Raises:
+        UserError: for a model, domain, split or protocol that cannot be used.
+    """
+    if protocol is not None:
+        find_protocol(protocol)
+    opened = Domain.open(domain, data_root)
+    evaluations: dict[str, Evaluation] = {}
+    for name in [model] if against is None else [model, against]:
+        segmenter = open_model(name, accelerator)
+        bars = OnConsole(console)
+
+        def show(done: int, total: int, bars: OnConsole = bars, name: str = name) -> None:
+            bars.update(f"evaluating {name}", done, total)
+
+        with computing_in(precision, segmenter):
+            evaluations[name] = evaluate_split(
+                segmenter, as_learned(opened, segmenter, name), split, views=views, progress=show
+            )
+    scores = {name: each.scores_by(protocol) for name, each in evaluations.items()}
+    _print_scores(console, f"{opened.name}/{split}", scores, opened.name, split)
+    result: dict[str, Any] = {
+        "domain": opened.name,
+        "split": split,
+        "frames": len(evaluations[model].keys),
+        "views": asdict(views),
+        **scores[model].to_dict(),
+    }
+    if against is not None:
+        gain = evaluations[model].gain_over(evaluations[against])
+        points = [100 * value for value in (gain.difference, gain.low, gain.high)]
+        console.print(
+            "{:+.2f} mIoU points over {} (95 % over frames: {:+.2f} to {:+.2f})".format(
+                points[0], against, *points[1:]
+            ),
+            highlight=False,
+        )
+        result["gain"] = dict(zip(("points", "low", "high"), points, strict=True))
+        result["gain"]["over"] = against
+    if json_file is not None:
+        write_json(json_file, result)
+
+
+def _print_scores(
+    console: Console, title: str, scores: dict[str, Scores], domain: str, split: str
+) -> None:
+    first = next(iter(scores.values()))
+    rows = published_rows(domain, split, first.protocol)
+    console.print(_table(title, scores, rows))
+    for row in rows:
+        console.print(
+            f"published: {row.method}, {row.source} → Cityscapes {row.split}: {row.reference}",
+            highlight=False,
+        )
+    for name, each in scores.items():
+        values = " ".join(_per_cent(value) for value in each.iou)
+        console.print(f"{name}: {values} | {_per_cent(each.miou)}", highlight=False, soft_wrap=True)
+
+
+def _table(title: str, scores: dict[str, Scores], rows: Sequence[PublishedRow]) -> Table:
+    """IoU of each class, and their mean, one column a model and one a published method."""
+    first = next(iter(scores.values()))
+    by_protocol = "" if first.protocol is None else f" by {first.protocol}"
+    table = Table("class", title=f"IoU on {title}{by_protocol}, in per cent")
+    for name in scores:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_column(f"{row.method} (published)", justify="right", style="dim")
+    for index, name in enumerate(first.names):
+        published = (f"{row.iou[index]:.1f}" if row.iou else "–" for row in rows)
+        table.add_row(name, *(_per_cent(each.iou[index]) for each in scores.values()), *published)
+    table.add_section()
+    means = (f"{row.miou:.1f}" for row in rows)
+    table.add_row("mean", *(_per_cent(each.miou) for each in scores.values()), *means)
+    return table
+
+
+def _per_cent(value: float) -> str:
+    return "–" if value != value else f"{100 * value:.1f}"

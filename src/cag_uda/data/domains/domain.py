@@ -1,0 +1,366 @@
+"""Domains: an image collection on disk as its TOML file describes it.
+
+Knows paths, splits and ids; no crop, no batch, no network. Opening one looks at no image folder:
+files are looked for when the items of a split are asked for, and scenes are rendered then.
+"""
+
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+
+from cag_uda.data.domains.builtin import domain_file, domain_names
+from cag_uda.data.domains.domain_file import (
+    DomainFile,
+    RenderedTable,
+    SplitTable,
+    parse_domain_file,
+    read_domain_file,
+)
+from cag_uda.data.domains.label_reader import LabelReader, match_sizes
+from cag_uda.data.domains.label_space import LabelSpace
+from cag_uda.data.domains.placement import first_of, misplaced_root, no_images, no_label_folder
+from cag_uda.data.domains.schema_errors import did_you_mean
+from cag_uda.data.files.cache import cache_folder
+from cag_uda.data.files.decoding import Bytes, read_image
+from cag_uda.data.files.patterns import (
+    IMAGE_EXTENSIONS,
+    FoundImage,
+    LabelFinder,
+    alternatives,
+    fill,
+    find_images,
+    outside_problem,
+)
+from cag_uda.errors import DataError, RunError
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a split."""
+
+    key: str
+    """Path of the image below the root without extension, with forward slashes; unique."""
+    image: Path
+    label: Path | None
+    """None where the split has no labels, or where they were not asked for."""
+
+
+class MissingLabelsError(DataError):
+    """Some images of a labelled split have no label.
+
+    Args:
+        problem: the message.
+        items: of the split, with and without label.
+    """
+
+    def __init__(self, problem: str, items: list[Item]) -> None:
+        self.items = items
+        super().__init__(problem)
+
+    def __reduce__(self) -> tuple[type[DataError], tuple[list[str]]]:
+        """Another process needs the message alone."""
+        return DataError, (self.problems,)
+
+
+class Domain:
+    """An image collection: where its images and labels are, and what the labels mean.
+
+    Args:
+        description: the domain file, without problems.
+        shown_as: the file's name, for messages.
+        base: folder that the root is relative to.
+        base_is_data_root: whether `base` is the parent folder of all data sets.
+    """
+
+    def __init__(
+        self, description: DomainFile, shown_as: str, base: Path, base_is_data_root: bool = False
+    ) -> None:
+        self.name = description.name
+        self.label_space: LabelSpace | None = description.space()
+        self.splits: tuple[str, ...] = tuple(description.splits)
+        self._description = description
+        self._base, self._base_is_data_root = base, base_is_data_root
+        label_map = description.label_map()
+        self.labels: LabelReader | None = None
+        """Reads label images; None where the domain has no label space."""
+        if label_map is not None:
+            self.labels = LabelReader(label_map, description.labels.channel or 0, shown_as)
+
+    @classmethod
+    def open(cls, name_or_path: str | Path, data_root: Path | None = None) -> "Domain":
+        """Open a built-in domain by name, or any by the path of its file.
+
+        Args:
+            name_or_path: a path contains a / or ends in .toml; everything else is a built-in name.
+            data_root: parent folder of the data sets, for built-in domains. Defaults to the
+                environment variable CAG_UDA_DATA, or else the folder `data`.
+
+        Raises:
+            DataError: if there is no such domain, or naming all the problems of its file.
+        """
+        text = str(name_or_path)
+        if "/" in text or os.sep in text or text.endswith(".toml"):
+            path = Path(text).expanduser()
+            return cls(read_domain_file(path), str(path), path.parent)
+        known = domain_names()
+        if text not in known:
+            here = f"; for the file in this folder write {text}.toml"
+            raise DataError(
+                f"no built-in domain {text!r}{did_you_mean(text, known)} (there are: "
+                f"{', '.join(known)}){here if Path(text + '.toml').is_file() else ''}; a domain of "
+                "your own is named by the path of its .toml file"
+            )
+        shown_as = f"the built-in domain {text}"
+        description = parse_domain_file(domain_file(text).read_text(encoding="utf-8"), shown_as)
+        base = data_root if data_root is not None else Path(os.environ.get("CAG_UDA_DATA", "data"))
+        return cls(description, shown_as, base, base_is_data_root=True)
+
+    def root(self) -> Path:
+        """The folder that patterns are relative to: the first of the accepted ones that exists.
+
+        Raises:
+            DataError: if none of them exists.
+        """
+        if self._description.rendered is not None:
+            return _rendered_folder(self._description.rendered)
+        names = self._description.root or ()
+        folders = [self._base / Path(name).expanduser() for name in names]
+        for folder in folders:
+            if folder.is_dir():
+                return folder
+        others = f" (or {', '.join(names[1:])})" if len(names) > 1 else ""
+        raise DataError(
+            f"domain {self.name!r}: no folder {folders[0]}{others}; "
+            f"{misplaced_root(self._base, names, self._image_patterns(), self._base_is_data_root)}"
+        )
+
+    def excluded(self, split: str) -> tuple[str, ...]:
+        """Keys of the images of a split that are left out as broken. Raises DataError."""
+        return self._split(split).exclude or ()
+
+    def published(self, split: str) -> int | None:
+        """How many images a split was published with, those left out too. Raises DataError."""
+        return self._split(split).published
+
+    def is_labelled(self, split: str) -> bool:
+        """Whether the images of a split have labels. Looks at no file. Raises DataError."""
+        table = self._split(split)
+        return table.labels is not None or table.scenes is not None
+
+    def missing_scenes(self, split: str) -> int:
+        """Count the scenes that `items` would render first; 0 for pictures on disk."""
+        table, rendered = self._split(split), self._description.rendered
+        if rendered is None:
+            return 0
+        return sum(not _is_rendered(item) for item in _scene_items(rendered, table))
+
+    def items(self, split: str, with_labels: bool = True) -> list[Item]:
+        """List the images of a split, sorted by key; scenes that are missing are rendered first.
+
+        Args:
+            split: one of `splits`.
+            with_labels: whether to look for labels. A target that nobody labelled yet, or whose
+                labels were not downloaded, is listed without.
+
+        Returns:
+            At least one item.
+
+        Raises:
+            DataError: if a pattern finds nothing, an image of a labelled split has no label, or a
+                list names images that are not there.
+        """
+        table = self._split(split)
+        if self._description.rendered is not None:
+            items = _rendered_items(self._description.rendered, table)
+        else:
+            items = self._found_items(split, table, with_labels)
+        return items if with_labels else [Item(item.key, item.image, None) for item in items]
+
+    def read_image(self, item: Item) -> Bytes:
+        """Read the photograph of an item: (H, W, 3) uint8 RGB. Raises DataError."""
+        return read_image(item.image)
+
+    def read_label(self, item: Item) -> Bytes:
+        """Read the label of an item: (H, W) uint8 train ids with IGNORE. Raises DataError."""
+        if item.label is None or self.labels is None:
+            raise DataError(f"domain {self.name!r}: the image {item.key} has no label")
+        return self.labels.read(item.label)
+
+    def read_pair(self, item: Item) -> tuple[Bytes, Bytes]:
+        """Read photograph and label of an item, of one size.
+
+        Returns:
+            Image (H, W, 3) uint8 RGB and label (H, W) uint8 train ids with IGNORE. A label that
+            differs from its image by at most 1 % a side is resized.
+
+        Raises:
+            DataError: if either cannot be read, or the sizes differ by more.
+        """
+        image, label = self.read_image(item), self.read_label(item)
+        return image, match_sizes(image, label, item.label or item.image)
+
+    def _split(self, split: str) -> SplitTable:
+        if split not in self.splits:
+            raise DataError(
+                f"domain {self.name!r} has no split {split!r}{did_you_mean(split, self.splits)} "
+                f"(there are: {', '.join(self.splits)})"
+            )
+        return self._description.splits[split]
+
+    def _image_patterns(self) -> list[str]:
+        splits = self._description.splits.values()
+        return [images for split in splits for images, _ in split.patterns()]
+
+    def _found_items(self, split: str, table: SplitTable, with_labels: bool) -> list[Item]:
+        root, where = self.root(), f"domain {self.name!r}, split {split!r}"
+        found: dict[str, tuple[FoundImage, str | None]] = {}
+        for image_pattern, label_pattern in table.patterns():
+            images = list(find_images(root, image_pattern))
+            if not images:
+                raise DataError(f"{where}: {no_images(root, image_pattern)}")
+            for image in images:
+                known, _ = found.setdefault(image.key, (image, label_pattern))
+                if known.path != image.path:
+                    raise DataError(
+                        f"{where}: {known.path.name} and {image.path.name} in {image.path.parent} "
+                        "are one image by name; let the pattern end in the extension that is meant"
+                    )
+        keys = sorted(found.keys() - set(table.exclude or ()))
+        if table.list_file is not None:
+            keys = _listed_keys(keys, root / table.list_file, where)
+        keys = table.sliced(keys)
+        if not keys:
+            how = "exclude" if table.slice is None else f"slice = {table.slice!r}"
+            raise DataError(
+                f"{where}: {how} leaves none of the {len(found)} images; let it leave some"
+            )
+        if table.labels is None or not with_labels:
+            return [Item(key, found[key][0].path, None) for key in keys]
+        return _with_labels([found[key] for key in keys], root, where)
+
+
+def _with_labels(found: list[tuple[FoundImage, str | None]], root: Path, where: str) -> list[Item]:
+    finder, items, missing = LabelFinder(root), [], []
+    for image, pattern in found:
+        label = finder.find(pattern, image.captured) if pattern else None
+        if label is None or label == image.path:
+            wanted = _wanted_label(pattern, image) if pattern else "a label"
+            missing.append(f"{image.key} (want {wanted})")
+        items.append(Item(image.key, image.path, label))
+    if missing:
+        absent = no_label_folder(root, [pattern for _, pattern in found if pattern][:1])
+        advice = "; add the labels, mend the pattern, or leave those images out with `list`"
+        raise MissingLabelsError(
+            f"{where}: {len(missing)} of {len(items)} images below {root} have no label: "
+            f"{first_of(missing)}{absent or advice}",
+            items,
+        )
+    return items
+
+
+def _wanted_label(pattern: str, image: FoundImage) -> str:
+    return " or ".join(fill(plain, image.captured) for plain in alternatives(pattern))
+
+
+def _listed_keys(keys: list[str], path: Path, where: str) -> list[str]:
+    """The keys that a list file names, in the order of the keys."""
+    by_ending: dict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        parts = key.split("/")
+        for start in range(len(parts)):
+            by_ending["/".join(parts[start:])].append(key)
+    kept, problems = set(), []
+    for entry in _lines(path):
+        if problem := outside_problem(entry):
+            problems.append(problem)
+            continue
+        exact = entry.removeprefix("./")
+        stem, extension = os.path.splitext(exact)
+        named = by_ending.get(exact, [])
+        if not named and extension.lower() in IMAGE_EXTENSIONS:
+            named = by_ending.get(stem, [])
+        whole = [key for key in named if key in (exact, stem)]
+        if len(whole or named) != 1:
+            what = f"is the end of {len(named)} paths" if named else "is no image of the split"
+            problems.append(f"{entry!r} {what}")
+        kept.update(whole or named)
+    if problems:
+        raise DataError(
+            f"{where}: {len(problems)} lines of {path} cannot be followed: {first_of(problems)}; "
+            "want one image a line, as a path below the root"
+        )
+    if not kept:
+        raise DataError(
+            f"{where}: the list {path} names no image; write one a line, or leave it out"
+        )
+    return [key for key in keys if key in kept]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"cannot read the list {path}: {error}; give a text file below the root"
+        ) from error
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+@cache
+def _renderer_version() -> str:
+    """Short digest of the renderer's source, so that scenes of another version are never taken."""
+    digest = sha256()
+    for source in sorted(files("cag_uda.scenes").iterdir(), key=lambda entry: entry.name):
+        if source.name.endswith(".py"):
+            digest.update(source.read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def _rendered_folder(table: RenderedTable) -> Path:
+    size = f"{table.height_px}x{table.width_px}"
+    return (
+        cache_folder() / "rendered" / f"{table.look}-{size}-seed{table.seed}-{_renderer_version()}"
+    )
+
+
+def _scene_items(table: RenderedTable, split: SplitTable) -> list[Item]:
+    """The scenes of a split, whether they are in the cache or not."""
+    folder = _rendered_folder(table)
+    return [
+        Item(
+            f"images/{index:06d}",
+            folder / "images" / f"{index:06d}.png",
+            folder / "labels" / f"{index:06d}.png",
+        )
+        for index in range(*(split.scenes or (0, 0)))
+    ]
+
+
+def _is_rendered(item: Item) -> bool:
+    return item.image.is_file() and item.label is not None and item.label.is_file()
+
+
+def _rendered_items(table: RenderedTable, split: SplitTable) -> list[Item]:
+    """The scenes of a split; those that are not in the cache yet are rendered."""
+    from cag_uda.scenes import render_folder
+
+    folder, scenes = _rendered_folder(table), range(*(split.scenes or (0, 0)))
+    items = _scene_items(table, split)
+    if not all(map(_is_rendered, items)):
+        try:
+            render_folder(
+                folder,
+                table.look,
+                indices=scenes,
+                seed=table.seed,
+                height_px=table.height_px,
+                width_px=table.width_px,
+            )
+        except RunError as error:
+            advice = "scenes are kept in the folder that CAG_UDA_CACHE names"
+            raise DataError([*error.problems, advice]) from error
+    return items

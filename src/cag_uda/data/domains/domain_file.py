@@ -1,0 +1,291 @@
+"""The schema of a domain file: what may stand in it, and every problem of one at once.
+
+Knows TOML tables; looks at no image folder.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    ValidationError,
+)
+
+from cag_uda.data.domains.label_map import Encoding, LabelMap, build_label_map
+from cag_uda.data.domains.label_space import LabelClass, LabelSpace
+from cag_uda.data.domains.schema_errors import is_only_unknown_keys, problems_of
+from cag_uda.data.files.patterns import label_pattern_problem, outside_problem, pattern_problem
+from cag_uda.errors import DataError
+
+T = TypeVar("T")
+
+
+def _one_or_more(value: Any) -> Any:
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, list):
+        raise ValueError(f"want a string or a list of strings, got {value!r}")
+    return value
+
+
+def _checked_pattern(pattern: str) -> str:
+    if problem := pattern_problem(pattern):
+        raise ValueError(problem)
+    return pattern
+
+
+def _checked_path(path: str) -> str:
+    if problem := outside_problem(path):
+        raise ValueError(problem)
+    return path
+
+
+def _checked_slice(text: str) -> str:
+    match = re.fullmatch(r"\s*(-?\d*)\s*:\s*(-?\d*)\s*(?::\s*(-?\d*)\s*)?", text)
+    if not match or any(part == "-" for part in match.groups()):
+        raise ValueError(f"{text!r} is no slice; want for example '0:100', '100:' or '::10'")
+    if match[3] and int(match[3]) == 0:
+        raise ValueError(f"{text!r} has step 0")
+    return text
+
+
+def _checked_scenes(scenes: tuple[int, int]) -> tuple[int, int]:
+    if not 0 <= scenes[0] < scenes[1]:
+        raise ValueError(f"{list(scenes)} is empty; want [first, stop] with 0 ≤ first < stop")
+    return scenes
+
+
+def _known_label_space(name: str) -> str:
+    try:
+        LabelSpace.load(name)
+    except DataError as error:
+        raise ValueError(str(error)) from error
+    return name
+
+
+def one_or_more_schema(schema: dict[str, Any]) -> None:
+    """Tell editors that a list may be given as its only item."""
+    several = dict(schema)
+    schema.clear()
+    schema["anyOf"] = [several["items"], several]
+
+
+OneOrMore = Annotated[
+    tuple[T, ...],
+    BeforeValidator(_one_or_more),
+    Field(min_length=1, json_schema_extra=one_or_more_schema),
+]
+Pattern = Annotated[str, Field(min_length=1), AfterValidator(_checked_pattern)]
+Positive = Annotated[StrictInt, Field(ge=1)]
+FromZero = Annotated[StrictInt, Field(ge=0)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LabelsTable(_Table):
+    """`[labels]`: how label images are stored; the rules of the map stand in `label_map`."""
+
+    encoding: Encoding = "ids"
+    """ids: one channel of 8 or 16 bits; palette: indices of a palette image; rgb: colours; channel:
+    the id is in one of several channels."""
+    channel: Annotated[FromZero, Field(le=3)] | None = None
+    """Which channel of the file holds the id, for encoding = "channel" only; red is 0."""
+    map: dict[str, Any] = {}
+    """Id, or colour as "R,G,B" or "#rrggbb" → train id, class name or "ignore"."""
+    other: Any = None
+    """What becomes of codes outside the map: "ignore", a class, or "keep"; None: an error."""
+
+
+class SplitTable(_Table):
+    """`[splits.NAME]`: which images, and which labels go with them."""
+
+    images: OneOrMore[Pattern] | None = None
+    """Patterns below the root; all of them together are the split."""
+    labels: OneOrMore[Pattern] | None = None
+    """One for each pattern of images, or one for all; the n-th wildcard stands for what the n-th
+    of the image's pattern matched."""
+    exclude: OneOrMore[Annotated[str, AfterValidator(_checked_path)]] | None = None
+    """Images to leave out because they are broken as published: paths below the root without
+    extension. Taken before `list`."""
+    published: Positive | None = None
+    """How many images the data set was published with, those in `exclude` among them; `check` says
+    when there are fewer or more."""
+    list_file: Annotated[str, AfterValidator(_checked_path)] | None = Field(None, alias="list")
+    """Text file below the root with the images to keep, one a line: path or end of a path, with or
+    without extension."""
+    slice: Annotated[str, AfterValidator(_checked_slice)] | None = None
+    """Which of the images to keep, sorted by path, as a Python slice; taken after `list`."""
+    scenes: Annotated[tuple[FromZero, FromZero], AfterValidator(_checked_scenes)] | None = None
+    """First and one past the last scene, for rendered domains only."""
+
+    def patterns(self) -> Iterator[tuple[str, str | None]]:
+        """Each image pattern with its label pattern."""
+        images = self.images or ()
+        labels: tuple[str | None, ...] = self.labels or (None,)
+        yield from zip(images, labels if len(labels) > 1 else labels * len(images), strict=True)
+
+    def sliced(self, items: list[T]) -> list[T]:
+        """Apply `slice`."""
+        if self.slice is None:
+            return items
+        parts = [int(part) if part.strip() else None for part in self.slice.split(":")]
+        return items[slice(*parts)]
+
+
+class RenderedTable(_Table):
+    """`[rendered]`: made-up scenes instead of a root."""
+
+    look: Literal["clean", "hard"]
+    height_px: Annotated[Positive, Field(ge=32)]
+    width_px: Annotated[Positive, Field(ge=32)]
+    seed: FromZero = 0
+
+
+class DomainFile(_Table):
+    """A whole domain file."""
+
+    name: Annotated[str, Field(min_length=1)]
+    root: OneOrMore[str] | None = None
+    """Folder names, of which the first that exists is the root."""
+    label_space: Annotated[str, AfterValidator(_known_label_space)] | None = None
+    """Name of a built-in label space; or the classes are listed below."""
+    classes: tuple[LabelClass, ...] | None = None
+    labels: LabelsTable = LabelsTable()
+    rendered: RenderedTable | None = None
+    splits: Annotated[dict[str, SplitTable], Field(min_length=1)]
+
+    def space(self) -> LabelSpace | None:
+        """The label space, or None where the domain has none. Raises DataError."""
+        if self.label_space is not None:
+            return LabelSpace.load(self.label_space)
+        if self.classes is not None:
+            return LabelSpace.from_dict({"name": self.name, "classes": self.classes})
+        return None
+
+    def label_map(self) -> LabelMap | None:
+        """The table of codes of a file without problems, or None where there is no label space."""
+        space = self.space()
+        return self._label_map(space)[0] if space else None
+
+    def _label_map(self, space: LabelSpace) -> tuple[LabelMap, list[str]]:
+        table = self.labels
+        return build_label_map(table.encoding, table.map, table.other, space)
+
+    def problems(self) -> list[str]:
+        """What is wrong between tables that are each right by themselves."""
+        problems = [*self._space_problems(), *self._channel_problems()]
+        if (self.root is None) == (self.rendered is None):
+            problems.append("give either root, the folder of the images, or a [rendered] table")
+        for name, split in self.splits.items():
+            wrong = _scene_problems(split) if self.rendered else _file_problems(split)
+            problems += [f"splits.{name}.{problem}" for problem in wrong]
+        return problems
+
+    def _space_problems(self) -> list[str]:
+        if self.label_space is not None and self.classes is not None:
+            return ["give either label_space, a built-in name, or [[classes]], not both"]
+        try:
+            space = self.space()
+        except DataError as error:
+            return error.problems
+        if space is not None:
+            return self._label_map(space)[1]
+        has_labels = any(split.labels for split in self.splits.values())
+        if self.rendered or has_labels or "labels" in self.model_fields_set:
+            return ["labels need their classes: give label_space a built-in name, or [[classes]]"]
+        return []
+
+    def _channel_problems(self) -> list[str]:
+        wants_channel = self.labels.encoding == "channel"
+        if wants_channel and self.labels.channel is None:
+            return ["labels.channel: missing; say which channel holds the id, 0 is the first (red)"]
+        if not wants_channel and self.labels.channel is not None:
+            return [f"labels.channel means nothing with encoding = {self.labels.encoding!r}"]
+        return []
+
+
+def parse_domain_file(text: str, shown_as: str) -> DomainFile:
+    """Read the text of a domain file.
+
+    Args:
+        text: TOML.
+        shown_as: the file's name for messages.
+
+    Raises:
+        DataError: naming all the problems of the file at once.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{shown_as} is no TOML: {error}") from error
+    if "stages" in tables and "splits" not in tables:
+        raise DataError(f"{shown_as} is a recipe; want a domain, such as its source or target")
+    try:
+        description = DomainFile.model_validate(tables)
+        problems = []
+    except ValidationError as error:
+        problems = problems_of(error, DomainFile)
+        if not is_only_unknown_keys(error):
+            raise DataError([f"{shown_as}: {problem}" for problem in problems]) from error
+        # A misspelt key shall not hide the problems between tables.
+        description = DomainFile.model_validate(_without_unknown(tables, error))
+    problems += description.problems()
+    if problems:
+        raise DataError([f"{shown_as}: {problem}" for problem in problems])
+    return description
+
+
+def read_domain_file(path: Path) -> DomainFile:
+    """Read a domain file. Raises DataError as `parse_domain_file` does, or if it cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(f"cannot read the domain file {path}: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no UTF-8 text; want a domain file in TOML") from error
+    return parse_domain_file(text, str(path))
+
+
+def _scene_problems(split: SplitTable) -> list[str]:
+    problems = [
+        f"{key}: a rendered domain takes scenes = [first, stop] alone"
+        for key in split.model_dump(by_alias=True, exclude_none=True, exclude={"scenes"})
+    ]
+    return problems if split.scenes else [*problems, "scenes: missing; want [first, stop]"]
+
+
+def _file_problems(split: SplitTable) -> list[str]:
+    if split.scenes is not None:
+        return ["scenes: only a domain with a [rendered] table has scenes"]
+    if split.images is None:
+        return ["images: missing; want a pattern such as 'images/*'"]
+    if split.labels and len(split.labels) not in (1, len(split.images)):
+        return [
+            f"labels: {len(split.labels)} patterns for {len(split.images)} of images; want one for "
+            "each, or one for all"
+        ]
+    pairs = [(images, labels) for images, labels in split.patterns() if labels is not None]
+    problems = [label_pattern_problem(labels, images) for images, labels in pairs]
+    return [f"labels: {problem}" for problem in problems if problem]
+
+
+def _without_unknown(tables: dict[str, Any], error: ValidationError) -> dict[str, Any]:
+    """The tables without the keys that the schema does not know; `tables` is used up."""
+    for detail in error.errors():
+        *folders, key = detail["loc"]
+        table: Any = tables
+        for part in folders:
+            table = table[part]
+        del table[key]
+    return tables

@@ -1,0 +1,1 @@
+"""Files on disk as arrays: found by patterns, decoded, read ahead, kept in a cache."""

@@ -1,0 +1,1 @@
+"""Look through a data set before training: its faults, its layout, its labels."""

@@ -1,0 +1,245 @@
+"""Finds out what a folder of images holds, so that a domain file can be written for it.
+
+Guesses splits and patterns from the groups of files that belong together; what a pattern finds is
+checked against all file names.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from cag_uda.data.files.patterns import find_images
+from cag_uda.data.inspection.image_groups import (
+    Group,
+    evenly,
+    find_groups,
+    paired,
+    photos_and_labels,
+)
+from cag_uda.data.inspection.label_looks import LabelLook, look_at_labels
+from cag_uda.errors import DataError
+
+_LABELS_LOOKED_AT = 40
+_LARGEST_LIST_BYTES = 1 << 24
+
+_SPLIT_WORDS = {
+    "train": ("train", "training", "trn", "fit"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "tst", "eval"),
+}
+
+
+@dataclass(frozen=True)
+class FoundSplit:
+    """Images that belong together, with their labels."""
+
+    name: str
+    images: tuple[str, ...]
+    """Patterns."""
+    labels: tuple[str, ...]
+    """One for each pattern of images; empty for a split without labels."""
+    count: int
+    """How many images it has."""
+    list_file: str | None = None
+    """Text file below the root that names the images of the split."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a folder holds."""
+
+    root: Path
+    splits: tuple[FoundSplit, ...]
+    labels: LabelLook | None
+    """How the labels are encoded; None where there are none."""
+    label_words: frozenset[str]
+    """Words of the labels' folders and names, such as "labeltrainids"."""
+    notes: tuple[str, ...]
+    """What the user should look at."""
+
+
+def inspect_folder(root: Path) -> Inspection:
+    """Find out what a folder holds.
+
+    Args:
+        root: an existing folder.
+
+    Raises:
+        DataError: if it holds no photograph, its labels cannot be read, or no pattern tells its
+            files apart.
+    """
+    groups = find_groups(root)
+    photos, labels = photos_and_labels(groups)
+    if not photos:
+        what = "only labels, by their look" if labels else "no image"
+        raise DataError(
+            f"{root} holds {what}; give the folder that holds the photographs too, as PNG, JPEG, "
+            "TIFF, WebP, BMP or PPM"
+        )
+    pairs = paired(photos, labels)
+    used = [label for _, label in pairs if label is not None]
+    notes = [
+        f"{group.pattern(with_extension=True)} are JPEGs with the name of labels and are left out: "
+        "JPEG changes ids; save labels as PNG"
+        for group in groups
+        if group.extension.lower() in (".jpg", ".jpeg") and group not in photos
+    ]
+    splits = tuple(_splits(root, pairs, notes))
+    look = None
+    if used:
+        paths = sorted(path for group in used for path in group.paths)
+        look = look_at_labels(evenly(paths, _LABELS_LOOKED_AT))
+    elif labels:
+        notes.append(
+            f"{len(labels)} groups of files look like labels, but no photographs are named like "
+            f"them (the first: {labels[0].pattern()})"
+        )
+    words = frozenset(word for group in used for word in group.words)
+    return Inspection(root, splits, look, words, tuple(notes))
+
+
+def _splits(
+    root: Path, pairs: Sequence[tuple[Group, Group | None]], notes: list[str]
+) -> Iterator[FoundSplit]:
+    """Splits by the words of the folders, and by list files where there are some."""
+    by_name: dict[str, list[tuple[Group, Group | None]]] = defaultdict(list)
+    for photo, label in pairs:
+        by_name[_split_word(photo.folder)].append((photo, label))
+    for name in sorted(by_name, key=list(_SPLIT_WORDS).index):
+        members = by_name[name]
+        labelled = [(photo, label) for photo, label in members if label is not None]
+        others: list[tuple[Group, None]] = [(photo, None) for photo, label in members if not label]
+        if labelled:
+            yield from _labelled_splits(root, name, labelled, notes)
+        if others:
+            images = tuple(pattern for pattern, _ in merged_patterns(others))
+            count = sum(len(photo.names) for photo, _ in others)
+            yield FoundSplit(f"{name}-unlabelled" if labelled else name, images, (), count)
+
+
+def _labelled_splits(
+    root: Path, name: str, pairs: Sequence[tuple[Group, Group]], notes: list[str]
+) -> Iterator[FoundSplit]:
+    patterns = merged_patterns(pairs)
+    images = tuple(image for image, _ in patterns)
+    labels = tuple(label for _, label in patterns)
+    count = sum(len(photo.names) for photo, _ in pairs)
+    known = {base for photo, label in pairs for base in photo.names.keys() & label.names.keys()}
+    missing = sum(len(photo.names.keys() - label.names.keys()) for photo, label in pairs)
+    if not missing:
+        yield FoundSplit(name, images, labels, count)
+        return
+    lists = _lists(root, known)
+    for list_name, (path, entries) in lists.items():
+        yield FoundSplit(list_name, images, labels, entries, path)
+    if not lists:
+        notes.append(
+            f"{missing} of the {count} images of split {name!r} have no label: name the labelled "
+            'ones in a text file below the root, one a line, and add list = "that-file.txt"'
+        )
+        yield FoundSplit(name, images, labels, count)
+
+
+def merged_patterns(pairs: Sequence[tuple[Group, Group | None]]) -> list[tuple[str, str]]:
+    """Patterns of images and labels, folders of one kind (cities, drives) as a wildcard.
+
+    Args:
+        pairs: photographs with their labels, or all without.
+
+    Returns:
+        For each pattern of images the one of its labels, "" without labels.
+
+    Raises:
+        DataError: if no pattern tells the photographs from other files of their folder.
+    """
+    root = pairs[0][0].root
+    wanted = {path for photo, _ in pairs for path in photo.paths}
+    for patterns in _candidates(pairs):
+        found = {image.path for each, _ in patterns for image in find_images(root, each)}
+        if found == wanted:
+            return patterns
+    photo, label = pairs[0]
+    ending = f", for example all that end in {label.suffix}" if label and label.suffix else ""
+    raise DataError(
+        f"{root / photo.folder} holds photographs among other images that no pattern tells apart; "
+        f"move the one or the other into a folder of their own{ending}"
+    )
+
+
+def _candidates(
+    pairs: Sequence[tuple[Group, Group | None]],
+) -> Iterator[list[tuple[str, str]]]:
+    """Patterns that may do, the simplest first."""
+    has_labels = any(label is not None for _, label in pairs)
+    are_suffixes_equal = all(
+        label is None or photo.suffix == label.suffix for photo, label in pairs
+    )
+    for with_suffix, with_extension in ((False, False), (True, False), (True, True)):
+        if not (with_suffix or are_suffixes_equal):
+            continue
+        patterns = sorted(
+            {
+                (
+                    photo.pattern(with_suffix, with_extension),
+                    "" if label is None else label.pattern(with_suffix),
+                )
+                for photo, label in pairs
+            }
+        )
+        joined = _with_wildcards(patterns)
+        if joined is not None:
+            yield [joined]
+        if not has_labels and len(patterns) > 1:
+            yield [("**/*", "")]
+        yield patterns
+
+
+def _with_wildcards(patterns: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+    """One pattern for all, where they differ in the same folder names for images and labels."""
+    images = [tuple(pattern.split("/")) for pattern, _ in patterns]
+    labels = [tuple(pattern.split("/")) for _, pattern in patterns]
+    in_images, in_labels = _varying_places(images), _varying_places(labels)
+    if not in_images or in_labels is None:
+        return None
+    for image, label in zip(images, labels, strict=True):
+        is_followed = [image[place] for place in in_images] == [label[p] for p in in_labels]
+        if label != ("",) and not is_followed:
+            return None
+    return _starred(images[0], in_images), _starred(labels[0], in_labels)
+
+
+def _varying_places(paths: Sequence[tuple[str, ...]]) -> list[int] | None:
+    """Where paths differ; None if they do so in their length or in the names of the files."""
+    if len({len(path) for path in paths}) > 1 or len({path[-1] for path in paths}) > 1:
+        return None
+    return [place for place, parts in enumerate(zip(*paths, strict=True)) if len(set(parts)) > 1]
+
+
+def _starred(path: tuple[str, ...], places: Sequence[int]) -> str:
+    return "/".join("*" if place in places else part for place, part in enumerate(path))
+
+
+def _lists(root: Path, bases: set[str]) -> dict[str, tuple[str, int]]:
+    """Text files that list labelled images, by split: path below the root, number of entries."""
+    found: dict[str, tuple[str, int]] = {}
+    for path in sorted(root.rglob("*.txt")):
+        name = next((n for n, words in _SPLIT_WORDS.items() if path.stem.lower() in words), None)
+        if name is None or name in found or path.stat().st_size > _LARGEST_LIST_BYTES:
+            continue
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        entries = [line.strip() for line in lines if line.strip()]
+        if entries and all(PurePosixPath(entry).stem in bases for entry in entries):
+            found[name] = (path.relative_to(root).as_posix(), len(entries))
+    return dict(sorted(found.items(), key=lambda item: list(_SPLIT_WORDS).index(item[0])))
+
+
+def _split_word(folder: str) -> str:
+    """The split that a folder's name speaks of; "train" where none does."""
+    for part in reversed(folder.lower().split("/")):
+        words = set(re.split(r"[^a-z]+", part))
+        for name, spoken in _SPLIT_WORDS.items():
+            if words & set(spoken):
+                return name
+    return "train"

@@ -1,0 +1,85 @@
+"""Images with rare classes shown more often: which image a draw gives, and which crop of it.
+
+Pure functions of counts and a random generator; reads no file, knows no step.
+
+Source: Hoyer et al., *DAFormer*, CVPR 2022, section 3.3 (rare class sampling) and its released code
+(tools and mmseg/datasets/uda_dataset.py).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cag_uda.data.loading.augment import Image
+from cag_uda.data.loading.class_pixels import Counts
+from cag_uda.errors import DataError
+
+C = TypeVar("C")
+
+_LEAST_SHARE = 0.0015
+"""Of an image's pixels, for it to count as one that has a class: 3000 of 1914×1052 in DAFormer."""
+_LEAST_CROP_SHARE = 0.0057
+"""Of a crop's pixels, for it to show the class: 1500 of 512×512."""
+_TRIES = 10
+"""Crops to draw before one without the class is taken."""
+
+
+@dataclass(frozen=True, eq=False)
+class RareClasses:
+    """Chances of the classes, and which images have each."""
+
+    chance: NDArray[np.float64]
+    """(K,) P(c), summing to 1; 0 for a class that no image has."""
+    images: tuple[NDArray[np.int64], ...]
+    """For each class the numbers of the images that have it."""
+
+    @classmethod
+    def of(cls, counts: Counts, temperature: float) -> "RareClasses":
+        """Work out P(c) ∝ exp((1 − f_c) / T), f_c being a class's share of all labelled pixels.
+
+        Args:
+            counts: (images, K) pixels of each class in each image.
+            temperature: T, above 0; small ones leave the common classes out.
+
+        Raises:
+            DataError: if no pixel has a class.
+        """
+        total = counts.sum(axis=0)
+        if not total.sum():
+            raise DataError("rare-class sampling wants a source in which some pixel has a class")
+        exponent = (1 - total / total.sum()) / temperature
+        # Around the largest of those that count: the exponential of 100 is beyond most numbers.
+        raised = np.where(total > 0, np.exp(exponent - exponent[total > 0].max()), 0.0)
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        images = []
+        for of_class, share in zip(counts.T, shares.T, strict=True):
+            clear = np.flatnonzero(share >= _LEAST_SHARE)
+            images.append(clear if len(clear) else np.flatnonzero(of_class))
+        return cls(raised / raised.sum(), tuple(images))
+
+    def draw(self, rng: np.random.Generator) -> tuple[int, int]:
+        """Draw a class by its chance, then one of the images that have it: (train id, image)."""
+        train_id = int(rng.choice(len(self.chance), p=self.chance))
+        return train_id, int(rng.choice(self.images[train_id]))
+
+
+def crop_showing(train_id: int, label_of: Callable[[C], Image], draw: Callable[[], C]) -> C:
+    """Draw crops until one shows a class.
+
+    Args:
+        train_id: the class.
+        label_of: a crop's label map (h, w).
+        draw: makes the next crop.
+
+    Returns:
+        The first that shows it, or the last of ten.
+    """
+    crop = draw()
+    for _ in range(_TRIES - 1):
+        if (label_of(crop) == train_id).mean() >= _LEAST_CROP_SHARE:
+            break
+        crop = draw()
+    return crop

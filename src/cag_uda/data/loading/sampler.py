@@ -1,0 +1,209 @@
+"""Step-addressed loading: every sample is a function of (seed, stage, step, slot).
+
+Neither the number of processes nor the number of loader workers changes which images a step sees or
+how they are augmented, so a resumed run is the run. Knows files and crops, not networks.
+"""
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from cag_uda.data.loading.augment import Crop, Image, choose_crop, photometric
+from cag_uda.data.loading.batches import on_device, stack_images, stack_labels
+from cag_uda.data.loading.config import LoadingConfig
+from cag_uda.data.loading.images import LabelledImages, UnlabelledImages, read_or_next
+from cag_uda.data.loading.rare_classes import RareClasses, crop_showing
+from cag_uda.errors import RunError, UserError
+from cag_uda.types import Batch, Labelled, Unlabelled
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of the work is this process's."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+class _Chosen(NamedTuple):
+    """What a slot of the source's part of a batch is made of."""
+
+    images: LabelledImages
+    place: int
+    train_id: int | None
+    """The class that its crop shall show, if any."""
+
+
+@dataclass(frozen=True)
+class BatchSource(Dataset["Batch | UserError"]):
+    """The batches of one stage, addressed by step.
+
+    Slot s of the global batch takes its source image from domain s modulo the number of source
+    domains, so that several sources have equal shares; each domain is gone through in a new random
+    order every epoch, unless rare classes are to be shown more often: then a slot draws a class,
+    and an image of the source domain that has it. Tensors come as uint8; `on_device` makes them
+    what `Batch` documents.
+
+    Args:
+        sources: the labelled domains, at least one.
+        target: the unlabelled one.
+        config: sizes and augmentation.
+        seed: of the run.
+        stage: number of the stage.
+        shard: which slots of the global batch are this process's.
+    """
+
+    sources: Sequence[LabelledImages]
+    target: UnlabelledImages
+    config: LoadingConfig
+    seed: int
+    stage: int
+    shard: Shard = Shard()
+
+    def __getitem__(self, step: int) -> Batch | UserError:
+        """The part of step `step`'s batch that is this process's, or the error that prevents it."""
+        share = self.config.batch_size // self.shard.world_size
+        slots = range(self.shard.rank * share, (self.shard.rank + 1) * share)
+        try:
+            labelled = [self._labelled(step, slot) for slot in slots]
+            unlabelled = [self._unlabelled(step, slot) for slot in slots]
+        except UserError as error:
+            # Returned, not raised: a loader process would wrap it into a traceback.
+            return error
+        plain = stack_images([x for _, x in unlabelled])
+        image = plain if self.config.photometric == 0 else stack_images([x for x, _ in unlabelled])
+        return Batch(
+            Labelled(
+                stack_images([x for x, _ in labelled]), stack_labels([y for _, y in labelled])
+            ),
+            Unlabelled(image, plain),
+        )
+
+    def files(self, step: int) -> list[str]:
+        """The images that step `step`'s whole batch is made of, those of all processes."""
+        sources = [self._source_of(step, slot) for slot in range(self.config.batch_size)]
+        return [
+            *(str(chosen.images.path(chosen.place)) for chosen in sources),
+            *(
+                str(self.target.path(self._target_of(step, slot)))
+                for slot in range(self.config.batch_size)
+            ),
+        ]
+
+    def _source_of(self, step: int, slot: int) -> _Chosen:
+        """The source domain of a slot, and which of its images."""
+        count = len(self.sources)
+        domain, place = slot % count, slot // count
+        images = self.sources[domain]
+        if self.config.rare_class_temperature:
+            rng = np.random.default_rng((self.seed, self.stage, 2, step, slot))
+            train_id, index = self._rare_classes[domain].draw(rng)
+            return _Chosen(images, index, train_id)
+        share = len(range(domain, self.config.batch_size, count))
+        number = step * share + place
+        index = _shuffled_index(len(images), number, (self.seed, self.stage, 0, domain))
+        return _Chosen(images, index, None)
+
+    @cached_property
+    def _rare_classes(self) -> list[RareClasses]:
+        """What each source is drawn by where rare classes are shown more often."""
+        counts = (images.class_pixels(self.config) for images in self.sources)
+        return [RareClasses.of(each, self.config.rare_class_temperature) for each in counts]
+
+    def _target_of(self, step: int, slot: int) -> int:
+        """Which of the target's images a slot has."""
+        number = step * self.config.batch_size + slot
+        return _shuffled_index(len(self.target), number, (self.seed, self.stage, 1))
+
+    def _labelled(self, step: int, slot: int) -> tuple[Image, Image]:
+        rng = np.random.default_rng((self.seed, self.stage, 0, step, slot))
+        chosen = self._source_of(step, slot)
+        image, label = read_or_next(chosen.images, chosen.place, self.config)
+
+        def draw() -> Crop:
+            return choose_crop((label.shape[0], label.shape[1]), self.config, rng)
+
+        if chosen.train_id is None:
+            crop = draw()
+        else:
+            crop = crop_showing(chosen.train_id, lambda each: each.of_label(label), draw)
+        return photometric(crop.of_image(image), self.config.photometric, rng), crop.of_label(label)
+
+    def _unlabelled(self, step: int, slot: int) -> tuple[Image, Image]:
+        rng = np.random.default_rng((self.seed, self.stage, 1, step, slot))
+        image = read_or_next(self.target, self._target_of(step, slot), self.config)
+        plain = choose_crop((image.shape[0], image.shape[1]), self.config, rng).of_image(image)
+        return photometric(plain, self.config.photometric, rng), plain
+
+
+def load_batches(source: BatchSource, steps: range, device: torch.device) -> Iterator[Batch]:
+    """Load the batches of some steps, ahead of their use, in worker processes.
+
+    Args:
+        source: the batches by step.
+        steps: which, in order.
+        device: where the batches shall be.
+
+    Yields:
+        Batches as their type documents, on the device.
+
+    Raises:
+        DataError: when the step with an unreadable image is reached.
+    """
+    workers = source.config.workers
+    loader: DataLoader[Batch | UserError] = DataLoader(
+        source,
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=3 if workers else None,
+        worker_init_fn=_begin_worker,
+    )
+    try:
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield on_device(batch, device)
+    except RuntimeError as error:
+        if not _is_death_of_a_loader(error):
+            raise
+        raise RunError(
+            "a loader process died, probably for want of memory; set loading.workers lower, or "
+            "loading.batch_size, and go on with --resume"
+        ) from error
+
+
+def _is_death_of_a_loader(error: RuntimeError) -> bool:
+    return "DataLoader worker" in str(error)
+
+
+def _shuffled_index(count: int, number: int, key: tuple[int, ...]) -> int:
+    """Index of sample `number` when `count` images are gone through in a new order every epoch."""
+    epoch, place = divmod(number, count)
+    return int(_permutation(count, (*key, epoch))[place])
+
+
+@lru_cache(maxsize=16)
+def _permutation(count: int, key: tuple[int, ...]) -> NDArray[np.int64]:
+    return np.random.default_rng(key).permutation(count)
+
+
+def _begin_worker(_: int) -> None:
+    """A loader process uses one core, and leaves signals to the process that it serves.
+
+    Ctrl-C and a scheduler's SIGTERM reach the whole process group; were the loaders to die of them,
+    the run could not finish its step and save.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -1,5 +1,0 @@
-"""A segmenter as one file that runs without this package: ONNX, or a program of torch.export."""
-
-from cag_uda.export.write import EXPORTERS, Export, export
-
-__all__ = ["EXPORTERS", "Export", "export"]

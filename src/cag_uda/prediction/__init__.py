@@ -1,0 +1,1 @@
+"""What a finished network is used for: predictions of files and videos, pseudo-labels, export."""

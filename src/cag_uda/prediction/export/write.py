@@ -1,0 +1,255 @@
+"""Writes a segmenter as one file and holds what the file computes against the segmenter itself."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config as symbolic
+
+from cag_uda.errors import ModelError, UserError
+from cag_uda.files import whole_file
+from cag_uda.models.config import Classes
+from cag_uda.models.inference import Image, LabelMap, class_logits, inference, prepare
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.prediction.export.network import LabelNetwork
+from cag_uda.scenes import render
+
+Labeller: TypeAlias = Callable[[Image], LabelMap]
+"""Gives an image (H, W, 3) uint8 its train ids (H, W) uint8."""
+
+SMALLEST_PX = 64
+"""Least height and width of images for files that take any size."""
+_LARGEST_PX = 16384
+_SMALLEST_FIXED_PX = 32
+_EXAMPLE_PX = (96, 160)
+# Half precision keeps 11 bits of a logit, so more pixels lie within its rounding of a tie.
+_LEAST_AGREEMENT = {False: 0.999, True: 0.99}
+_TIE = {False: 0.01, True: 1.0}
+"""Lead in probability up to which two labels are as good as each other."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What comparing an exported file with its network found."""
+
+    agreement: float
+    """Share of pixels with equal labels, on rendered scenes of several sizes."""
+    largest_gap: float
+    """Largest lead, in the network's own softmax probability, of its label over the file's; 0 where
+    the two are equal everywhere."""
+
+
+def export(
+    segmenter: Segmenter,
+    path: Path,
+    *,
+    half: bool = False,
+    size_px: tuple[int, int] | None = None,
+) -> Export:
+    """Write a network as one file, which takes 8-bit RGB images and gives train ids.
+
+    The file holds preprocessing, network and argmax, the target's batch-norm statistics, and the
+    names and colours of the classes. It is compared with the network before it appears.
+
+    Args:
+        segmenter: on the CPU.
+        path: ends in .onnx or .pt2.
+        half: compute in float16, for GPUs; the file is half as large.
+        size_px: (H, W) of all images that the file takes; None for images of any size from
+            SMALLEST_PX a side.
+
+    Returns:
+        How far file and network agree.
+
+    Raises:
+        UserError: for another ending, a size that is too small, a network that cannot take images
+            of any size, or if a package is missing.
+        ModelError: if the file gives other labels than the network.
+        RunError: if the file cannot be written.
+    """
+    if path.suffix not in EXPORTERS:
+        raise UserError(f"cannot export to {path}: give a file ending in {' or '.join(EXPORTERS)}")
+    _refuse_size(segmenter, size_px)
+    if path.suffix == ".onnx":
+        _require_onnx()
+    network = copy.deepcopy(segmenter).eval().requires_grad_(False)
+    program = _program(LabelNetwork(network.half() if half else network), size_px)
+    with whole_file(path) as temporary:
+        label = EXPORTERS[path.suffix](program, segmenter.classes, temporary)
+        found = _compare(label, segmenter, size_px)
+        if found.agreement < _LEAST_AGREEMENT[half] or found.largest_gap > _TIE[half]:
+            raise ModelError(
+                f"the exported network gives other labels than its model on "
+                f"{100 * (1 - found.agreement):.2f} % of pixels, whose probability is up to "
+                f"{found.largest_gap:.3f} less, so {path} was not written; "
+                + ("leave out --half" if half else "export with another version of torch")
+            )
+    return found
+
+
+def description(classes: Classes) -> dict[str, str]:
+    """What a file says of itself: names, colours and label ids as JSON, by train id."""
+    described: dict[str, Any] = {"classes": classes.names, "palette": classes.palette}
+    if classes.label_ids is not None:
+        described["label_ids"] = classes.label_ids
+    return {name: json.dumps(value) for name, value in described.items()}
+
+
+def _refuse_size(segmenter: Segmenter, size_px: tuple[int, int] | None) -> None:
+    if size_px is None and segmenter.detail is not None:
+        raise UserError(
+            "this network sees images in windows (segmenter.detail), whose number depends on the "
+            "size of the image, and a file for any size can hold no such loop; give the size of "
+            "your images, such as --size 1024x2048"
+        )
+    if size_px is not None and min(size_px) < _SMALLEST_FIXED_PX:
+        raise UserError(
+            f"--size {size_px[0]}x{size_px[1]} is too small: networks take images from "
+            f"{_SMALLEST_FIXED_PX} px a side; give the size of your images"
+        )
+
+
+def _program(network: LabelNetwork, size_px: tuple[int, int] | None) -> ExportedProgram:
+    example = torch.zeros((1, *(size_px or _EXAMPLE_PX), 3), dtype=torch.uint8)
+    dynamic = None if size_px is not None else (_any_size(),)
+    # As in torch's own way to ONNX: nothing is taken to hold for all sizes because it does for the
+    # example, such as that a side is longer than 1, or that two are equally long.
+    for_all_sizes = symbolic.patch(  # type: ignore[attr-defined] # torch adds it at run time
+        backed_size_oblivious=True
+    )
+    with torch.no_grad(), _quiet(), for_all_sizes:
+        program = torch.export.export(
+            network,
+            (example,),
+            dynamic_shapes=dynamic,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+    return _without_assertions(program)
+
+
+def _without_assertions(program: ExportedProgram) -> ExportedProgram:
+    """Take out what was noted of the example where its trace had to choose.
+
+    Networks ask whether something is of one piece in memory, or the positions of as many patches
+    as in pretraining; what is done where the answer is no is right for all. ONNX has no assertions
+    either; that the labels are the network's at other sizes than the example's is compared.
+    """
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten._assert_scalar.default:
+            program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program
+
+
+def _any_size() -> dict[int, Any]:
+    return {
+        axis: Dim(name, min=SMALLEST_PX, max=_LARGEST_PX)
+        for axis, name in ((1, "height"), (2, "width"))
+    }
+
+
+def _require_onnx() -> None:
+    try:
+        import onnxruntime  # noqa: F401 - compares the file with the network
+        import onnxscript  # noqa: F401 - the exporter of torch stands on it
+    except ImportError as error:
+        raise UserError(
+            f"ONNX needs a package that is not installed ({error.name}); "
+            "install what it stands on: pip install onnx onnxruntime onnxscript"
+        ) from error
+
+
+def _write_onnx(program: ExportedProgram, classes: Classes, path: Path) -> Labeller:
+    import onnxruntime
+
+    with _quiet():
+        model = torch.onnx.export(
+            program,
+            input_names=["image"],
+            output_names=["labels"],
+            dynamic_shapes=(_any_size(),) if program.range_constraints else None,
+            dynamo=True,
+            verbose=False,
+        )
+    assert model is not None, "the exporter gives its program where it is given no file"
+    model.model.metadata_props.update(description(classes))
+    model.save(path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def label(image: Image) -> LabelMap:
+        return np.asarray(session.run(["labels"], {"image": image[None]})[0][0])
+
+    return label
+
+
+def _write_program(program: ExportedProgram, classes: Classes, path: Path) -> Labeller:
+    written = io.BytesIO()
+    torch.export.save(program, written, extra_files=description(classes))
+    path.write_bytes(written.getvalue())
+    written.seek(0)
+    with _quiet():
+        network = torch.export.load(written).module()
+
+    def label(image: Image) -> LabelMap:
+        return np.asarray(network(torch.from_numpy(image)[None])[0].numpy())
+
+    return label
+
+
+EXPORTERS: dict[str, Callable[[ExportedProgram, Classes, Path], Labeller]] = {
+    ".onnx": _write_onnx,
+    ".pt2": _write_program,
+}
+"""How each kind of file is written, by its ending; the result labels images by the file."""
+
+
+def _compare(label: Labeller, segmenter: Segmenter, size_px: tuple[int, int] | None) -> Export:
+    """Label scenes by a file and by the network that it was made of."""
+    equal, pixels, largest_gap = 0, 0, 0.0
+    for image in _scenes(segmenter.config.input_width_px, size_px):
+        size = (image.shape[0], image.shape[1])
+        with inference(segmenter):
+            prepared = prepare(image, segmenter.config.input_width_px)
+            shares = class_logits(segmenter, prepared, size).softmax(1)[0]
+        best, mine = shares.max(0)
+        theirs = torch.from_numpy(label(image)).long()
+        gap = best - shares.gather(0, theirs[None])[0]
+        equal += int((mine == theirs).sum())
+        pixels += mine.numel()
+        largest_gap = max(largest_gap, float(gap.max()))
+    return Export(equal / pixels, largest_gap)
+
+
+def _scenes(input_width_px: int | None, size_px: tuple[int, int] | None) -> Iterator[Image]:
+    """Rendered scenes whose sizes no stride divides, about as wide as what the network knows."""
+    width = max(2 * SMALLEST_PX, min(input_width_px or 320, 640))
+    sizes = [(width // 2, width), (3 * width // 4 + 1, 2 * width + 1), (width + 3, width + 1)]
+    for index, (height_px, width_px) in enumerate([size_px] * 3 if size_px else sizes):
+        yield render(0, index, "hard", height_px, width_px)[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' talk, none of which a user can act on."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,168 @@
+"""Which images and videos a command line means, and where the prediction of each goes.
+
+Knows paths; opens no image. Every prediction has the path of its input below what all inputs have
+in common: the folder that was given, or the deepest folder that holds all that was given.
+"""
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cag_uda.data.files.patterns import IMAGE_EXTENSIONS
+from cag_uda.errors import UserError
+
+VIDEO_EXTENSIONS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+
+FROM_STDIN = "-"
+"""What stands for a list of inputs on standard input."""
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and where its prediction goes."""
+
+    source: Path
+    """Absolute."""
+    place: str
+    """Path of the prediction below the output folder, without extension, with forward slashes."""
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the input is a video, by its extension."""
+        return self.source.suffix.lower() in VIDEO_EXTENSIONS
+
+
+def find_jobs(inputs: Sequence[str], out: Path) -> list[Job]:
+    """Find all inputs, sorted within each folder, each once.
+
+    Args:
+        inputs: files, folders (all images and videos below, hidden ones left out) and globs.
+        out: the output folder; what it holds is no input, where it lies in a folder that is.
+
+    Raises:
+        UserError: naming every input that is not there or holds no image.
+    """
+    bases: dict[str, str] = {}
+    problems = []
+    for given in inputs:
+        base, found = _files_of(given, out)
+        if not found:
+            problems.append(
+                f"no image at {given}; give files, folders or globs of images "
+                f"({', '.join(IMAGE_EXTENSIONS)}) or videos ({', '.join(VIDEO_EXTENSIONS)})"
+            )
+        bases.update(dict.fromkeys(found, base))
+    if problems:
+        raise UserError(_first(problems))
+    if not bases:
+        raise UserError(
+            "no inputs: the list on standard input is empty; write one file, folder or glob a line"
+        )
+    root = os.path.commonpath(set(bases.values()))
+    places = _distinct_places([os.path.relpath(path, root) for path in bases])
+    return [Job(Path(path), place) for path, place in zip(bases, places, strict=True)]
+
+
+def split_list(text: str) -> list[str]:
+    """The inputs that a list on standard input names: one a line, or parted by NUL."""
+    lines = text.split("\0") if "\0" in text else text.splitlines()
+    return [line.strip("\r") for line in lines if line.strip()]
+
+
+def refuse_overwriting(jobs: Iterable[Job], outputs: dict[Job, list[Path]], out: Path) -> None:
+    """Make sure that no prediction replaces an input or leaves the output folder by a link.
+
+    Args:
+        jobs: what is predicted.
+        outputs: the files of each job, and the folders that it fills.
+        out: the output folder.
+
+    Raises:
+        UserError: naming the first that does.
+    """
+    inputs = {os.path.realpath(job.source) for job in jobs}
+    holding = {os.path.dirname(path) for path in inputs}
+    inside = os.path.realpath(out)
+    for job, paths in outputs.items():
+        for path in paths:
+            real = os.path.realpath(path)
+            if real in inputs or real in holding:
+                raise UserError(
+                    f"{path} is an input and would be overwritten; choose another --out"
+                )
+            if os.path.commonpath((os.path.realpath(path.parent), inside)) != inside:
+                raise UserError(
+                    f"the prediction of {job.source} would leave {out} through a link, to {real}; "
+                    "choose another --out"
+                )
+
+
+def _files_of(given: str, out: Path) -> tuple[str, list[str]]:
+    """The folder that an input's paths are relative to, and its files, both absolute."""
+    path = os.path.abspath(os.path.expanduser(given))
+    if os.path.isdir(path):
+        if os.path.realpath(path) == os.path.realpath(out):
+            raise UserError(
+                f"--out {out} is an input folder, whose images might be overwritten; choose another"
+            )
+        return path, [file for file in _below(path) if not _lies_in(file, out, path)]
+    if os.path.isfile(path):
+        return os.path.dirname(path), [path]
+    base = _literal_folder(path)
+    matched = sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
+    return base, [file for file in matched if _is_known(file) and not _lies_in(file, out, base)]
+
+
+def _below(folder: str) -> Iterator[str]:
+    """Images and videos in a folder and all below it; a link back up is not followed."""
+    seen = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(root))
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and os.path.realpath(os.path.join(root, name)) not in seen
+        )
+        for name in sorted(names):
+            if _is_known(name) and not name.startswith("."):
+                yield os.path.join(root, name)
+
+
+def _is_known(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS)
+
+
+def _lies_in(file: str, out: Path, base: str) -> bool:
+    """Whether a file is an earlier output: in the output folder, which lies in its base."""
+    real, inside = os.path.realpath(base), os.path.realpath(out)
+    is_within = inside != real and os.path.commonpath((real, inside)) == real
+    return is_within and os.path.commonpath((os.path.realpath(file), inside)) == inside
+
+
+def _literal_folder(pattern: str) -> str:
+    """The folder of an absolute pattern up to its first wildcard."""
+    folder = os.path.dirname(pattern)
+    while glob.has_magic(folder):
+        folder = os.path.dirname(folder)
+    return folder
+
+
+def _distinct_places(relative: list[str]) -> list[str]:
+    """Paths without their extensions; where two would be one, with them."""
+    places = [os.path.splitext(path)[0] for path in relative]
+    # An extension that is kept can meet a stem that looks like it, so until nothing changes.
+    while shared := {place for place, count in Counter(places).items() if count > 1}:
+        places = [
+            path if place in shared else place for path, place in zip(relative, places, strict=True)
+        ]
+    return [place.replace(os.sep, "/") for place in places]
+
+
+def _first(problems: list[str]) -> list[str]:
+    more = len(problems) - _SHOWN
+    return problems if more <= 0 else [*problems[:_SHOWN], f"… and {more} more such inputs"]

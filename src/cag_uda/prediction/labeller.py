@@ -1,0 +1,278 @@
+"""Anchors and margin for a finished network, and the two kinds of pseudo-label that it gives."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from cag_uda.adaptation.margins import MarginStatistics
+from cag_uda.adaptation.pseudo_labels import by_anchor, by_confidence
+from cag_uda.data.domains.domain import Domain
+from cag_uda.data.domains.schema_errors import problems_of
+from cag_uda.data.loading.config import LoadingConfig
+from cag_uda.data.loading.images import LabelledImages, UnlabelledImages
+from cag_uda.data.loading.sampler import Shard
+from cag_uda.data.loading.sweeps import sweep_source, sweep_target
+from cag_uda.errors import DataError, ModelError, UserError
+from cag_uda.methods.base import Passes
+from cag_uda.methods.cag import CAG, CAGConfig, MarginConfig
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.prediction.opening import as_learned
+from cag_uda.recipes import Recipe, load_recipe
+from cag_uda.runs.anchor_files import ANCHORS, load_anchors, save_anchors
+from cag_uda.runs.scenario import held_out
+from cag_uda.types import Labelled, PseudoLabels, Unlabelled
+
+T = TypeVar("T")
+
+_CHUNK = 8
+_RECIPE = "recipe.toml"
+
+Watch = Callable[[str, int, int], None]
+"""Told what a sweep is for, how many images it has seen, and how many there are."""
+
+
+class Given(NamedTuple):
+    """One kind of pseudo-label for a batch."""
+
+    trusted: PseudoLabels
+    """Where the network is sure enough."""
+    all: PseudoLabels
+    """What it would say if it always were."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What anchors are made of, and margins calibrated on."""
+
+    images: Sequence[LabelledImages]
+    held_out: LabelledImages | None = None
+    """Images that no anchor is made of; None: each half is judged by the other half's anchors."""
+
+
+@dataclass(frozen=True, eq=False)
+class Labeller:
+    """A network with its anchors and its margin."""
+
+    method: CAG
+    anchors_from: str
+    """Where the anchors come from, for people."""
+
+    def label(self, image: Tensor) -> dict[str, Given]:
+        """Label images of the target on the feature grid.
+
+        Args:
+            image: (B, 3, H, W) uint8, at the width that the network was trained at.
+
+        Returns:
+            "anchor" and "confidence".
+        """
+        method = self.method
+        pixels = image.to(method.threshold.device).float().div_(255)
+        features, logits = method.frozen(method.labeller, pixels, "target")
+        distances = method.anchors.distances(features)
+        return {
+            "anchor": Given(by_anchor(distances, method.margin), by_anchor(distances, 0.0)),
+            "confidence": Given(
+                by_confidence(logits, method.config.confidence), by_confidence(logits, 0.0)
+            ),
+        }
+
+
+def run_of(model: str) -> Path | None:
+    """The run folder that a model is, or lies in; None where there is none."""
+    path = Path(model)
+    # RUN, RUN/model, RUN/stages/N-NAME/model.
+    for folder in (path, path.parent, *path.parents[2:3]):
+        if (folder / _RECIPE).is_file():
+            return folder
+    return None
+
+
+def read_recipe_of(model: str) -> Recipe | None:
+    """The resolved recipe of the run that a model is of. Raises RecipeError if it is damaged."""
+    run = run_of(model)
+    return None if run is None else load_recipe(run / _RECIPE)
+
+
+def labelling_config(
+    recipe: Recipe | None, margin: str | None, confidence: float | None
+) -> CAGConfig:
+    """How to label: as the run's last stage with anchors did, but for what is given.
+
+    Args:
+        recipe: of the run.
+        margin: KIND:VALUE, as in a recipe's `margin`; None: the run's, or else the clearer half of
+            each class, since a margin in feature units means nothing on another network.
+        confidence: least probability of a label by confidence; None: the run's, or else 0.95.
+
+    Raises:
+        UserError: for a margin or a confidence out of range.
+    """
+    stages = () if recipe is None else recipe.stages
+    methods = [stage.method for stage in stages if isinstance(stage.method, CAGConfig)]
+    config = methods[-1] if methods else CAGConfig(margin=MarginConfig(kind="clearest", value=0.5))
+    changes: dict[str, object] = {}
+    if margin is not None:
+        kind, _, value = margin.partition(":")
+        changes["margin"] = {"kind": kind.strip(), "value": value.strip()}
+    if confidence is not None:
+        changes["confidence"] = confidence
+    try:
+        return CAGConfig.model_validate(config.model_dump() | changes)
+    except ValidationError as error:
+        raise UserError(
+            [
+                *problems_of(error, CAGConfig),
+                "--margin is KIND:VALUE, such as relative:0.1 or clearest:0.5; --confidence is a "
+                "probability",
+            ]
+        ) from error
+
+
+def make_labeller(
+    segmenter: Segmenter,
+    model: str,
+    config: CAGConfig,
+    target: UnlabelledImages,
+    source: Source | None,
+    watch: Watch,
+) -> Labeller:
+    """Take anchors with a network, or from its folder, and fit the margin.
+
+    Args:
+        segmenter: on the device that is to be used.
+        model: as the user named it.
+        config: margin, confidence, and how anchors are averaged.
+        target: to fit a margin to.
+        source: to make anchors of; None takes those in the model's folder.
+        watch: told how far it is.
+
+    Raises:
+        UserError: if there are no anchors, or the margin cannot be fitted without a source.
+    """
+    device = segmenter.mean.device
+    loading = LoadingConfig(width_px=segmenter.config.input_width_px)
+
+    def swept(what: str, images: Sequence[LabelledImages]) -> Iterator[Labelled]:
+        sweeps = (sweep_source(each, loading, _CHUNK, Shard(), device) for each in images)
+        batches = (batch for sweep in sweeps for batch in sweep)
+        total = sum(map(len, images))
+        yield from _watched(batches, lambda batch: len(batch.image), what, total, watch)
+
+    def swept_target() -> Iterator[Unlabelled]:
+        sweep = sweep_target(target, loading, _CHUNK, Shard(), device)
+        yield from _watched(sweep, lambda batch: len(batch.plain), "margin", len(target), watch)
+
+    def swept_source() -> Iterator[Labelled]:
+        return swept("anchors", () if source is None else source.images)
+
+    def swept_held_out() -> Iterator[Labelled] | None:
+        unseen = None if source is None else source.held_out
+        return None if unseen is None else swept("margin", [unseen])
+
+    method = CAG(segmenter, config).to(device).eval()
+    passes = Passes(swept_source, swept_target, lambda tensor: tensor, swept_held_out)
+    if source is not None:
+        method.prepare(passes)
+        return Labeller(method, "made of the source")
+    path = anchors_of(model)
+    if path is None:
+        raise UserError(
+            f"{model} has no anchors: there is no {ANCHORS} beside its weights, and it is of no "
+            "run here; give --source DOMAIN, the labelled domain to make them of"
+        )
+    _take_anchors(method, path)
+    _fit_without_source(method, passes)
+    return Labeller(method, str(path))
+
+
+def anchors_of(model: str) -> Path | None:
+    """The anchors beside a network's weights, or None."""
+    for folder in (Path(model), Path(model) / "model"):
+        if (folder / ANCHORS).is_file():
+            return folder / ANCHORS
+    return None
+
+
+def keep_anchors(labeller: Labeller, model: str) -> Path:
+    """Put the anchors that a run's network has of the run's source beside its weights."""
+    folder = Path(model)
+    folder = folder / "model" if (folder / _RECIPE).is_file() else folder
+    save_anchors(folder / ANCHORS, labeller.method.anchors)
+    return folder / ANCHORS
+
+
+def source_of(
+    recipe: Recipe,
+    config: CAGConfig,
+    segmenter: Segmenter,
+    model: str,
+    data_root: Path | None,
+) -> Source:
+    """The labelled images that a run learned from, and those that its margins are calibrated on.
+
+    Raises:
+        UserError: if they are not there (any more).
+    """
+    if data_root is not None:
+        recipe = recipe.model_copy(update={"data_root": str(data_root)})
+    root = Path(recipe.data_root) if recipe.data_root else None
+    try:
+        images = [
+            LabelledImages(
+                as_learned(Domain.open(entry.domain, root), segmenter, model),
+                entry.split,
+                entry.size_px,
+            )
+            for entry in recipe.source
+        ]
+        return Source(images, held_out(recipe) if config.margin.kind == "calibrated" else None)
+    except DataError as error:
+        advice = (
+            "anchors are made of the run's source: give it by --data-root, or give --source or, "
+            "where there are anchors beside the weights, a --margin like clearest:0.5"
+        )
+        raise UserError([*error.problems, advice]) from error
+
+
+def _take_anchors(method: CAG, path: Path) -> None:
+    anchors = load_anchors(path)
+    wanted = tuple(method.anchors.sums.shape)
+    if tuple(anchors.sums.shape) != wanted:
+        raise ModelError(
+            f"{path} has anchors {tuple(anchors.sums.shape)}, and the network wants {wanted} "
+            "(classes, feature channels): they are of another network; give --source DOMAIN"
+        )
+    method.anchors.sums.copy_(anchors.sums)
+    method.anchors.counts.copy_(anchors.counts)
+
+
+def _fit_without_source(method: CAG, passes: Passes) -> None:
+    """Fit the margin to the target alone, where its kind allows that."""
+    margin = method.config.margin
+    if margin.is_of_source:
+        raise UserError(
+            f"the {margin.kind} margin is fitted to the labelled source: give --source DOMAIN, or "
+            "another --margin, such as clearest:0.5"
+        )
+    if margin.kind == "clearest":
+        statistics = MarginStatistics(method.segmenter.num_classes).to(method.threshold.device)
+        for batch in passes.target():
+            features = method.frozen(method.labeller, batch.plain, "target").features
+            statistics.update(method.anchors.distances(features))
+        method.threshold.copy_(torch.as_tensor(statistics.clearest(margin.value).value))
+
+
+def _watched(
+    batches: Iterable[T], size: Callable[[T], int], what: str, total: int, watch: Watch
+) -> Iterator[T]:
+    done = 0
+    for batch in batches:
+        done += size(batch)
+        watch(what, done, total)
+        yield batch

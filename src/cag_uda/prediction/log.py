@@ -1,0 +1,123 @@
+"""The record of a folder of predictions, by which a stopped command goes on where it was.
+
+A line of JSON says with what the folder was made; one more for each finished input says from which
+file, as it was then. Knows files and their dates, no image and no network.
+"""
+
+import json
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cag_uda.errors import RunError, UserError
+from cag_uda.files import unwritable, write_text
+from cag_uda.prediction.jobs import Job
+
+NAME = "predictions.jsonl"
+_FORMAT = 1
+
+
+class PredictionLog:
+    """What is done in one output folder. Several threads may add to it.
+
+    Args:
+        out: the output folder.
+        settings: what predictions depend on beside their inputs: the network, the kinds.
+        overwrite: begin anew, whatever the folder holds.
+
+    Raises:
+        UserError: if the folder was made with other settings.
+        RunError: if the log is damaged or cannot be written.
+    """
+
+    def __init__(self, out: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
+        self._path, self._lock = out / NAME, threading.Lock()
+        self._done: dict[str, dict[str, Any]] = {}
+        self._is_new = overwrite or not self._path.exists()
+        self._is_torn = False
+        # As JSON gives them back: a tuple as a list.
+        self._settings = json.loads(json.dumps({"format": _FORMAT, **settings}))
+        self._may_overwrite = overwrite
+        if not self._is_new:
+            self._read()
+
+    def is_done(self, job: Job, outputs: Iterable[Path]) -> bool:
+        """Whether a job's outputs stand there, made of its input as it is now."""
+        return self._done.get(job.place) == _identity(job) and all(
+            path.exists() for path in outputs
+        )
+
+    def refuse_others(self, outputs: Mapping[Job, list[Path]]) -> None:
+        """Make sure that only predictions of the same input are replaced.
+
+        Raises:
+            UserError: if a file stands where another input's prediction, or none, was written.
+        """
+        if self._may_overwrite:
+            return
+        for job, paths in outputs.items():
+            known = self._done.get(job.place)
+            if known is not None and known["input"] == str(job.source):
+                continue
+            # In a folder of ours, a file without a record is what a killed command left.
+            standing = [path for path in paths if path.exists()]
+            if standing and (self._is_new or known is not None):
+                what = f"is the prediction of {known['input']}" if known else "exists already"
+                raise UserError(
+                    f"{standing[0]} {what} and would be overwritten by that of {job.source}; "
+                    "choose another --out, or give --overwrite"
+                )
+
+    def begin(self) -> None:
+        """Write the first line, if there is no log yet or it shall be overwritten."""
+        if self._is_new:
+            write_text(self._path, json.dumps(self._settings) + "\n")
+        elif self._is_torn:
+            self._append("\n")
+
+    def add(self, job: Job) -> None:
+        """Record that the outputs of a job are written. Raises RunError if this cannot be."""
+        self._append(json.dumps({"place": job.place, **_identity(job)}) + "\n")
+
+    def _append(self, text: str) -> None:
+        try:
+            with self._lock, self._path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise unwritable(self._path, error) from error
+
+    def _read(self) -> None:
+        try:
+            text = self._path.read_text(encoding="utf-8")
+            first, *lines = text.splitlines()
+            settings = json.loads(first)
+            differing = sorted(
+                key for key in self._settings if settings.get(key) != self._settings[key]
+            )
+        except (OSError, ValueError, AttributeError) as error:
+            raise RunError(
+                f"{self._path} is no record of predictions ({error}); choose another --out, or "
+                "give --overwrite"
+            ) from error
+        if differing:
+            raise UserError(
+                f"{self._path.parent} holds predictions made otherwise (differing: "
+                f"{', '.join(differing)}); choose another --out, or give --overwrite"
+            )
+        self._is_torn = not text.endswith("\n")
+        for line in lines:
+            try:
+                record = json.loads(line)
+                self._done[record.pop("place")] = record
+            except (ValueError, KeyError, AttributeError):
+                continue  # The line that a killed command was writing.
+
+
+def _identity(job: Job) -> dict[str, Any]:
+    """The input as it is now: a changed one is predicted again."""
+    try:
+        status = job.source.stat()
+    except OSError:
+        return {"input": str(job.source)}
+    return {"input": str(job.source), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}

@@ -1,0 +1,89 @@
+"""How commands open a network: from a folder, a run or the hub, on a device; and how it looks."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from cag_uda.data.domains.class_subset import with_classes
+from cag_uda.data.domains.domain import Domain
+from cag_uda.errors import UserError
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.models.views import Views
+from cag_uda.training.compute import prepare_process
+
+
+def open_model(name: str, accelerator: str) -> Segmenter:
+    """Load a network onto a device.
+
+    Args:
+        name: a model folder, a run folder, or a hub id.
+        accelerator: auto, cpu or cuda.
+
+    Raises:
+        UserError: if the model or the device cannot be had.
+    """
+    prepare_process()
+    if accelerator not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--accelerator is auto, cpu or cuda, got {accelerator!r}")
+    has_cuda = torch.cuda.is_available()
+    if accelerator == "cuda" and not has_cuda:
+        raise UserError("no CUDA device is visible to torch; use --accelerator cpu")
+    device = "cuda" if has_cuda and accelerator != "cpu" else "cpu"
+    return Segmenter.from_pretrained(name).to(device)
+
+
+@contextmanager
+def computing_in(precision: str, segmenter: Segmenter) -> Iterator[None]:
+    """Let a network compute in float32 or, asked for, in bfloat16.
+
+    Raises:
+        UserError: for another precision.
+    """
+    if precision not in ("32", "bf16"):
+        raise UserError(f"--precision is 32 or bf16 here, got {precision!r}")
+    with torch.autocast(segmenter.mean.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        yield
+
+
+def views_of(
+    flip: bool, scales: Sequence[float] | None, window: str | None, align_corners: bool
+) -> Views:
+    """What the options `--flip`, `--scale`, `--window` and `--align-corners` ask for.
+
+    Raises:
+        UserError: for a window that is not HEIGHTxWIDTH, or anything out of range.
+    """
+    window_px = None if window is None else height_and_width("--window", window)
+    return Views(flip, tuple(scales or (1.0,)), window_px, align_corners=align_corners)
+
+
+def height_and_width(option: str, text: str) -> tuple[int, int]:
+    """What an option says that is HEIGHTxWIDTH in pixels.
+
+    Raises:
+        UserError: if it is not.
+    """
+    sides = re.fullmatch(r"(\d+)\s*[x×]\s*(\d+)", text)
+    if sides is None:
+        raise UserError(f"{option} is HEIGHTxWIDTH in pixels, such as 512x1024, got {text!r}")
+    return int(sides[1]), int(sides[2])
+
+
+def as_learned(domain: Domain, segmenter: Segmenter, name: str) -> Domain:
+    """The domain with the classes that a network tells apart; pixels of others are ignored.
+
+    Raises:
+        UserError: if the domain lacks some of them, or has them in another order.
+    """
+    learned, space = segmenter.classes.names, domain.label_space
+    if space is None or set(learned) <= set(space.names):
+        domain = with_classes(domain, learned)
+    if domain.label_space is not None and domain.label_space.names != learned:
+        raise UserError(
+            f"{name} tells {', '.join(learned)} apart; domain {domain.name!r} has "
+            f"{', '.join(domain.label_space.names)}; use a domain that has the same classes, or "
+            "more, in the same order"
+        )
+    return domain

@@ -1,0 +1,197 @@
+"""Images through a network and on: reading ahead, batches of one size, writing behind.
+
+Decoding and writing run in threads beside the network, each with a bounded queue, so that memory
+does not grow with the number of images.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from cag_uda.data.files.ahead import ahead
+from cag_uda.data.files.decoding import read_image
+from cag_uda.errors import DataError
+from cag_uda.models.confidence import most_likely_with_confidence
+from cag_uda.models.inference import as_trained, inference, labels_of_batch, prepare, view_logits
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.models.views import Views
+from cag_uda.prediction.pictures import Picture, Segmented
+
+T = TypeVar("T")
+
+BATCH_SIZE = 4
+_PIXELS_PER_BATCH = BATCH_SIZE * 2048 * 1024
+"""Larger images share a pass with fewer others, or memory would grow with their square."""
+_HELD_BATCHES = 4
+"""Images that wait for others of their size are, all together, at most so many batches."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame(Generic[T]):
+    """An image ready for the network."""
+
+    origin: T
+    """Whatever it came from."""
+    image: Picture
+    """(H, W, 3) uint8, RGB."""
+    prepared: Tensor
+    """(1, 3, H', W') uint8, at the width that the network was trained at."""
+
+
+def read_frames(
+    origins: Iterable[T],
+    path_of: Callable[[T], Path],
+    width_px: int | None,
+    on_broken: Callable[[T, DataError], object],
+) -> Generator[Frame[T], None, None]:
+    """Read images in threads, some ahead of their use.
+
+    Args:
+        origins: one for each image.
+        path_of: where its image lies.
+        width_px: W', or None for each image's own width.
+        on_broken: told of an image that cannot be read, which is then left out.
+    """
+
+    def read(origin: T) -> Frame[T] | tuple[T, DataError]:
+        try:
+            image = read_image(path_of(origin))
+            return Frame(origin, image, prepare(image, width_px))
+        except DataError as error:
+            return origin, error
+
+    with closing(ahead(read, origins, depth=2 * BATCH_SIZE)) as results:
+        for result in results:
+            if isinstance(result, Frame):
+                yield result
+            else:
+                on_broken(*result)
+
+
+@contextmanager
+def opened_video(path: Path) -> Iterator[cv2.VideoCapture]:
+    """Open a video. Raises DataError if it is none."""
+    capture = cv2.VideoCapture(str(path))
+    try:
+        if not capture.isOpened():
+            raise DataError(
+                f"{path} is damaged or no video that OpenCV can decode; copy it again, or convert "
+                "it to MP4"
+            )
+        yield capture
+    finally:
+        capture.release()
+
+
+def read_video(
+    capture: cv2.VideoCapture, width_px: int | None
+) -> Generator[Frame[int], None, None]:
+    """Read the frames of a video in a thread, some ahead of their use; origins count from 0."""
+
+    def read(number: int) -> Frame[int] | None:
+        is_read, image = capture.read()
+        if not is_read:
+            return None
+        picture = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+        return Frame(number, picture, prepare(picture, width_px))
+
+    # One thread: a video is decoded frame after frame.
+    with ThreadPoolExecutor(1, thread_name_prefix="read-video") as pool:
+        pending = deque(pool.submit(read, number) for number in range(2 * BATCH_SIZE))
+        while (frame := pending.popleft().result()) is not None:
+            pending.append(pool.submit(read, frame.origin + len(pending) + 1))
+            yield frame
+
+
+def batches_of_one_size(frames: Iterable[Frame[T]]) -> Iterator[list[Frame[T]]]:
+    """Gather images that can share a pass of the network, though others come between them.
+
+    Args:
+        frames: of any sizes.
+
+    Yields:
+        1 to BATCH_SIZE images of one size; images of one size keep their order. Where the sizes are
+        so many that few images meet others of theirs, those that wait longest go alone.
+    """
+    waiting: dict[tuple[int, ...], list[Frame[T]]] = {}
+    for frame in frames:
+        size = frame.image.shape
+        alike = waiting.setdefault(size, [])
+        alike.append(frame)
+        pixels = max(frame.prepared[0, 0].numel(), size[0] * size[1])
+        if len(alike) >= min(BATCH_SIZE, max(1, _PIXELS_PER_BATCH // pixels)):
+            yield waiting.pop(size)
+        elif sum(map(len, waiting.values())) >= _HELD_BATCHES * BATCH_SIZE:
+            yield waiting.pop(next(iter(waiting)))
+    yield from waiting.values()
+
+
+def segment(
+    segmenter: Segmenter, frames: Iterable[Frame[T]], views: Views, wants_confidence: bool
+) -> Iterator[list[tuple[T, Segmented]]]:
+    """Label images batch by batch, in whatever order batches of one size come about.
+
+    Args:
+        segmenter: the network.
+        frames: images of any sizes.
+        views: whose logits to average.
+        wants_confidence: whether to compute the probability of each label too.
+    """
+    for batch in batches_of_one_size(frames):
+        size = (batch[0].image.shape[0], batch[0].image.shape[1])
+        prepared = [frame.prepared for frame in batch]
+        confidences: Iterable[Any] = [None] * len(batch)
+        if wants_confidence:
+            with inference(segmenter):
+                trained = as_trained(views, segmenter)
+                looks = view_logits(segmenter, torch.cat(prepared), trained)
+                on_device = most_likely_with_confidence(looks, size, trained.align_corners)
+            labels, confidences = (each.cpu().numpy() for each in on_device)
+        else:
+            labels = labels_of_batch(segmenter, prepared, size, views)
+        yield [
+            (frame.origin, Segmented(frame.image, label, confidence))
+            for frame, label, confidence in zip(batch, labels, confidences, strict=True)
+        ]
+
+
+class Behind:
+    """Runs calls in threads, some behind whoever hands them over; used in a `with` statement.
+
+    The first error is raised at the next call or at the end; after an error, calls that have not
+    begun are dropped.
+
+    Args:
+        threads: that run calls.
+        depth: calls that wait or run, at most; handing over one more waits for the oldest.
+    """
+
+    def __init__(self, threads: int, depth: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="write-behind")
+        self._depth = depth
+        self._pending: deque[Future[None]] = deque()
+
+    def __enter__(self) -> "Behind":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        try:
+            while self._pending and kind is None:
+                self._pending.popleft().result()
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Run a function soon."""
+        while len(self._pending) >= self._depth:
+            self._pending.popleft().result()
+        self._pending.append(self._pool.submit(function))

@@ -1,0 +1,1 @@
+"""Runs: a recipe through all its stages, and the folder that holds what came of it."""

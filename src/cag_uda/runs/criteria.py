@@ -1,0 +1,186 @@
+"""Label-free criteria of the networks of a run, always on the same few images.
+
+RUN/stages/*/criteria.json holds what was found after the stage and at each of its evaluations:
+
+```json
+{
+  "entropy": 0.39,
+  "infomax": 1.3,
+  "source_validation": "held-out",
+  "records": [
+    {"step": 100, "network": null, "elapsed_s": 1.2, "criteria": {"entropy": 0.41, …}},
+    {"step": 200, "network": "model", "elapsed_s": 0.7, "criteria": {"entropy": 0.39, …}}
+  ]
+}
+```
+
+At the top stands the latest record; `network` is the folder of the network relative to the stage's,
+null where it was not kept; `elapsed_s` is what the measurement took. No label of the target, and
+nothing that was found with one, ever stands in this file.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cag_uda.adaptation.anchors import CategoryAnchors
+from cag_uda.data.loading.augment import Image, resize_label
+from cag_uda.data.loading.images import LabelledImages, read_or_next
+from cag_uda.evaluation.confusion import ConfusionMatrix
+from cag_uda.evaluation.label_free import look_at, target_criteria
+from cag_uda.evaluation.scores import intersection_and_union, mean_over_classes, share
+from cag_uda.files import write_json
+from cag_uda.methods.base import on_grid
+from cag_uda.models.inference import batches_of_one_kind, inference, prepare
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.recipes import Recipe, load_recipe
+from cag_uda.runs.folder import RunFolder
+from cag_uda.runs.pictures import evenly
+from cag_uda.runs.scenario import Scenario, held_out
+from cag_uda.runs.selection import CRITERIA_FILE, read_records
+
+_IMAGES = 12
+"""Of each domain. A record then takes about as long as two training steps of 4 + 4 crops."""
+_CHUNK = 4
+
+
+class _Labelled(NamedTuple):
+    image: Tensor
+    """(B, 3, H, W) uint8."""
+    label: Tensor
+    """(B, H, W) uint8 train ids."""
+
+
+class Criteria:
+    """Measures networks of one run.
+
+    Images are read at the first measurement and kept: source images with labels, for the anchors
+    and the source's mIoU, and images alone of the target.
+
+    Args:
+        recipe: of the run.
+        scenario: its domains.
+    """
+
+    def __init__(self, recipe: Recipe, scenario: Scenario) -> None:
+        self._recipe, self._scenario = recipe, scenario
+        self._source: list[_Labelled] = []
+        self._target: list[Tensor] = []
+        self.source_validation: Literal["held-out", "train"] = "train"
+
+    def measure(self, segmenter: Segmenter) -> dict[str, float]:
+        """Every criterion of a network, by name; one that is not defined is left out.
+
+        Args:
+            segmenter: the network, on whatever device; its mode is restored.
+        """
+        self._read()
+        device = segmenter.mean.device
+        bf16 = self._recipe.compute.precision == "bf16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            anchors, source_miou = self._look_at_source(segmenter)
+            seen = look_at(segmenter, self._target_batches(device), anchors.distances)
+        found = {**target_criteria(seen), "source-miou": source_miou}
+        return {name: value for name, value in found.items() if value == value}
+
+    def record(self, folder: Path, segmenter: Segmenter, step: int, network: str | None) -> None:
+        """Measure a network and keep what was found with its stage.
+
+        Args:
+            folder: of the stage.
+            segmenter: the network.
+            step: steps of the stage that it has taken; records of as many or more are dropped.
+            network: where it is kept, relative to the folder; None where it is not.
+        """
+        begun_s = time.monotonic()
+        criteria = self.measure(segmenter)
+        about = {"step": step, "network": network, "elapsed_s": time.monotonic() - begun_s}
+        # What a run that is now resumed recorded further on is found anew.
+        kept = [record for record in read_records(folder) if record["step"] < step]
+        kept.append({**about, "criteria": criteria})
+        latest = {**criteria, "source_validation": self.source_validation}
+        write_json(folder / CRITERIA_FILE, {**latest, "records": kept})
+
+    def _look_at_source(self, segmenter: Segmenter) -> tuple[CategoryAnchors, float]:
+        """Anchors and mIoU on the feature grid, of the source sample."""
+        classes = segmenter.num_classes
+        anchors = CategoryAnchors(classes, segmenter.feature_channels).to(segmenter.mean.device)
+        confusion = ConfusionMatrix(classes)
+        with inference(segmenter):
+            for image, label in self._source_batches(segmenter.mean.device):
+                prediction = segmenter(image, "source")
+                cells = on_grid(segmenter, label.long(), prediction.logits)
+                anchors.update(prediction.features, cells)
+                confusion.update(cells, prediction.logits.argmax(1))
+        iou = share(*intersection_and_union(confusion.counts))
+        return anchors, float(mean_over_classes(iou))
+
+    def _source_batches(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        for image, label in self._source:
+            yield image.to(device).float() / 255, label.to(device)
+
+    def _target_batches(self, device: torch.device) -> Iterator[Tensor]:
+        for image in self._target:
+            yield image.to(device).float() / 255
+
+    def _read(self) -> None:
+        if self._target:
+            return
+        width = self._recipe.loading.width_px
+        loading, target = self._recipe.loading, self._scenario.target
+        read = (read_or_next(target, i, loading) for i in evenly(len(target), _IMAGES))
+        images = (prepare(image, width) for image in read)
+        groups = batches_of_one_kind(images, lambda image: image.shape, _CHUNK)
+        self._target = [torch.cat(group) for group in groups]
+        unseen = held_out(self._recipe)
+        self.source_validation = "train" if unseen is None else "held-out"
+        chosen = self._of_training() if unseen is None else [_some_of(unseen, _IMAGES)]
+        pairs = (read_or_next(images, i, loading) for images, indices in chosen for i in indices)
+        labelled = (_labelled(image, label, width) for image, label in pairs)
+        runs = batches_of_one_kind(labelled, lambda pair: pair.image.shape, _CHUNK)
+        self._source = [_Labelled(*map(torch.cat, zip(*run, strict=True))) for run in runs]
+
+    def _of_training(self) -> list[tuple[LabelledImages, list[int]]]:
+        """Images of the training splits, as many of each source."""
+        each = -(-_IMAGES // len(self._scenario.sources))
+        return [_some_of(images, each) for images in self._scenario.sources]
+
+
+def record_missing(run: Path) -> None:
+    """Measure the networks of a run's finished stages that have not been measured.
+
+    Args:
+        run: a run folder, whose data must be there; runs of earlier versions have no criteria.
+
+    Raises:
+        UserError: if the run, its recipe or its data cannot be read.
+    """
+    recipe = load_recipe(run / "recipe.toml")
+    stages = [
+        (RunFolder(run).stage(index, stage.name), stage.steps)
+        for index, stage in enumerate(recipe.stages)
+    ]
+    missing = [
+        (folder, steps)
+        for folder, steps in stages
+        if (folder / "model" / "config.json").is_file()
+        and not any(record["network"] == "model" for record in read_records(folder))
+    ]
+    criteria = Criteria(recipe, Scenario.open(recipe)) if missing else None
+    for folder, steps in missing:
+        if criteria is not None:
+            criteria.record(folder, Segmenter.from_pretrained(folder / "model"), steps, "model")
+
+
+def _some_of(images: LabelledImages, most: int) -> tuple[LabelledImages, list[int]]:
+    return images, list(evenly(len(images), most))
+
+
+def _labelled(image: Image, label: Image, width_px: int | None) -> _Labelled:
+    prepared = prepare(image, width_px)
+    resized = resize_label(label, prepared.shape[2], prepared.shape[3])
+    return _Labelled(prepared, torch.from_numpy(resized)[None])

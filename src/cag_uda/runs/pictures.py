@@ -1,0 +1,248 @@
+"""What a stage leaves behind for its report to draw; nothing in training ever reads it.
+
+`STAGE/pseudo_labels/{image}-{kind}.png`: the pseudo-labels of the run's sample images on the
+feature grid, grey levels = train ids, IGNORE where the labeller abstains.
+
+`STAGE/features.safetensors`: where the stage's network puts each class, from a few images.
+    source_xy, target_xy (n, 2) float32: cells of the feature grid in a plane (see `plane`).
+    source_class, target_class (n,) uint8: their train ids.
+    anchors_xy (K, 2), distances (K, K) float32: the source's mean feature of each class, in the
+        plane and from each other in feature units; NaN for a class that the images lack.
+    spread (K,) float32: mean distance of the source's cells from their own class's anchor.
+    shift (K,) float32: distance of the target's mean feature of a class from the source's.
+    Metadata: target_classes = "truth" or "prediction", what a target cell's class is by.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cag_uda.adaptation.anchors import CategoryAnchors
+from cag_uda.data.loading.augment import Image
+from cag_uda.errors import RunError
+from cag_uda.files import write_with
+from cag_uda.methods.base import Method, on_grid
+from cag_uda.models.inference import inference, prepare
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.types import IGNORE, DomainName
+
+_CELLS_PER_CLASS_AND_IMAGE = 24
+"""Cells that one image gives to a class; few, so that large classes do not hide the others."""
+_CELLS_SHOWN_PER_CLASS = 60
+_TRACKED_HEIGHT_PX = 256
+_SHRINKAGE = 0.1
+"""Part of the within-class covariance that is replaced by its mean variance: few cells estimate it,
+and without it the plane separates by noise."""
+
+
+def write_picture(path: Path, picture: Image) -> None:
+    """Write an RGB (H, W, 3) or a grey (H, W) picture of 8 bits, whole or not at all."""
+    stored = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    ok, encoded = cv2.imencode(path.suffix, stored)
+    if not ok:
+        raise RunError(f"cannot encode the picture {path}")
+    write_with(path, lambda temporary: temporary.write_bytes(encoded.tobytes()))
+
+
+def side_by_side(*pictures: Image | None) -> Image:
+    """RGB pictures of one moment in a row, those that there are, small enough for a log.
+
+    Args:
+        pictures: (H, W, 3) uint8 RGB each; the first gives the size, at most 256 pixels high.
+    """
+    height, width = next(each for each in pictures if each is not None).shape[:2]
+    factor = min(1.0, _TRACKED_HEIGHT_PX / height)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    small = [
+        cv2.resize(each, size, interpolation=cv2.INTER_AREA)
+        for each in pictures
+        if each is not None
+    ]
+    return np.asarray(np.concatenate(small, axis=1), np.uint8)
+
+
+def write_pseudo_labels(
+    folder: Path, method: Method, images: Iterable[Image], width_px: int | None
+) -> None:
+    """Write each kind of pseudo-label of each image; nothing where the method has none.
+
+    Args:
+        folder: of the stage.
+        method: whose labels.
+        images: (H, W, 3) uint8 RGB each.
+        width_px: width that the network was trained at.
+    """
+    device = next(method.parameters()).device
+    for number, image in enumerate(images):
+        batch = prepare(image, width_px).to(device).float() / 255
+        for kind, pseudo in method.pseudo_labels(batch).items():
+            label = pseudo.label[0].to(torch.uint8).cpu().numpy()
+            write_picture(folder / "pseudo_labels" / f"{number}-{kind}.png", label)
+
+
+def write_features(
+    path: Path,
+    segmenter: Segmenter,
+    source: Iterable[tuple[Image, Image]],
+    target: Iterable[tuple[Image, Image | None]],
+    width_px: int | None,
+) -> None:
+    """Write where a network puts the classes of both domains.
+
+    Args:
+        path: of the safetensors file.
+        segmenter: the network; its mode is restored.
+        source: image (H, W, 3) uint8 RGB and label (H, W) uint8 train ids. Every other image shapes
+            the plane, and the rest are shown in it, so that no cell is shown where it was fitted.
+        target: the same; the label is None where there is none, and the prediction serves instead.
+        width_px: width that the network was trained at.
+    """
+    target = list(target)
+    by_source = _Cells.of(segmenter, source, "source", width_px)
+    by_target = _Cells.of(segmenter, target, "target", width_px)
+    fitted, shown = by_source.halves()
+    centre, axes = plane(*fitted, segmenter.num_classes)
+    anchors = by_source.anchors.vectors.cpu().double()
+    own = (by_source.features - anchors[by_source.label]).norm(dim=1)
+    tensors = {
+        "anchors_xy": (anchors - centre) @ axes,
+        "distances": torch.cdist(anchors, anchors),
+        "spread": _class_means(own, by_source.label, segmenter.num_classes),
+        "shift": (by_target.anchors.vectors.cpu().double() - anchors).norm(dim=1),
+    }
+    for name, (features, label) in {"source": shown, "target": by_target.all()}.items():
+        chosen = _at_most(label, _CELLS_SHOWN_PER_CLASS)
+        tensors[f"{name}_xy"] = (features[chosen] - centre) @ axes
+        tensors[f"{name}_class"] = label[chosen].to(torch.uint8)
+    small = {
+        name: (value.float() if value.is_floating_point() else value).contiguous()
+        for name, value in tensors.items()
+    }
+    is_labelled = all(label is not None for _, label in target)
+    metadata = {"target_classes": "truth" if is_labelled else "prediction"}
+    write_with(path, lambda temporary: save_file(small, temporary, metadata=metadata))
+
+
+def plane(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """The plane in which labelled features lie furthest apart by class: linear discriminants.
+
+    Distances in it are in standard deviations within a class, along its two axes.
+
+    Args:
+        features: (n, D) float64.
+        label: (n,) int64 train ids.
+        num_classes: K.
+
+    Returns:
+        Centre (D,) and axes (D, 2), to be used as (features − centre) @ axes. With fewer than
+        three classes or two channels the axes that are missing are arbitrary, or zero.
+
+    Source: Fisher, *The use of multiple measurements in taxonomic problems*, 1936; the shrinkage is
+    that of Friedman, *Regularized discriminant analysis*, 1989.
+    """
+    channels = features.shape[1]
+    present = [train_id for train_id in range(num_classes) if bool((label == train_id).any())]
+    if not present:
+        return features.new_zeros(channels), torch.eye(channels, 2, dtype=features.dtype)
+    means = torch.stack([features[label == train_id].mean(dim=0) for train_id in present])
+    counts = torch.stack([(label == train_id).sum() for train_id in present])
+    rows = label.new_full((num_classes,), -1)
+    rows[present] = torch.arange(len(present))
+    inside = features - means[rows[label]]
+    scatter = inside.T @ inside / max(1, len(features) - len(present))
+    size = scatter.diagonal().mean().clamp(min=1e-12)
+    scatter = (1 - _SHRINKAGE) * scatter + _SHRINKAGE * size * torch.eye(channels).to(scatter)
+    whiten = torch.linalg.inv(torch.linalg.cholesky(scatter)).T
+    centre = features.mean(dim=0)
+    between = counts.sqrt()[:, None] * (means - centre)
+    _, _, directions = torch.linalg.svd(between @ whiten)
+    axes = whiten @ directions[:2].T
+    return centre, torch.nn.functional.pad(axes, (0, 2 - axes.shape[1]))
+
+
+class _Cells:
+    """Cells of the feature grid of a few images, a few of each class, and the classes' means."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self.anchors = CategoryAnchors(segmenter.num_classes, segmenter.feature_channels)
+        self._features: list[Tensor] = []
+        self._labels: list[Tensor] = []
+
+    @classmethod
+    def of(
+        cls,
+        segmenter: Segmenter,
+        images: Iterable[tuple[Image, Image | None]],
+        domain: DomainName,
+        width_px: int | None,
+    ) -> "_Cells":
+        """Take cells of images; the label of an image without one is the network's own."""
+        cells = cls(segmenter)
+        device = segmenter.mean.device
+        cells.anchors.to(device)
+        with inference(segmenter):
+            for image, label in images:
+                batch = prepare(image, width_px).to(device).float() / 255
+                prediction = segmenter(batch, domain)
+                if label is None:
+                    assigned = prediction.logits.argmax(1)
+                else:
+                    truth = torch.from_numpy(label).long()[None].to(device)
+                    assigned = on_grid(segmenter, truth, prediction.features)
+                cells.anchors.update(prediction.features, assigned)
+                cells._add(prediction.features[0].flatten(1).T, assigned[0].flatten())
+        return cells
+
+    def _add(self, features: Tensor, label: Tensor) -> None:
+        chosen = _at_most(label.cpu(), _CELLS_PER_CLASS_AND_IMAGE)
+        self._features.append(features[chosen.to(features.device)].double().cpu())
+        self._labels.append(label.cpu()[chosen])
+
+    @property
+    def features(self) -> Tensor:
+        """(n, D) float64."""
+        return torch.cat(self._features)
+
+    @property
+    def label(self) -> Tensor:
+        """(n,) int64."""
+        return torch.cat(self._labels)
+
+    def all(self) -> tuple[Tensor, Tensor]:
+        """Features (n, D) and labels (n,)."""
+        return self.features, self.label
+
+    def halves(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """The cells of every other image, and those of the rest; of a single image, its cells."""
+        if len(self._labels) == 1:
+            return self.all(), self.all()
+        first, second = (
+            (torch.cat(self._features[start::2]), torch.cat(self._labels[start::2]))
+            for start in (0, 1)
+        )
+        return first, second
+
+
+def _at_most(label: Tensor, most: int) -> Tensor:
+    """Indices of at most so many cells of each class, spread over them all alike every time."""
+    chosen: list[NDArray[np.int64]] = []
+    rng = np.random.default_rng(0)
+    ids = label.numpy()
+    for train_id in np.unique(ids[ids != IGNORE]):
+        chosen.append(rng.permutation(np.flatnonzero(ids == train_id))[:most])
+    return torch.from_numpy(np.concatenate([*chosen, np.empty(0, np.int64)]))
+
+
+def _class_means(values: Tensor, label: Tensor, num_classes: int) -> Tensor:
+    return torch.stack([values[label == train_id].mean() for train_id in range(num_classes)])
+
+
+def evenly(count: int, most: int) -> Iterator[int]:
+    """At most `most` indices from 0 to count − 1, evenly spread, both ends among them."""
+    yield from np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()

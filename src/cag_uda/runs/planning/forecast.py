@@ -1,0 +1,152 @@
+"""What was measured of a recipe in small, scaled to the whole of it. Pure arithmetic."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from cag_uda.recipes import Recipe
+from cag_uda.recipes.schema import Stage
+from cag_uda.runs.planning.fitting import Setting
+from cag_uda.runs.planning.rehearsal import Measured, Sweep
+
+
+class Images(NamedTuple):
+    """How many images one process has to do with."""
+
+    source: int
+    """In a sweep over the source."""
+    target: int
+    """In a sweep over the target."""
+    frames: int
+    """In an evaluation."""
+    held_out: int = 0
+    """In a sweep over the source's images that are not trained on."""
+
+
+@dataclass(frozen=True)
+class StageForecast:
+    """What one stage will need."""
+
+    name: str
+    method: str
+    steps: int
+    peak_memory_mib: float
+    """Of training and what precedes it: what the run's scores will call the same."""
+    scoring_memory_mib: float | None = None
+    """Of what follows training; None where it was not measured."""
+    step_s: float | None = None
+    """One step, or the loading of its batch where that takes longer; None without training."""
+    training_s: float | None = None
+    """Preparation and steps: what the run's scores will call `elapsed_s`."""
+    scoring_s: float | None = None
+    """Pseudo-labels' quality, scores, pictures and files."""
+
+    @property
+    def most_memory_mib(self) -> float:
+        """Of training and scoring, the peak of what takes more."""
+        return max(self.peak_memory_mib, self.scoring_memory_mib or 0.0)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will need."""
+
+    recipe: str
+    computing: str
+    """Device, precision and processes, in words."""
+    available_mib: float
+    """Memory of a device."""
+    batch_size: int
+    stages: tuple[StageForecast, ...]
+    load_s: float | None = None
+    """Seconds that the loader takes for a batch when nothing else is done."""
+    start_s: float | None = None
+    """Seconds before the first stage, once program and data are open."""
+    end_s: float | None = None
+    """Seconds after the last stage."""
+    settings: tuple[Setting, ...] = ()
+    """Where it does not fit: changes with which it does, those that give up least first."""
+
+    @property
+    def peak_memory_mib(self) -> float:
+        """The most memory that any stage holds."""
+        return max(each.most_memory_mib for each in self.stages)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the device has that much."""
+        return self.peak_memory_mib <= self.available_mib
+
+    @property
+    def total_s(self) -> float | None:
+        """Seconds of the whole run; None where it was not rehearsed."""
+        if self.start_s is None or self.end_s is None:
+            return None
+        stages = ((each.training_s or 0) + (each.scoring_s or 0) for each in self.stages)
+        return self.start_s + math.fsum(stages) + self.end_s
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        settings = [{**asdict(each), "changes": each.changes()} for each in self.settings]
+        return {
+            **asdict(self),
+            "settings": settings,
+            "peak_memory_mib": self.peak_memory_mib,
+            "fits": self.fits,
+            "total_s": self.total_s,
+        }
+
+
+def scaled(
+    stage: Stage, measured: Measured, images: Images, load_s: float, recipe: Recipe
+) -> StageForecast:
+    """What a stage will need, by what a short one like it took.
+
+    Args:
+        stage: as the recipe has it.
+        measured: of the short one.
+        images: of one process.
+        load_s: seconds that the loader takes for a batch.
+        recipe: of the stage.
+    """
+    step_s = max(measured.step_s, load_s) if stage.steps else None
+    every = stage.refresh_every
+    refreshes = times(stage.steps, every)
+    prepare_s = measured.prepare_s + _swept_s(measured.before, images)
+    saves = math.ceil(stage.steps / stage.checkpoint_every) + refreshes
+    training_s = math.fsum(
+        [
+            (1 + refreshes) * prepare_s,
+            measured.begin_s,
+            stage.steps * (step_s or 0.0),
+            saves * measured.save_s,
+            times(stage.steps, stage.evaluate_every) * measured.evaluation.of(images.frames),
+            times(stage.steps, recipe.tracking.pictures_every) * measured.pictures_s,
+            _swept_s(measured.after, images),
+        ]
+    )
+    return StageForecast(
+        name=stage.name,
+        method=stage.method.name,
+        steps=stage.steps,
+        peak_memory_mib=measured.training_mib,
+        scoring_memory_mib=measured.scoring_mib,
+        step_s=step_s,
+        training_s=training_s,
+        scoring_s=measured.labelling.of(images.frames) + measured.keeping.of(images.frames),
+    )
+
+
+def times(steps: int, every: int | None) -> int:
+    """How often something is due that happens every so many steps, but not after the last."""
+    return (steps - 1) // every if every and steps else 0
+
+
+def _swept_s(sweeps: Iterable[Sweep], images: Images) -> float:
+    """Seconds of whole sweeps, by those over a part of the images."""
+    return math.fsum(
+        sweep.elapsed_s / sweep.images * getattr(images, sweep.images_of)
+        for sweep in sweeps
+        if sweep.images
+    )

@@ -1,0 +1,258 @@
+"""What a stage leaves behind: network, scores, anchors, pseudo-label quality, sample pictures."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cag_uda.adaptation.anchors import CategoryAnchors
+from cag_uda.data.domains.domain import Item
+from cag_uda.data.loading.augment import Image
+from cag_uda.evaluation.evaluate import Evaluation, evaluate, load_frames, merge
+from cag_uda.evaluation.pseudo_label_scores import PseudoLabelTally
+from cag_uda.files import write_json
+from cag_uda.methods.base import Method
+from cag_uda.models.inference import label_map, prepare
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.recipes import Recipe
+from cag_uda.recipes.schema import Stage
+from cag_uda.runs.anchor_files import ANCHORS, save_anchors
+from cag_uda.runs.criteria import Criteria
+from cag_uda.runs.folder import RunFolder
+from cag_uda.runs.pictures import (
+    evenly,
+    side_by_side,
+    write_features,
+    write_picture,
+    write_pseudo_labels,
+)
+from cag_uda.runs.progress import Progress
+from cag_uda.runs.scenario import Scenario
+from cag_uda.training.processes import Processes
+from cag_uda.training.tracking import Trackers
+
+_SAMPLES = 5
+_SOURCE_SAMPLES = 8
+_FLOOR = "source-only"
+"""The stage over which gains are reported."""
+
+
+class Results:
+    """Keeps the results of a run's stages.
+
+    Every process scores its share of the images; the first one writes.
+
+    Args:
+        recipe: of the run.
+        run: its folder; what it holds already is taken over.
+        scenario: whose test split is scored.
+        processes: those that share the work; every method is called by all of them.
+        progress: told how far evaluation is.
+        trackers: told scores, and shown predictions.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: RunFolder,
+        scenario: Scenario,
+        processes: Processes,
+        progress: Progress,
+        trackers: Trackers,
+    ) -> None:
+        self._recipe, self._run, self._scenario, self._progress = recipe, run, scenario, progress
+        self._processes, self._trackers = processes, trackers
+        self._criteria = Criteria(recipe, scenario)
+        target = recipe.target
+        is_scored = scenario.is_scored
+        with processes.agreed():
+            found = run.read_scores() if processes.is_first else None
+        self.scores: dict[str, Any] = processes.gather(found)[0] or {
+            "recipe": recipe.name,
+            "source": " + ".join(f"{entry.domain}/{entry.split}" for entry in recipe.source),
+            "target": f"{target.domain}/{target.test}" if is_scored else None,
+            "classes": list(scenario.label_space.names),
+            "palette": scenario.label_space.palette.tolist(),
+            "stages": [],
+        }
+
+    def has(self, stage: str) -> bool:
+        """Whether a stage is done."""
+        return any(entry["name"] == stage for entry in self.scores["stages"])
+
+    def quick_scores(self, method: Method, stage: Stage, folder: Path, step: int) -> dict[str, Any]:
+        """Score a method's predictor in the middle of a stage; empty without target labels.
+
+        Its label-free criteria are recorded, and the network kept if the stage asks for it.
+        """
+        segmenter = method.predictor()
+        network = f"networks/{step}" if stage.keep_networks else None
+        with self._processes.agreed():
+            if self._processes.is_first:
+                if network is not None:
+                    segmenter.save_pretrained(folder / network)
+                self._criteria.record(folder, segmenter, step, network)
+        if not self._scenario.is_scored:
+            return {}
+        return {"miou": self._evaluate(segmenter, "evaluation").scores.miou}
+
+    def show(self, method: Method, step: int) -> None:
+        """Show the trackers what a method's predictor sees in the sample images."""
+        with self._processes.agreed():
+            if self._trackers:
+                for number, image, colours, truth in self._predicted(method.predictor()):
+                    picture = side_by_side(image, colours, truth)
+                    self._trackers.picture(step, f"samples/{number}", picture)
+
+    def keep_labelling(self, method: Method, folder: Path) -> None:
+        """Keep the anchors that a method has made and the quality of its pseudo-labels."""
+        quality = self._pseudo_label_quality(method)
+        with self._processes.agreed():
+            if self._processes.is_first:
+                self._write_labelling(method, quality, folder)
+
+    def _write_labelling(self, method: Method, quality: dict[str, Any], folder: Path) -> None:
+        # The first ones are the source's; a method may have the target's too.
+        anchors = [each for each in method.children() if isinstance(each, CategoryAnchors)]
+        if anchors:
+            save_anchors(folder / ANCHORS, anchors[0])
+        if quality:
+            write_json(folder / "pseudo_labels.json", quality)
+        images = (self._scenario.test.read_image(item) for item in self._samples())
+        write_pseudo_labels(folder, method, images, self._recipe.loading.width_px)
+
+    def keep(
+        self, stage: Stage, start: str, method: Method, folder: Path, cost: dict[str, float]
+    ) -> None:
+        """Keep a stage's network, its scores and its sample pictures; the stage is then done.
+
+        Args:
+            stage: which.
+            start: the stage whose network it began with.
+            method: as it is after the stage.
+            folder: of the stage.
+            cost: "elapsed_s", seconds of training, and "peak_memory_mib".
+        """
+        segmenter = method.predictor()
+        entry: dict[str, Any] = {
+            "folder": folder.name,
+            "name": stage.name,
+            "method": stage.method.name,
+            "start": start,
+            "steps": stage.steps,
+            **cost,
+            "miou": None,
+            "iou": None,
+        }
+        evaluation = None
+        if self._scenario.is_scored:
+            evaluation = self._evaluate(segmenter, f"scoring {stage.name}")
+            entry |= evaluation.scores.to_dict()
+        with self._processes.agreed():
+            if self._processes.is_first:
+                segmenter.save_pretrained(folder / "model")
+                self._criteria.record(folder, segmenter, stage.steps, "model")
+                if evaluation is not None:
+                    evaluation.save_frames(folder / "frames.npz")
+                    entry |= self._gain(evaluation)
+                self._keep_samples(segmenter, folder, stage.steps)
+                self._keep_features(segmenter, folder)
+                self._run.write_scores({**self.scores, "stages": [*self.scores["stages"], entry]})
+                if entry["miou"] is not None:
+                    self._trackers.numbers(stage.steps, {"scores/miou": entry["miou"]})
+        self.scores["stages"].append(self._processes.gather(entry)[0])
+        miou = entry["miou"]
+        scored = "" if miou is None else f": mIoU {100 * miou:.1f}"
+        self._progress.note(f"{stage.name}{scored} ({cost['elapsed_s']:.0f} s of training)")
+
+    def _evaluate(self, segmenter: Segmenter, label: str) -> Evaluation:
+        with self._processes.agreed():
+            part = evaluate(
+                segmenter,
+                self._scenario.test,
+                str(self._scenario.test_split),
+                progress=lambda done, total: self._progress.update(label, done, total),
+                shard=(self._processes.rank, self._processes.count),
+            )
+        return merge(self._processes.gather(part))
+
+    def _gain(self, evaluation: Evaluation) -> dict[str, Any]:
+        """The gain in mIoU points over the source-only stage, with a 95 % interval over frames."""
+        for entry in self.scores["stages"]:
+            if entry["name"] == _FLOOR:
+                floor = load_frames(self._run.path / "stages" / entry["folder"] / "frames.npz")
+                interval = evaluation.gain_over(floor)
+                points = {
+                    "points": 100 * interval.difference,
+                    "low": 100 * interval.low,
+                    "high": 100 * interval.high,
+                }
+                return {"gain": {"over": _FLOOR, **points}}
+        return {}
+
+    def _pseudo_label_quality(self, method: Method) -> dict[str, Any]:
+        """Precision and coverage of each kind on the test split; coverage alone without labels."""
+        if self._scenario.test_split is None:
+            return {}
+        with self._processes.agreed():
+            tallies = self._tallies(method, self._scenario.test_split)
+        kinds = dict.fromkeys(
+            kind for each in self._processes.gather(list(tallies)) for kind in each
+        )
+        empty = PseudoLabelTally(self._scenario.label_space.num_classes)
+        total = self._processes.total
+        return {kind: tallies.get(kind, empty).reduced(total).scores() for kind in kinds}
+
+    def _tallies(self, method: Method, split: str) -> dict[str, PseudoLabelTally]:
+        """Of each kind of pseudo-label, on this process's share of a split of the target."""
+        domain, classes = self._scenario.test, self._scenario.label_space.num_classes
+        tallies: dict[str, PseudoLabelTally] = {}
+        device = next(method.parameters()).device
+        for item in domain.items(split)[self._processes.rank :: self._processes.count]:
+            image = prepare(domain.read_image(item), self._recipe.loading.width_px)
+            labels = method.pseudo_labels(image.to(device).float() / 255)
+            if not labels:
+                break
+            truth = None
+            if self._scenario.is_scored:
+                truth = torch.from_numpy(domain.read_label(item)).long()[None].to(device)
+            for kind, pseudo in labels.items():
+                cells = None if truth is None else method.on_grid(truth, pseudo.label)
+                tallies.setdefault(kind, PseudoLabelTally(classes)).update(pseudo, cells)
+        return tallies
+
+    def _keep_samples(self, segmenter: Segmenter, folder: Path, step: int) -> None:
+        """Coloured predictions of a few test images; the images and truths once for the run."""
+        for number, image, colours, truth in self._predicted(segmenter):
+            write_picture(folder / "samples" / f"{number}.png", colours)
+            self._trackers.picture(step, f"samples/{number}", side_by_side(image, colours, truth))
+            shared = self._run.path / "samples" / str(number)
+            if not (shared / "image.jpg").exists():
+                if truth is not None:
+                    write_picture(shared / "truth.png", truth)
+                write_picture(shared / "image.jpg", image)
+
+    def _predicted(self, segmenter: Segmenter) -> Iterator[tuple[int, Image, Image, Image | None]]:
+        """Number, image, coloured prediction, and coloured truth if any, of each sample image."""
+        domain, space = self._scenario.test, self._scenario.label_space
+        for number, item in enumerate(self._samples()):
+            image = domain.read_image(item)
+            truth = space.colorize(domain.read_label(item)) if self._scenario.is_scored else None
+            yield number, image, space.colorize(label_map(segmenter, image)), truth
+
+    def _keep_features(self, segmenter: Segmenter, folder: Path) -> None:
+        """Where the network puts the classes of a few source images and of the sample images."""
+        domain, images = self._scenario.test, self._scenario.sources[0]
+        source = (images.read(index) for index in evenly(len(images), _SOURCE_SAMPLES))
+        target: list[tuple[Image, Image | None]] = [
+            domain.read_pair(item) if self._scenario.is_scored else (domain.read_image(item), None)
+            for item in self._samples()
+        ]
+        path = folder / "features.safetensors"
+        write_features(path, segmenter, source, target, self._recipe.loading.width_px)
+
+    def _samples(self) -> list[Item]:
+        split = self._scenario.test_split or self._recipe.target.train
+        items = self._scenario.test.items(split)
+        return [items[index] for index in evenly(len(items), _SAMPLES)]

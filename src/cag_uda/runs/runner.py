@@ -1,0 +1,349 @@
+"""A recipe run from its first stage to the delivered network, or on from where it stopped."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from lightning.fabric import Fabric
+
+from cag_uda.data.loading.sampler import BatchSource, Shard, load_batches
+from cag_uda.data.loading.sweeps import sweep_source, sweep_target
+from cag_uda.errors import ModelError, RecipeError, RunError
+from cag_uda.files import copy_file
+from cag_uda.methods import METHODS
+from cag_uda.methods.base import Method, Passes
+from cag_uda.models.norm import make_shareable
+from cag_uda.models.recomputing import check_names, recompute
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.models.start import start_from
+from cag_uda.models.tuning import check_tuning
+from cag_uda.recipes import Recipe, load_recipe
+from cag_uda.recipes.schema import INITIAL, Stage
+from cag_uda.report import write_report
+from cag_uda.runs.card import write_card
+from cag_uda.runs.folder import RunFolder
+from cag_uda.runs.progress import Progress, Silent
+from cag_uda.runs.results import Results
+from cag_uda.runs.scenario import Scenario, held_out
+from cag_uda.runs.selection import best_kept, checkpoints
+from cag_uda.training.checkpoint import drop_previous
+from cag_uda.training.compute import (
+    describe,
+    launch,
+    memory_format,
+    prepare_process,
+    resolve,
+    set_memory_format,
+    with_precision,
+)
+from cag_uda.training.interrupt import StopRequest, stop_on_signals
+from cag_uda.training.loop import Hooks, StagePlan, train_stage
+from cag_uda.training.memory import PeakMemory
+from cag_uda.training.processes import Processes
+from cag_uda.training.tracking import Trackers, open_trackers, require_libraries
+from cag_uda.types import Batch, Labelled, Unlabelled
+
+T = TypeVar("T")
+
+_SWEEP_CHUNK = 8
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    folder: Path
+    scores: dict[str, Any]
+    """What RUN/scores.json holds."""
+
+    @property
+    def model(self) -> Path:
+        """The folder of the delivered network, for `cag_uda.load`."""
+        return RunFolder(self.folder).model
+
+
+def adapt(
+    recipe: Recipe | str | Path,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    data_root: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Adapt a network: every stage of a recipe.
+
+    Args:
+        recipe: a recipe, a built-in one's name, or the path of a TOML file.
+        out: the run folder; it must be new or empty, unless `resume`.
+        resume: go on with the run that `out` holds.
+        data_root: folder below which built-in domains lie, in place of the recipe's.
+        progress: told how far the work is; None tells nobody.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UserError: for anything wrong with recipe, data, device or folder.
+        Interrupted: on SIGTERM or Ctrl-C, with everything saved for `resume`.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, data_root=None if data_root is None else Path(data_root))
+    prepare_process()
+    require_libraries(recipe.tracking.loggers)
+    run = RunFolder(Path(out))
+    if resume:
+        recipe = run.resume(recipe)
+    else:
+        run.refuse_what_is_in_the_way()
+    fabric = launch(recipe.compute)
+    processes = Processes(fabric)
+    progress = progress if progress is not None and processes.is_first else Silent()
+    with processes.agreed():
+        if problem := recipe.problem_with_processes(processes.count):
+            raise RecipeError(problem)
+        if resume and processes.is_first:
+            run.reopen(recipe)
+    scenario = _open_scenario(recipe, processes, progress)
+    initial = initial_segmenter(recipe, scenario)
+    if initial.backbone.origin:
+        progress.note(initial.backbone.origin)
+    if not resume:
+        recipe = _begin(recipe, run, processes, initial)
+    progress.note(describe(recipe.compute, processes.count))
+    fabric = with_precision(fabric, recipe.compute)
+    with stop_on_signals() as stop, _tracked(recipe, run, processes, progress) as trackers:
+        runner = StageRunner(recipe, run, scenario, fabric, processes, stop, progress, trackers)
+        scores = runner.run(initial)
+    return Run(run.path, scores)
+
+
+@contextmanager
+def _tracked(
+    recipe: Recipe, run: RunFolder, processes: Processes, progress: Progress
+) -> Iterator[Trackers]:
+    """Whom the first process tells of the run; the others tell nobody."""
+    trackers = Trackers({}, progress.note)
+    with processes.agreed():
+        if processes.is_first:
+            settings = recipe.model_dump(mode="json")
+            trackers = open_trackers(recipe.tracking, run.path, settings, progress.note)
+    is_finished = False
+    try:
+        yield trackers
+        is_finished = True
+    finally:
+        trackers.close(is_finished)
+
+
+def _open_scenario(recipe: Recipe, processes: Processes, progress: Progress) -> Scenario:
+    """Open the domains, in the first process of each machine before the others.
+
+    It renders the scenes that are missing, and the others find them.
+    """
+    scenario = None
+    for is_turn in (processes.is_first_here, not processes.is_first_here):
+        with processes.agreed():
+            if is_turn:
+                scenario = Scenario.open(recipe, progress.note)
+    return cast(Scenario, scenario)
+
+
+def _begin(recipe: Recipe, run: RunFolder, processes: Processes, initial: Segmenter) -> Recipe:
+    """Settle in the first process, for all of them, what is "auto", and begin the run folder."""
+    compute = recipe.compute
+    with processes.agreed():
+        if processes.is_first:
+            batch = recipe.loading.batch_size // processes.count
+            compute = resolve(compute, initial, recipe.loading.crop_px, batch)
+            recipe = recipe.model_copy(update={"compute": compute})
+            run.create(recipe)
+    return processes.gather(recipe)[0]
+
+
+class StageRunner:
+    """Takes the stages in order; a stage that is done is skipped."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: RunFolder,
+        scenario: Scenario,
+        fabric: Fabric,
+        processes: Processes,
+        stop: StopRequest,
+        progress: Progress,
+        trackers: Trackers,
+    ) -> None:
+        self.recipe, self.run_folder, self.scenario = recipe, run, scenario
+        self.fabric, self.processes, self.stop, self.progress = fabric, processes, stop, progress
+        self.shard = Shard(processes.rank, processes.count)
+        self.trackers = trackers
+        self.results = Results(recipe, run, scenario, processes, progress, trackers)
+
+    def run(self, initial: Segmenter) -> dict[str, Any]:
+        """All stages; returns the scores."""
+        for index, stage in enumerate(self.recipe.stages):
+            if not self.results.has(stage.name):
+                self._run_stage(index, stage, initial)
+                with self.processes.agreed():
+                    self.stop.check()
+        with self.processes.agreed():
+            if self.processes.is_first:
+                delivered = self._delivered()
+                for path in delivered.iterdir():
+                    copy_file(path, self.run_folder.model / path.name)
+                scores = self.results.scores
+                write_card(self.run_folder.model, initial, self.recipe, scores, delivered)
+                write_report(self.run_folder.path)
+        return self.results.scores
+
+    def _delivered(self) -> Path:
+        """The model folder that becomes the run's."""
+        last = len(self.recipe.stages) - 1
+        if self.recipe.deliver == "last":
+            return self.run_folder.stage(last, self.recipe.stages[last].name) / "model"
+        chosen = best_kept(checkpoints(self.run_folder.path), self.recipe.deliver)
+        self.progress.note(
+            f"delivered by {self.recipe.deliver}: {chosen.stage} after {chosen.step} steps"
+        )
+        return cast(Path, chosen.network)
+
+    def _run_stage(self, index: int, stage: Stage, initial: Segmenter) -> None:
+        folder = self.run_folder.stage(index, stage.name)
+        segmenter = self._starting_segmenter(index, initial)
+        if self.processes.count > 1:
+            make_shareable(segmenter)
+        seed = self.recipe.seed * 100 + index
+        # What a method draws at random (a discriminator) must not depend on the stages before,
+        # which a resumed run does not repeat.
+        torch.manual_seed(seed)
+        memory = PeakMemory(self.fabric.device)
+        method = METHODS[stage.method.name](segmenter, stage.method)
+        method.to(self.fabric.device)
+        recompute(method.segmenter, self.recipe.compute.checkpointing)
+        set_memory_format(method, memory_format(self.recipe.compute))
+        plan = StagePlan(
+            steps=stage.steps,
+            optim=stage.optim,
+            seed=seed,
+            refresh_every=stage.refresh_every,
+            evaluate_every=stage.evaluate_every,
+            log_every=stage.log_every,
+            checkpoint_every=stage.checkpoint_every,
+            pictures_every=self.recipe.tracking.pictures_every,
+            skips_nonfinite=stage.on_nonfinite == "skip",
+            accumulation=self.recipe.compute.accumulation,
+            compiles=self.recipe.compute.compile,
+        )
+        done = train_stage(
+            self.fabric,
+            self.processes,
+            method,
+            plan,
+            self._passes(),
+            self._hooks(index, stage, folder),
+            folder,
+            self.stop,
+        )
+        start = self.recipe.start_of(index)
+        cost = {"elapsed_s": done.elapsed_s, "peak_memory_mib": memory.mib()}
+        self.results.keep(stage, start, method, folder, cost)
+        if self.processes.is_first:
+            drop_previous(folder / "checkpoint")
+
+    def _starting_segmenter(self, index: int, initial: Segmenter) -> Segmenter:
+        """A copy of the network that a stage starts from."""
+        start = self.recipe.start_of(index)
+        segmenter = Segmenter(initial.config.model_copy(update={"weights": None}), initial.classes)
+        segmenter.config = initial.config
+        if start == INITIAL:
+            segmenter.load_state_dict(initial.state_dict())
+            return segmenter
+        names = [stage.name for stage in self.recipe.stages]
+        folder = self.run_folder.stage(names.index(start), start) / "model"
+        try:
+            return Segmenter.from_pretrained(folder)
+        except ModelError as error:
+            raise RunError(f"cannot start stage {names[index]!r}: {error}") from error
+
+    def _passes(self) -> Passes:
+        loading, device = self.recipe.loading, self.fabric.device
+
+        def source() -> Iterator[Labelled]:
+            for images in self.scenario.sources:
+                sweep = sweep_source(images, loading, _SWEEP_CHUNK, self.shard, device)
+                yield from self._together(sweep)
+
+        def target() -> Iterator[Unlabelled]:
+            sweep = sweep_target(self.scenario.target, loading, _SWEEP_CHUNK, self.shard, device)
+            yield from self._together(sweep)
+
+        def unseen() -> Iterator[Labelled] | None:
+            images = held_out(self.recipe)
+            if images is None:
+                return None
+            return self._together(sweep_source(images, loading, _SWEEP_CHUNK, self.shard, device))
+
+        return Passes(source, target, self.processes.total, unseen)
+
+    def _together(self, sweep: Iterator[T]) -> Iterator[T]:
+        """This process's share of a sweep; a signal or an unreadable file ends that of all."""
+        with self.processes.agreed():
+            for batch in sweep:
+                yield batch
+                self.stop.check()
+
+    def _hooks(self, index: int, stage: Stage, folder: Path) -> Hooks:
+        batches = BatchSource(
+            self.scenario.sources,
+            self.scenario.target,
+            self.recipe.loading,
+            self.recipe.seed,
+            index,
+            self.shard,
+        )
+        label = f"{index + 1}/{len(self.recipe.stages)} {stage.name}"
+
+        def load(steps: range) -> Iterator[Batch]:
+            return load_batches(batches, steps, self.fabric.device)
+
+        def prepared(method: Method) -> None:
+            self.results.keep_labelling(method, folder)
+
+        def evaluate(method: Method, step: int) -> dict[str, Any]:
+            return self.results.quick_scores(method, stage, folder, step)
+
+        def progress(step: int, steps: int, losses: Mapping[str, float]) -> None:
+            self.progress.update(label, step, steps, losses)
+
+        return Hooks(
+            load,
+            batches.files,
+            evaluate,
+            prepared,
+            progress,
+            self.results.show,
+            self.trackers,
+        )
+
+
+def initial_segmenter(recipe: Recipe, scenario: Scenario) -> Segmenter:
+    """The network before any stage: a function of the recipe and its seed alone.
+
+    Raises:
+        ModelError: if it cannot be had, or cannot be tuned as the recipe says.
+    """
+    config = recipe.segmenter.model_copy(update={"start": None})
+    if config.input_width_px is None:
+        config = config.model_copy(update={"input_width_px": recipe.loading.width_px})
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        segmenter = Segmenter(config, scenario.classes)
+    if recipe.segmenter.start is not None:
+        start_from(segmenter, recipe.segmenter.start)
+    check_tuning(segmenter)
+    check_names(segmenter, recipe.compute.checkpointing)
+    return segmenter

@@ -1,0 +1,138 @@
+"""A recipe's domains, opened and checked against each other before any training."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cag_uda.data.domains.class_subset import with_classes
+from cag_uda.data.domains.domain import Domain
+from cag_uda.data.domains.label_space import LabelSpace
+from cag_uda.data.loading.decoded import DecodedImages
+from cag_uda.data.loading.images import LabelledImages, UnlabelledImages
+from cag_uda.errors import DataError, UserError
+from cag_uda.models.config import Classes
+from cag_uda.recipes import Recipe
+
+_HELD_OUT = ("val", "test")
+"""Splits of a source that may hold images which no step has seen, in order of preference."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What a recipe adapts from and to. Target labels are within reach of `test` alone."""
+
+    sources: tuple[LabelledImages, ...]
+    target: UnlabelledImages
+    label_space: LabelSpace
+    test: Domain
+    """The target, for evaluation."""
+    test_split: str | None
+    """The split to score or to take sample pictures from."""
+    is_scored: bool
+    """Whether that split has labels."""
+
+    @classmethod
+    def open(cls, recipe: Recipe, note: Callable[[str], None] = lambda text: None) -> "Scenario":
+        """Open every domain of a recipe.
+
+        Args:
+            recipe: which.
+            note: told of what takes long: scenes that are rendered first.
+
+        Raises:
+            UserError: with all that is wrong: missing folders, splits, labels, unequal classes.
+        """
+        root = None if recipe.data_root is None else Path(recipe.data_root)
+        decoded = DecodedImages(recipe.loading) if recipe.loading.cache else None
+        sources, problems = [], []
+        label_space: LabelSpace | None = None
+        for entry in recipe.source:
+            try:
+                domain = with_classes(Domain.open(entry.domain, root), recipe.classes)
+                _announce(domain, entry.split, note)
+                sources.append(LabelledImages(domain, entry.split, entry.size_px, decoded))
+                if recipe.loading.rare_class_temperature:
+                    sources[-1].class_pixels(recipe.loading, note)
+                problems += _unequal(domain.name, label_space, domain.label_space)
+                label_space = label_space or domain.label_space
+            except UserError as error:
+                problems += error.problems
+        try:
+            test = with_classes(Domain.open(recipe.target.domain, root), recipe.classes)
+            _announce(test, recipe.target.train, note)
+            target = UnlabelledImages(test, recipe.target.train, decoded)
+            split = recipe.target.test if recipe.target.test in test.splits else None
+            is_scored = split is not None and test.is_labelled(split)
+            if is_scored:
+                problems += _unequal(test.name, label_space, test.label_space)
+            if split is not None or recipe.target.test not in (None, "test"):
+                test.items(str(recipe.target.test))  # Raises for a split that is not there.
+        except UserError as error:
+            problems += error.problems
+        if label_space is None and not problems:
+            problems.append("the source names no label space; give its domain file one")
+        if problems or label_space is None:
+            raise UserError(problems)
+        return cls(tuple(sources), target, label_space, test, split, is_scored)
+
+    @property
+    def classes(self) -> Classes:
+        """The classes as a model's config holds them."""
+        return classes_of(self.label_space)
+
+
+def held_out(recipe: Recipe) -> LabelledImages | None:
+    """Labelled images of a source that are neither trained on nor the target's.
+
+    Args:
+        recipe: whose sources' splits are looked through: "val", then "test".
+
+    Returns:
+        All such images of the first split that has some; None where no source has any.
+
+    Raises:
+        UserError: if a domain cannot be opened.
+    """
+    root = None if recipe.data_root is None else Path(recipe.data_root)
+    target = Domain.open(recipe.target.domain, root)
+    splits = {recipe.target.train, recipe.target.test} & set(target.splits)
+    taken = {item.image for split in splits for item in target.items(str(split), with_labels=False)}
+    for entry in recipe.source:
+        domain = Domain.open(entry.domain, root)
+        taken |= {item.image for item in domain.items(entry.split)}
+    for entry in recipe.source:
+        domain = with_classes(Domain.open(entry.domain, root), recipe.classes)
+        for split in _HELD_OUT:
+            if split not in domain.splits or not domain.is_labelled(split):
+                continue
+            try:
+                free = LabelledImages(domain, split, entry.size_px).apart_from(taken)
+            except DataError:
+                continue  # A split that this disk has not got.
+            if len(free):
+                return free
+    return None
+
+
+def classes_of(space: LabelSpace) -> Classes:
+    """The classes of a label space as a model's config holds them."""
+    return Classes(
+        names=space.names,
+        palette=tuple((int(r), int(g), int(b)) for r, g, b in space.palette),
+        label_ids=None if space.label_ids is None else tuple(map(int, space.label_ids)),
+    )
+
+
+def _announce(domain: Domain, split: str, note: Callable[[str], None]) -> None:
+    missing = domain.missing_scenes(split)
+    if missing:
+        note(f"rendering {missing} scenes of {domain.name}, once: they are kept for later runs")
+
+
+def _unequal(name: str, first: LabelSpace | None, other: LabelSpace | None) -> list[str]:
+    if first is None or other is None or first.names == other.names:
+        return []
+    return [
+        f"domain {name!r} has the classes {', '.join(other.names)}; "
+        f"the source has {', '.join(first.names)}; give both the same label space"
+    ]

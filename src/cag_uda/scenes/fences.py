@@ -1,0 +1,108 @@
+"""Builds fences along the street: boards, pickets, rails, railings and crash barriers."""
+
+from cag_uda.scenes.camera import Vector
+from cag_uda.scenes.dice import Dice
+from cag_uda.scenes.palettes import BLACK, STEEL, WHITE, scaled, varied
+from cag_uda.scenes.street import KERB_M
+from cag_uda.scenes.surfaces import Category, Colour, Material, Paint, Scene
+
+KINDS = ("boards", "pickets", "rails", "railing", "barrier")
+"""The kinds of fences that `build_fence` knows."""
+
+_WOODS: tuple[Colour, ...] = ((0.55, 0.4, 0.26), (0.42, 0.3, 0.2), (0.62, 0.54, 0.44))
+
+
+def build_fence(
+    scene: Scene, dice: Dice, x: float, sign: int, z: tuple[float, float], kind: str
+) -> None:
+    """Add a straight fence along the street.
+
+    Args:
+        scene: receives the fence.
+        dice: random numbers.
+        x: where it stands across the street, in metres.
+        sign: the side of the street it stands on; it faces the other.
+        z: from and to, along the street.
+        kind: one of `KINDS`.
+    """
+    scene.begin((x - 0.06, x + 0.06), z)
+    wood = varied(dice, WHITE if dice.chance(0.25) else dice.pick(_WOODS), 0.05)
+    metal = varied(dice, dice.pick((BLACK, (0.16, 0.3, 0.2), STEEL)), 0.04)
+    normal = (-float(sign), 0.0, 0.0)
+    fence = _Fence(scene, x, z, normal)
+    if kind == "boards":
+        height = dice.uniform(1.5, 1.9)
+        planks = Paint(Category.FENCE, wood, Material.PLANKS, numbers=(dice.uniform(0.14, 0.3),))
+        fence.band(KERB_M + 0.05, height, planks)
+        fence.posts(2.2, 0.12, height + 0.08, planks._replace(material=Material.PLAIN))
+        fence.band(height - 0.06, height + 0.02, Paint(Category.FENCE, scaled(wood, 0.82)))
+    elif kind == "pickets":
+        fence.pickets(
+            dice.uniform(0.95, 1.2), Paint(Category.FENCE, wood, Material.PLANKS, numbers=(0.2,))
+        )
+    elif kind == "rails":
+        height = dice.uniform(1.0, 1.3)
+        paint = Paint(Category.FENCE, wood)
+        for part in (0.35, 0.65, 0.95):
+            fence.band(height * part, height * part + 0.13, paint)
+        fence.posts(2.0, 0.16, height + 0.12, paint)
+    elif kind == "railing":
+        height = dice.uniform(1.05, 1.4)
+        paint = Paint(Category.FENCE, metal)
+        fence.bars(0.2, height, paint)
+        fence.band(KERB_M + 0.12, KERB_M + 0.2, paint)
+        fence.band(height - 0.1, height, paint)
+        fence.posts(2.5, 0.1, height + 0.12, paint)
+    else:
+        steel = Paint(Category.FENCE, varied(dice, (0.66, 0.68, 0.7), 0.05))
+        fence.posts(2.0, 0.14, 0.72, steel._replace(colour=scaled(steel.colour, 0.7)))
+        fence.band(0.46, 0.8, steel)
+        fence.band(0.6, 0.66, steel._replace(colour=scaled(steel.colour, 0.72)))
+
+
+class _Fence:
+    """The upright plane of one fence, and the parts that can be put on it."""
+
+    def __init__(self, scene: Scene, x: float, z: tuple[float, float], normal: Vector) -> None:
+        self._scene, self._x, self._z, self._normal = scene, x, z, normal
+
+    def band(self, low: float, high: float, paint: Paint) -> None:
+        """Add a level strip from end to end."""
+        self._scene.polygon(self._upright(*self._z, low, high), paint, self._normal)
+
+    def posts(self, every: float, wide: float, height: float, paint: Paint) -> None:
+        """Add posts at even distances, both ends included."""
+        self._rows(every, wide, height, paint)
+
+    def bars(self, every: float, height: float, paint: Paint) -> None:
+        """Add thin uprights."""
+        self._rows(every, 0.04, height, paint)
+
+    def pickets(self, height: float, paint: Paint) -> None:
+        """Add a wall of pointed boards."""
+        low, high = self._z
+        count = max(2, int((high - low) / 0.2))
+        step = (high - low) / count
+        top: list[Vector] = []
+        for number in range(count):
+            start = low + number * step
+            top.append((self._x, height - 0.1, start))
+            top.append((self._x, height, start + step / 2))
+        top.append((self._x, height - 0.1, high))
+        self._scene.polygon(
+            [*top, (self._x, KERB_M, high), (self._x, KERB_M, low)], paint, self._normal
+        )
+
+    def _rows(self, every: float, wide: float, height: float, paint: Paint) -> None:
+        low, high = self._z
+        count = max(1, int((high - low) / every))
+        step = (high - low - wide) / count
+        rows = [
+            self._upright(low + number * step, low + number * step + wide, 0.0, height)
+            for number in range(count + 1)
+        ]
+        self._scene.polygon(rows[0], paint, self._normal, more=rows[1:])
+
+    def _upright(self, z0: float, z1: float, low: float, high: float) -> list[Vector]:
+        x = self._x
+        return [(x, low, z0), (x, low, z1), (x, high, z1), (x, high, z0)]

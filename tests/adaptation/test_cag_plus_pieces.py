@@ -1,0 +1,273 @@
+"""The pieces of CAG-plus: each against a plain loop or a value worked by hand."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cag_uda.adaptation.anchors import CategoryAnchors, follow, nearest_of
+from cag_uda.adaptation.losses import anchor_contrast, cross_entropy, feature_distance
+from cag_uda.adaptation.mixing import hidden_blocks
+from cag_uda.adaptation.soft_labels import (
+    ClassPrior,
+    SoftLabels,
+    rectify,
+    soft_cross_entropy,
+    soften,
+    with_known,
+)
+from cag_uda.errors import ShapeError, UserError
+from cag_uda.models import teacher as teachers
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.types import IGNORE
+from tests.support.batches import make_batch, seeded
+
+# --- soft labels
+
+
+def test_rectified_labels_are_the_product_of_probability_and_nearness_by_a_loop() -> None:
+    logits = torch.randn(2, 4, 3, 5, generator=seeded()) * 2
+    distances = torch.rand(2, 4, 3, 5, generator=seeded(1)) * 7 + 1
+    distances[:, 3] = math.inf
+    got = rectify(logits, distances, 3.0).softmax(dim=1)
+    for b in range(2):
+        nearest = [float(distances[b, :, y, x].min()) for y in range(3) for x in range(5)]
+        mean = sum(nearest) / len(nearest)
+        for y in range(3):
+            for x in range(5):
+                p = logits[b, :, y, x].double().softmax(0)
+                near = torch.exp(-3.0 * distances[b, :, y, x].double() / mean)
+                wanted = p * near / near.sum()
+                torch.testing.assert_close(got[b, :, y, x], (wanted / wanted.sum()).float())
+    assert (got[:, 3] == 0).all(), "no anchor, no label"
+
+
+def test_rectified_labels_know_no_unit_and_can_leave_the_anchors_out() -> None:
+    logits = torch.randn(1, 3, 4, 4, generator=seeded())
+    distances = torch.rand(1, 3, 4, 4, generator=seeded(1)) + 0.1
+    torch.testing.assert_close(rectify(logits, distances, 2.0), rectify(logits, 1e3 * distances, 2))
+    assert rectify(logits, distances, 0.0).equal(logits)
+    with pytest.raises(ShapeError, match="one grid"):
+        rectify(logits, distances[..., :2], 2.0)
+
+
+def test_an_unseen_class_does_not_spoil_labels_at_image_size() -> None:
+    distances = torch.ones(1, 3, 2, 2)
+    distances[:, 2] = math.inf
+    grown = F.interpolate(rectify(torch.zeros(1, 3, 2, 2), distances, 4.0), (7, 7), mode="bilinear")
+    torch.testing.assert_close(
+        grown.softmax(1)[0, :, 3, 3], torch.tensor([0.5, 0.5, 0.0]), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 0.0])
+def test_the_temperature_sharpens_labels_and_leaves_weights(temperature: float) -> None:
+    probability = torch.tensor([0.6, 0.3, 0.1])
+    soft = soften(probability.log().view(1, 3, 1, 1), temperature)
+    wanted = {
+        1.0: [0.6, 0.3, 0.1],
+        0.5: [0.36 / 0.46, 0.09 / 0.46, 0.01 / 0.46],
+        0.0: [1.0, 0.0, 0.0],
+    }[temperature]
+    torch.testing.assert_close(soft.probability.flatten(), torch.tensor(wanted))
+    torch.testing.assert_close(soft.weight.flatten(), torch.tensor([0.6]))
+
+
+def test_soft_cross_entropy_is_the_loop_and_with_hard_labels_the_plain_one() -> None:
+    logits = torch.randn(2, 4, 4, 4, generator=seeded())
+    label = torch.randint(0, 4, (2, 8, 8), generator=seeded(1))
+    soft = SoftLabels(torch.rand(2, 4, 8, 8, generator=seeded(2)).softmax(1), torch.rand(2, 8, 8))
+    log_p = F.interpolate(logits, (8, 8), mode="bilinear").log_softmax(1)
+    total = 0.0
+    for b in range(2):
+        for y in range(8):
+            for x in range(8):
+                inner = sum(
+                    float(soft.probability[b, k, y, x] * log_p[b, k, y, x]) for k in range(4)
+                )
+                total -= float(soft.weight[b, y, x]) * inner
+    assert soft_cross_entropy(logits, soft).item() == pytest.approx(total / 128, rel=1e-4)
+    certain = with_known(soft, label)
+    torch.testing.assert_close(soft_cross_entropy(logits, certain), cross_entropy(logits, label))
+
+
+def test_known_pixels_are_certain_and_the_others_stay() -> None:
+    soft = SoftLabels(torch.full((1, 3, 1, 2), 1 / 3), torch.full((1, 1, 2), 0.4))
+    got = with_known(soft, torch.tensor([[[2, IGNORE]]]))
+    assert got.probability[0, :, 0, 0].tolist() == [0, 0, 1]
+    torch.testing.assert_close(got.probability[0, :, 0, 1], soft.probability[0, :, 0, 1])
+    torch.testing.assert_close(got.weight, torch.tensor([[[1.0, 0.4]]]))
+
+
+# --- anchors, class shares, contrast
+
+
+def test_anchors_follow_class_by_class() -> None:
+    anchors = CategoryAnchors.from_vectors(
+        torch.tensor([[1.0, 0.0], [0.0, 2.0], [math.nan, 0.0]]), torch.tensor([10, 4, 0])
+    )
+    latest = CategoryAnchors.from_vectors(
+        torch.tensor([[3.0, 4.0], [math.nan, 0.0], [5.0, 5.0]]), torch.tensor([2, 0, 7])
+    )
+    follow(anchors, latest, 0.9)
+    wanted = torch.tensor([[0.9 + 0.3, 0.4], [0.0, 2.0], [5.0, 5.0]])
+    torch.testing.assert_close(anchors.vectors, wanted)
+    assert anchors.counts.tolist() == [10, 4, 7]
+    before = anchors.vectors
+    follow(anchors, latest, 1.0)
+    torch.testing.assert_close(anchors.vectors, before)
+    with pytest.raises(UserError, match="momentum"):
+        follow(anchors, latest, 1.5)
+    with pytest.raises(ShapeError, match="as many"):
+        follow(anchors, CategoryAnchors(2, 2), 0.5)
+
+
+def test_of_two_sets_of_anchors_the_nearer_one_counts() -> None:
+    source = CategoryAnchors.from_vectors(torch.tensor([[0.0, 0.0], [4.0, 0.0]]))
+    target = CategoryAnchors.from_vectors(torch.tensor([[3.0, 0.0], [math.nan, 0.0]]))
+    feature = torch.tensor([2.5, 0.0]).view(1, 2, 1, 1)
+    torch.testing.assert_close(
+        nearest_of([source, target], feature).flatten(), torch.tensor([0.5, 1.5])
+    )
+    torch.testing.assert_close(nearest_of([source], feature).flatten(), torch.tensor([2.5, 1.5]))
+
+
+def test_alignment_at_full_strength_gives_the_sources_shares_and_at_none_changes_nothing() -> None:
+    prior = ClassPrior(3)
+    logits = torch.randn(1, 3, 2, 2, generator=seeded())
+    torch.testing.assert_close(prior.align(logits, 1.0), logits, msg="nothing is known yet")
+    prior.begin(torch.tensor([60, 30, 10]), torch.tensor([0.2, 0.2, 0.4]))
+    as_shared = prior.target.log().view(1, 3, 1, 1)
+    got = prior.align(as_shared, 1.0).softmax(1).flatten()
+    torch.testing.assert_close(got, torch.tensor([0.6, 0.3, 0.1]))
+    half = prior.align(as_shared, 0.5).softmax(1).flatten()
+    wanted = (
+        torch.tensor([0.25, 0.25, 0.5])
+        * (torch.tensor([0.6, 0.3, 0.1]) / torch.tensor([0.25, 0.25, 0.5])).sqrt()
+    )
+    torch.testing.assert_close(half, wanted / wanted.sum())
+    torch.testing.assert_close(prior.align(logits, 0.0), logits)
+    prior.follow(torch.tensor([8.0, 0.0, 0.0]), 0.75)
+    torch.testing.assert_close(prior.target, torch.tensor([0.4375, 0.1875, 0.375]))
+
+
+def test_contrast_is_the_loop_over_pixels_and_anchors() -> None:
+    features = torch.randn(2, 5, 3, 4, generator=seeded()).requires_grad_()
+    anchors = torch.randn(4, 5, generator=seeded(1))
+    anchors[2] = math.nan
+    label = torch.randint(0, 4, (2, 3, 4), generator=seeded(2))
+    label[0, 0] = IGNORE
+    weight = torch.rand(2, 3, 4, generator=seeded(3))
+    got = anchor_contrast(features, anchors, label, weight, temperature=0.2)
+    total, count = 0.0, 0
+    for b in range(2):
+        for y in range(3):
+            for x in range(4):
+                k = int(label[b, y, x])
+                if k in (2, IGNORE):
+                    continue
+                cosine = {
+                    c: float(F.cosine_similarity(features[b, :, y, x].detach(), anchors[c], dim=0))
+                    / 0.2
+                    for c in (0, 1, 3)
+                }
+                normaliser = math.log(sum(math.exp(value) for value in cosine.values()))
+                total -= float(weight[b, y, x]) * (cosine[k] - normaliser)
+                count += 1
+    assert got.item() == pytest.approx(total / count, rel=1e-4)
+    got.backward()
+    assert features.grad is not None
+    assert features.grad.isfinite().all()
+
+
+def test_contrast_pulls_to_the_own_anchor_and_pushes_from_the_others() -> None:
+    anchors = torch.eye(3)
+    feature = torch.tensor([0.6, 0.6, 0.5]).view(1, 3, 1, 1).requires_grad_()
+    anchor_contrast(feature, anchors, torch.zeros(1, 1, 1, dtype=torch.int64)).backward()
+    assert feature.grad is not None
+    downhill = -feature.grad.flatten()
+    assert downhill[0] > 0
+    assert (downhill[1:] < 0).all()
+    nothing = torch.full((1, 1, 1), IGNORE)
+    assert anchor_contrast(feature, anchors, nothing).item() == 0
+    assert anchor_contrast(feature, anchors * math.nan, nothing * 0).item() == 0
+
+
+# --- hidden blocks, initial features
+
+
+def test_hidden_blocks_are_blocks_of_the_asked_size_and_number() -> None:
+    hidden = hidden_blocks(400, (24, 32), ratio=0.7, block=0.25, generator=seeded())
+    assert hidden.shape == (400, 24, 32)
+    rows = hidden.view(400, 4, 6, 32)
+    assert (rows == rows[:, :, :1]).all(), "6 rows of pixels to a block"
+    edges = (hidden[:, :, 1:] != hidden[:, :, :-1]).any(dim=0).any(dim=0).nonzero().flatten()
+    assert edges.tolist() == [6, 12, 19, 25], "5 blocks of 6 or 7 pixels across"
+    assert hidden.float().mean().item() == pytest.approx(0.7, abs=0.02)
+    some = hidden_blocks(400, (24, 32), 1.0, 0.25, probability=0.3, generator=seeded())
+    assert some.flatten(1).all(dim=1).float().mean().item() == pytest.approx(0.3, abs=0.07)
+    assert some.flatten(1).any(dim=1).equal(some.flatten(1).all(dim=1))
+    assert hidden_blocks(1, (4, 4), 1.0, 0.01).all(), "no smaller than a pixel"
+
+
+def test_feature_distance_is_the_loop_over_cells_of_the_counted_classes() -> None:
+    features = torch.randn(2, 3, 2, 2, generator=seeded())
+    initial = torch.randn(2, 3, 2, 2, generator=seeded(1))
+    label = torch.randint(0, 3, (2, 8, 8), generator=seeded(2))
+    label[0, :4, :4] = 1
+    label[0, 0, :4] = 2  # 75 % of class 1
+    label[1, 4:, :4] = 1
+    label[1, 4:6, :4] = IGNORE  # 50 %
+    label[1, :4, 4:] = 0  # not counted
+    counted = torch.tensor([False, True, True])
+    wanted = (features[0, :, 0, 0] - initial[0, :, 0, 0]).norm()
+    torch.testing.assert_close(feature_distance(features, initial, label, counted), wanted)
+    nowhere = torch.full_like(label, IGNORE)
+    assert feature_distance(features, initial, nowhere, counted).item() == 0
+
+
+# --- the teacher
+
+
+def test_weights_and_the_sources_statistics_follow(segmenter: Segmenter) -> None:
+    teacher = copy.deepcopy(segmenter)
+    before = copy.deepcopy(teacher)
+    with torch.no_grad():
+        for value in [*segmenter.parameters(), *segmenter.statistics("source")]:
+            value.add_(1.0)
+        for value in segmenter.statistics("target"):
+            value.add_(9.0)
+    teachers.follow(teacher, segmenter, 0.75)
+    for mine, first in zip(teacher.parameters(), before.parameters(), strict=True):
+        torch.testing.assert_close(mine, first + 0.25)
+    for ours, old in zip(teacher.statistics("source"), before.statistics("source"), strict=True):
+        torch.testing.assert_close(ours, old + 0.25)
+    for ours, old in zip(teacher.statistics("target"), before.statistics("target"), strict=True):
+        assert ours.equal(old), "the teacher's own"
+
+
+def test_statistics_take_the_batch_in_and_then_normalise_it(segmenter: Segmenter) -> None:
+    image = make_batch().target.plain
+    norm = next(m for m in segmenter.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    seen: list[tuple[Tensor, Tensor]] = []
+    norm.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    segmenter.eval()
+    with torch.no_grad(), teachers.statistics_follow(segmenter):
+        segmenter(image, "target")
+    values, output = seen[0]
+    mean = 0.1 * values.mean(dim=(0, 2, 3))
+    variance = 0.9 + 0.1 * values.var(dim=(0, 2, 3))
+    assert norm.running_mean is not None
+    torch.testing.assert_close(norm.running_mean, mean)
+    torch.testing.assert_close(norm.running_var, variance)
+    shape = (1, -1, 1, 1)
+    wanted = (values - mean.view(shape)) / (variance + norm.eps).sqrt().view(shape)
+    torch.testing.assert_close(output, wanted, rtol=1e-4, atol=1e-5)
+    kept = [value.clone() for value in segmenter.statistics("target")]
+    with torch.no_grad():
+        segmenter(image, "target")
+    for value, one in zip(segmenter.statistics("target"), kept, strict=True):
+        assert value.equal(one), "only within the block"

@@ -1,0 +1,39 @@
+"""Progress: a line now and then with what remains, a bar where there is a terminal."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from cag_uda.cli.console import OnConsole
+
+
+def test_lines_now_and_then_tell_what_remains(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("cag_uda.cli.console.time", SimpleNamespace(monotonic=lambda: now_s))
+    written = io.StringIO()
+    progress = OnConsole(Console(file=written, width=100))
+    # Gone on with: 2 of 10 are no work of this process.
+    for done, now_s in ((2, 100.0), (3, 104.0), (6, 120.0), (7, 124.0), (10, 140.0)):  # noqa: B007 - the clock reads it
+        progress.update("labelling", done, 10, {"loss": 0.25})
+    progress.update("writing", 1, 1)
+    # 4 steps took 20 s, so the other 4 take as long.
+    assert written.getvalue().splitlines() == [
+        "labelling: 6/10, 20 s remain loss 0.250",
+        "labelling: 10/10, 0 s remain loss 0.250",
+        "writing: 1/1, 0 s remain",
+    ]
+
+
+def test_a_terminal_has_a_bar_and_lines_above_it() -> None:
+    written = io.StringIO()
+    progress = OnConsole(Console(file=written, force_terminal=True, width=100))
+    progress.update("labelling", 1, 4)
+    progress.note("a line above")
+    progress.update("labelling", 4, 4)
+    shown = written.getvalue()
+    assert "a line above" in shown
+    assert "labelling" in shown
+    assert "4/4" in shown
+    assert "remain" not in shown

@@ -1,0 +1,336 @@
+"""CAG-plus as a method: what a step costs, mixes and follows, what is delivered, and a run."""
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch import Tensor
+
+import cag_uda
+from cag_uda.adaptation.anchors import CategoryAnchors, nearest_of
+from cag_uda.adaptation.losses import feature_distance
+from cag_uda.adaptation.soft_labels import SoftLabels, rectify, soften
+from cag_uda.adaptation.tensors import downsample
+from cag_uda.errors import UserError
+from cag_uda.methods.cag_plus import CAGPlus
+from cag_uda.methods.cag_plus_settings import CAGPlusConfig
+from cag_uda.methods.dacs import DACS, DACSConfig
+from cag_uda.models import teacher as teachers
+from cag_uda.models.backbones import build_backbone
+from cag_uda.models.config import Classes, SegmenterConfig
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.recipes import load_recipe
+from cag_uda.runs.anchor_files import load_anchors
+from cag_uda.runs.scenario import Scenario
+from cag_uda.types import IGNORE, Batch
+from tests.support.batches import make_batch, make_passes, seeded
+from tests.support.method_steps import gradients, step
+from tests.support.network_parts import publish
+from tests.support.trees import RECIPE, write_recipe
+
+
+def make(segmenter: Segmenter, **settings: Any) -> CAGPlus:
+    """A prepared method in training mode."""
+    method = CAGPlus(segmenter, CAGPlusConfig.model_validate(settings))
+    method.prepare(make_passes())
+    method.train()
+    return method
+
+
+def test_a_step_passes_as_many_images_through_networks_as_one_of_dacs(
+    segmenter: Segmenter,
+) -> None:
+    """What a step costs is these passes: two of the student with gradients, one of the teacher."""
+
+    def passes(method: CAGPlus | DACS) -> dict[str, int]:
+        count = {"student": 0, "teacher": 0}
+        for name, network in (("student", method.segmenter), ("teacher", method.teacher)):
+
+            def note(_: Any, inputs: Any, name: str = name) -> None:
+                count[name] += len(inputs[0])
+
+            network.backbone.register_forward_pre_hook(note)
+        step(method, make_batch())
+        return count
+
+    dacs = DACS(copy.deepcopy(segmenter), DACSConfig())
+    dacs.prepare(make_passes())
+    assert passes(make(segmenter)) == passes(dacs.train()) == {"student": 4, "teacher": 2}
+
+
+def test_anchors_and_class_shares_follow_what_the_step_saw(segmenter: Segmenter) -> None:
+    settings = {"anchor_momentum": 0.8, "prior_momentum": 0.7, "anchor_confidence": 0.0}
+    method = make(segmenter, anchor_weight=4.0, prior_strength=0.5, **settings)
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    batch = make_batch(3)
+    reference = copy.deepcopy(method)
+    anchors, target_anchors = method.anchors.vectors, method.target_anchors.vectors
+    for losses in method.losses(batch):
+        torch.stack(list(losses.values())).sum().backward()
+    for name in ("anchors.sums", "target_anchors.sums", "prior.target"):
+        assert method.state_dict()[name].equal(before[name]), "only after the step"
+    method.after_step(0)
+
+    torch.manual_seed(0)
+    features = reference.segmenter(batch.source.image, "source").features.detach()
+    label = downsample(batch.source.label, (8, 8))
+    with torch.no_grad(), teachers.statistics_follow(reference.teacher):
+        seen, logits = reference.teacher(batch.target.plain, "target")
+    rectified = rectify(
+        logits, nearest_of([reference.anchors, reference.target_anchors], seen), 4.0
+    )
+    probability = rectified.softmax(1)
+    found = reference.prior.align(rectified, 0.5).argmax(1)
+    for k in range(4):
+        for got, old, maps, labels in (
+            (method.anchors, anchors, features, label),
+            (method.target_anchors, target_anchors, seen, found),
+        ):
+            own = maps.permute(0, 2, 3, 1)[labels == k]
+            wanted = 0.8 * old[k] + 0.2 * own.mean(0) if len(own) else old[k]
+            torch.testing.assert_close(got.vectors[k], wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        method.prior.target,
+        0.7 * before["prior.target"] + 0.3 * probability.mean(dim=(0, 2, 3)),
+    )
+
+
+def test_the_teacher_is_the_true_mean_first_and_is_delivered_with_plain_statistics(
+    segmenter: Segmenter,
+) -> None:
+    method = make(segmenter)
+    student = next(iter(method.segmenter.parameters()))
+    history = []
+    for number in range(3):
+        with torch.no_grad():
+            student.add_(1.0)
+        history.append(student.detach().clone())
+        method.after_step(number)
+    mean = torch.stack(history).mean(dim=0)
+    torch.testing.assert_close(next(iter(method.predictor().parameters())), mean)
+    expected = copy.deepcopy(method.teacher)
+    expected.estimate_statistics([t.plain for t in make_passes().target()], "target")
+    method.finish(make_passes())
+    torch.testing.assert_close(student.detach(), mean)
+    for got, wanted in zip(
+        method.predictor().statistics("target"), expected.statistics("target"), strict=True
+    ):
+        torch.testing.assert_close(got, wanted)
+
+
+def mixed_images(segmenter: Segmenter, **settings: Any) -> tuple[Batch, Tensor, Tensor, SoftLabels]:
+    plain = {"jitter": 0.0, "blur_probability": 0.0}
+    settings["mix"] = {**plain, **settings.get("mix", {})}
+    method = make(segmenter, **settings)
+    batch = make_batch()
+    mixed, soft = method.mix(batch, torch.randn(2, 4, 8, 8, generator=seeded(5)))
+    return batch, mixed.image, mixed.label, soft
+
+
+def test_blocks_are_hidden_of_the_target_alone_and_its_labels_stay(segmenter: Segmenter) -> None:
+    mask = {"probability": 1.0, "ratio": 0.5, "block": 0.25}
+    batch, image, known, soft = mixed_images(segmenter, mask=mask)
+    grey = segmenter.mean.expand_as(image)
+    is_hidden = (image == grey).all(dim=1)
+    pasted = known != IGNORE
+    assert not (is_hidden & pasted).any()
+    share = is_hidden[~pasted].float().mean().item()
+    assert 0.1 < share < 0.9
+    seen = (~is_hidden & ~pasted)[:, None].expand_as(image)
+    torch.testing.assert_close(image[seen], batch.target.image[seen], rtol=0, atol=1e-6)
+    pasted_pixels = pasted[:, None].expand_as(image)
+    torch.testing.assert_close(
+        image[pasted_pixels], batch.source.image[pasted_pixels], rtol=0, atol=1e-6
+    )
+    assert known[pasted].equal(batch.source.label[pasted])
+    assert (soft.weight[pasted] == 1).all()
+    torch.testing.assert_close(soft.probability.sum(1), torch.ones_like(soft.weight))
+    # A hidden pixel is labelled as the teacher labels it in the whole image.
+    logits = torch.randn(2, 4, 8, 8, generator=seeded(5))
+    whole = soften(F.interpolate(logits, (32, 32), mode="bilinear"), 0.5)
+    hidden = is_hidden[:, None].expand_as(soft.probability)
+    torch.testing.assert_close(soft.probability[hidden], whole.probability[hidden])
+
+
+def test_target_pixels_weigh_what_of_the_batch_is_sure_or_each_itself(segmenter: Segmenter) -> None:
+    logits = torch.randn(2, 4, 8, 8, generator=seeded(5))
+    highest = F.interpolate(logits, (32, 32), mode="bilinear").softmax(1).amax(1)
+    for least, expected in (
+        (0.6, (highest >= 0.6).float().mean().expand_as(highest)),
+        (0, highest),
+    ):
+        _, _, known, soft = mixed_images(segmenter, confidence=least)
+        of_target = known == IGNORE
+        torch.testing.assert_close(soft.weight[of_target], expected[of_target])
+        assert (soft.weight[~of_target] == 1).all()
+
+
+def test_mixing_and_hiding_can_be_taken_out(segmenter: Segmenter) -> None:
+    out = {"probability": 0.0}
+    batch, image, known, _ = mixed_images(segmenter, mix=out, mask=out)
+    assert (known == IGNORE).all()
+    torch.testing.assert_close(image, batch.target.image, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"momentum": 0.0},
+        {"confidence": 0.0},
+        {"label_anchors": ["source"]},
+        {"label_anchors": ["target"]},
+        {"anchor_weight": 0.0},
+        {"anchor_momentum": 1.0},
+        {"prior_strength": 0.0},
+        {"label_temperature": 0.0},
+        {"contrast": {"weight": 0.1}},
+        {"mix": {"probability": 0.0}},
+        {"mask": {"probability": 0.0}},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_every_piece_can_be_taken_out_or_put_in(
+    settings: dict[str, Any], segmenter: Segmenter
+) -> None:
+    method = make(segmenter, **settings)
+    anchors = method.anchors.vectors
+    for number in range(2):
+        losses = step(method, make_batch(number))
+        method.after_step(number)
+        assert all(math.isfinite(loss) for loss in losses.values()), losses
+    labels = method.pseudo_labels(make_batch(4).target.plain)
+    assert set(labels) == {"corrected", "confidence"}
+    if settings == {"anchor_weight": 0.0}:
+        plain = make(copy.deepcopy(segmenter), anchor_weight=0.0, prior_strength=0.0)
+        given = plain.pseudo_labels(make_batch(4).target.plain)
+        assert given["corrected"].label.equal(given["confidence"].label)
+    assert method.anchors.vectors.equal(anchors) == (settings == {"anchor_momentum": 1.0})
+    if settings == {"momentum": 0.0}:
+        for mine, theirs in zip(
+            method.teacher.parameters(), method.segmenter.parameters(), strict=True
+        ):
+            torch.testing.assert_close(mine, theirs)
+    for name in ("source/contrast", "mixed/contrast"):
+        assert (losses.get(name, 0) > 0) == (settings == {"contrast": {"weight": 0.1}})
+
+
+@pytest.mark.parametrize("norm", ["shared", "frozen"])
+def test_other_norms_do(norm: str, classes: Classes) -> None:
+    torch.manual_seed(0)
+    config = SegmenterConfig.model_validate(
+        {"backbone": "resnet-tiny", "decoder": "light", "norm": norm}
+    )
+    method = make(Segmenter(config, classes))
+    before = [value.clone() for value in method.teacher.statistics("target")]
+    assert all(math.isfinite(loss) for loss in step(method, make_batch()).values())
+    method.after_step(0)
+    same = [
+        one.equal(other)
+        for one, other in zip(method.teacher.statistics("target"), before, strict=True)
+    ]
+    assert all(same) == (norm == "frozen")
+
+
+def test_labels_flood_less_with_the_sources_shares(segmenter: Segmenter) -> None:
+    """A class that the labels prefer beyond its share of the source gets fewer of them."""
+    method = make(segmenter, anchor_weight=0.0)
+    with torch.no_grad():
+        method.teacher.get_parameter("classifier.bias")[0] += 2.0
+    image = make_batch(4).target.plain
+    _, logits = method._rectified(image)
+    method.prior.follow(logits.softmax(1).sum(dim=(0, 2, 3)), 0.0)
+    shares = [
+        (method.prior.align(logits, strength).softmax(1)[:, 0].mean().item())
+        for strength in (0.0, 0.5, 1.0)
+    ]
+    assert shares[0] > shares[1] > shares[2]
+    assert shares[2] == pytest.approx(method.prior.source[0].item(), abs=0.1)
+
+
+def test_features_stay_near_the_published_ones(segmenter: Segmenter, tmp_path: Path) -> None:
+    published = build_backbone("resnet-tiny", None, 16)
+    publish(published, tmp_path)
+    config = segmenter.config.model_copy(update={"weights": str(tmp_path)})
+    network = Segmenter(config, segmenter.classes)
+    method = make(network, initial={"weight": 0.01, "classes": ["car", "no class here"]})
+    assert method.counted.tolist() == [False, True, False, False]
+    batch = make_batch()
+    parts = list(method.losses(batch))
+    label, mean, std = batch.source.label, network.mean, network.std
+    with torch.no_grad():
+        first = published.eval()((batch.source.image - mean) / std)[-1]
+        last = copy.deepcopy(network).train().encode(batch.source.image, "source")[-1]
+    wanted = 0.01 * feature_distance(last, first, label, method.counted)
+    torch.testing.assert_close(parts[0]["source/initial"].detach(), wanted)
+    assert not any(p.requires_grad for p in method.initial.parameters())  # type: ignore[union-attr]
+    assert gradients(method, batch, early=True)
+
+
+def test_features_near_random_ones_are_refused(segmenter: Segmenter) -> None:
+    config = CAGPlusConfig.model_validate({"initial": {"weight": 0.005}})
+    with pytest.raises(UserError, match=r"segmenter\.weights"):
+        CAGPlus(segmenter, config)
+    assert CAGPlusConfig().problem_with(segmenter.config) is None
+    with pytest.raises(ValidationError, match="momentum"):
+        CAGPlusConfig(momentum=1.0)
+
+
+STAGE = """
+[[stages]]
+name = "plus"
+steps = 2
+method = { name = "cag-plus" }
+"""
+
+
+def test_a_run_keeps_the_sources_anchors_and_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAG_UDA_CACHE", str(tmp_path / "cache"))
+    path = write_recipe(tmp_path, RECIPE[: RECIPE.index('[[stages]]\nname = "adabn"')] + STAGE)
+    changes = ["loading.rare_class_temperature=0.1", "stages.*.checkpoint_every=1"]
+    recipe = load_recipe(path, changes)
+    run = cag_uda.adapt(recipe, tmp_path / "run")
+    folder = run.folder / "stages" / "1-plus"
+    quality = json.loads((folder / "pseudo_labels.json").read_text())
+    assert set(quality) == {"corrected", "confidence"}
+    start = cag_uda.load(run.folder / "stages" / "0-source-only" / "model")
+    (images,) = Scenario.open(recipe).sources
+    expected = CategoryAnchors(4, start.feature_channels)
+    with torch.no_grad():
+        for index in range(len(images)):
+            image, label = images.read(index)
+            picture = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+            features = start(picture, "source").features
+            size = (features.shape[2], features.shape[3])
+            expected.update(features, downsample(torch.from_numpy(label)[None].long(), size))
+    kept = load_anchors(folder / "anchors.safetensors")
+    torch.testing.assert_close(kept.vectors, expected.vectors, rtol=1e-4, atol=1e-5)
+    assert len(list((tmp_path / "cache" / "class-pixels").iterdir())) == 1
+    weights = (run.model / "model.safetensors").read_bytes()
+
+    stopped = tmp_path / "stopped"
+    monkeypatch.setattr(CAGPlus, "after_step", _stop_after(1, CAGPlus.after_step))
+    with pytest.raises(KeyboardInterrupt):
+        cag_uda.adapt(recipe, stopped)
+    monkeypatch.undo()
+    monkeypatch.setenv("CAG_UDA_CACHE", str(tmp_path / "cache"))
+    resumed = cag_uda.adapt(recipe, stopped, resume=True)
+    assert (resumed.model / "model.safetensors").read_bytes() == weights
+
+
+def _stop_after(step: int, after_step: Any) -> Any:
+    """As `after_step`, until a step from which a process would not come back."""
+
+    def stopping(method: CAGPlus, number: int) -> None:
+        if number == step:
+            raise KeyboardInterrupt
+        after_step(method, number)
+
+    return stopping

@@ -1,0 +1,144 @@
+"""A whole step of CAG-plus against one written out in plain torch, and a row for every piece."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cag_uda.adaptation.mixing import Mixed
+from cag_uda.adaptation.soft_labels import SoftLabels
+from cag_uda.comparison.plan import plan_ablation, plan_methods
+from cag_uda.comparison.settings import choose, read_contenders, read_variants
+from cag_uda.methods.cag_plus import CAGPlus
+from cag_uda.methods.cag_plus_settings import CAGPlusConfig
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.models.teacher import statistics_follow
+from cag_uda.recipes import load_recipe
+from cag_uda.types import IGNORE, Batch
+from tests.support.batches import make_batch, make_passes
+
+SETTINGS = {
+    "anchor_weight": 2.0,
+    "prior_strength": 0.5,
+    "label_temperature": 0.5,
+    "contrast": {"weight": 0.3, "temperature": 0.2},
+    "mix": {"jitter": 0.0, "blur_probability": 0.0},
+}
+CENTRES = (..., slice(2, None, 4), slice(2, None, 4))
+"""Of the cells of 4 by 4 pixels that the network's grid has."""
+
+
+def enlarged(cells: Tensor) -> Tensor:
+    return F.interpolate(cells, (32, 32), mode="bilinear", align_corners=False)
+
+
+def target_probability(method: CAGPlus, batch: Batch) -> Tensor:
+    """(B, K, h, w): teacher × nearness to the anchors of both domains × shares of the classes."""
+    with torch.no_grad(), statistics_follow(method.teacher):
+        features, logits = method.teacher(batch.target.plain, "target")
+    each = [
+        (features[:, None] - anchors.vectors[None, :, :, None, None]).norm(dim=2)
+        for anchors in (method.anchors, method.target_anchors)
+    ]
+    distance = torch.minimum(*each)
+    unit = distance.amin(dim=1).mean(dim=(1, 2)).view(-1, 1, 1, 1)
+    shares = (method.prior.source / method.prior.target).sqrt().view(1, -1, 1, 1)
+    product: Tensor = logits.softmax(1) * torch.exp(-2.0 * distance / unit) * shares
+    return product / product.sum(dim=1, keepdim=True)
+
+
+def clear_cut(values: Tensor) -> tuple[float, Tensor]:
+    """A threshold that no rounding moves a value across, and the share of values above it."""
+    ordered = values.flatten().sort().values
+    middle = ordered[len(ordered) // 4 : -len(ordered) // 4]
+    place = int(middle.diff().argmax())
+    least = middle[place : place + 2].mean()
+    return least.item(), (values > least).float().mean()
+
+
+def contrast_loss(features: Tensor, anchors: Tensor, label: Tensor, weight: Tensor) -> Tensor:
+    """0.3 · mean over labelled cells of −weight · log softmax(cosine / 0.2) at the own class."""
+    cosine = torch.einsum("bdhw,kd->bkhw", F.normalize(features, dim=1), F.normalize(anchors))
+    of_own = (cosine / 0.2).log_softmax(1).gather(1, label.clamp(max=3)[:, None])[:, 0]
+    is_labelled = label != IGNORE
+    return -0.3 * (of_own * weight)[is_labelled].sum() / is_labelled.sum()
+
+
+def test_the_losses_of_a_step_are_those_written_out(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter.dropout.p = 0.0
+    method = CAGPlus(segmenter, CAGPlusConfig.model_validate(SETTINGS))
+    method.prepare(make_passes())
+    method.train()
+    reference, batch = copy.deepcopy(method), make_batch(3)
+    probability = target_probability(reference, batch)
+    score = enlarged(probability.log())
+    surest = score.softmax(1).amax(1)
+    least, share = clear_cut(surest)
+    method.config = method.config.model_copy(update={"confidence": least})
+    given: list[tuple[Mixed, SoftLabels]] = []
+    mix = method.mix
+
+    def note(*arguments: Any) -> tuple[Mixed, SoftLabels]:
+        given.append(mix(*arguments))
+        return given[-1]
+
+    monkeypatch.setattr(method, "mix", note)  # what was drawn at random is looked at
+    got: dict[str, Tensor] = {}
+    for losses in method.losses(batch):
+        got |= {name: loss.detach() for name, loss in losses.items()}
+    ((mixed, _),) = given
+
+    label, anchors = batch.source.label, reference.anchors.vectors
+    features, logits = reference.segmenter(batch.source.image, "source")
+    expected = {
+        "source/ce": F.cross_entropy(enlarged(logits), label, ignore_index=IGNORE),
+        "source/contrast": contrast_loss(features, anchors, label[CENTRES], torch.ones(2, 8, 8)),
+    }
+
+    is_pasted = mixed.label != IGNORE
+    for place in range(2):
+        pasted = mixed.label[place][is_pasted[place]].unique()
+        assert len(pasted) == 2, "half of four classes"
+        assert is_pasted[place].equal(torch.isin(label[place], pasted))
+    assert mixed.label[is_pasted].equal(label[is_pasted])
+    certain = F.one_hot(torch.where(is_pasted, label, 0), 4).movedim(-1, 1).float()
+    wanted = torch.where(is_pasted[:, None], certain, (score / 0.5).softmax(1))
+    weight = torch.where(is_pasted, 1.0, share)
+
+    features, logits = reference.segmenter(mixed.image, "target")
+    log_probability = enlarged(logits).log_softmax(1)
+    expected["mixed/ce"] = -(weight * (wanted * log_probability).sum(1)).mean()
+    own = torch.where(is_pasted[CENTRES], label[CENTRES], probability.argmax(1))
+    expected["mixed/contrast"] = contrast_loss(features, anchors, own, weight[CENTRES])
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value.detach(), rtol=1e-4, atol=1e-6, msg=name)
+
+
+NO_PIECES = {"name", "label_anchors", "anchor_confidence", "prior_momentum"}
+"""Settings of pieces that other settings take out."""
+
+
+@pytest.mark.parametrize("name", ["cag-plus-camvid-day-dusk", "cag-plus-gta5-cityscapes"])
+def test_every_piece_has_a_row_without_it_or_with_it(name: str) -> None:
+    recipe = load_recipe(name)
+    (base,) = plan_methods(recipe, choose(read_contenders(), ["cag-plus"]))
+    entries = plan_ablation(base, read_variants(base="cag-plus"))
+    own = base.recipe.stages[-1].method.model_dump()
+    changed: set[str] = set()
+    sampling = "rare_class_temperature"  # A matter of the loader.
+    for entry in entries:
+        method = entry.recipe.stages[-1].method.model_dump()
+        changed |= {key for key in own if method[key] != own[key]}
+        if getattr(entry.recipe.loading, sampling) != getattr(recipe.loading, sampling):
+            changed.add(sampling)
+    pieces = {*CAGPlusConfig.model_fields, sampling} - NO_PIECES
+    if recipe.segmenter.weights is None:
+        pieces -= {"initial"}  # It wants published weights.
+        assert next(e.run for e in entries if e.name == "initial-none") == "cag-plus"
+    assert changed == pieces

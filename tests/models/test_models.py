@@ -1,0 +1,262 @@
+"""Segmenters: shapes, statistics per domain, storage."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+import cag_uda
+from cag_uda.errors import DataError, ModelError
+from cag_uda.models.backbones import build_backbone
+from cag_uda.models.config import Classes, SegmenterConfig
+from cag_uda.models.decoders import DECODERS
+from cag_uda.models.discriminator import Discriminator
+from cag_uda.models.norm import DomainBatchNorm2d
+from cag_uda.models.segmenter import Segmenter
+from tests.support.network_parts import part, publish, stem
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("stride", [8, 16, 32])
+def test_features_and_logits_at_the_decoders_stride(
+    decoder: str, stride: int, classes: Classes
+) -> None:
+    config = SegmenterConfig.model_validate(
+        {"backbone": "resnet-tiny", "decoder": decoder, "output_stride": stride}
+    )
+    segmenter = Segmenter(config, classes).eval()
+    features, logits = segmenter(torch.rand(2, 3, 64, 96))
+    cells = stride if decoder.startswith("deeplab-v2") else 4
+    assert features.shape == (2, segmenter.feature_channels, 64 // cells, 96 // cells)
+    assert logits.shape == (2, 4, 64 // cells, 96 // cells)
+    height, width = segmenter(torch.rand(1, 3, 45, 67)).logits.shape[-2:]
+    assert (height, width) == (math.ceil(45 / cells), math.ceil(67 / cells))
+    torch.testing.assert_close(segmenter.classifier(features), logits)
+
+
+@pytest.mark.parametrize("name", ["resnet-tiny", "resnet-18-half", "resnet-18", "resnet-50"])
+@pytest.mark.parametrize("stride", [8, 16, 32])
+def test_backbones_have_the_asked_stride_and_the_weights_of_the_undilated(
+    name: str, stride: int
+) -> None:
+    backbone = build_backbone(name, None, stride)
+    maps = backbone(torch.rand(1, 3, 64, 96))
+    assert [64 // m.shape[-2] for m in maps] == [4, 8, min(16, stride), stride]
+    assert tuple(m.shape[1] for m in maps) == backbone.channels
+    plain = build_backbone(name, None, 32)
+    shapes = {key: value.shape for key, value in plain.state_dict().items()}
+    assert shapes == {key: value.shape for key, value in backbone.state_dict().items()}
+
+
+def test_resnet_101_has_the_published_layout() -> None:
+    backbone = build_backbone("resnet-101", None, 16)
+    convolutions = [m for m in backbone.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert sum(p.numel() for p in backbone.parameters()) == 42_500_160
+    assert {m.dilation for m in convolutions} == {(1, 1), (2, 2)}
+
+
+def test_multi_grid_multiplies_the_last_stages_dilation() -> None:
+    backbone = build_backbone("resnet-50", None, 16, (1, 2, 4))
+    dilations = [
+        module.dilation[0]
+        for module in backbone.network.get_submodule("encoder.stages").modules()
+        if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3)
+    ]
+    assert dilations == [1] * 13 + [2, 4, 8]
+    with pytest.raises(ModelError, match=r"2 factors, but .* 3 blocks"):
+        build_backbone("resnet-50", None, 16, (1, 2))
+
+
+def test_the_caffe_form_strides_in_the_first_convolution_and_pools_beyond_the_edge() -> None:
+    """AdaptSegNet's network, at its output stride of 8."""
+    backbone = build_backbone("resnet-101-caffe", None, 8)
+    assert part(backbone.network, "embedder.pooler", torch.nn.MaxPool2d).ceil_mode
+    encoder = backbone.network.get_submodule("encoder")
+    strided = [
+        name
+        for name, module in encoder.named_modules()
+        if isinstance(module, torch.nn.Conv2d) and module.stride != (1, 1)
+    ]
+    assert strided == [
+        "stages.1.layers.0.shortcut.convolution",
+        "stages.1.layers.0.layer.0.convolution",
+    ]
+    dilations = {
+        (index, module.dilation[0])
+        for index, stage in enumerate(encoder.get_submodule("stages").children())
+        for module in stage.modules()
+        if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3)
+    }
+    assert dilations == {(0, 1), (1, 1), (2, 2), (3, 4)}
+    assert sum(p.numel() for p in backbone.parameters()) == 42_500_160
+
+
+def test_deeplab_v2_classifies_the_last_map_itself(classes: Classes) -> None:
+    config = SegmenterConfig(backbone="resnet-tiny", decoder="deeplab-v2", output_stride=8)
+    segmenter = Segmenter(config, classes).eval()
+    image = torch.rand(1, 3, 64, 80)
+    features, logits = segmenter(image)
+    assert features.equal(segmenter.encode(image)[-1])
+    branches = [m for m in segmenter.classifier.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert [branch.dilation[0] for branch in branches] == [6, 12, 18, 24]
+    torch.testing.assert_close(logits, sum(branch(features) for branch in branches))
+    assert all(branch.weight.std().item() == pytest.approx(0.01, rel=0.2) for branch in branches)
+    head = {id(parameter) for parameter in segmenter.parameter_groups()["head"]}
+    assert head == {id(parameter) for branch in branches for parameter in branch.parameters()}
+
+
+def test_statistics_per_domain_are_kept_apart(segmenter: Segmenter) -> None:
+    bright, dark = torch.rand(4, 3, 32, 32), torch.rand(4, 3, 32, 32) * 0.2
+    segmenter.train()
+    for _ in range(3):
+        segmenter(bright, "source")
+        segmenter(dark, "target")
+    segmenter.eval()
+    _, first = stem(segmenter)
+    assert isinstance(first, DomainBatchNorm2d)
+    assert first.running_mean is not None
+    assert not first.running_mean.allclose(first.source_mean)
+    assert not segmenter(bright, "source").logits.equal(segmenter(bright, "target").logits)
+    assert segmenter(bright).logits.equal(segmenter(bright, "target").logits)
+    segmenter.adopt_source_statistics()
+    assert segmenter(bright, "source").logits.equal(segmenter(bright, "target").logits)
+
+
+def test_shared_and_frozen_norms(classes: Classes) -> None:
+    image = torch.rand(2, 3, 32, 32)
+    shared = Segmenter(
+        SegmenterConfig(backbone="resnet-tiny", decoder="light", norm="shared"), classes
+    )
+    shared.eval()
+    assert shared(image, "source").logits.equal(shared(image, "target").logits)
+    frozen = Segmenter(
+        SegmenterConfig(backbone="resnet-tiny", decoder="light", norm="frozen"), classes
+    )
+    before = {key: value.clone() for key, value in frozen.state_dict().items()}
+    frozen.train()(image)
+    assert all(value.equal(before[key]) for key, value in frozen.state_dict().items())
+
+
+def test_estimated_statistics_are_the_mean_over_batches(segmenter: Segmenter) -> None:
+    images = [torch.rand(2, 3, 32, 32) * scale for scale in (0.2, 0.6, 1.0)]
+    segmenter.estimate_statistics(images, "target")
+    convolution, norm = stem(segmenter)
+    assert isinstance(norm, DomainBatchNorm2d)
+    inputs = [convolution((image - segmenter.mean) / segmenter.std) for image in images]
+    expected = torch.stack([x.mean(dim=(0, 2, 3)) for x in inputs]).mean(dim=0)
+    torch.testing.assert_close(norm.running_mean, expected, rtol=1e-4, atol=1e-5)
+    assert norm.source_mean.abs().max() == 0, "the source's are untouched"
+    assert norm.momentum == 0.1
+
+
+@pytest.mark.parametrize("norm", ["shared", "per-domain"])
+def test_a_single_image_teaches_no_variance_of_pooled_features(norm: str, classes: Classes) -> None:
+    """As the last of a sweep, or one of a size of its own; all other norms learn from it."""
+    form = {"backbone": "resnet-tiny", "decoder": "light", "norm": norm}
+    torch.manual_seed(0)
+    segmenter = Segmenter(SegmenterConfig.model_validate(form), classes)
+    pooled = part(segmenter.decoder, "pooled.1.1", torch.nn.BatchNorm2d)
+    level = part(segmenter.decoder, "levels.0.1", torch.nn.BatchNorm2d)
+    assert pooled.running_var is not None
+    assert level.running_var is not None
+    single, pair = torch.rand(3, 3, 64, 64).split([1, 2])
+    segmenter.estimate_statistics([pair], "target")
+    of_pair = pooled.running_var.clone(), level.running_var.clone()
+    segmenter.estimate_statistics([single], "target")
+    assert pooled.running_var.equal(of_pair[0])
+    assert not level.running_var.equal(of_pair[1])
+    pooled.running_var.fill_(77)
+    segmenter.estimate_statistics([single, pair], "target")
+    assert pooled.running_var.max() < 70, "what was before has no share in what is learnt"
+
+
+def test_saved_and_loaded_is_the_same_network(segmenter: Segmenter, tmp_path: Path) -> None:
+    segmenter.save_pretrained(tmp_path / "model")
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    }
+    loaded = cag_uda.load(tmp_path / "model")
+    image = torch.rand(1, 3, 40, 56)
+    assert loaded(image).logits.equal(segmenter.eval()(image).logits)
+    assert loaded.config == segmenter.config
+    assert loaded.classes == segmenter.classes
+    assert cag_uda.load(tmp_path).config == segmenter.config, "a run stands for its network"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"junk"), "damaged"),
+        (lambda folder: (folder / "config.json").write_text("{"), "damaged"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "damaged"),
+        (lambda folder: _edit(folder, "format", 99), "version"),
+        (lambda folder: _edit(folder, "segmenter", {"backbone": "resnet-18"}), "do not fit"),
+        (lambda folder: _edit(folder, "segmenter", {"backbone": "vgg"}), "vgg"),
+    ],
+)
+def test_a_damaged_model_is_one_clear_error(
+    damage: object, message: str, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    segmenter.save_pretrained(tmp_path)
+    assert callable(damage)
+    damage(tmp_path)
+    with pytest.raises(ModelError, match=message):
+        cag_uda.load(tmp_path)
+
+
+def _edit(folder: Path, key: str, value: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config[key] = value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_missing_model_is_an_error_at_once() -> None:
+    with pytest.raises(ModelError, match="no model at nowhere"):
+        cag_uda.load("nowhere")
+    with pytest.raises(ModelError, match="no model at"):
+        cag_uda.load(Path("a/b"))
+
+
+def test_predict_takes_a_path_a_picture_or_an_array(segmenter: Segmenter, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3)).astype(np.uint8)
+    PIL.Image.fromarray(image).save(tmp_path / "x.png")
+    label = segmenter.predict(image)
+    assert label.shape == (50, 70)
+    assert label.dtype == np.uint8
+    assert np.array_equal(segmenter.predict(tmp_path / "x.png"), label)
+    assert np.array_equal(segmenter.predict(PIL.Image.fromarray(image)), label)
+    (tmp_path / "bad.png").write_bytes(b"no")
+    with pytest.raises(DataError, match=r"bad\.png"):
+        segmenter.predict(tmp_path / "bad.png")
+
+
+def test_unknown_names_are_listed(classes: Classes) -> None:
+    with pytest.raises(ModelError, match="resnet-18"):
+        Segmenter(SegmenterConfig(backbone="resnet-9"), classes)
+    with pytest.raises(ModelError, match="light"):
+        Segmenter(SegmenterConfig(backbone="resnet-tiny", decoder="heavy"), classes)
+    with pytest.raises(ModelError, match="random weights"):
+        build_backbone("resnet-18", "no-such-folder", 16)
+
+
+def test_published_weights_are_placed(tmp_path: Path) -> None:
+    """A folder in the transformers layout, as the hub gives it."""
+    published = build_backbone("resnet-tiny", None, 32)
+    publish(published, tmp_path)
+    backbone = build_backbone("resnet-tiny", str(tmp_path), 16)
+    for key, value in published.state_dict().items():
+        assert backbone.state_dict()[key].equal(value), key
+
+
+def test_the_discriminator_is_adaptsegnets() -> None:
+    discriminator = Discriminator(19)
+    assert discriminator(torch.rand(1, 19, 64, 96)).shape == (1, 1, 2, 3)
+    channels = [m.out_channels for m in discriminator.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert channels == [64, 128, 256, 512, 1]

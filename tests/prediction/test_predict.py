@@ -1,0 +1,326 @@
+"""`predict`: what it takes, where it writes, what it skips, and what it never overwrites."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cag_uda.cli.app import app
+from cag_uda.models.confidence import most_likely_with_confidence
+from cag_uda.models.inference import class_logits, inference, most_likely, prepare, upsample
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.prediction.jobs import find_jobs
+from tests.support.command_line import failure, run
+from tests.support.predictions import LOG, files_in, predict, write_model, write_photo
+from tests.support.trees import read_pixels
+
+
+@pytest.fixture
+def model(segmenter: Segmenter, tmp_path: Path) -> Path:
+    return write_model(segmenter, tmp_path / "model")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Five photographs of two sizes in two folders, and files that are none."""
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    (folder / ".hidden").mkdir()
+    for index, name in enumerate(["a.png", "b.jpg", "deep/a.png", "deep/c.png", ".hidden/x.png"]):
+        write_photo(folder / name, index, (40, 48) if index % 2 else (48, 40))
+    write_photo(folder / ".d.png", 9)
+    (folder / "notes.txt").write_text("not a photograph")
+    return folder
+
+
+def test_a_folder_is_mirrored_below_out(model: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    printed = predict(model, photos, "--out", out, "--as", "train-ids")
+    assert files_in(out) == ["a.png", "b.png", "deep/a.png", "deep/c.png", LOG]
+    assert "predicting: 4/4, 0 s remain" in printed
+    network = Segmenter.from_pretrained(model)
+    for name in ("a.png", "deep/a.png", "deep/c.png"):
+        assert np.array_equal(read_pixels(out / name), network.predict(photos / name))
+
+
+def test_every_kind_in_one_pass(model: Path, photos: Path, tmp_path: Path) -> None:
+    network = Segmenter.from_pretrained(model)
+    network.classes = network.classes.model_copy(update={"label_ids": (7, 26, 21, 23)})
+    network.save_pretrained(model)
+    out, image = tmp_path / "out", photos / "a.png"
+    kinds = ["overlay", "color", "train-ids", "label-ids", "confidence"]
+    predict(model, image, "--out", out, "--as", "overlay,color", "--as", ",".join(kinds[2:]))
+    assert files_in(out) == sorted([*(f"{kind}/a.png" for kind in kinds), LOG])
+    label = network.predict(image)
+    assert len(np.unique(label)) > 1
+    colours = np.array(network.classes.palette)[label]
+    assert np.array_equal(read_pixels(out / "train-ids/a.png"), label)
+    assert np.array_equal(read_pixels(out / "label-ids/a.png"), np.array([7, 26, 21, 23])[label])
+    assert np.array_equal(read_pixels(out / "color/a.png"), colours)
+    mixed = (read_pixels(image).astype(int) + colours) / 2
+    assert np.abs(read_pixels(out / "overlay/a.png") - mixed).max() <= 1
+    with inference(network):
+        logits = class_logits(network, prepare(read_pixels(image), None), label.shape)
+    probability = logits.softmax(1).amax(1)[0].numpy()
+    assert np.abs(read_pixels(out / "confidence/a.png") / 255 - probability).max() < 0.003
+
+
+def test_confidence_is_the_largest_softmax_of_the_mean_of_views() -> None:
+    torch.manual_seed(0)
+    looks = [torch.randn(2, 5, 6, 7) * 30, torch.randn(2, 5, 12, 9) * 30]
+    label, confidence = most_likely_with_confidence(looks, (31, 33))
+    mean = (upsample(looks[0], (31, 33)) + upsample(looks[1], (31, 33))) / 2
+    assert torch.equal(label, most_likely(looks, (31, 33)))
+    assert torch.equal(label.long(), mean.argmax(1))
+    assert torch.allclose(confidence, mean.softmax(1).amax(1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "places"),
+    [
+        (["photos"], ["a", "b", "deep/a", "deep/c"]),
+        (["photos/*"], ["a", "b"]),
+        (["photos/**/*.png"], ["a", "deep/a", "deep/c"]),
+        (["photos/deep/a.png"], ["a"]),
+        (["photos/a.png", "photos/deep/a.png"], ["a", "deep/a"]),
+        (["photos/deep", "photos/a.png"], ["a", "deep/a", "deep/c"]),
+        (["photos", "photos/a.png"], ["a", "b", "deep/a", "deep/c"]),
+        (["photos/../photos/deep/./a.png"], ["a"]),
+    ],
+)
+def test_places_are_relative_to_what_inputs_have_in_common(
+    inputs: list[str], places: list[str], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos.parent)
+    assert sorted(job.place for job in find_jobs(inputs, Path("out"))) == places
+
+
+def test_files_of_one_stem_keep_their_extensions(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg", "a.jpg.bmp", "b.png", "c.mp4", "c.png"):
+        (tmp_path / name).touch()
+    places = {job.source.name: job.place for job in find_jobs([str(tmp_path)], tmp_path / "out")}
+    assert places == {
+        "a.png": "a.png",
+        "a.jpg": "a.jpg",
+        "a.jpg.bmp": "a.jpg.bmp",
+        "b.png": "b",
+        "c.mp4": "c.mp4",
+        "c.png": "c.png",
+    }
+
+
+def test_a_list_on_standard_input(model: Path, photos: Path, tmp_path: Path) -> None:
+    for text in ("{0}/a.png\n\n{0}/deep/a.png\r\n", "{0}/a.png\0{0}/deep/a.png\0"):
+        out = tmp_path / str(len(text))
+        arguments = ["predict", model, "-", "--out", out, "--as", "train-ids"]
+        done = CliRunner().invoke(app, [str(each) for each in arguments], text.format(photos))
+        assert done.exit_code == 0, done.output
+        assert files_in(out) == ["a.png", "deep/a.png", LOG]
+
+
+def test_what_is_done_is_skipped_and_what_changed_is_not(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = (model, photos, "--out", out, "--as", "train-ids")
+    predict(*arguments)
+    before = {
+        name: (out / name).stat().st_mtime_ns for name in files_in(out) if name.endswith(".png")
+    }
+    assert "0 predictions" in predict(*arguments)
+    assert "4 were there already" in predict(*arguments)
+    write_photo(photos / "deep/c.png", 77)
+    (out / "a.png").unlink()
+    assert "2 predictions" in predict(*arguments)
+    after = {
+        name: (out / name).stat().st_mtime_ns for name in files_in(out) if name.endswith(".png")
+    }
+    assert {name for name in before if before[name] != after[name]} == {"a.png", "deep/c.png"}
+    assert "4 predictions" in predict(*arguments, "--overwrite")
+
+
+def test_a_killed_command_goes_on(model: Path, photos: Path, tmp_path: Path) -> None:
+    """Killed while it wrote: a file without a record, and half a line of the log."""
+    out = tmp_path / "out"
+    arguments = (model, photos, "--out", out, "--as", "train-ids")
+    predict(*arguments)
+    lines = (out / LOG).read_text().splitlines()
+    (out / LOG).write_text("\n".join(lines[:3]) + "\n" + lines[3][:20])
+    assert "2 predictions" in predict(*arguments)
+    assert "4 were there already" in predict(*arguments)
+
+
+def test_other_settings_and_other_inputs_are_not_mixed(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, one = tmp_path / "out", photos / "a.png"
+    predict(model, one, "--out", out, "--as", "train-ids")
+    first = (out / "a.png").read_bytes()
+    assert "differing: as" in failure(capsys, "predict", model, one, "--out", out)
+    same = ("--out", out, "--as", "train-ids")
+    assert "views" in failure(capsys, "predict", model, one, *same, "--flip")
+    other = photos / "deep" / "a.png"
+    message = failure(capsys, "predict", model, other, *same)
+    assert "is the prediction of" in message
+    assert "--overwrite" in message
+    network = Segmenter.from_pretrained(model)
+    torch.nn.init.normal_(network.get_parameter("classifier.weight"))
+    network.save_pretrained(model)
+    assert "differing: model" in failure(capsys, "predict", model, one, *same)
+    assert (out / "a.png").read_bytes() == first
+    predict(model, other, *same, "--overwrite")
+    assert (out / "a.png").read_bytes() != first
+
+
+def test_no_input_is_ever_overwritten(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {name: (photos / name).read_bytes() for name in files_in(photos)}
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "deep").symlink_to(photos / "deep")
+    (tmp_path / "link").symlink_to(photos)
+    (tmp_path / "single").mkdir()
+    (tmp_path / "single" / "a.png").symlink_to(photos / "a.png")
+    for inputs, target in (
+        ([photos], photos),
+        ([photos], tmp_path / "link"),
+        ([photos / "a.png"], photos),
+        ([photos / "a.png"], tmp_path / "single"),
+        ([photos], out),
+    ):
+        message = failure(capsys, "predict", model, *inputs, "--out", target, "--overwrite")
+        assert "would be overwritten" in message or "might be overwritten" in message
+    assert {name: (photos / name).read_bytes() for name in files_in(photos)} == before
+
+
+def test_no_link_leads_out_of_the_output_folder(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    out.mkdir()
+    elsewhere.mkdir()
+    (out / "deep").symlink_to(elsewhere)
+    assert "through a link" in failure(capsys, "predict", model, photos, "--out", out)
+    assert not list(elsewhere.iterdir())
+    assert not files_in(out)
+
+
+def test_files_that_are_not_ours_stay(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    write_photo_of_someone = out / "a.png"
+    out.mkdir()
+    write_photo_of_someone.write_bytes(b"mine")
+    assert "exists already" in failure(capsys, "predict", model, photos, "--out", out)
+    assert write_photo_of_someone.read_bytes() == b"mine"
+    assert files_in(out) == ["a.png"]
+
+
+def test_predictions_inside_the_input_folder_are_no_inputs(model: Path, photos: Path) -> None:
+    arguments = (model, photos, "--out", photos / "out", "--as", "color")
+    assert "4 predictions" in predict(*arguments)
+    assert "0 predictions" in predict(*arguments)
+    assert files_in(photos / "out") == ["a.png", "b.png", "deep/a.png", "deep/c.png", LOG]
+
+
+def test_broken_images_are_named_at_the_end_and_the_rest_is_done(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "broken.jpg").write_bytes((photos / "b.jpg").read_bytes()[:200])
+    (photos / "deep" / "empty.png").write_bytes(b"")
+    out = tmp_path / "out"
+    arguments = ("predict", model, photos, "--out", out, "--as", "train-ids")
+    written = failure(capsys, *arguments)
+    assert "broken.jpg is damaged" in written
+    assert "empty.png is empty" in written
+    assert "2 inputs could not be read" in written
+    assert files_in(out) == ["a.png", "b.png", "deep/a.png", "deep/c.png", LOG]
+    write_photo(photos / "broken.jpg", 5)
+    (photos / "deep" / "empty.png").unlink()
+    assert "1 predictions" in run(*arguments)
+
+
+def test_mistakes_are_told_before_any_work(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert "overlay, color" in failure(
+        capsys, "predict", model, photos, "--out", out, "--as", "gif"
+    )
+    missing = failure(capsys, "predict", model, "x.png", photos, "y/*.png", "--out", out)
+    assert missing.count("no image at") == 2
+    assert "no label ids" in failure(
+        capsys, "predict", model, photos, "--out", out, "--as", "label-ids"
+    )
+    (tmp_path / "empty").mkdir()
+    assert "no image at" in failure(capsys, "predict", model, tmp_path / "empty", "--out", out)
+    assert not out.exists()
+
+
+def write_video(path: Path, frames: int = 11) -> None:
+    size = (64, 48)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 12.5, size)
+    for number in range(frames):
+        frame = np.full((48, 64, 3), 20 * number, np.uint8)
+        frame[:24] = (200, 100, 10 * number)
+        writer.write(frame)
+    writer.release()
+
+
+def frames_of(path: Path) -> Iterator[np.ndarray]:
+    capture = cv2.VideoCapture(str(path))
+    while (read_one := capture.read())[0]:
+        yield read_one[1][:, :, ::-1]
+
+
+def test_a_video_becomes_a_video_and_its_ids_numbered_pngs(model: Path, tmp_path: Path) -> None:
+    clip, out = tmp_path / "clip.mp4", tmp_path / "out"
+    write_video(clip)
+    printed = predict(model, clip, "--out", out, "--as", "color,train-ids")
+    assert "1 predictions" in printed
+    numbered = [f"train-ids/clip.mp4/{number:06}.png" for number in range(11)]
+    assert files_in(out) == ["color/clip.mp4", LOG, *numbered]
+    network = Segmenter.from_pretrained(model)
+    palette = np.array(network.classes.palette)
+    written = list(frames_of(out / "color/clip.mp4"))
+    assert len(written) == 11
+    for name, frame, painted in zip(numbered, frames_of(clip), written, strict=True):
+        label = network.predict(np.ascontiguousarray(frame))
+        assert np.array_equal(read_pixels(out / name), label)
+        # Lossy, but the right frame in the right place.
+        assert np.abs(painted - palette[label]).mean() < 20
+    rate = cv2.VideoCapture(str(out / "color/clip.mp4")).get(cv2.CAP_PROP_FPS)
+    assert rate == pytest.approx(12.5)
+    assert "1 were there already" in predict(
+        model, clip, "--out", out, "--as", "color", "--as", "train-ids"
+    )
+
+
+def test_a_broken_video_leaves_nothing_behind(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"no video at all")
+    out = tmp_path / "out"
+    written = failure(capsys, "predict", model, tmp_path / "clip.mp4", "--out", out)
+    assert "clip.mp4 is damaged" in written
+    assert files_in(out) == [LOG]
+
+
+def test_the_log_says_which_file_each_prediction_is_of(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    predict(model, photos / "deep", "--out", out, "--as", "train-ids")
+    settings, *records = map(json.loads, (out / LOG).read_text().splitlines())
+    assert settings["as"] == ["train-ids"]
+    by_place: dict[str, Any] = {record["place"]: record["input"] for record in records}
+    assert by_place == {name: os.path.join(photos, "deep", f"{name}.png") for name in "ac"}

@@ -1,0 +1,95 @@
+"""Recipes: every shipped one is valid, changes apply, mistakes are named."""
+
+from pathlib import Path
+
+import pytest
+
+from cag_uda.errors import RecipeError
+from cag_uda.methods.cag import MarginConfig
+from cag_uda.recipes import builtin_recipes, dump_recipe, load_recipe
+from tests.support.trees import RECIPE
+
+
+@pytest.mark.parametrize("name", builtin_recipes())
+def test_shipped_recipes_are_valid_and_survive_a_round_trip(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description
+    (tmp_path / "copy.toml").write_text(dump_recipe(recipe))
+    assert load_recipe(tmp_path / "copy.toml") == recipe
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_changes_apply_by_stage_name_number_and_to_all(tiny: Path) -> None:
+    recipe = load_recipe(
+        tiny,
+        [
+            "seed=7",
+            "loading.photometric=1.0",
+            "stages.warmup.steps=9",
+            "stages.0.steps=8",
+            "stages.*.optim.learning_rate=0.5",
+            "stages.stage-1.method.margin={kind='relative', value=0.2}",
+            "target.domain=dawn.toml",
+        ],
+    )
+    assert recipe.seed == 7
+    assert recipe.loading.photometric == 1.0
+    assert [stage.steps for stage in recipe.stages] == [8, 0, 9, 3]
+    assert {stage.optim.learning_rate for stage in recipe.stages} == {0.5}
+    margin = recipe.stages[3].method.model_dump()["margin"]
+    wanted = MarginConfig(kind="relative", value=0.2)
+    assert margin == wanted.model_dump(), "a table replaces the whole of another"
+    assert recipe.target.domain == str(tiny.parent / "dawn.toml")
+
+
+def test_data_root_is_kept_absolute(tiny: Path) -> None:
+    recipe = load_recipe(tiny, data_root=Path("some/where"))
+    assert recipe.data_root == str(Path("some/where").absolute())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("loading.crop=[1,2]", "crop.*did you mean 'crop_px'"),
+        ("stages.warmup.method.name=dann", "dann"),
+        ("stages.warmup.method.weigth=1", "weigth"),
+        ("stages.nine.steps=1", "nine"),
+        ("nonsense", "KEY=VALUE"),
+        ("loading.batch_size=1", "batch norm"),
+        ("stages.adabn.steps=3", "takes no training steps"),
+        ("stages.warmup.steps=0", "at least 1"),
+        ("stages.warmup.start=later", "no earlier stage"),
+        ("stages.stage-1.name=warmup", "own name"),
+        ("stages.stage-1.method.margin={kind='relative', value=2.5}", "between 0 and 1"),
+        ("segmenter.std=[0,1,1]", "std"),
+        ("loading.scale=[2.0, 1.0]", "scale"),
+        ("compute.devices=3", "multiple"),
+        ("source=[]", "source"),
+    ],
+)
+def test_mistakes_are_named(tiny: Path, change: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(tiny, [change])
+
+
+def test_all_problems_at_once(tiny: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(tiny, ["loading.flip=3", "segmenter.output_stride=7", "nmae=1"])
+    assert len(caught.value.problems) >= 3
+
+
+def test_missing_and_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="did you mean 'demo'"):
+        load_recipe("demoo")
+    with pytest.raises(RecipeError, match="no recipe file"):
+        load_recipe(tmp_path / "none.toml")
+    (tmp_path / "broken.toml").write_text("name = ")
+    with pytest.raises(RecipeError, match="not valid TOML"):
+        load_recipe(tmp_path / "broken.toml")

@@ -1,0 +1,1 @@
+"""Makers of test data, and helpers that several tests share."""

@@ -1,0 +1,53 @@
+"""Methods with small settings, and single steps of them."""
+
+import torch
+from torch import Tensor
+
+from cag_uda.methods import METHODS, Method
+from cag_uda.methods.optim import OptimConfig
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.types import Batch, Losses
+from tests.support.batches import make_passes
+
+OPTIM = OptimConfig(learning_rate=0.01, head_multiplier=1.0)
+
+
+def make(name: str, segmenter: Segmenter) -> Method:
+    """A method with small settings, prepared."""
+    torch.manual_seed(1)
+    method = METHODS[name](segmenter, METHODS[name].Config(name=name))
+    method.prepare(make_passes())
+    return method.train()
+
+
+def gradients(method: Method, batch: Batch, *, early: bool) -> dict[str, Tensor]:
+    """Gradients of a step, each yield backpropagated at once, or all summed at the end."""
+    torch.manual_seed(0)
+    kept: list[Losses] = []
+    for losses in method.losses(batch):
+        if early:
+            torch.stack(list(losses.values())).sum().backward()
+        else:
+            kept.append(losses)
+    if kept:
+        torch.stack([loss for losses in kept for loss in losses.values()]).sum().backward()
+    return {
+        f"{name}.{key}": parameter.grad
+        for name, network in method.networks().items()
+        for key, parameter in network.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def step(method: Method, batch: Batch) -> dict[str, float]:
+    torch.manual_seed(0)
+    optimizers = method.optimizers(OPTIM)
+    seen: dict[str, float] = {}
+    for losses in method.losses(batch):
+        assert not seen.keys() & losses.keys(), "each loss has its own name"
+        torch.stack(list(losses.values())).sum().backward()
+        seen |= {name: loss.item() for name, loss in losses.items()}
+    for optimizer in optimizers.values():
+        optimizer.step()
+        optimizer.zero_grad()
+    return seen
