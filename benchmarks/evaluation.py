@@ -2,7 +2,8 @@
 
 Both count the same label maps of 2048×1024, held in memory, turn by turn in one process; the
 official one by its numpy way, which is what `pip install cityscapesscripts` gives. Only counting is
-timed, not PNG decoding. The bar is a ratio of 2, which tests/evaluation/test_official_evaluator.py holds.
+timed, not PNG decoding. The bar is a ratio of 2, which
+tests/evaluation/test_official_evaluator.py holds.
 
     python benchmarks/evaluation.py
 """

@@ -1,6 +1,8 @@
 """Who may import whom, and how long files and functions may be."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,22 +15,32 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 BESIDE = sorted([*REPOSITORY.glob("benchmarks/**/*.py"), *REPOSITORY.glob("tests/**/*.py")])
 
 COMMON = {"types", "errors", "files"}
+NETWORKS = COMMON | {"adaptation", "models", "methods"}
 ALLOWED: dict[str, set[str]] = {
     "types": set(),
     "errors": set(),
     "files": {"errors"},
-    "domains": COMMON,
-    "data": COMMON | {"domains"},
-    "models": COMMON,
     "adaptation": COMMON,
-    "methods": COMMON | {"models", "adaptation"},
+    "scenes": COMMON,
+    "data": COMMON | {"scenes"},
+    "models": COMMON,
+    "methods": NETWORKS,
     "training": COMMON | {"methods"},
     "evaluation": COMMON | {"data", "models"},
-    "export": COMMON | {"data", "models"},
-    "report": COMMON,
     "recipes": COMMON | {"data", "models", "methods", "training"},
+    "report": COMMON,
+    "runs": NETWORKS | {"data", "training", "evaluation", "recipes", "report"},
+    "comparison": NETWORKS | {"data", "evaluation", "recipes", "runs"},
+    "prediction": NETWORKS | {"scenes", "data", "training", "evaluation", "recipes", "runs"},
 }
-"""What each part may import; parts that are not named here put the others together."""
+"""What each part may import besides itself. `cli` may import all, and nothing imports it."""
+INSIDE_DATA: dict[str, set[str]] = {
+    "files": set(),
+    "domains": {"files"},
+    "loading": {"files", "domains"},
+    "inspection": {"files", "domains"},
+}
+"""What each folder of `data` may import of the others."""
 HEAVY = {"torch", "lightning", "transformers", "cv2", "matplotlib", "numpy", "pydantic"}
 
 
@@ -48,12 +60,33 @@ def imports(tree: ast.AST) -> Iterator[str]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_only_what_its_part_may(path: Path) -> None:
     part = part_of(path)
-    if part not in ALLOWED:
+    if part in ("cli", "__init__"):
         return
     for module in imports(ast.parse(path.read_text())):
         if module.startswith("cag_uda."):
             other = module.split(".")[1]
             assert other == part or other in ALLOWED[part], f"{part} imports {module}"
+
+
+def test_every_folder_has_its_place() -> None:
+    entries = {
+        path.name.removesuffix(".py")
+        for path in PACKAGE.iterdir()
+        if path.name not in ("__init__.py", "py.typed", "__pycache__")
+    }
+    assert entries == {*ALLOWED, "cli"}
+    assert len(entries) <= 16
+    folders = {path.name for path in (PACKAGE / "data").iterdir() if path.is_dir()}
+    assert folders - {"__pycache__"} == set(INSIDE_DATA)
+
+
+@pytest.mark.parametrize("folder", INSIDE_DATA)
+def test_the_folders_of_data_import_each_other_one_way(folder: str) -> None:
+    for path in (PACKAGE / "data" / folder).rglob("*.py"):
+        for module in imports(ast.parse(path.read_text())):
+            if module.startswith("cag_uda.data."):
+                other = module.split(".")[2]
+                assert other == folder or other in INSIDE_DATA[folder], f"{path} imports {module}"
 
 
 def test_training_knows_only_the_base_of_methods() -> None:
@@ -79,12 +112,16 @@ def test_parts_do_without_what_they_do_not_need(part: str, forbidden: set[str]) 
             assert not used & forbidden, path
 
 
-def test_the_command_line_imports_nothing_heavy_at_its_top() -> None:
-    for name in ("cli.py", "__init__.py", "errors.py"):
-        tree = ast.parse((PACKAGE / name).read_text())
-        for node in tree.body:
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                assert not {module.split(".")[0] for module in imports(node)} & HEAVY, name
+def test_asking_for_help_imports_nothing_heavy() -> None:
+    code = "import sys, cag_uda.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & HEAVY
+
+
+def test_tests_share_helpers_and_not_each_other() -> None:
+    for path in BESIDE:
+        for module in imports(ast.parse(path.read_text())):
+            assert not module.rpartition(".")[2].startswith("test_"), f"{path} imports {module}"
 
 
 @pytest.mark.parametrize(
@@ -92,10 +129,10 @@ def test_the_command_line_imports_nothing_heavy_at_its_top() -> None:
 )
 def test_files_and_functions_are_short(path: Path) -> None:
     text = path.read_text()
-    assert text.count("\n") <= 400
+    assert text.count("\n") <= 500
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert (node.end_lineno or 0) - node.lineno < 60, f"{node.name} is too long"
+            assert (node.end_lineno or 0) - node.lineno < 80, f"{node.name} is too long"
 
 
 def test_no_function_is_written_twice() -> None:

@@ -2,14 +2,6 @@
 
 Knows features and labels as tensors on one grid; not the network that made the features, not the
 images, not the processes that a sweep is shared between (`reduce` is handed their sum).
-
-Anchors that follow the network: each step draws them a little towards those of its batch.
-
-Knows anchors, not what they are of: source pixels with true labels, or target pixels with
-pseudo-labels.
-
-Source: Zhang et al., *ProDA*, CVPR 2021, section 3.2 (the target's prototypes by a moving average);
-the released CAG-UDA code forgets in the same way once a class has been counted 3000 times.
 """
 
 from collections.abc import Callable, Sequence
@@ -249,6 +241,10 @@ def follow(anchors: CategoryAnchors, latest: CategoryAnchors, momentum: float) -
     Raises:
         ShapeError: if the two are of other classes or channels.
         UserError: for a momentum outside [0, 1].
+
+    Source: Zhang et al., *ProDA*, CVPR 2021, section 3.2 (the target's prototypes by a moving
+    average); the released CAG-UDA code forgets in the same way once a class has been counted 3000
+    times.
     """
     if anchors.sums.shape != latest.sums.shape:
         raise ShapeError(

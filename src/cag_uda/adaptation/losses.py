@@ -2,31 +2,10 @@
 
 Every one is a scalar that a backward pass may start from, 0 with zero gradients where no pixel is
 labelled, and never NaN for finite input. They know nothing of weights (λ), schedules or networks.
+`class_probability` and `self_information` make the discriminator's input of logits.
 
 Under torch.distributed, the means over labelled pixels are means over the pixels of all processes:
 every process must then call the same losses in the same order.
-
-Anchor contrast: each feature towards the anchor of its class and away from all the others.
-
-The paper's distance loss only pulls; its cross entropies alone push classes apart. Here the anchors
-do both. Directions are compared, so that no unit and no scale of the features matters.
-
-Source: van den Oord et al., *Representation Learning with Contrastive Predictive Coding*, 2018
-(InfoNCE), with a class's anchor as the positive and the others' as negatives, as Xie et al.,
-*SePiCo*, TPAMI 2023 (centroid-aware form) has it for domain adaptation.
-
-Distance of the features of a backbone from those that it began with.
-
-Published weights know many things that the source's images do not teach; features that stay near
-theirs do not forget them.
-
-Knows features and labels as tensors; not the networks.
-
-Source: Hoyer et al., *DAFormer*, CVPR 2022, section 3.3 and its released code (calc_feat_dist).
-
-What a discriminator is shown of a segmenter's output, to tell source from target by.
-
-Pure functions of logits; the discriminator and its losses are elsewhere.
 """
 
 import math
@@ -299,6 +278,9 @@ def anchor_contrast(
 ) -> Tensor:
     """InfoNCE of each pixel over all anchors, mean over labelled pixels.
 
+    The paper's distance loss only pulls; its cross entropies alone push classes apart. Here the
+    anchors do both. Directions are compared, so that no unit and no scale of the features matters.
+
     Args:
         features: (B, D, h, w).
         anchors: (K, D) as `CategoryAnchors.vectors`; constants. A class whose anchor is not finite
@@ -313,6 +295,10 @@ def anchor_contrast(
 
     Raises:
         ShapeError: if the shapes do not fit.
+
+    Source: van den Oord et al., *Representation Learning with Contrastive Predictive Coding*, 2018
+    (InfoNCE), with a class's anchor as the positive and the others' as negatives, as Xie et al.,
+    *SePiCo*, TPAMI 2023 (centroid-aware form) has it for domain adaptation.
     """
     grid = (features.shape[0], *features.shape[2:])
     if features.ndim != 4 or anchors.shape[1:] != features.shape[1:2] or label.shape != grid:
@@ -342,6 +328,9 @@ def feature_distance(
 ) -> Tensor:
     """Euclidean distance between two networks' features, mean over the cells of some classes.
 
+    Published weights know many things that the source's images do not teach; features that stay
+    near theirs do not forget them.
+
     Args:
         features: (B, C, h, w) of the network in training.
         initial: (B, C, h, w) of the network that it began as, for the same images; constants.
@@ -354,6 +343,8 @@ def feature_distance(
 
     Raises:
         ShapeError: if the shapes do not fit.
+
+    Source: Hoyer et al., *DAFormer*, CVPR 2022, section 3.3 and its released code (calc_feat_dist).
     """
     if features.ndim != 4 or features.shape != initial.shape or len(label) != len(features):
         raise ShapeError(

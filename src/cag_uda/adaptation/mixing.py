@@ -1,22 +1,12 @@
-"""ClassMix between domains: some classes of a source image pasted onto a target image.
+"""Images of a batch mixed, masked and augmented inside a training step, on its device.
 
-Knows images, labels and weights as tensors of one size; not who labelled the target.
+ClassMix pastes some classes of a source image onto a target image; masks hide random blocks; colour
+jitter and blur change mixed images, as the loader changes images from files. What is drawn at
+random is drawn on the CPU, so that every device draws the same. No network; nothing is known of who
+labelled the target.
 
 Source: Olsson et al., *ClassMix*, WACV 2021; Tranheden et al., *DACS: Domain Adaptation via
 Cross-domain Mixed Sampling*, WACV 2021.
-
-Random blocks of images hidden, so that what is there must be told from what is around.
-
-Knows sizes; not what the hidden pixels become, nor who is to guess them.
-
-Source: Hoyer et al., *MIC: Masked Image Consistency for Context-Enhanced Domain Adaptation*, CVPR
-2023, section 3.2 and its released code: a ratio of 0.7 in blocks of 64 pixels of crops of 1024.
-
-Colour jitter and blur of image batches, on whatever device they are.
-
-For images that only come to be inside a training step, mixed ones; images from files are augmented
-by the loader. Each image of a batch draws for itself, on the CPU, so that every device draws the
-same. Pure functions: no network, no label.
 """
 
 import math
@@ -28,6 +18,12 @@ from torch import Tensor
 
 from cag_uda.adaptation.tensors import over_processes, without_autocast
 from cag_uda.errors import ShapeError
+
+_LUMA = (0.299, 0.587, 0.114)
+_TO_YIQ = torch.tensor([_LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)])
+_FROM_YIQ: Tensor = torch.linalg.inv(_TO_YIQ)
+_BLUR_RADIUS_PX = 4
+"""3.5 deviations of the strongest blur."""
 
 
 class Mixed(NamedTuple):
@@ -143,6 +139,10 @@ def hidden_blocks(
 
     Returns:
         (B, H, W) bool on the CPU, True where hidden.
+
+    Source: Hoyer et al., *MIC: Masked Image Consistency for Context-Enhanced Domain Adaptation*,
+    CVPR 2023, section 3.2 and its released code: a ratio of 0.7 in blocks of 64 pixels of crops of
+    1024.
     """
     side = max(1.0, block * min(size))
     rows, columns = (max(1, round(pixels / side)) for pixels in size)
@@ -151,13 +151,6 @@ def hidden_blocks(
     down = torch.arange(size[0]) * rows // size[0]
     across = torch.arange(size[1]) * columns // size[1]
     return hidden[:, down[:, None], across]
-
-
-_LUMA = (0.299, 0.587, 0.114)
-_TO_YIQ = torch.tensor([_LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)])
-_FROM_YIQ: Tensor = torch.linalg.inv(_TO_YIQ)
-_BLUR_RADIUS_PX = 4
-"""3.5 deviations of the strongest blur."""
 
 
 def colour_jitter(

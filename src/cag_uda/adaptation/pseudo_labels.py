@@ -2,14 +2,9 @@
 
 Pure functions of distances and logits; what supplies them, and what trains on the labels, is
 elsewhere. Methods that train on both kinds take the mean of two cross entropies (the released
-code), which is a matter of losses; `intersection` and `union` make one label map of two.
-
-Class-balanced pseudo-labels: each class judged by its own confidence, not by a common one.
-
-Knows logits alone; not networks, rounds or losses.
-
-Source: Zou et al., *Domain Adaptation for Semantic Segmentation via Class-Balanced Self-Training*
-(CBST), ECCV 2018, equations 6 and 7.
+code), which is a matter of losses; `intersection` and `union` make one label map of two. The
+threshold of confidence is one for all classes (`by_confidence`) or one for each
+(`by_class_balance`).
 """
 
 from collections.abc import Callable
@@ -21,6 +16,10 @@ from cag_uda.adaptation.margins import AbsoluteMargin, Margin, two_nearest
 from cag_uda.adaptation.tensors import at_least_float32, per_pixel
 from cag_uda.errors import ShapeError, UserError
 from cag_uda.types import IGNORE, PseudoLabels
+
+_LOWEST, _HIGHEST = -8.0, 18.0
+"""Log-odds that the bins span: of 1/3000, below any highest of K ≤ 254 probabilities, and beyond
+the largest float32 below 1."""
 
 
 @torch.no_grad()
@@ -148,11 +147,6 @@ def _check_same_grid(first: PseudoLabels, second: PseudoLabels) -> None:
         )
 
 
-_LOWEST, _HIGHEST = -8.0, 18.0
-"""Log-odds that the bins span: of 1/3000, below any highest of K ≤ 254 probabilities, and beyond
-the largest float32 below 1."""
-
-
 class ConfidenceStatistics(nn.Module):
     """Histograms of the confidence of the pixels predicted as each class.
 
@@ -239,6 +233,9 @@ def by_class_balance(logits: Tensor, thresholds: Tensor) -> PseudoLabels:
 
     Raises:
         ShapeError: if the shapes do not fit.
+
+    Source: Zou et al., *Domain Adaptation for Semantic Segmentation via Class-Balanced
+    Self-Training* (CBST), ECCV 2018, equations 6 and 7.
     """
     _check_logits(logits, len(thresholds))
     probability = at_least_float32(logits).softmax(dim=1)

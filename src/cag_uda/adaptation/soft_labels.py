@@ -5,18 +5,6 @@ the size of the image. Knows tensors alone: not who gave the logits, nor what th
 
 Source: Zhang et al., *Prototypical Pseudo Label Denoising and Target Structure Learning for Domain
 Adaptive Semantic Segmentation* (ProDA), CVPR 2021, section 3.2.
-
-Alignment of pseudo-labels with the source's class shares, so that no class floods the target.
-
-Distances know no prior, and a teacher's mistakes feed on themselves: a class that is over-predicted
-is over-trained next. So the running shares of the classes among the labels are drawn towards the
-source's.
-
-Knows logits and shares; not who labels, nor how the source was counted.
-
-Source: distribution alignment is Berthelot et al., *ReMixMatch*, ICLR 2020, section 3.1 (there at
-full strength, with shares known); a strength below 1 is the τ of the logit adjustment of Menon et
-al., *Long-tail Learning via Logit Adjustment*, ICLR 2021: two domains differ in their shares.
 """
 
 from typing import NamedTuple
@@ -32,6 +20,8 @@ from cag_uda.types import IGNORE
 
 _FARTHEST = 1e4
 """Of distances over the mean nearest one, in place of +inf: interpolation makes NaN of infinity."""
+_LEAST_SHARE = 1e-6
+"""Of a class that is nowhere: its logarithm shall be finite."""
 
 
 class SoftLabels(NamedTuple):
@@ -146,17 +136,22 @@ def soft_cross_entropy(logits: Tensor, soft: SoftLabels, *, align_corners: bool 
     return pixel_mean(weighted.sum(), weighted.new_full((), weighted.numel()))
 
 
-_LEAST_SHARE = 1e-6
-"""Of a class that is nowhere: its logarithm shall be finite."""
-
-
 class ClassPrior(nn.Module):
     """The classes' shares of the source, and their running shares of the target's labels.
 
     Until `begin`, all classes are equal and nothing is changed.
 
+    Distances know no prior, and a teacher's mistakes feed on themselves: a class that is
+    over-predicted is over-trained next. So the running shares of the classes among the labels are
+    drawn towards the source's.
+
     Args:
         num_classes: K.
+
+    Source: distribution alignment is Berthelot et al., *ReMixMatch*, ICLR 2020, section 3.1 (there
+    at full strength, with shares known); a strength below 1 is the τ of the logit adjustment of
+    Menon et al., *Long-tail Learning via Logit Adjustment*, ICLR 2021: two domains differ in their
+    shares.
     """
 
     source: Tensor

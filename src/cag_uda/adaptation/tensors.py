@@ -1,14 +1,7 @@
-"""Label maps as tensors: to the size of the feature grid, to one row per class, to class numbers.
+"""Helpers on tensors: labels on the feature grid, numeric precision, sums over processes.
 
-Knows ids, not where labels come from or what they are used for.
-
-The numeric precision of this package's maths: at least float32, whatever the networks use.
-
-Knows nothing of classes, anchors or losses.
-
-Sums over the processes that share a batch; with one process, the tensor itself.
-
-Every process must call them in the same order. Knows no network and no loss.
+Results are at least float32, whatever the networks use. What sums over processes must be called by
+every process in the same order.
 """
 
 from contextlib import AbstractContextManager

@@ -1,11 +1,7 @@
 """Published backbone weights: by hub id, from an installed package, or a local folder or file.
 
-Nothing is unpickled: safetensors, or torch's reader of weights alone. Knows where weights lie and
-in which layouts; what is built of them is in `backbones`.
-
-Names of a ResNet's tensors: torchvision's layout, which most checkpoints have, to transformers'.
-
-Knows names alone.
+Nothing is unpickled: safetensors, or torch's reader of weights alone. Knows where weights lie, in
+which layouts and by which names; what is built of them is in `backbones`.
 """
 
 import re

@@ -8,7 +8,20 @@ import cv2
 import numpy as np
 
 from cag_uda.data.domains.label_map import LabelMap
-from cag_uda.data.files.decoding import Bytes, Codes
+from cag_uda.data.files.decoding import (
+    JPEG_SIGNATURE,
+    PLACES_OF_FILE_CHANNELS,
+    PLACES_OF_GREY_AND_ALPHA,
+    PNG_GREY,
+    PNG_GREY_AND_ALPHA,
+    Bytes,
+    Codes,
+    bytes_of,
+    packed_colors,
+    palette_indices,
+    png_kind,
+    stored,
+)
 from cag_uda.errors import DataError
 
 _LARGEST_SIZE_DIFFERENCE = 0.01
@@ -78,23 +91,23 @@ class LabelReader:
         Raises:
             DataError: if the file cannot be read or is encoded otherwise than the domain says.
         """
-        data = _bytes_of(path)
-        if data.startswith(_JPEG_SIGNATURE):
+        data = bytes_of(path)
+        if data.startswith(JPEG_SIGNATURE):
             raise DataError(
                 f"{path} is a JPEG, which changes the ids of labels; save labels as PNG"
             )
         match self.label_map.encoding:
             case "ids":
                 return self._ids(data, path)
-            case "palette" if _png_kind(data) != _PNG_GREY:
-                return _palette_indices(data, path)
+            case "palette" if png_kind(data) != PNG_GREY:
+                return palette_indices(data, path)
             case "palette":
                 # Copies of a data set are often saved without the palette; the indices remain.
                 return self._ids(data, path)
             case "channel":
                 return self._channel(data, path)
             case "rgb":
-                return _packed_colors(data, path)
+                return packed_colors(data, path)
 
     def digest(self) -> str:
         """What the labels become by, besides their files: encoding, channel and map."""
@@ -120,7 +133,7 @@ class LabelReader:
         )
 
     def _ids(self, data: bytes, path: Path) -> Codes:
-        array = _stored(data, path)
+        array = stored(data, path)
         if array.ndim != 2:
             raise DataError(
                 f"{path} has {array.shape[2]} channels and encoding = 'ids' wants one; in [labels] "
@@ -130,13 +143,13 @@ class LabelReader:
         return array
 
     def _channel(self, data: bytes, path: Path) -> Codes:
-        array = _stored(data, path)
+        array = stored(data, path)
         if array.ndim == 2:
             places: tuple[int, ...] = (0,)
-        elif _png_kind(data) == _PNG_GREY_AND_ALPHA and array.shape[2] == 4:
-            places = _PLACES_OF_GREY_AND_ALPHA
+        elif png_kind(data) == PNG_GREY_AND_ALPHA and array.shape[2] == 4:
+            places = PLACES_OF_GREY_AND_ALPHA
         else:
-            places = _PLACES_OF_FILE_CHANNELS[array.shape[2]]
+            places = PLACES_OF_FILE_CHANNELS[array.shape[2]]
         if self.channel >= len(places):
             raise DataError(
                 f"{path} has {len(places)} channels, so channel = {self.channel} in "

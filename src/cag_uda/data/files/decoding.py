@@ -23,17 +23,17 @@ Codes: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_JPEG_SIGNATURE = b"\xff\xd8\xff"
+JPEG_SIGNATURE = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 # Colour types in the header of a PNG (PNG specification, 11.2.1).
-_PNG_GREY = 0
+PNG_GREY = 0
 _PNG_PALETTE = 3
-_PNG_GREY_AND_ALPHA = 4
+PNG_GREY_AND_ALPHA = 4
 
 # OpenCV gives channels as B, G, R, A: where the n-th channel of the file stands in its array.
-_PLACES_OF_FILE_CHANNELS = {2: (0, 1), 3: (2, 1, 0), 4: (2, 1, 0, 3)}
+PLACES_OF_FILE_CHANNELS = {2: (0, 1), 3: (2, 1, 0), 4: (2, 1, 0, 3)}
 # A PNG of grey and alpha becomes grey, grey, grey, alpha.
-_PLACES_OF_GREY_AND_ALPHA = (0, 3)
+PLACES_OF_GREY_AND_ALPHA = (0, 3)
 
 _MOST_PIXELS = 178_956_970
 """Pillow's own limit: a small file that claims more is made to exhaust the memory."""
@@ -57,12 +57,13 @@ def read_image(path: Path) -> Bytes:
     Raises:
         DataError: if the file is missing, empty, cut off or no image.
     """
-    data = _bytes_of(path)
+    data = bytes_of(path)
     image = _decoded(data, cv2.IMREAD_COLOR, path)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
-def _bytes_of(path: Path) -> bytes:
+def bytes_of(path: Path) -> bytes:
+    """Read a file that may be an image. Raises DataError if it is missing, empty or too large."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -85,7 +86,7 @@ def _bytes_of(path: Path) -> bytes:
 
 def _claimed_size(data: bytes) -> tuple[int, int]:
     """Width and height in the header of an image; 0 × 0 where only OpenCV shall say."""
-    if _png_kind(data) is not None:
+    if png_kind(data) is not None:
         width, height = struct.unpack(">II", data[16:24])
         return (width, height) if data[12:16] == b"IHDR" else (0, 0)
     try:
@@ -110,7 +111,7 @@ def _decoded(data: bytes, flags: int, path: Path) -> npt.NDArray[Any]:
 
 def _is_cut_off_jpeg(data: bytes) -> bool:
     """Whether a JPEG lacks its end; older versions of OpenCV paint the missing part grey."""
-    if not data.startswith(_JPEG_SIGNATURE) or data.endswith(_JPEG_END):
+    if not data.startswith(JPEG_SIGNATURE) or data.endswith(_JPEG_END):
         return False
     # Some cameras append data of their own, so the end may lie further up: decode again, strictly.
     try:
@@ -121,16 +122,16 @@ def _is_cut_off_jpeg(data: bytes) -> bool:
     return False
 
 
-def _stored(data: bytes, path: Path) -> Codes:
+def stored(data: bytes, path: Path) -> Codes:
     """Decode a label image to what is stored, (H, W) or (H, W, channels), uint8 or uint16."""
-    if _png_kind(data) == _PNG_PALETTE:
+    if png_kind(data) == _PNG_PALETTE:
         raise DataError(
             f"{path} is a palette image; set encoding = 'palette' in [labels] to read its indices"
         )
     array = _decoded(data, cv2.IMREAD_UNCHANGED, path)
     if array.dtype not in (np.uint8, np.uint16):
         raise DataError(f"{path} holds {array.dtype} numbers; want a label of 8 or 16 bits")
-    if _png_kind(data) == _PNG_GREY:
+    if png_kind(data) == PNG_GREY:
         # A transparent grey level makes OpenCV add channels, and it stretches ids of 1, 2 or 4
         # bits to 0 … 255.
         grey = array if array.ndim == 2 else array[..., 0]
@@ -153,12 +154,12 @@ def _has_sound_checksums(data: bytes) -> bool:
     return False
 
 
-def _png_kind(data: bytes) -> int | None:
+def png_kind(data: bytes) -> int | None:
     """Colour type in the header of a PNG, None for other formats."""
     return data[25] if data.startswith(_PNG_SIGNATURE) and len(data) > 25 else None
 
 
-def _palette_indices(data: bytes, path: Path) -> Codes:
+def palette_indices(data: bytes, path: Path) -> Codes:
     """Indices of a palette image, which OpenCV would replace by their colours."""
     try:
         if data.startswith(_PNG_SIGNATURE) and not _has_sound_checksums(data):
@@ -178,7 +179,7 @@ def _palette_indices(data: bytes, path: Path) -> Codes:
     return indices
 
 
-def _packed_colors(data: bytes, path: Path) -> Codes:
+def packed_colors(data: bytes, path: Path) -> Codes:
     """Colours as R·65536 + G·256 + B, (H, W) int32."""
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     four = cv2.cvtColor(_decoded(data, flags, path), cv2.COLOR_BGR2BGRA)
