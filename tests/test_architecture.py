@@ -69,15 +69,13 @@ def test_imports_only_what_its_part_may(path: Path) -> None:
 
 
 def test_every_folder_has_its_place() -> None:
-    entries = {
-        path.name.removesuffix(".py")
-        for path in PACKAGE.iterdir()
-        if path.name not in ("__init__.py", "py.typed", "__pycache__")
-    }
+    entries = {part_of(path) for path in FILES} - {"__init__"}
     assert entries == {*ALLOWED, "cli"}
     assert len(entries) <= 16
-    folders = {path.name for path in (PACKAGE / "data").iterdir() if path.is_dir()}
-    assert folders - {"__pycache__"} == set(INSIDE_DATA)
+    inside = {
+        path.relative_to(PACKAGE / "data").parts[0] for path in (PACKAGE / "data").rglob("*.py")
+    }
+    assert inside - {"__init__.py"} == set(INSIDE_DATA)
 
 
 @pytest.mark.parametrize("folder", INSIDE_DATA)
