@@ -82,7 +82,7 @@ class Method(nn.Module, ABC):
 
     def __init__(self, segmenter: Segmenter, config: MethodConfig) -> None:
         super().__init__()
-        tune(segmenter)
+        tune(segmenter.config, segmenter.backbone)
         self.segmenter = segmenter
         self._calls: dict[str, Callable[..., Any]] = {}
         self._autocast: Callable[[], AbstractContextManager[Any]] = nullcontext

@@ -28,6 +28,7 @@ from cag_uda.models.norm import (
     running_statistics,
     separate_statistics,
 )
+from cag_uda.models.tuning import merged_state
 from cag_uda.types import DomainName, Prediction
 
 
@@ -228,7 +229,7 @@ class Segmenter(nn.Module):
         Raises:
             RunError: if the disk is full or the folder cannot be written.
         """
-        storage.save(self, Path(folder))
+        storage.save(self._to_store(), Path(folder))
 
     @classmethod
     def from_pretrained(
@@ -263,7 +264,10 @@ class Segmenter(nn.Module):
         Returns:
             The address of the upload.
         """
-        return storage.push(self, repo_id, private=private, token=token)
+        return storage.push(self._to_store(), repo_id, private=private, token=token)
+
+    def _to_store(self) -> storage.ModelFolder:
+        return storage.ModelFolder(self.config, self.classes, merged_state(self), self.card)
 
 
 class _RunningMean:

@@ -3,54 +3,47 @@
 Nothing is ever unpickled. Knows files and tensors, not how a segmenter computes.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from cag_uda.errors import ModelError
 from cag_uda.files import write_json, write_text, write_with
 from cag_uda.models.card import CARD, PLACEHOLDER, model_card
 from cag_uda.models.config import Classes, SegmenterConfig
-from cag_uda.models.tuning import merged_state
-
-if TYPE_CHECKING:
-    from cag_uda.models.segmenter import Segmenter
 
 _FORMAT = 1
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
 
 class ModelFolder(NamedTuple):
-    """What a model folder holds."""
+    """The contents of a model folder."""
 
     config: SegmenterConfig
     classes: Classes
     weights: dict[str, Tensor]
     card: str | None
-    """Its README.md; None where there is none."""
+    """Its README.md; None: one made of configuration and classes."""
 
 
-def save(segmenter: Segmenter, folder: Path) -> None:
+def save(model: ModelFolder, folder: Path) -> None:
     """Write a model folder. Raises RunError if the disk is full or the folder cannot be written."""
-    weights = {name: value.cpu().contiguous() for name, value in merged_state(segmenter).items()}
+    weights = {name: value.cpu().contiguous() for name, value in model.weights.items()}
     write_with(folder / _WEIGHTS, lambda path: save_file(weights, path, metadata={"format": "pt"}))
-    card = segmenter.card or model_card(segmenter.config, segmenter.classes)
-    write_text(folder / CARD, card)
+    write_text(folder / CARD, model.card or model_card(model.config, model.classes))
     config = {
         "library_name": "cag-uda",
         "format": _FORMAT,
-        "segmenter": segmenter.config.model_dump(mode="json"),
-        "classes": segmenter.classes.model_dump(mode="json"),
+        "segmenter": model.config.model_dump(mode="json"),
+        "classes": model.classes.model_dump(mode="json"),
     }
     write_json(folder / _CONFIG, config)
 
@@ -89,14 +82,14 @@ def read(path_or_hub_id: str | Path, revision: str | None = None) -> ModelFolder
     return ModelFolder(segmenter, classes, weights, text)
 
 
-def place(weights: dict[str, Tensor], segmenter: Segmenter, origin: str) -> None:
-    """Load weights into a segmenter; every tensor must find its place.
+def place(weights: dict[str, Tensor], network: nn.Module, origin: str) -> None:
+    """Load weights into a network; every tensor must find its place.
 
     Raises:
         ModelError: naming what is missing, unexpected or of another shape.
     """
     try:
-        segmenter.load_state_dict(weights)
+        network.load_state_dict(weights)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:]]
         raise ModelError(
@@ -105,12 +98,12 @@ def place(weights: dict[str, Tensor], segmenter: Segmenter, origin: str) -> None
         ) from error
 
 
-def push(segmenter: Segmenter, repo_id: str, *, private: bool, token: str | None) -> str:
+def push(model: ModelFolder, repo_id: str, *, private: bool, token: str | None) -> str:
     """Upload a model folder to the hub; returns its address. Raises ModelError if refused."""
     api = HfApi(token=token)
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            save(segmenter, Path(scratch))
+            save(model, Path(scratch))
             card = Path(scratch) / CARD
             card.write_text(card.read_text(encoding="utf-8").replace(PLACEHOLDER, repo_id))
             api.create_repo(repo_id, private=private, exist_ok=True)

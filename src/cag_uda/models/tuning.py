@@ -7,72 +7,67 @@ Source: Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, ICLR 20
 layers as Dettmers et al., *QLoRA*, NeurIPS 2023, advise. The layers are those of the peft library.
 """
 
-from __future__ import annotations
-
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from cag_uda.errors import ModelError
-
-if TYPE_CHECKING:
-    from cag_uda.models.segmenter import Segmenter
+from cag_uda.models.backbone import Backbone
+from cag_uda.models.config import SegmenterConfig
 
 _ADDITION, _BASE = ".lora_", ".base_layer."
 """What peft puts into the names of tensors: of what it adds, and of what it adds to."""
 
 
-def check_tuning(segmenter: Segmenter) -> None:
-    """See that a segmenter can be trained as its configuration says.
+def check_tuning(config: SegmenterConfig, backbone: Backbone) -> None:
+    """Check that a backbone can be trained as its segmenter's configuration says.
 
     Raises:
         ModelError: if that is by LoRA, and peft is not installed or there is no linear layer.
     """
-    if segmenter.config.tuning != "lora":
+    if config.tuning != "lora":
         return
     if find_spec("peft") is None:
         raise ModelError(
             'segmenter.tuning = "lora" wants the peft library, which is not installed: '
             '`pip install peft`, or set tuning to "full" or "frozen"'
         )
-    if not _linear_layers(segmenter.backbone.network):
+    if not _linear_layers(backbone.network):
         raise ModelError(
-            f'segmenter.tuning = "lora" adds to linear layers, and {segmenter.config.backbone} has '
+            f'segmenter.tuning = "lora" adds to linear layers, and {config.backbone} has '
             'none; set tuning to "full" or "frozen"'
         )
 
 
-def tune(segmenter: Segmenter) -> None:
-    """Make ready for training, in place, what of the backbone shall learn.
+def tune(config: SegmenterConfig, backbone: Backbone) -> None:
+    """Freeze a backbone or add LoRA to it, in place, as its segmenter's configuration says.
 
     Done twice it is done once.
 
     Raises:
         ModelError: as `check_tuning`.
     """
-    check_tuning(segmenter)
-    network = segmenter.backbone.network
-    if segmenter.config.tuning == "frozen":
-        segmenter.backbone.requires_grad_(False)
-    elif segmenter.config.tuning == "lora" and not _has_additions(segmenter):
+    check_tuning(config, backbone)
+    if config.tuning == "frozen":
+        backbone.requires_grad_(False)
+    elif config.tuning == "lora" and not _has_additions(backbone):
         # The library loads slowly, and only networks that are tuned so want it.
         from peft import LoraConfig, inject_adapter_in_model
 
-        rank = segmenter.config.lora_rank
+        layers = _linear_layers(backbone.network)
         # With alpha equal to the rank the additions count as they are.
-        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=_linear_layers(network))
-        inject_adapter_in_model(config, network)
+        lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=layers)
+        inject_adapter_in_model(lora, backbone.network)
 
 
-def merged_state(segmenter: Segmenter) -> dict[str, Tensor]:
-    """The tensors of a segmenter by the names of an ordinary one, additions merged into weights."""
-    state: dict[str, Tensor] = segmenter.state_dict()
-    if not _has_additions(segmenter):
+def merged_state(network: nn.Module) -> dict[str, Tensor]:
+    """Give a network's tensors by the names of an ordinary one, additions merged into weights."""
+    state: dict[str, Tensor] = network.state_dict()
+    if not _has_additions(network):
         return state
     from peft.tuners.lora import Linear
 
-    for name, module in segmenter.named_modules():
+    for name, module in network.named_modules():
         if isinstance(module, Linear):
             weight = f"{name}{_BASE}weight"
             state[weight] = state[weight] + module.get_delta_weight("default").detach()
@@ -85,5 +80,5 @@ def _linear_layers(network: nn.Module) -> list[str]:
     return [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
 
 
-def _has_additions(segmenter: Segmenter) -> bool:
-    return any(_ADDITION in name for name, _ in segmenter.named_parameters())
+def _has_additions(network: nn.Module) -> bool:
+    return any(_ADDITION in name for name, _ in network.named_parameters())

@@ -344,6 +344,6 @@ def initial_segmenter(recipe: Recipe, scenario: Scenario) -> Segmenter:
         segmenter = Segmenter(config, scenario.classes)
     if recipe.segmenter.start is not None:
         start_from(segmenter, recipe.segmenter.start)
-    check_tuning(segmenter)
+    check_tuning(segmenter.config, segmenter.backbone)
     check_names(segmenter, recipe.compute.checkpointing)
     return segmenter
