@@ -5,9 +5,14 @@ Letters used in every shape of the package:
     H W image pixels, h w cells of the feature grid.
 """
 
-from typing import Literal, NamedTuple, TypeAlias
+from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IGNORE = 255
 """Train id of a pixel without a label; never a class."""
@@ -19,6 +24,12 @@ CriterionName: TypeAlias = Literal[
     "entropy", "infomax", "snd", "snd-outputs", "agreement", "active-share", "source-miou"
 ]
 """What tells, without a label of the target, how good a network is there."""
+
+
+class Config(BaseModel):
+    """Base of every table of settings: frozen, no unknown keys, docstrings in its JSON schema."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Labelled(NamedTuple):
@@ -65,5 +76,5 @@ class PseudoLabels(NamedTuple):
     """(B, h, w) float32 in [0, 1], 0 where not assigned."""
 
 
-Losses: TypeAlias = dict[str, Tensor]
+Losses: TypeAlias = "dict[str, Tensor]"
 """Weighted scalars of one graph; keys are log keys, for example "target/anchor"."""

@@ -5,11 +5,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from cag_uda.data.domains.schema_errors import did_you_mean
 from cag_uda.errors import RecipeError
 from cag_uda.recipes.schema import AnyMethod
+from cag_uda.types import Config
 
 FLOOR, ORACLE, BASE = "source-only", "oracle", "cag"
 """Rows between which the share of the gap is measured, and the one that variants change."""
@@ -17,11 +18,7 @@ ABLATIONS = {BASE: "ablation.toml", "cag-plus": "ablation-plus.toml"}
 """Rows that variants can change, and the package's file of variants for each."""
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PlannedStage(_Table):
+class PlannedStage(Config):
     """One stage of a method, in shares of the comparison's steps."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -34,7 +31,7 @@ class PlannedStage(_Table):
     """Of the recipe's stages; None: the first one's for the first stage, the last's for others."""
 
 
-class Contender(_Table):
+class Contender(Config):
     """One row of the comparison. `methods.toml` says what each setting means."""
 
     description: str = ""
@@ -42,7 +39,7 @@ class Contender(_Table):
     run: str | None = None
     scored: tuple[str, ...] = ()
     settings_of_recipe: tuple[str, ...] = ()
-    loading: dict[str, Any] = {}
+    loading: dict[str, Any] = Field(default_factory=dict)
     reads_target_labels: bool = False
 
     @model_validator(mode="before")
@@ -65,13 +62,13 @@ class Contender(_Table):
         return self
 
 
-class Variant(_Table):
+class Variant(Config):
     """One row of the ablation. `ablation.toml` says what each setting means."""
 
     question: str = ""
     description: str = ""
-    method: dict[str, Any] = {}
-    loading: dict[str, Any] = {}
+    method: dict[str, Any] = Field(default_factory=dict)
+    loading: dict[str, Any] = Field(default_factory=dict)
     stages: int | None = Field(default=None, ge=1)
     rounds: int | None = Field(default=None, ge=1)
     warmup: bool = False

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -19,7 +18,16 @@ from cag_uda.models.config import SegmenterConfig
 from cag_uda.models.norm import share_statistics
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.tuning import tune
-from cag_uda.types import Batch, DomainName, Labelled, Losses, Prediction, PseudoLabels, Unlabelled
+from cag_uda.types import (
+    Batch,
+    Config,
+    DomainName,
+    Labelled,
+    Losses,
+    Prediction,
+    PseudoLabels,
+    Unlabelled,
+)
 
 
 def on_grid(segmenter: Segmenter, label: Tensor, maps: Tensor) -> Tensor:
@@ -37,10 +45,8 @@ def on_grid(segmenter: Segmenter, label: Tensor, maps: Tensor) -> Tensor:
     return downsample(label, (height, width), align_corners=segmenter.config.align_corners)
 
 
-class MethodConfig(BaseModel):
+class MethodConfig(Config):
     """Settings of a method; the defaults stand in its subclass alone, each with its source."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     """The method's row in `cag_uda.methods.METHODS`."""

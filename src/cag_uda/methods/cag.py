@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from cag_uda.adaptation.anchors import CategoryAnchors, follow
@@ -19,15 +19,13 @@ from cag_uda.adaptation.tensors import one_hot, over_processes
 from cag_uda.methods.base import MethodConfig, Passes
 from cag_uda.methods.labeller import FrozenLabeller
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.types import IGNORE, Batch, Labelled, Losses, Prediction, PseudoLabels
+from cag_uda.types import IGNORE, Batch, Config, Labelled, Losses, Prediction, PseudoLabels
 
 LabelKind = Literal["anchor", "confidence", "intersection"]
 
 
-class MarginConfig(BaseModel):
+class MarginConfig(Config):
     """How clearly the nearest anchor must win for a target pixel to be active."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["absolute", "relative", "clearest", "calibrated"] = "absolute"
     """What `value` means: a gap d2 − d1 in feature units (the paper); a gap (d2 − d1) / (d1 + d2),

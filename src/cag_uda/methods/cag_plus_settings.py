@@ -5,11 +5,11 @@ What the pieces do is told in `cag_plus`; what is taken from whom, in their file
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from cag_uda.methods.base import MethodConfig
 from cag_uda.models.config import SegmenterConfig
-from cag_uda.types import DomainName
+from cag_uda.types import Config, DomainName
 
 THINGS = (
     "traffic light", "traffic sign", "person", "rider", "car", "truck", "bus", "train",
@@ -18,11 +18,7 @@ THINGS = (
 """The classes of Cityscapes that DAFormer's feature distance counts."""
 
 
-class _Piece(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ContrastConfig(_Piece):
+class ContrastConfig(Config):
     """`[stages.method.contrast]`: features towards their anchor and away from the others."""
 
     weight: float = Field(default=0.0, ge=0)
@@ -33,7 +29,7 @@ class ContrastConfig(_Piece):
     products with a projection of its own by 100."""
 
 
-class MixConfig(_Piece):
+class MixConfig(Config):
     """`[stages.method.mix]`: half of a source image's classes pasted on the target; DACS's."""
 
     probability: float = Field(default=1.0, ge=0, le=1)
@@ -46,7 +42,7 @@ class MixConfig(_Piece):
     blur_probability: float = Field(default=0.5, ge=0, le=1)
 
 
-class MaskConfig(_Piece):
+class MaskConfig(Config):
     """`[stages.method.mask]`: blocks of the target's pixels hidden from the student; MIC's."""
 
     probability: float = Field(default=0.5, ge=0, le=1)
@@ -58,7 +54,7 @@ class MaskConfig(_Piece):
     """Side of a block over the crop's shorter side: 64 of 1024 pixels; more on small crops."""
 
 
-class InitialConfig(_Piece):
+class InitialConfig(Config):
     """`[stages.method.initial]`: features near those of the published weights; DAFormer's."""
 
     weight: float = Field(default=0.0, ge=0)

@@ -4,19 +4,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
 from torch.optim import Adam, Optimizer
 
+from cag_uda.types import Config
 
-class OptimConfig(BaseModel):
+
+class OptimConfig(Config):
     """The `[stages.optim]` table of a recipe.
 
     The defaults are AdaptSegNet's for its segmenter (CVPR 2018: SGD 2.5e-4, momentum 0.9, weight
     decay 5e-4, head × 10, poly 0.9), which most of the field uses with ImageNet weights.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = Field(default=2.5e-4, gt=0)

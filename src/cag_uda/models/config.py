@@ -2,18 +2,18 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from cag_uda.types import Config
 
 Colour = tuple[int, int, int]
 
 
-class DetailConfig(BaseModel):
+class DetailConfig(Config):
     """`[segmenter.detail]`: images are seen twice, whole but small, and by parts as they are.
 
     The defaults are those of Hoyer, Dai, Van Gool, *HRDA*, ECCV 2022, for crops of 1024 pixels.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     crop_px: tuple[int, int] = (512, 512)
     """Height and width of the part of a training crop that is seen in detail, and of the windows
@@ -35,10 +35,8 @@ class DetailConfig(BaseModel):
         return self
 
 
-class SegmenterConfig(BaseModel):
+class SegmenterConfig(Config):
     """The network of a recipe; everything but its classes, which come with the source domain."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str = "resnet-50"
     """A row of `cag_uda.models.backbones.BACKBONES`."""
@@ -97,10 +95,8 @@ class SegmenterConfig(BaseModel):
         return self
 
 
-class Classes(BaseModel):
+class Classes(Config):
     """The classes that a network tells apart, so that a model folder explains itself."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     names: tuple[str, ...]
     """One name a class, in the order of train ids."""

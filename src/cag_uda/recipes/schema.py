@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cag_uda.data.domains.domain_file import one_or_more_schema
 from cag_uda.data.loading.config import LoadingConfig
@@ -12,7 +12,7 @@ from cag_uda.methods.optim import OptimConfig
 from cag_uda.models.config import SegmenterConfig
 from cag_uda.training.compute import ComputeConfig
 from cag_uda.training.tracking import TrackingConfig
-from cag_uda.types import CriterionName
+from cag_uda.types import Config, CriterionName
 
 if TYPE_CHECKING:
     AnyMethod = MethodConfig
@@ -27,11 +27,7 @@ INITIAL = "initial"
 """The name, as a stage's `start`, of the network that no stage has trained yet."""
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Source(_Table):
+class Source(Config):
     """A labelled domain."""
 
     domain: str
@@ -43,7 +39,7 @@ class Source(_Table):
     pixels, 1052 by 1914."""
 
 
-class Target(_Table):
+class Target(Config):
     """The domain without labels."""
 
     domain: str
@@ -54,7 +50,7 @@ class Target(_Table):
     """The split that is scored; its labels, if it has any, are read by evaluation only."""
 
 
-class Stage(_Table):
+class Stage(Config):
     """One training stage."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -94,7 +90,7 @@ class Stage(_Table):
         return self
 
 
-class Recipe(_Table):
+class Recipe(Config):
     """One whole adaptation, from initial weights to the delivered network."""
 
     name: str

@@ -18,12 +18,12 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.plugins.precision.amp import MixedPrecision
 from lightning.fabric.strategies.ddp import DDPStrategy
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cag_uda.errors import UserError
-from cag_uda.types import Prediction
+from cag_uda.types import Config, Prediction
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 1 << 30
@@ -42,10 +42,8 @@ _FABRICS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed"}
 Precision: TypeAlias = Literal["32", "bf16", "16"]
 
 
-class ComputeConfig(BaseModel):
+class ComputeConfig(Config):
     """The `[compute]` table of a recipe."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = Field(default=1, ge=1)

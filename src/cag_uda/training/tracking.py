@@ -16,10 +16,11 @@ from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from cag_uda.errors import RunError, UserError
 from cag_uda.files import write_json
+from cag_uda.types import Config
 
 Picture = NDArray[np.uint8]
 """(H, W, 3) RGB."""
@@ -31,10 +32,8 @@ _MOST_PARAMETERS = 100
 """That MLflow takes at once."""
 
 
-class TrackingConfig(BaseModel):
+class TrackingConfig(Config):
     """The `[tracking]` table of a recipe."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     loggers: tuple[TrackerName, ...] = ("tensorboard",)
     """Who is told of losses, scores and pictures; `metrics.jsonl` is written in any case. Weights &

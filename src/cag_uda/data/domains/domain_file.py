@@ -11,9 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     StrictInt,
     ValidationError,
@@ -24,6 +22,7 @@ from cag_uda.data.domains.label_space import LabelClass, LabelSpace
 from cag_uda.data.domains.schema_errors import is_only_unknown_keys, problems_of
 from cag_uda.data.files.patterns import label_pattern_problem, outside_problem, pattern_problem
 from cag_uda.errors import DataError
+from cag_uda.types import Config
 
 T = TypeVar("T")
 
@@ -73,8 +72,7 @@ def _known_label_space(name: str) -> str:
 
 def one_or_more_schema(schema: dict[str, Any]) -> None:
     """Tell editors that a list may be given as its only item."""
-    several = dict(schema)
-    schema.clear()
+    several = {key: schema.pop(key) for key in list(schema) if key != "description"}
     schema["anyOf"] = [several["items"], several]
 
 
@@ -88,11 +86,7 @@ Positive = Annotated[StrictInt, Field(ge=1)]
 FromZero = Annotated[StrictInt, Field(ge=0)]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LabelsTable(_Table):
+class LabelsTable(Config):
     """`[labels]`: how label images are stored; the rules of the map stand in `label_map`."""
 
     encoding: Encoding = "ids"
@@ -100,13 +94,13 @@ class LabelsTable(_Table):
     the id is in one of several channels."""
     channel: Annotated[FromZero, Field(le=3)] | None = None
     """Which channel of the file holds the id, for encoding = "channel" only; red is 0."""
-    map: dict[str, Any] = {}
+    map: dict[str, Any] = Field(default_factory=dict)
     """Id, or colour as "R,G,B" or "#rrggbb" → train id, class name or "ignore"."""
     other: Any = None
     """What becomes of codes outside the map: "ignore", a class, or "keep"; None: an error."""
 
 
-class SplitTable(_Table):
+class SplitTable(Config):
     """`[splits.NAME]`: which images, and which labels go with them."""
 
     images: OneOrMore[Pattern] | None = None
@@ -142,7 +136,7 @@ class SplitTable(_Table):
         return items[slice(*parts)]
 
 
-class RenderedTable(_Table):
+class RenderedTable(Config):
     """`[rendered]`: made-up scenes instead of a root."""
 
     look: Literal["clean", "hard"]
@@ -151,7 +145,7 @@ class RenderedTable(_Table):
     seed: FromZero = 0
 
 
-class DomainFile(_Table):
+class DomainFile(Config):
     """A whole domain file."""
 
     name: Annotated[str, Field(min_length=1)]

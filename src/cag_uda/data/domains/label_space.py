@@ -11,11 +11,12 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator
+from pydantic import Field, StrictInt, ValidationError, field_validator
 
 from cag_uda.data.domains.builtin import label_space_file, label_space_names
 from cag_uda.data.domains.schema_errors import did_you_mean, problems_of
 from cag_uda.errors import DataError
+from cag_uda.types import Config
 
 MAX_CLASSES = 254
 """Labels are 8-bit: 255 is IGNORE and 254 marks, inside the reader, an id that no rule covers."""
@@ -26,10 +27,8 @@ RESERVED_NAMES = ("ignore", "keep")
 Byte = Annotated[StrictInt, Field(ge=0, le=255)]
 
 
-class LabelClass(BaseModel):
+class LabelClass(Config):
     """One class of a label space; its place in the list is its train id."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[str, Field(min_length=1)]
     """The word that maps, tables and reports use."""
@@ -48,13 +47,11 @@ class LabelClass(BaseModel):
         return name
 
 
-class LabelSpace(BaseModel):
+class LabelSpace(Config):
     """An ordered list of classes. Train id k is the k-th class; IGNORE is no class.
 
     Build one with `load` (built-in name) or `from_dict`; both raise DataError for bad input.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[str, Field(min_length=1)]
     classes: Annotated[tuple[LabelClass, ...], Field(min_length=1, max_length=MAX_CLASSES)]

@@ -2,13 +2,13 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from cag_uda.types import Config
 
 
-class LoadingConfig(BaseModel):
+class LoadingConfig(Config):
     """Sizes, augmentation and worker processes of the loader."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch_size: int = Field(default=4, ge=1)
     """Images of each domain in the global batch, over all processes."""
