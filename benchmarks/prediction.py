@@ -9,7 +9,6 @@ nothing here depends on them.
 """
 
 import argparse
-import io
 import statistics
 import tempfile
 import time
@@ -19,13 +18,12 @@ from typing import NamedTuple
 
 import cv2
 import torch
-from rich.console import Console
 
-from cag_uda.cli.predict import predict_files
 from cag_uda.data.files.decoding import read_image
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.inference import labels_of_batch, prepare
 from cag_uda.models.segmenter import Segmenter
+from cag_uda.prediction.predict import predict_files
 from cag_uda.prediction.stream import BATCH_SIZE
 from cag_uda.scenes import render
 from cag_uda.training.compute import prepare_process
@@ -97,13 +95,11 @@ def measure(asked: argparse.Namespace) -> Throughput:
                 labels_of_batch(segmenter, prepared[start : start + BATCH_SIZE], tuple(asked.size))
 
         def predict() -> None:
-            console = Console(file=io.StringIO())
             kinds = asked.kinds.split(",")
-            predict_files(console, str(model), [str(photos)], out, kinds, overwrite=True)
+            predict_files(str(model), [str(photos)], out, kinds, overwrite=True)
 
         def load() -> None:
-            console = Console(file=io.StringIO())
-            predict_files(console, str(model), [str(one)], out.with_name("o"), ["color"])
+            predict_files(str(model), [str(one)], out.with_name("o"), ["color"])
 
         timed: dict[Callable[[], None], list[float]] = {bare: [], predict: [], load: []}
         for _ in range(asked.rounds + 1):

@@ -47,7 +47,7 @@ def commands_page() -> str:
 
 def settings_page(kind: str) -> str:
     """One section a table of a kind of file: its keys, their types, defaults and meanings."""
-    from cag_uda.cli.schemas import json_schema
+    from cag_uda.recipes.json_schema import json_schema
 
     schema = json.loads(json_schema("domain" if kind == "domain" else "recipe"))
     tables = {"": schema}

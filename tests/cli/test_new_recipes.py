@@ -9,9 +9,9 @@ import jsonschema
 import numpy as np
 import pytest
 
-from cag_uda.cli.schemas import json_schema
 from cag_uda.data.domains.builtin import domain_file, domain_names
 from cag_uda.recipes import builtin_recipes, load_recipe
+from cag_uda.recipes.json_schema import json_schema
 from tests.support.command_line import failure, run
 from tests.support.photo_folders import new, write
 from tests.support.trees import write_domain

@@ -16,8 +16,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cag_uda.cli.app import app
-from cag_uda.cli.compare import plan
 from cag_uda.comparison import cells
+from cag_uda.comparison.compare import plan_comparison
 from cag_uda.comparison.pages import to_markdown
 from cag_uda.comparison.plan import plan_ablation, plan_methods
 from cag_uda.comparison.settings import choose, read_contenders, read_variants
@@ -375,7 +375,13 @@ def test_a_row_that_the_recipe_cannot_have_is_left_out_unless_asked_for(tmp_path
     )
     recipe = load_recipe(write_recipe(tmp_path, text))
     plan_rows = partial(
-        plan, recipe, tmp_path / "out", seeds=1, ablation=False, settings=None, progress=_Quiet()
+        plan_comparison,
+        recipe,
+        tmp_path / "out",
+        seeds=1,
+        ablation=False,
+        settings=None,
+        progress=_Quiet(),
     )
     planned = plan_rows(rows=None)
     assert "cag" not in [entry.name for entry in planned.entries]

@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
-from cag_uda.cli import predict as predict_command
 from cag_uda.data.files.decoding import read_image
 from cag_uda.models.inference import labels_of_batch, prepare
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.views import WHOLE
+from cag_uda.prediction import predict as predict_command
 from cag_uda.prediction import stream as predict_stream
 from cag_uda.prediction.jobs import Job
 from cag_uda.prediction.log import PredictionLog

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 _FORKSERVER = get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["tests.support.forked", "cag_uda.cli.adapt"])
+_FORKSERVER.set_forkserver_preload(
+    ["tests.support.forked", "cag_uda.cli.adapt", "cag_uda.runs.runner"]
+)
 
 
 class Run:

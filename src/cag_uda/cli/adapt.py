@@ -4,33 +4,64 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from cag_uda.cli.console import OnConsole
-from cag_uda.recipes import load_recipe
-from cag_uda.runs.runner import adapt
-from cag_uda.training.interrupt import Interrupted
-from cag_uda.training.processes import speaks
+from cag_uda.cli.options import (
+    Accelerator,
+    DataRoot,
+    Precision,
+    Seed,
+    Sets,
+    Track,
+    compute_changes,
+    names_in,
+)
 
 
-def adapt_recipe(
-    console: Console,
-    name: str,
-    out: Path,
-    changes: list[str],
-    data_root: Path | None,
-    resume: bool,
+def adapt(
+    recipe: Annotated[str, typer.Argument(help="A built-in recipe's name, or a TOML file.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/RECIPE.")] = None,
+    data_root: DataRoot = None,
+    change: Sets = None,
+    seed: Seed = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    devices: Annotated[int | None, typer.Option(help="Processes, one device each.")] = None,
+    track: Track = None,
+    accelerator: Accelerator = "auto",
+    precision: Precision = "auto",
 ) -> None:
-    """Run a recipe and print what its stages score.
+    """Adapt a network through every stage of a recipe, warm-up included."""
+    changes = list(change or [])
+    changes += [] if seed is None else [f"seed={seed}"]
+    changes += [] if devices is None else [f"compute.devices={devices}"]
+    changes += [] if track is None else [f"tracking.loggers={names_in(track)}"]
+    changes += compute_changes(accelerator, precision)
+    place = out or Path("runs") / Path(recipe).stem
+    _adapt(recipe, place, changes, data_root, resume)
 
-    Raises:
-        UserError: for anything wrong with recipe, data, device or folder.
-        typer.Exit: with a signal's exit code, where one has stopped the run.
-    """
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("demo"),
+    seed: Seed = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+) -> None:
+    """Render two small domains and adapt from one to the other: no download, no GPU, minutes."""
+    changes = [] if seed is None else [f"seed={seed}"]
+    _adapt("demo", out, changes, None, resume)
+
+
+def _adapt(name: str, out: Path, changes: list[str], data_root: Path | None, resume: bool) -> None:
+    """Run a recipe and print what its stages score."""
+    from cag_uda.recipes import load_recipe
+    from cag_uda.runs.runner import adapt
+    from cag_uda.training.processes import speaks
+
+    console = Console()
     recipe = load_recipe(name, changes, data_root)
     with interruptible("go on with --resume"):
         run = adapt(recipe, out, resume=resume, progress=OnConsole(console))
@@ -43,6 +74,8 @@ def adapt_recipe(
 @contextmanager
 def interruptible(advice: str) -> Iterator[None]:
     """End with a signal's exit code, and with what to do, where one has stopped the work."""
+    from cag_uda.training.interrupt import Interrupted
+
     try:
         yield
     except Interrupted as interruption:

@@ -1,47 +1,46 @@
 """`cag-uda bench`: the engine's costs on this device, in one table."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import torch
+import typer
 from rich.console import Console
 from rich.table import Table
 
+from cag_uda.cli.options import Accelerator, Precision
 from cag_uda.errors import UserError
-from cag_uda.files import write_json
-from cag_uda.runs.bench import anchors, ladder, step
-from cag_uda.runs.bench.timing import Row
-from cag_uda.training.compute import ComputeConfig, prepare_process, resolve_accelerator
+
+if TYPE_CHECKING:
+    from cag_uda.runs.bench.timing import Row
 
 PARTS = ("step", "plus", "anchors", "growth", "cpu")
 
 
-def run_bench(
-    console: Console,
-    parts: list[str],
-    *,
-    rounds: int,
-    accelerator: str,
-    precision: str,
-    json_file: Path | None,
+def bench(
+    parts: Annotated[
+        list[str] | None, typer.Argument(help="Of step, plus, anchors, growth, cpu; default: all.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Of each comparison.")] = 15,
+    accelerator: Accelerator = "auto",
+    precision: Precision = "auto",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures here too.")
+    ] = None,
 ) -> None:
-    """Measure the named parts (all, if none is named) and print their rows.
-
-    Args:
-        console: where the table goes.
-        parts: of PARTS.
-        rounds: of each comparison.
-        accelerator: auto, cpu or cuda.
-        precision: of the training steps: auto, 32, bf16 or 16.
-        json_file: where the rows go too.
-
-    Raises:
-        UserError: for an unknown part, or a device that is not there.
-    """
-    unknown = [part for part in parts if part not in PARTS]
+    """Measure what the engine costs on this device, as ratios within one run."""
+    unknown = [part for part in parts or [] if part not in PARTS]
     if unknown:
         raise UserError(f"bench knows no part {', '.join(unknown)}; choose from {', '.join(PARTS)}")
+    import torch
+
+    from cag_uda.files import write_json
+    from cag_uda.runs.bench import anchors, ladder, step
+    from cag_uda.training.compute import ComputeConfig, prepare_process, resolve_accelerator
+
     prepare_process()
     compute = ComputeConfig.model_validate({"accelerator": accelerator, "precision": precision})
     device = torch.device(resolve_accelerator(compute))
@@ -54,7 +53,8 @@ def run_bench(
         "growth": lambda: anchors.growth(device, rounds),
         "cpu": lambda: ladder.ladder("resnet-18", max(1, rounds // 5)),
     }
-    rows = []
+    rows: list[Row] = []
+    console = Console()
     for part in parts or PARTS:
         console.print(f"measuring {part} …", style="dim")
         rows += work[part]()

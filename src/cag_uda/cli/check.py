@@ -1,33 +1,55 @@
 """`cag-uda check`: what the data is, and what is wrong with it."""
 
+from __future__ import annotations
+
 import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from cag_uda.cli.console import OnConsole
-from cag_uda.data.domains.domain import Domain
-from cag_uda.data.inspection.check import DomainReport, SplitReport, check_domain
+from cag_uda.cli.options import DataRoot
 from cag_uda.errors import UserError
-from cag_uda.evaluation.submission import submission_problems
-from cag_uda.recipes import builtin_recipes, load_recipe
-from cag_uda.runs.scenario import Scenario
+
+if TYPE_CHECKING:
+    from cag_uda.data.domains.domain import Domain
+    from cag_uda.data.inspection.check import DomainReport, SplitReport
 
 
-def check_data(console: Console, recipe_or_domain: str, data_root: Path | None) -> bool:
-    """Read every file that a recipe or a domain names, and print what is there and what is wrong.
+def check(
+    recipe_or_domain: Annotated[
+        str, typer.Argument(help="A recipe or a domain, built-in or a file.")
+    ],
+    submission: Annotated[
+        Path | None,
+        typer.Option(help="Check this folder of label ids for the domain's test server instead."),
+    ] = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Read all the data before any training and report what is wrong with it."""
+    console = Console()
+    if submission is None:
+        problems = _problems_of_data(console, recipe_or_domain, data_root)
+    else:
+        problems = _problems_of_submission(console, recipe_or_domain, submission, data_root)
+    for problem in problems:
+        console.print("[red]problem:[/red]", escape(problem), highlight=False)
+    if problems:
+        typer.echo("error: the data has the problems above; mend them and check again", err=True)
+        raise typer.Exit(2)
+    console.print("nothing is wrong", highlight=False)
 
-    Returns:
-        Whether nothing is wrong.
 
-    Raises:
-        UserError: if the recipe or domain itself cannot be opened.
-    """
+def _problems_of_data(console: Console, name: str, data_root: Path | None) -> list[str]:
+    """Read every file that a recipe or a domain names, and print what is there."""
+    from cag_uda.data.inspection.check import check_domain
+
     reports = []
-    for domain, split, with_labels in _wanted(recipe_or_domain, data_root):
+    for domain, split, with_labels in _wanted(name, data_root):
         bars = OnConsole(console)
 
         def show(done: int, total: int, bars: OnConsole = bars, name: str = domain.name) -> None:
@@ -36,39 +58,30 @@ def check_data(console: Console, recipe_or_domain: str, data_root: Path | None) 
         reports.append(check_domain(domain, split, with_labels, on_progress=show))
     for report in reports:
         _print_report(console, report)
-    problems = [f"{report.domain}: {each}" for report in reports for each in report.problems]
-    _print_problems(console, problems)
-    return not problems
+    return [f"{report.domain}: {each}" for report in reports for each in report.problems]
 
 
-def check_submission(console: Console, domain: str, folder: Path, data_root: Path | None) -> bool:
-    """Check a folder of label ids by name, size and id, and print what a server would refuse.
+def _problems_of_submission(
+    console: Console, domain: str, folder: Path, data_root: Path | None
+) -> list[str]:
+    """Check a folder of label ids by name, size and id, as a domain's test server would."""
+    from cag_uda.data.domains.domain import Domain
+    from cag_uda.evaluation.submission import submission_problems
 
-    Returns:
-        Whether nothing is wrong.
-
-    Raises:
-        UserError: if the folder or the domain cannot be opened, or there is no server for it.
-    """
     bars = OnConsole(console)
-    problems = submission_problems(
+    return submission_problems(
         folder,
         Domain.open(domain, data_root),
         on_progress=lambda done, total: bars.update("checking", done, total),
     )
-    _print_problems(console, problems)
-    return not problems
-
-
-def _print_problems(console: Console, problems: list[str]) -> None:
-    for problem in problems:
-        console.print("[red]problem:[/red]", escape(problem), highlight=False)
-    if not problems:
-        console.print("nothing is wrong", highlight=False)
 
 
 def _wanted(name: str, data_root: Path | None) -> list[tuple[Domain, str | None, bool]]:
     """Domains, the split of each to read, and whether with labels."""
+    from cag_uda.data.domains.domain import Domain
+    from cag_uda.recipes import load_recipe
+    from cag_uda.runs.scenario import Scenario
+
     if not _is_recipe(name):
         return [(Domain.open(name, data_root), None, True)]
     recipe = load_recipe(name, data_root=data_root)
@@ -85,6 +98,8 @@ def _wanted(name: str, data_root: Path | None) -> list[tuple[Domain, str | None,
 
 
 def _is_recipe(name: str) -> bool:
+    from cag_uda.recipes import builtin_recipes
+
     if name in builtin_recipes():
         return True
     if not name.endswith(".toml"):
@@ -116,7 +131,7 @@ def _print_report(console: Console, report: DomainReport) -> None:
 
 def _histogram(split: SplitReport, names: tuple[str, ...]) -> Table:
     """Share of pixels and of images in which each class occurs."""
-    total = max(1, int(np.sum(split.class_pixels)) + split.ignored_pixels)
+    total = max(1, int(sum(split.class_pixels)) + split.ignored_pixels)
     table = Table("class", box=None)
     for heading in ("pixels", "images"):
         table.add_column(heading, justify="right")

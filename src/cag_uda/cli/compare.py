@@ -1,241 +1,84 @@
 """`cag-uda compare`: methods, or variants of CAG, on one pair with one budget, as one table."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 from rich.console import Console
 from rich.table import Table
 
+from cag_uda.cli.adapt import interruptible
 from cag_uda.cli.console import OnConsole
-from cag_uda.comparison.answers import answers_to_markdown
-from cag_uda.comparison.cells import Cell, cells_of, run_missing
-from cag_uda.comparison.pages import to_csv, to_markdown
-from cag_uda.comparison.plan import Entry, base_of, budget_of, plan_ablation, plan_methods
-from cag_uda.comparison.questions import Questions, answers
-from cag_uda.comparison.settings import (
-    FLOOR,
-    ORACLE,
-    Contender,
-    Row,
-    choose,
-    read_contenders,
-    read_variants,
+from cag_uda.cli.options import (
+    Accelerator,
+    DataRoot,
+    Precision,
+    Sets,
+    compute_changes,
+    names_in,
 )
-from cag_uda.comparison.table import Finished, make_table
-from cag_uda.errors import RecipeError, RunError, UserError
-from cag_uda.files import write_json, write_text
-from cag_uda.recipes import Recipe
-from cag_uda.report import write_comparison
-from cag_uda.runs.progress import Progress
-from cag_uda.runs.scenario import Scenario
+from cag_uda.errors import RunError
 
-_MEASURED = "RQ1"
-"""Variants of this question are measured too, beside the floor and CAG itself."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What is compared, and where.
-
-    Args:
-        recipe: the pair, the network, the budget and CAG's own stages.
-        rows: all that there are, in order.
-        wanted: names of those to run; others are shown too where they have been run.
-        seeds: of every row.
-        out: the folder of all runs.
-        kind: "methods" or "ablation"; also how the files are called.
-        notes: what is to be known about the figures.
-    """
-
-    recipe: Recipe
-    rows: list[Entry]
-    wanted: frozenset[str]
-    seeds: list[int]
-    out: Path
-    kind: str
-    notes: list[str]
-
-    @property
-    def cells(self) -> list[Cell]:
-        """Every run that the rows need."""
-        return cells_of(self.entries, self.seeds, self.out)
-
-    @property
-    def entries(self) -> list[Entry]:
-        """The rows that are wanted."""
-        return [entry for entry in self.rows if entry.name in self.wanted]
-
-    @property
-    def shown(self) -> list[Entry]:
-        """The rows of the table."""
-        return [
-            entry
-            for entry in self.rows
-            if entry.name in self.wanted
-            or any(cell.is_there for cell in cells_of([entry], self.seeds, self.out))
-        ]
-
-    @property
-    def stem(self) -> Path:
-        """Where the table is written, but for the ending."""
-        return self.out / ("comparison" if self.kind == "methods" else self.kind)
-
-    def write(self) -> dict[str, Any]:
-        """Put together what has been run and measured, in every form; returns the table."""
-        table = make_table(
-            Finished(self.shown, self.seeds, self.out),
-            name=self.recipe.name,
-            kind=self.kind,
-            source=" + ".join(f"{each.domain}/{each.split}" for each in self.recipe.source),
-            budget=budget_of(self.recipe),
-            notes=self.notes,
-        )
-        text = to_markdown(table)
-        if self.kind == "ablation":
-            every = cells_of(self.shown, self.seeds, self.out)
-            told = [(cell.entry.run, cell.folder) for cell in every if cell.entry.run != ORACLE]
-            table["answers"] = answers(told)
-            text += answers_to_markdown(table["answers"], self.shown)
-        write_json(self.stem.with_suffix(".json"), table)
-        write_text(self.stem.with_suffix(".md"), text)
-        write_text(self.stem.with_suffix(".csv"), to_csv(table))
-        return table
+if TYPE_CHECKING:
+    from cag_uda.comparison.compare import Comparison
 
 
 def compare(
-    console: Console,
-    recipe: Recipe,
-    out: Path,
-    *,
-    rows: list[str] | None,
-    seeds: int,
-    ablation: bool,
-    settings: Path | None,
+    recipe: Annotated[str, typer.Argument(help="A built-in recipe's name, or a TOML file.")],
+    methods: Annotated[
+        str | None, typer.Option(help="Names with commas; default: all. Floor and oracle are in.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many, from the recipe's seed on.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of all runs; default: runs/compare-RECIPE.")
+    ] = None,
+    ablation: Annotated[
+        bool, typer.Option("--ablation", help="Variants of CAG, and the research questions.")
+    ] = False,
+    settings: Annotated[
+        Path | None, typer.Option(help="Your own methods.toml, or ablation.toml.")
+    ] = None,
+    data_root: DataRoot = None,
+    change: Sets = None,
+    accelerator: Accelerator = "auto",
+    precision: Precision = "auto",
 ) -> None:
-    """Run what is missing of a comparison and write its table.
+    """Compare methods, or CAG's variants, on one budget; runs what is missing in --out."""
+    from cag_uda.comparison.compare import plan_comparison
+    from cag_uda.recipes import load_recipe
+    from cag_uda.report import write_comparison
 
-    Args:
-        console: where to print.
-        recipe: the pair, the network, the budget and CAG's own stages.
-        out: the folder of all runs.
-        rows: methods, or variants, to compare; None for all. Floor and oracle are always there.
-        seeds: how many, from the recipe's on.
-        ablation: whether variants of CAG are compared, and the research questions measured.
-        settings: a file in place of the package's methods.toml or ablation.toml.
-
-    Raises:
-        UserError: for anything wrong before the first run; or, when all others have been run,
-            for the runs that failed.
-        Interrupted: on a signal, with everything saved: the same command goes on.
-    """
+    changes = [*(change or []), *compute_changes(accelerator, precision)]
+    loaded = load_recipe(recipe, changes, data_root)
+    console = Console()
     progress = OnConsole(console)
-    comparison = plan(recipe, out, rows, seeds, ablation, settings, progress)
-    console.print(_plan_table(comparison))
-    problems = run_missing(comparison.cells, progress, comparison.write)
-    if ablation:
-        _measure(comparison, progress)
-    console.print(_result_table(comparison.write()))
-    page = write_comparison(comparison.stem.with_suffix(".json"))
-    console.print(f"page: {page}\nbeside it the same as .md, .csv and .json", highlight=False)
+    with interruptible("give the same command again to go on"):
+        comparison = plan_comparison(
+            loaded,
+            out or Path("runs") / f"compare-{Path(recipe).stem}",
+            rows=None if methods is None else names_in(methods),
+            seeds=seeds,
+            ablation=ablation,
+            settings=settings,
+            progress=progress,
+        )
+        console.print(_plan_table(comparison))
+        problems = comparison.run(progress)
+        console.print(_result_table(comparison.write()))
+        page = write_comparison(comparison.stem.with_suffix(".json"))
+        console.print(f"page: {page}\nbeside it the same as .md, .csv and .json", highlight=False)
     if problems:
         raise RunError(problems)
 
 
-def plan(
-    recipe: Recipe,
-    out: Path,
-    rows: list[str] | None,
-    seeds: int,
-    ablation: bool,
-    settings: Path | None,
-    progress: Progress,
-) -> Comparison:
-    """Check everything that can be checked before the first run; arguments as `compare`.
-
-    Raises:
-        UserError: with what is wrong.
-    """
-    if recipe.compute.devices > 1:
-        raise UserError(
-            "compare runs on one device; leave out --set compute.devices, and share the work by "
-            "giving several processes other --methods and the same --out"
-        )
-    scenario = Scenario.open(recipe, progress.note)
-    if not scenario.is_scored:
-        raise UserError(
-            f"the target {recipe.target.domain!r} has no labelled split {recipe.target.test!r} to "
-            "compare methods by; rank the networks of a run by `cag-uda select RUN`"
-        )
-    contenders = read_contenders(None if ablation else settings)
-    notes = ["peak memory: of the GPU, or on a CPU of the whole process without its loaders"]
-    if not scenario.test.is_labelled(recipe.target.train):
-        del contenders[ORACLE]
-        notes.append(f"no oracle: split {recipe.target.train!r} of the target has no labels")
-    always = {FLOOR, ORACLE} & set(contenders)
-    if ablation:
-        base, variants = base_of(recipe), read_variants(settings, base_of(recipe))
-        entries = plan_methods(recipe, choose(contenders, [base, *always]))
-        place = [entry.name for entry in entries].index(base) + 1
-        vary = partial(plan_ablation, entries[place - 1])
-        varied = _possible(variants, rows, vary, notes)
-        entries[place:place] = vary(varied)
-        wanted = {base, *choose(varied, rows)}
-    else:
-        possible = _possible(contenders, rows, partial(plan_methods, recipe), notes)
-        entries = plan_methods(recipe, possible)
-        wanted = set(choose(possible, rows))
-    return Comparison(
-        recipe=recipe,
-        rows=entries,
-        wanted=frozenset(wanted | always),
-        seeds=list(range(recipe.seed, recipe.seed + seeds)),
-        out=out,
-        kind="ablation" if ablation else "methods",
-        notes=notes,
-    )
-
-
-def _possible(
-    table: dict[str, Row],
-    asked: list[str] | None,
-    plan_some: Callable[[dict[str, Row]], object],
-    notes: list[str],
-) -> dict[str, Row]:
-    """The rows that this recipe can have; where all are wanted, notes tell which it cannot.
-
-    Raises:
-        RecipeError: for a row that is asked for by its name, and for a name that is unknown.
-    """
-    explicit = set(choose(table, asked)) if asked else {FLOOR, ORACLE}
-    possible = {}
-    for name, row in table.items():
-        needed = {name, row.run} if isinstance(row, Contender) else {name}
-        try:
-            plan_some({each: other for each, other in table.items() if each in needed})
-            possible[name] = row
-        except RecipeError as error:
-            if name in explicit:
-                raise
-            if not asked:
-                notes.append(f"left out: {error.problems[0]}")
-    return possible
-
-
-def _measure(comparison: Comparison, progress: Progress) -> None:
-    """Measure what the research questions ask of the floor, the base, and some variants."""
-    questions = Questions(comparison.recipe, progress)
-    whole = (FLOOR, base_of(comparison.recipe))
-    asked = [e for e in comparison.entries if e.name in whole or e.question == _MEASURED]
-    for cell in cells_of(asked, comparison.seeds, comparison.out):
-        if cell.is_finished:
-            questions.measure(cell.folder)
-
-
 def _plan_table(comparison: Comparison) -> Table:
     """What will be run: the budget of every row, and how many of its cells are there."""
+    from cag_uda.comparison.cells import cells_of
+    from cag_uda.comparison.plan import budget_of
+
     steps = budget_of(comparison.recipe)["steps"]
     table = Table("method", "stages", title=f"{comparison.recipe.name}: {steps} steps for each")
     for heading in ("steps", "runs done"):

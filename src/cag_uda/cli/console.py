@@ -27,7 +27,7 @@ class OnConsole:
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def update(self, label: str, done: int, total: int, values: Mapping[str, float] = {}) -> None:
         """Move the bar, or print a line if the last is some seconds old."""

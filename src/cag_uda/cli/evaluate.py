@@ -1,50 +1,70 @@
 """`cag-uda evaluate`: scores of a network, alone or against another."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from cag_uda.cli.console import OnConsole
-from cag_uda.data.domains.domain import Domain
-from cag_uda.evaluation.evaluate import Evaluation
-from cag_uda.evaluation.evaluate import evaluate as evaluate_split
-from cag_uda.evaluation.protocols import find_protocol
-from cag_uda.evaluation.published import PublishedRow, published_rows
-from cag_uda.evaluation.scores import Scores
-from cag_uda.files import write_json
-from cag_uda.models.views import Views
-from cag_uda.prediction.opening import as_learned, computing_in, open_model
+from cag_uda.cli.options import (
+    Accelerator,
+    AlignCorners,
+    DataRoot,
+    Domain,
+    ExactPrecision,
+    Flip,
+    Scales,
+    Split,
+    Window,
+    views_of,
+)
+
+if TYPE_CHECKING:
+    from cag_uda.evaluation.evaluate import Evaluation
+    from cag_uda.evaluation.published import PublishedRow
+    from cag_uda.evaluation.scores import Scores
 
 
-def evaluate_models(
-    console: Console,
-    model: str,
-    against: str | None,
-    *,
-    domain: str,
-    split: str,
-    protocol: str | None,
-    json_file: Path | None,
-    views: Views,
-    data_root: Path | None,
-    accelerator: str,
-    precision: str,
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model folder, a run, or a hub id.")],
+    domain: Domain,
+    split: Split = "test",
+    protocol: Annotated[
+        str | None, typer.Option(help="cityscapes-19, synthia-16, synthia-13, synthia-13-ignored.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="A second model, compared frame by frame.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the scores here too.")
+    ] = None,
+    flip: Flip = False,
+    scale: Scales = None,
+    window: Window = None,
+    align_corners: AlignCorners = False,
+    data_root: DataRoot = None,
+    accelerator: Accelerator = "auto",
+    precision: ExactPrecision = "32",
 ) -> None:
-    """Print the scores of a model, and how far it is above another on the same frames.
+    """Score a network on a labelled split: IoU per class and mIoU."""
+    from cag_uda.data.domains.domain import Domain as ImageDomain
+    from cag_uda.evaluation.evaluate import evaluate as evaluate_split
+    from cag_uda.evaluation.protocols import find_protocol
+    from cag_uda.files import write_json
+    from cag_uda.prediction.opening import as_learned, computing_in, open_model
 
-    By a protocol for which figures were published, those stand beside.
-
-    Raises:
-        UserError: for a model, domain, split or protocol that cannot be used.
-    """
+    views = views_of(flip, scale, window, align_corners)
     if protocol is not None:
         find_protocol(protocol)
-    opened = Domain.open(domain, data_root)
+    opened = ImageDomain.open(domain, data_root)
     evaluations: dict[str, Evaluation] = {}
+    console = Console()
     for name in [model] if against is None else [model, against]:
         segmenter = open_model(name, accelerator)
         bars = OnConsole(console)
@@ -83,6 +103,8 @@ def evaluate_models(
 def _print_scores(
     console: Console, title: str, scores: dict[str, Scores], domain: str, split: str
 ) -> None:
+    from cag_uda.evaluation.published import published_rows
+
     first = next(iter(scores.values()))
     rows = published_rows(domain, split, first.protocol)
     console.print(_table(title, scores, rows))

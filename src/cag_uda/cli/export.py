@@ -1,24 +1,34 @@
 """`cag-uda export`: a network as one file that runs without this package."""
 
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
-from cag_uda.prediction.export import export
-from cag_uda.prediction.opening import height_and_width, open_model
+from cag_uda.cli.options import Model, height_and_width
 
 
-def export_model(console: Console, model: str, path: Path, half: bool, size: str | None) -> None:
-    """Write a network as ONNX or as a program of torch.export, and say how far the two agree.
+def export(
+    model: Model,
+    file: Annotated[Path, typer.Argument(help="FILE.onnx, or FILE.pt2 for torch.export.")],
+    half: Annotated[
+        bool, typer.Option("--half", help="Compute in float16, for GPUs; half the size.")
+    ] = False,
+    size: Annotated[
+        str | None,
+        typer.Option(help="HEIGHTxWIDTH in pixels that all images have; default: any size."),
+    ] = None,
+) -> None:
+    """Write a network as one file: 8-bit RGB images in, train ids out."""
+    from cag_uda.prediction.export import export
+    from cag_uda.prediction.opening import open_model
 
-    Raises:
-        UserError: for a model that cannot be used, another ending, a size that is none, or a
-            missing package.
-    """
     size_px = None if size is None else height_and_width("--size", size)
     segmenter = open_model(model, "cpu")
+    console = Console()
     console.print(f"exporting {model}", highlight=False, soft_wrap=True)
-    found = export(segmenter, path, half=half, size_px=size_px)
+    found = export(segmenter, file, half=half, size_px=size_px)
     elsewhere = (
         "; elsewhere the network itself prefers its label by a probability of "
         f"{found.largest_gap:.4f} at most"
@@ -27,7 +37,7 @@ def export_model(console: Console, model: str, path: Path, half: bool, size: str
     )
     sides = "H, W" if size_px is None else f"{size_px[0]}, {size_px[1]}"
     console.print(
-        f"{path}: {path.stat().st_size / 2**20:.1f} MiB; takes uint8 RGB (1, {sides}, 3), "
+        f"{file}: {file.stat().st_size / 2**20:.1f} MiB; takes uint8 RGB (1, {sides}, 3), "
         f"gives train ids (1, {sides})\n"
         f"labels equal on {100 * found.agreement:.3f} % of pixels{elsewhere}",
         highlight=False,

@@ -1,9 +1,18 @@
-"""Options that several commands share."""
+"""Options that several commands share, and what they mean."""
 
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from cag_uda.errors import UserError
+
+if TYPE_CHECKING:
+    from cag_uda.models.views import Views
 
 DataRoot = Annotated[
     Path | None,
@@ -40,3 +49,40 @@ ExactPrecision = Annotated[
     str, typer.Option("--precision", help="32 or bf16 (about 2 % of labels differ).")
 ]
 Model = Annotated[str, typer.Argument(help="A model folder, a run, or a hub id.")]
+
+
+def names_in(text: str) -> list[str]:
+    """Split names that an option takes with commas between."""
+    return [name.strip() for name in text.split(",")]
+
+
+def compute_changes(accelerator: str, precision: str) -> list[str]:
+    """Give the changes of a recipe that `--accelerator` and `--precision` ask for."""
+    changes = [] if accelerator == "auto" else [f"compute.accelerator={accelerator!r}"]
+    return changes + ([] if precision == "auto" else [f"compute.precision={precision!r}"])
+
+
+def views_of(
+    flip: bool, scales: Sequence[float] | None, window: str | None, align_corners: bool
+) -> Views:
+    """Make views of `--flip`, `--scale`, `--window` and `--align-corners`.
+
+    Raises:
+        UserError: for a window that is not HEIGHTxWIDTH, or anything out of range.
+    """
+    from cag_uda.models.views import Views
+
+    window_px = None if window is None else height_and_width("--window", window)
+    return Views(flip, tuple(scales or (1.0,)), window_px, align_corners=align_corners)
+
+
+def height_and_width(option: str, text: str) -> tuple[int, int]:
+    """Read an option that is HEIGHTxWIDTH in pixels.
+
+    Raises:
+        UserError: if it is not.
+    """
+    sides = re.fullmatch(r"(\d+)\s*[x×]\s*(\d+)", text)
+    if sides is None:
+        raise UserError(f"{option} is HEIGHTxWIDTH in pixels, such as 512x1024, got {text!r}")
+    return int(sides[1]), int(sides[2])

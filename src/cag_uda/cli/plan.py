@@ -1,59 +1,61 @@
 """`cag-uda plan`: memory and time of a run before it, in one table."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from cag_uda.cli.console import OnConsole
-from cag_uda.files import write_json
-from cag_uda.recipes import load_recipe
-from cag_uda.report.words import UNDEFINED, duration
-from cag_uda.runs.planning import Forecast, Setting, StageForecast, plan
+from cag_uda.cli.options import Accelerator, DataRoot, Precision, Sets, compute_changes
+
+if TYPE_CHECKING:
+    from cag_uda.runs.planning import Forecast, Setting, StageForecast
 
 _WAITS = 0.9
 """Of a step's time, from which loading counts as what training waits for."""
 
 
-def plan_recipe(
-    console: Console,
-    name: str,
-    changes: list[str],
-    data_root: Path | None,
-    *,
-    memory_gib: float | None,
-    json_file: Path | None,
-) -> bool:
-    """Print what a recipe will need, and what to change where it does not fit.
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A built-in recipe's name, or a TOML file.")],
+    data_root: DataRoot = None,
+    change: Sets = None,
+    accelerator: Accelerator = "auto",
+    precision: Precision = "auto",
+    memory: Annotated[
+        float | None, typer.Option(min=0.1, help="GiB of the device that is meant, if not this.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures here too.")
+    ] = None,
+) -> None:
+    """Tell before a run what memory and time its stages take here, and what would fit."""
+    from cag_uda.files import write_json
+    from cag_uda.recipes import load_recipe
+    from cag_uda.runs.planning import plan
 
-    Args:
-        console: where it goes.
-        name: of the recipe, or its path.
-        changes: of the recipe, `KEY=VALUE` each.
-        data_root: folder below which built-in domains lie.
-        memory_gib: of a device that is meant in place of this one.
-        json_file: where the figures go too.
-
-    Returns:
-        Whether it fits.
-
-    Raises:
-        UserError: for anything wrong with recipe, data or device.
-    """
-    recipe = load_recipe(name, changes, data_root)
-    memory_mib = None if memory_gib is None else memory_gib * 1024
-    forecast = plan(recipe, memory_mib=memory_mib, progress=OnConsole(console))
+    changes = [*(change or []), *compute_changes(accelerator, precision)]
+    loaded = load_recipe(recipe, changes, data_root)
+    memory_mib = None if memory is None else memory * 1024
+    console = Console()
+    forecast = plan(loaded, memory_mib=memory_mib, progress=OnConsole(console))
     console.print(_table(forecast))
-    for line in _conclusions(forecast, recipe.loading.workers, recipe.compute.devices):
+    for line in _conclusions(forecast, loaded.loading.workers, loaded.compute.devices):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if json_file is not None:
         write_json(json_file, forecast.to_dict())
-    return forecast.fits
+    if not forecast.fits:
+        raise typer.Exit(2)
 
 
 def _table(forecast: Forecast) -> Table:
     """One row a stage."""
+    from cag_uda.report.words import UNDEFINED, duration
+
     table = Table("stage", "method", title=f"{forecast.recipe}: {forecast.computing}")
     for heading in ("steps", "s/step", "images/s", "training", "scoring", "GiB"):
         table.add_column(heading, justify="right")
@@ -73,6 +75,8 @@ def _table(forecast: Forecast) -> Table:
 
 def _conclusions(forecast: Forecast, workers: int, devices: int) -> list[str]:
     """What the table means."""
+    from cag_uda.report.words import duration
+
     has = f"{_gib(forecast.peak_memory_mib)} of {_gib(forecast.available_mib)} that are there"
     if not forecast.fits:
         if forecast.total_s is not None:

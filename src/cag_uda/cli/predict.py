@@ -1,236 +1,65 @@
 """`cag-uda predict`: label maps of images, folders of images, and videos."""
 
-import hashlib
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Annotated
 
-import cv2
+import typer
 from rich.console import Console
 
 from cag_uda.cli.console import OnConsole
-from cag_uda.errors import DataError, UserError
-from cag_uda.models.segmenter import Segmenter
-from cag_uda.models.views import WHOLE, Views
-from cag_uda.prediction.jobs import FROM_STDIN, Job, find_jobs, refuse_overwriting, split_list
-from cag_uda.prediction.log import PredictionLog
-from cag_uda.prediction.opening import computing_in, open_model
-from cag_uda.prediction.pictures import (
-    FOR_LOOKING,
-    PAINTERS,
-    Picture,
-    Segmented,
-    video_file,
-    write_picture,
-)
-from cag_uda.prediction.stream import (
-    BATCH_SIZE,
-    Behind,
-    opened_video,
-    read_frames,
-    read_video,
-    segment,
+from cag_uda.cli.options import (
+    Accelerator,
+    AlignCorners,
+    ExactPrecision,
+    Flip,
+    Model,
+    Scales,
+    Window,
+    names_in,
+    views_of,
 )
 
-Sink: TypeAlias = Callable[[int, Picture], None]
-"""Takes the number of a video's frame and a picture of it."""
 
-_SHOWN = 20
-_WRITERS = 4
-
-
-def predict_files(
-    console: Console,
-    model: str,
-    inputs: Sequence[str],
-    out: Path,
-    kinds: Sequence[str],
-    *,
-    overwrite: bool = False,
-    views: Views = WHOLE,
-    accelerator: str = "auto",
-    precision: str = "32",
+def predict(
+    model: Model,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(help="Images, videos, folders, globs; - takes a list on standard input."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the predictions.")],
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--as",
+            help="overlay, color, train-ids, label-ids, confidence; several by commas or repeated. "
+            "[default: overlay]",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Predict anew what is done already.")
+    ] = False,
+    flip: Flip = False,
+    scale: Scales = None,
+    window: Window = None,
+    align_corners: AlignCorners = False,
+    accelerator: Accelerator = "auto",
+    precision: ExactPrecision = "32",
 ) -> None:
-    """Segment files, folders, globs and videos; outputs mirror the paths of their inputs.
+    """Segment images, folders of images and videos; done ones are skipped."""
+    from cag_uda.prediction.jobs import FROM_STDIN, split_list
+    from cag_uda.prediction.predict import predict_files
 
-    What an earlier command has done is skipped, if input, network and settings are the same.
-
-    Args:
-        console: where to tell of progress.
-        model: a model folder, a run, or a hub id.
-        inputs: as `find_jobs` takes them, or "-" for a list of them on standard input.
-        out: the output folder; with several kinds, each has a folder in it.
-        kinds: what to write, of `PAINTERS`.
-        overwrite: predict everything anew, whatever the folder holds.
-        views: whose logits to average.
-        accelerator: auto, cpu or cuda.
-        precision: 32 or bf16.
-
-    Raises:
-        UserError: for inputs or a model that cannot be used; and at the end, naming them, for
-            images that could not be read, when the predictions of all others are written.
-    """
-    unknown = [kind for kind in kinds if kind not in PAINTERS]
-    if unknown or not kinds:
-        raise UserError(f"--as is one or more of {', '.join(PAINTERS)}, got {', '.join(unknown)}")
     given = [each for each in inputs if each != FROM_STDIN]
     given += split_list(sys.stdin.read()) if len(given) < len(inputs) else []
-    jobs = find_jobs(given, out)
-    outputs = {job: list(_outputs(job, out, kinds).values()) for job in jobs}
-    refuse_overwriting(jobs, outputs, out)
-    segmenter = open_model(model, accelerator)
-    if "label-ids" in kinds and segmenter.classes.label_ids is None:
-        raise UserError(f"the classes of {model} have no label ids; use --as train-ids")
-    settings = {
-        "model": fingerprint(segmenter),
-        "as": sorted(kinds),
-        "precision": precision,
-        "views": asdict(views),
-    }
-    log = PredictionLog(out, settings, overwrite)
-    remaining = [job for job in jobs if not log.is_done(job, outputs[job])]
-    log.refuse_others({job: outputs[job] for job in remaining})
-    log.begin()
-    predictor = _Predictor(segmenter, out, kinds, views, log, console)
-    with computing_in(precision, segmenter):
-        predictor.run(remaining)
-    done = len(remaining) - len(predictor.broken)
-    skipped = len(jobs) - len(remaining)
-    there = f", {skipped} were there already" if skipped else ""
-    console.print(f"{done} predictions in {out}{there}", highlight=False, soft_wrap=True)
-    predictor.refuse_broken()
-
-
-def fingerprint(segmenter: Segmenter) -> str:
-    """Digest of a network's weights and configuration, the same on every device."""
-    digest = hashlib.sha256(segmenter.config.model_dump_json().encode())
-    digest.update(segmenter.classes.model_dump_json().encode())
-    for name, value in sorted(segmenter.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _outputs(job: Job, out: Path, kinds: Sequence[str]) -> dict[str, Path]:
-    """Where each kind of a job's prediction goes: a PNG, a video, or a folder of PNGs."""
-    paths = {}
-    for kind in kinds:
-        folder = out / kind if len(kinds) > 1 else out
-        ending = ".png"
-        if job.is_video:
-            ending = ".mp4" if kind in FOR_LOOKING else job.source.suffix
-        paths[kind] = folder / (job.place + ending)
-    return paths
-
-
-class _Predictor:
-    """Takes jobs through a network and writes what comes out."""
-
-    def __init__(
-        self,
-        segmenter: Segmenter,
-        out: Path,
-        kinds: Sequence[str],
-        views: Views,
-        log: PredictionLog,
-        console: Console,
-    ) -> None:
-        self._segmenter, self._out, self._kinds = segmenter, out, kinds
-        self._views, self._log, self._bars = views, log, OnConsole(console)
-        self._done = self._total = 0
-        self.broken: list[str] = []
-        """Why inputs could not be read; an error itself would hold what was read of its file."""
-
-    def run(self, jobs: Sequence[Job]) -> None:
-        """Predict everything; what cannot be read is kept in `broken`."""
-        images = [job for job in jobs if not job.is_video]
-        videos = [job for job in jobs if job.is_video]
-        self._total = len(images)
-        self._run_images(images)
-        for job in videos:
-            try:
-                self._run_video(job)
-            except DataError as error:
-                self.broken.append(str(error))
-
-    def refuse_broken(self) -> None:
-        """Say which inputs were left out.
-
-        Raises:
-            UserError: naming them, if there are any.
-        """
-        if not self.broken:
-            return
-        problems = self.broken[:_SHOWN]
-        if len(self.broken) > _SHOWN:
-            problems.append(f"… and {len(self.broken) - _SHOWN} more")
-        problems.append(
-            f"{len(self.broken)} inputs could not be read and have no prediction; mend or remove "
-            "them, then run the same command again: it does only what is missing"
-        )
-        raise UserError(problems)
-
-    def _run_images(self, jobs: Sequence[Job]) -> None:
-        frames = read_frames(
-            jobs, lambda job: job.source, self._segmenter.config.input_width_px, self._leave_out
-        )
-        with Behind(_WRITERS, 4 * BATCH_SIZE) as writing:
-            for batch in segment(self._segmenter, frames, self._views, self._wants_confidence):
-                for job, segmented in batch:
-                    writing.call(partial(self._write_image, job, segmented))
-                self._advance(len(batch))
-
-    def _write_image(self, job: Job, segmented: Segmented) -> None:
-        for kind, path in _outputs(job, self._out, self._kinds).items():
-            write_picture(path, PAINTERS[kind](segmented, self._segmenter.classes))
-        self._log.add(job)
-
-    def _run_video(self, job: Job) -> None:
-        with opened_video(job.source) as capture, ExitStack() as files:
-            self._total += max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-            frames_per_s = capture.get(cv2.CAP_PROP_FPS) or 25.0
-            sinks = {
-                kind: files.enter_context(video_file(path, frames_per_s))
-                if kind in FOR_LOOKING
-                else partial(_write_numbered, path)
-                for kind, path in _outputs(job, self._out, self._kinds).items()
-            }
-            # One thread: frames are written in their order.
-            writing = files.enter_context(Behind(1, 2 * BATCH_SIZE))
-            frames = read_video(capture, self._segmenter.config.input_width_px)
-            before = self._done
-            for batch in segment(self._segmenter, frames, self._views, self._wants_confidence):
-                for number, segmented in batch:
-                    writing.call(partial(self._write_frame, sinks, number, segmented))
-                self._advance(len(batch))
-            if self._done == before:
-                raise DataError(
-                    f"{job.source} has no frame that OpenCV can decode; convert it to MP4"
-                )
-        self._log.add(job)
-
-    def _write_frame(self, sinks: dict[str, Sink], number: int, segmented: Segmented) -> None:
-        for kind, write in sinks.items():
-            write(number, PAINTERS[kind](segmented, self._segmenter.classes))
-
-    @property
-    def _wants_confidence(self) -> bool:
-        return "confidence" in self._kinds
-
-    def _leave_out(self, job: Job, error: DataError) -> None:
-        self.broken.append(str(error))
-        self._advance(1)
-
-    def _advance(self, count: int) -> None:
-        self._done += count
-        # Videos announce their frames, not always rightly.
-        self._total = max(self._total, self._done)
-        self._bars.update("predicting", self._done, self._total)
-
-
-def _write_numbered(folder: Path, number: int, picture: Picture) -> None:
-    write_picture(folder / f"{number:06}.png", picture)
+    predict_files(
+        model,
+        given,
+        out,
+        [kind for each in kinds or ["overlay"] for kind in names_in(each)],
+        overwrite=overwrite,
+        views=views_of(flip, scale, window, align_corners),
+        accelerator=accelerator,
+        precision=precision,
+        progress=OnConsole(Console()),
+    )

@@ -1,244 +1,82 @@
 """`cag-uda pseudo-label`: both kinds of pseudo-label of a split as PNGs, with their coverage."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from cag_uda.cli.console import OnConsole
-from cag_uda.data.domains.domain import Domain, Item
-from cag_uda.data.loading.augment import resize_label
-from cag_uda.data.loading.images import LabelledImages, UnlabelledImages
-from cag_uda.errors import DataError, UserError
-from cag_uda.evaluation.pseudo_label_scores import PseudoLabelTally
-from cag_uda.evaluation.scores import or_none, share
-from cag_uda.files import write_json
-from cag_uda.methods.base import on_grid
-from cag_uda.methods.cag import CAGConfig
-from cag_uda.models.segmenter import Segmenter
-from cag_uda.prediction.jobs import Job, refuse_overwriting
-from cag_uda.prediction.labeller import (
-    Given,
-    Labeller,
-    Source,
-    anchors_of,
-    keep_anchors,
-    labelling_config,
-    make_labeller,
-    read_recipe_of,
-    source_of,
-)
-from cag_uda.prediction.opening import as_learned, computing_in, open_model
-from cag_uda.prediction.pictures import write_picture
-from cag_uda.prediction.stream import BATCH_SIZE, Behind, batches_of_one_size, read_frames
-from cag_uda.recipes import Recipe
-
-KINDS = ("anchor", "confidence")
-TABLE = "coverage.json"
+from cag_uda.cli.options import Accelerator, DataRoot, Domain, ExactPrecision, Model, Split
+from cag_uda.errors import DataError
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What the command line says of how to label."""
-
-    source: str | None = None
-    """Labelled domain to make anchors of; None: those beside the weights, or else anchors made of
-    the run's own source; that too where the margin is fitted to the source."""
-    source_split: str = "train"
-    margin: str | None = None
-    """As `labelling_config` takes it."""
-    confidence: float | None = None
-    """As `labelling_config` takes it."""
-    score: bool = False
-    """Whether to read the split's labels, for precision."""
-    overwrite: bool = False
-    """Whether files of an earlier command may be replaced."""
-    data_root: Path | None = None
-    """Folder below which built-in domains lie."""
-    accelerator: str = "auto"
-    precision: str = "32"
-
-
-def pseudo_label_split(
-    console: Console, model: str, out: Path, domain: str, split: str, asked: Asked
+def pseudo_label(
+    model: Model,
+    domain: Domain,
+    out: Annotated[Path, typer.Option(help="New folder for the labels.")],
+    split: Split = "train",
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="Labelled domain to make anchors of; default: the model's, or its run's."
+        ),
+    ] = None,
+    source_split: Annotated[str, typer.Option(help="Which split of the source.")] = "train",
+    margin: Annotated[
+        str | None,
+        typer.Option(help="KIND:VALUE, as in recipes, e.g. clearest:0.5; default: the run's."),
+    ] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="Least probability; default: the run's, or 0.95.")
+    ] = None,
+    score: Annotated[
+        bool, typer.Option("--score", help="Read the split's labels too, for precision.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace labels that are in --out already.")
+    ] = False,
+    data_root: DataRoot = None,
+    accelerator: Accelerator = "auto",
+    precision: ExactPrecision = "32",
 ) -> None:
-    """Write OUT/anchor/KEY.png and OUT/confidence/KEY.png of every image, and OUT/coverage.json.
+    """Label a split by anchors and by confidence: PNGs of train ids, with coverage by class."""
+    from cag_uda.prediction.pseudo_labels import Asked, pseudo_label_split
 
-    The PNGs hold train ids at the size of the image, 255 where nothing is assigned; labels are
-    those of the feature grid, as training sees them, each enlarged to the pixels of its cell.
-
-    Args:
-        console: where to print the table.
-        model: a model folder, a run, or a hub id.
-        out: a new or empty folder, unless files may be replaced.
-        domain: whose images are labelled.
-        split: of it.
-        asked: how.
-
-    Raises:
-        UserError: for a model, domain, split or folder that cannot be used; and at the end for
-            images that cannot be read, when the labels of all others are written.
-    """
-    recipe = read_recipe_of(model)
-    config = labelling_config(recipe, asked.margin, asked.confidence)
-    segmenter = open_model(model, asked.accelerator)
-    target = as_learned(Domain.open(domain, asked.data_root), segmenter, model)
-    if asked.score and not target.is_labelled(split):
-        raise UserError(f"--score wants labels, and split {split!r} of {target.name!r} has none")
-    items = target.items(split, with_labels=asked.score)
-    _refuse(items, out, asked.overwrite)
-    bars = OnConsole(console)
-    with computing_in(asked.precision, segmenter):
-        labeller = _labeller(console, bars, segmenter, model, target, split, asked, config, recipe)
-        counts, broken = _label(labeller, segmenter, target, items, out, asked.score, bars)
-    written = {
-        "model": model,
-        "domain": target.name,
-        "split": split,
-        "images": len(items) - len(broken),
-        "anchors": labeller.anchors_from,
-        "margin": config.margin.model_dump(),
-        "confidence": config.confidence,
-        "classes": list(segmenter.classes.names),
-        "kinds": {kind: each.scores() for kind, each in counts.items()},
-    }
-    write_json(out / TABLE, written)
-    console.print(_table(f"{target.name}/{split}", written))
-    console.print(f"{written['images']} labels of each kind in {out}", soft_wrap=True)
+    asked = Asked(
+        source=source,
+        source_split=source_split,
+        margin=margin,
+        confidence=confidence,
+        score=score,
+        overwrite=overwrite,
+        data_root=data_root,
+        accelerator=accelerator,
+        precision=precision,
+    )
+    console = Console()
+    made, broken = pseudo_label_split(model, out, domain, split, asked, OnConsole(console))
+    console.print(_table(made))
+    console.print(f"{made['images']} labels of each kind in {out}", soft_wrap=True)
     if broken:
         raise DataError([*broken, "the labels of all other images are written"])
 
 
-def _labeller(
-    console: Console,
-    bars: OnConsole,
-    segmenter: Segmenter,
-    model: str,
-    target: Domain,
-    split: str,
-    asked: Asked,
-    config: CAGConfig,
-    recipe: Recipe | None,
-) -> Labeller:
-    """The network with anchors: of the source that is named, its own, or of its run's source."""
-    source: Source | None = None
-    wants_run = asked.source is None and (anchors_of(model) is None or config.margin.is_of_source)
-    if asked.source is not None:
-        opened = as_learned(Domain.open(asked.source, asked.data_root), segmenter, model)
-        source = Source([LabelledImages(opened, asked.source_split)])
-    elif wants_run and recipe is not None:
-        source = source_of(recipe, config, segmenter, model, asked.data_root)
-    labeller = make_labeller(
-        segmenter, model, config, UnlabelledImages(target, split), source, bars.update
-    )
-    if asked.source is None and source is not None:
-        kept = keep_anchors(labeller, model)
-        console.print(f"anchors kept in {kept}", highlight=False, soft_wrap=True)
-    return labeller
-
-
-class _Counts:
-    """How much of each class one kind of pseudo-label covers, and how rightly."""
-
-    def __init__(self, segmenter: Segmenter) -> None:
-        self._trusted = np.zeros(256, np.int64)
-        self._all = np.zeros(256, np.int64)
-        self._segmenter, self._num_classes = segmenter, segmenter.num_classes
-        self._tally: PseudoLabelTally | None = None
-
-    def add(self, given: Given, truth: NDArray[np.uint8] | None, index: int) -> NDArray[np.uint8]:
-        """Count image `index` of a batch in; returns its labels (h, w) uint8."""
-        trusted, everything = (
-            each.label[index].to(torch.uint8).cpu().numpy() for each in (given.trusted, given.all)
-        )
-        self._trusted += np.bincount(trusted.ravel(), minlength=256)
-        self._all += np.bincount(everything.ravel(), minlength=256)
-        if truth is not None:
-            self._tally = self._tally or PseudoLabelTally(self._num_classes)
-            one = type(given.trusted)(*(each[index : index + 1].cpu() for each in given.trusted))
-            whole = torch.from_numpy(truth).long()[None]
-            self._tally.update(one, on_grid(self._segmenter, whole, one.label))
-        return trusted
-
-    def scores(self) -> dict[str, Any]:
-        """Shares by class: of all pixels, of those the class would get, and of right ones."""
-        trusted, would = self._trusted[: self._num_classes], self._all[: self._num_classes]
-        scored: dict[str, Any] = {"precision": None, "per_class": {"precision": None}}
-        if self._tally is not None:
-            scored = self._tally.scores()
-        return {
-            "coverage": or_none(share(trusted.sum(), self._all.sum())),
-            "precision": scored["precision"],
-            "per_class": {
-                "pixels": _numbers(trusted / max(1, self._all.sum())),
-                "coverage": _numbers(share(trusted, would)),
-                "precision": scored["per_class"]["precision"],
-            },
-        }
-
-
-def _label(
-    labeller: Labeller,
-    segmenter: Segmenter,
-    domain: Domain,
-    items: Sequence[Item],
-    out: Path,
-    score: bool,
-    bars: OnConsole,
-) -> tuple[dict[str, _Counts], list[str]]:
-    """Label every image and write both kinds; the counts, and what is wrong with which images."""
-    counts = {kind: _Counts(segmenter) for kind in KINDS}
-    broken: list[str] = []
-    frames = read_frames(
-        items,
-        lambda item: item.image,
-        segmenter.config.input_width_px,
-        lambda item, error: broken.append(str(error)),
-    )
-    done = 0
-    with Behind(2, 4 * BATCH_SIZE) as writing:
-        for batch in batches_of_one_size(frames):
-            given = labeller.label(torch.cat([frame.prepared for frame in batch]))
-            for index, frame in enumerate(batch):
-                truth = domain.read_label(frame.origin) if score else None
-                for kind, each in given.items():
-                    small = counts[kind].add(each, truth, index)
-                    label = resize_label(small, *frame.image.shape[:2])
-                    place = out / kind / f"{frame.origin.key}.png"
-                    writing.call(partial(write_picture, place, label))
-            done += len(batch)
-            bars.update("labelling", done, len(items) - len(broken))
-    return counts, broken
-
-
-def _refuse(items: Sequence[Item], out: Path, overwrite: bool) -> None:
-    """Raise UserError if the folder holds something, or a label would replace what is read."""
-    if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists already; choose another --out, or give --overwrite")
-    jobs = [Job(item.image.absolute(), item.key) for item in items]
-    inputs = jobs + [Job(item.label.absolute(), item.key) for item in items if item.label]
-    outputs = {job: [out / kind / f"{job.place}.png" for kind in KINDS] for job in jobs}
-    refuse_overwriting(inputs, outputs, out)
-
-
-def _table(title: str, written: dict[str, Any]) -> Table:
+def _table(made: dict[str, Any]) -> Table:
     """One row a class: for each kind its share of the pixels, its coverage, its precision."""
-    table = Table("class", title=f"pseudo-labels of {title}, in per cent", box=None)
-    columns = [(kind, what) for kind in KINDS for what in ("pixels", "coverage", "precision")]
-    kinds = written["kinds"]
+    title = f"pseudo-labels of {made['domain']}/{made['split']}, in per cent"
+    table = Table("class", title=title, box=None)
+    columns = [
+        (kind, what) for kind in made["kinds"] for what in ("pixels", "coverage", "precision")
+    ]
+    kinds = made["kinds"]
     columns = [(kind, what) for kind, what in columns if kinds[kind]["per_class"][what]]
     for kind, what in columns:
         # Over the first of its columns alone: the table shall fit 80 characters.
         heading = kind if what == "pixels" else ""
         table.add_column(f"{heading}\n{what}", justify="right")
-    for index, name in enumerate(written["classes"]):
+    for index, name in enumerate(made["classes"]):
         values = (kinds[kind]["per_class"][what][index] for kind, what in columns)
         table.add_row(name, *map(_per_cent, values))
     table.add_section()
@@ -254,7 +92,3 @@ def _table(title: str, written: dict[str, Any]) -> Table:
 
 def _per_cent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
-
-
-def _numbers(values: NDArray[Any]) -> list[float | None]:
-    return [or_none(value) for value in values]

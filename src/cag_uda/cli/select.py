@@ -1,45 +1,47 @@
 """`cag-uda select`: ranks the networks of runs without a label of the target."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
-from cag_uda.files import write_json
-from cag_uda.runs.criteria import record_missing
-from cag_uda.runs.selection import Checkpoint, best_kept, checkpoints, ordered, parts_of
-from cag_uda.types import CriterionName
+if TYPE_CHECKING:
+    from cag_uda.runs.selection import Checkpoint
+    from cag_uda.types import CriterionName
 
 _WIDE = 130
 """Columns of a terminal that has room for every criterion; all are in the JSON file."""
 
 
-def select_networks(
-    console: Console, runs: list[Path], criterion: str, json_file: Path | None
+def select(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of one pair of domains.")],
+    by: Annotated[
+        str | None, typer.Option(help="A criterion, or several with +: the mean of their ranks.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the ranking here too.")
+    ] = None,
 ) -> None:
-    """Print every network of one or more runs, the best by a criterion first.
+    """Rank the networks of runs without a label of the target."""
+    from cag_uda.files import write_json
+    from cag_uda.runs.criteria import record_missing
+    from cag_uda.runs.selection import DEFAULT_CRITERION, best_kept, checkpoints, ordered, parts_of
 
-    Args:
-        console: where to print.
-        runs: run folders of one pair of domains.
-        criterion: a criterion, or several joined by "+": the mean of the ranks by each.
-        json_file: where the ranking is written too.
-
-    Raises:
-        UserError: for an unknown criterion, or a folder that is no run.
-    """
-    parts_of(criterion)
+    criterion = by or DEFAULT_CRITERION
+    names = parts_of(criterion)
     found: list[Checkpoint] = []
     for run in runs:
         if (run / "recipe.toml").is_file():
             record_missing(run)
         found += checkpoints(run)
     chosen, by_rank = best_kept(found, criterion), ordered(found, criterion)
-    is_wide = console.width >= _WIDE
-    shown = get_args(CriterionName) if is_wide else parts_of(criterion)
-    console.print(_table(by_rank, criterion, shown))
+    console = Console()
+    console.print(_table(by_rank, criterion, names, console.width >= _WIDE))
     console.print(f"the best that was kept: {chosen.network}", highlight=False)
     if json_file is not None:
         ranking = [{"rank": rank, **_plain(each)} for rank, each in by_rank]
@@ -47,8 +49,15 @@ def select_networks(
 
 
 def _table(
-    by_rank: list[tuple[float, Checkpoint]], criterion: str, names: Sequence[CriterionName]
+    by_rank: list[tuple[float, Checkpoint]],
+    criterion: str,
+    names: Sequence[CriterionName],
+    is_wide: bool,
 ) -> Table:
+    """One row a network, with the criteria that were asked for or, given room, all."""
+    from cag_uda.types import CriterionName
+
+    names = get_args(CriterionName) if is_wide else names
     table = Table("rank", "run", "stage", title=f"by {criterion}, without labels of the target")
     for heading in ("steps", *names):
         table.add_column(heading, justify="right")

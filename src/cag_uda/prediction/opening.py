@@ -1,7 +1,6 @@
-"""How commands open a network: from a folder, a run or the hub, on a device; and how it looks."""
+"""Open a finished network on a device, and domains by the classes that it has learned."""
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -10,7 +9,6 @@ from cag_uda.data.domains.class_subset import with_classes
 from cag_uda.data.domains.domain import Domain
 from cag_uda.errors import UserError
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.models.views import Views
 from cag_uda.training.compute import prepare_process
 
 
@@ -45,30 +43,6 @@ def computing_in(precision: str, segmenter: Segmenter) -> Iterator[None]:
         raise UserError(f"--precision is 32 or bf16 here, got {precision!r}")
     with torch.autocast(segmenter.mean.device.type, torch.bfloat16, enabled=precision == "bf16"):
         yield
-
-
-def views_of(
-    flip: bool, scales: Sequence[float] | None, window: str | None, align_corners: bool
-) -> Views:
-    """What the options `--flip`, `--scale`, `--window` and `--align-corners` ask for.
-
-    Raises:
-        UserError: for a window that is not HEIGHTxWIDTH, or anything out of range.
-    """
-    window_px = None if window is None else height_and_width("--window", window)
-    return Views(flip, tuple(scales or (1.0,)), window_px, align_corners=align_corners)
-
-
-def height_and_width(option: str, text: str) -> tuple[int, int]:
-    """What an option says that is HEIGHTxWIDTH in pixels.
-
-    Raises:
-        UserError: if it is not.
-    """
-    sides = re.fullmatch(r"(\d+)\s*[x×]\s*(\d+)", text)
-    if sides is None:
-        raise UserError(f"{option} is HEIGHTxWIDTH in pixels, such as 512x1024, got {text!r}")
-    return int(sides[1]), int(sides[2])
 
 
 def as_learned(domain: Domain, segmenter: Segmenter, name: str) -> Domain:

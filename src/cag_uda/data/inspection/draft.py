@@ -1,61 +1,59 @@
-"""`cag-uda domains new`: a domain file for a folder, to be read and mended."""
+"""Draft a domain file for a folder of images, to be read and mended."""
 
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import tomli_w
-from rich.console import Console
-from rich.table import Table
 
-from cag_uda.cli.schemas import schema_line
 from cag_uda.data.domains.domain import Domain
 from cag_uda.data.domains.domain_file import parse_domain_file
 from cag_uda.data.inspection.inspect import FoundSplit, Inspection, inspect_folder
 from cag_uda.data.inspection.label_looks import LabelLook, SeenCode
 from cag_uda.data.inspection.label_meaning import Meaning, fitting_spaces, meaning_of, written
 from cag_uda.errors import DataError, UserError
-from cag_uda.files import write_text
 
 
-def new_domain(
-    console: Console,
-    folder: Path,
-    out: Path | None,
-    name: str | None,
-    label_space: str | None,
-    overwrite: bool,
-) -> None:
-    """Look into a folder and write a domain file, and the schema for editors beside it.
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """A domain file that is not written yet, and what it was guessed from."""
+
+    text: str
+    """TOML, with what was seen as comments."""
+    inspection: Inspection
+    meaning: Meaning
+    problems: tuple[str, ...]
+    """What keeps the file from doing as it should."""
+
+
+def draft_domain(folder: Path, file: Path, name: str, label_space: str | None = None) -> Draft:
+    """Look into a folder and draft its domain file.
 
     Args:
-        console: where to say what was found.
         folder: with the images.
-        out: the file; None: NAME.toml in the current folder.
-        name: of the domain; None: the folder's.
+        file: where the domain file will lie; it names the folder relative to itself.
+        name: of the domain.
         label_space: built-in label space that the labels are known to have; None: guess.
-        overwrite: whether the file may be there already.
 
     Raises:
-        UserError: if the folder holds no photograph, or the file is there already.
+        UserError: if the folder holds no photograph, or the labels do not fit the label space.
     """
     if not folder.is_dir():
         raise UserError(f"no folder at {folder}; give the folder that holds the images")
-    name = name or _as_name(folder.resolve().name)
-    out = out or Path(f"{name}.toml")
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} exists already; choose another --out, or give --overwrite")
     inspection = inspect_folder(folder)
     meaning = Meaning()
     if inspection.labels is not None:
         meaning = meaning_of(inspection.labels, inspection.label_words, label_space)
-    root = _relative(folder, out.parent)
-    text = domain_text(inspection, meaning, name, root)
-    domain = Domain(parse_domain_file(text, str(out)), str(out), out.parent)
-    problems = list(_problems(domain, inspection))
-    write_text(out, f"{schema_line('domain', out.parent)}\n{text}")
-    _describe(console, inspection, meaning, out, problems)
+    text = domain_text(inspection, meaning, name, _relative(folder, file.parent))
+    domain = Domain(parse_domain_file(text, str(file)), str(file), file.parent)
+    return Draft(text, inspection, meaning, tuple(_problems(domain, inspection)))
+
+
+def name_of(folder: Path) -> str:
+    """A domain's name that a folder's name gives: lower case, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "domain"
 
 
 def domain_text(inspection: Inspection, meaning: Meaning, name: str, root: str) -> str:
@@ -150,41 +148,12 @@ def _problems(domain: Domain, inspection: Inspection) -> Iterator[str]:
             yield f"split {split.name!r} has {found} images where {split.count} were seen"
 
 
-def _describe(
-    console: Console, inspection: Inspection, meaning: Meaning, out: Path, problems: list[str]
-) -> None:
-    table = Table("split", "images", "labels", "number", box=None)
-    for split in inspection.splits:
-        labels = "\n".join(split.labels) or "–"
-        table.add_row(split.name, "\n".join(split.images), labels, str(split.count))
-    console.print(table)
-    look = inspection.labels
-    if look is not None:
-        channel = "" if look.channel is None else f" {look.channel}"
-        console.print(
-            f"labels: {look.encoding}{channel}, {len(look.codes)} different in {look.images} "
-            f"images; {meaning.why}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    for note in (*inspection.notes, *problems):
-        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-    advice = "give the classes their names in it, then " if meaning.classes else ""
-    console.print(
-        f"{out} is written: {advice}run cag-uda check {out}", highlight=False, soft_wrap=True
-    )
-
-
 def _relative(folder: Path, base: Path) -> str:
     """A folder as a file in `base` names it: relative, unless they have nothing in common."""
     here, there = os.path.realpath(base), os.path.realpath(folder)
     if os.path.commonpath((here, there)) in (os.sep, ""):
         return there
     return Path(os.path.relpath(there, here)).as_posix()
-
-
-def _as_name(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "domain"
 
 
 def _one_or_more(values: tuple[str, ...]) -> str:

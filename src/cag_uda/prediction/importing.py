@@ -1,9 +1,7 @@
-"""`cag-uda import`: a checkpoint of somebody else's code becomes a model folder."""
+"""Make a model folder of a checkpoint of other people's released code."""
 
 from pathlib import Path
-from typing import cast, get_args
-
-from rich.console import Console
+from typing import NamedTuple, cast, get_args
 
 from cag_uda.data.domains.domain import Domain
 from cag_uda.data.domains.label_space import LabelSpace
@@ -15,24 +13,29 @@ from cag_uda.models.foreign import Family, Foreign, read_foreign
 from cag_uda.runs.anchor_files import ANCHORS, read_released_anchors, save_anchors
 from cag_uda.runs.scenario import classes_of
 
-_RECORD = "import.json"
-_SHOWN = 8
-"""Names that the console shows of those left out for one reason; the record has them all."""
+RECORD = "import.json"
+
+
+class Imported(NamedTuple):
+    """What became of a checkpoint."""
+
+    foreign: Foreign
+    """Which tensors were placed, and which were left out for what reason."""
+    classes_with_anchors: int | None
+    """None where no anchor file was given."""
 
 
 def import_checkpoint(
-    console: Console,
     checkpoint: Path,
     out: Path,
     *,
-    anchors: Path | None,
-    family: str,
-    domain: str | None,
-) -> None:
+    anchors: Path | None = None,
+    family: str = "auto",
+    domain: str | None = None,
+) -> Imported:
     """Write a model folder of a checkpoint, with a record of where each tensor went.
 
     Args:
-        console: where to say what was placed and what was left out.
         checkpoint: a file of the released code of CAG-UDA, AdaptSegNet, ADVENT or DACS.
         out: the new model folder.
         anchors: an anchor file of the released CAG-UDA code.
@@ -49,15 +52,12 @@ def import_checkpoint(
     shape = segmenter.num_classes, segmenter.feature_channels
     vectors = None if anchors is None else read_released_anchors(anchors, *shape)
     record = {"file": checkpoint.name, "family": foreign.family, "notes": list(foreign.notes)}
-    write_json(out / _RECORD, record | {"placed": foreign.placed, "left_out": foreign.left_out})
+    write_json(out / RECORD, record | {"placed": foreign.placed, "left_out": foreign.left_out})
     if vectors is not None:
         save_anchors(out / ANCHORS, vectors)
     # Last: what makes the folder a model.
     segmenter.save_pretrained(out)
-    _describe(console, foreign, out)
-    if vectors is not None:
-        seen = int((vectors.counts > 0).sum())
-        console.print(f"anchors of {seen} of {shape[0]} classes in {out / ANCHORS}", soft_wrap=True)
+    return Imported(foreign, None if vectors is None else int((vectors.counts > 0).sum()))
 
 
 def _family(name: str) -> Family | None:
@@ -86,19 +86,3 @@ def _classes(num_classes: int, domain: str | None) -> Classes:
         f"the checkpoint tells {num_classes} classes apart; which they are is known for 19 and 16 "
         "alone: name a domain that has its classes, in its order, by --domain"
     )
-
-
-def _describe(console: Console, foreign: Foreign, out: Path) -> None:
-    """What was placed, and by reason what was not."""
-    head = f"{foreign.family}: {foreign.config.decoder} on {foreign.config.backbone}"
-    console.print(f"{head}, {foreign.num_classes} classes", highlight=False)
-    console.print(f"placed: {len(foreign.placed)} tensors", highlight=False)
-    reasons: dict[str, list[str]] = {}
-    for name, why in foreign.left_out.items():
-        reasons.setdefault(why, []).append(name)
-    for why, names in reasons.items():
-        shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
-        console.print(f"left out: {len(names)} ({why}): {shown}", highlight=False, soft_wrap=True)
-    for note in foreign.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
-    console.print(f"network: {out}; each name in {out / _RECORD}", highlight=False, soft_wrap=True)

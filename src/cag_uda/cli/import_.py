@@ -1,0 +1,57 @@
+"""`cag-uda import`: a checkpoint of somebody else's code becomes a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from cag_uda.models.foreign import Foreign
+
+_SHOWN = 8
+"""Names that the console shows of those left out for one reason; the record has them all."""
+
+
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(help="Of CAG-UDA, AdaptSegNet, ADVENT or DACS.")],
+    out: Annotated[Path, typer.Option(help="The new model folder.")],
+    anchors: Annotated[
+        Path | None, typer.Option(help="An anchor file of the released CAG-UDA code.")
+    ] = None,
+    family: Annotated[
+        str, typer.Option(help="auto, cag, adaptsegnet, advent or dacs: whose code saved it.")
+    ] = "auto",
+    domain: Annotated[
+        str | None, typer.Option(help="A domain with its classes; default: those of Cityscapes.")
+    ] = None,
+) -> None:
+    """Make a model folder of a checkpoint of other people's released code."""
+    from cag_uda.prediction.importing import RECORD, import_checkpoint
+    from cag_uda.runs.anchor_files import ANCHORS
+
+    made = import_checkpoint(checkpoint, out, anchors=anchors, family=family, domain=domain)
+    console = Console()
+    _describe(console, made.foreign)
+    where = f"network: {out}; each name in {out / RECORD}"
+    console.print(where, highlight=False, soft_wrap=True)
+    if made.classes_with_anchors is not None:
+        count = f"{made.classes_with_anchors} of {made.foreign.num_classes}"
+        console.print(f"anchors of {count} classes in {out / ANCHORS}", soft_wrap=True)
+
+
+def _describe(console: Console, foreign: Foreign) -> None:
+    """What was placed, and by reason what was not."""
+    head = f"{foreign.family}: {foreign.config.decoder} on {foreign.config.backbone}"
+    console.print(f"{head}, {foreign.num_classes} classes", highlight=False)
+    console.print(f"placed: {len(foreign.placed)} tensors", highlight=False)
+    reasons: dict[str, list[str]] = {}
+    for name, why in foreign.left_out.items():
+        reasons.setdefault(why, []).append(name)
+    for why, names in reasons.items():
+        shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+        console.print(f"left out: {len(names)} ({why}): {shown}", highlight=False, soft_wrap=True)
+    for note in foreign.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)

@@ -1,0 +1,215 @@
+"""Compare methods, or variants of CAG, on one pair with one budget, as one table."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cag_uda.comparison.answers import answers_to_markdown
+from cag_uda.comparison.cells import Cell, cells_of, run_missing
+from cag_uda.comparison.pages import to_csv, to_markdown
+from cag_uda.comparison.plan import Entry, base_of, budget_of, plan_ablation, plan_methods
+from cag_uda.comparison.questions import Questions, answers
+from cag_uda.comparison.settings import (
+    FLOOR,
+    ORACLE,
+    Contender,
+    Row,
+    choose,
+    read_contenders,
+    read_variants,
+)
+from cag_uda.comparison.table import Finished, make_table
+from cag_uda.errors import RecipeError, UserError
+from cag_uda.files import write_json, write_text
+from cag_uda.recipes import Recipe
+from cag_uda.runs.progress import Progress, Silent
+from cag_uda.runs.scenario import Scenario
+
+_MEASURED = "RQ1"
+"""Variants of this question are measured too, beside the floor and CAG itself."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison that is planned: its rows and the folder of its runs.
+
+    Args:
+        recipe: the pair, the network, the budget and CAG's own stages.
+        rows: all that there are, in order.
+        wanted: names of those to run; others are shown too where they have been run.
+        seeds: of every row.
+        out: the folder of all runs.
+        kind: "methods" or "ablation"; also how the files are called.
+        notes: what is to be known about the figures.
+    """
+
+    recipe: Recipe
+    rows: list[Entry]
+    wanted: frozenset[str]
+    seeds: list[int]
+    out: Path
+    kind: str
+    notes: list[str]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every run that the rows need."""
+        return cells_of(self.entries, self.seeds, self.out)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The rows that are wanted."""
+        return [entry for entry in self.rows if entry.name in self.wanted]
+
+    @property
+    def shown(self) -> list[Entry]:
+        """The rows of the table."""
+        return [
+            entry
+            for entry in self.rows
+            if entry.name in self.wanted
+            or any(cell.is_there for cell in cells_of([entry], self.seeds, self.out))
+        ]
+
+    @property
+    def stem(self) -> Path:
+        """Where the table is written, but for the ending."""
+        return self.out / ("comparison" if self.kind == "methods" else self.kind)
+
+    def run(self, progress: Progress) -> list[str]:
+        """Run what is missing, and measure what the research questions ask of an ablation.
+
+        Returns:
+            What went wrong in which runs; the others were run nevertheless.
+
+        Raises:
+            UserError: if a run was begun with another recipe, or data or device cannot be used.
+            Interrupted: on a signal, with everything saved: the same call goes on.
+        """
+        problems = run_missing(self.cells, progress, self.write)
+        if self.kind == "ablation":
+            self._measure(progress)
+        return problems
+
+    def _measure(self, progress: Progress) -> None:
+        """Measure the floor, the base and some variants."""
+        questions = Questions(self.recipe, progress)
+        whole = (FLOOR, base_of(self.recipe))
+        asked = [e for e in self.entries if e.name in whole or e.question == _MEASURED]
+        for cell in cells_of(asked, self.seeds, self.out):
+            if cell.is_finished:
+                questions.measure(cell.folder)
+
+    def write(self) -> dict[str, Any]:
+        """Put together what has been run and measured, in every form; returns the table."""
+        table = make_table(
+            Finished(self.shown, self.seeds, self.out),
+            name=self.recipe.name,
+            kind=self.kind,
+            source=" + ".join(f"{each.domain}/{each.split}" for each in self.recipe.source),
+            budget=budget_of(self.recipe),
+            notes=self.notes,
+        )
+        text = to_markdown(table)
+        if self.kind == "ablation":
+            every = cells_of(self.shown, self.seeds, self.out)
+            told = [(cell.entry.run, cell.folder) for cell in every if cell.entry.run != ORACLE]
+            table["answers"] = answers(told)
+            text += answers_to_markdown(table["answers"], self.shown)
+        write_json(self.stem.with_suffix(".json"), table)
+        write_text(self.stem.with_suffix(".md"), text)
+        write_text(self.stem.with_suffix(".csv"), to_csv(table))
+        return table
+
+
+def plan_comparison(
+    recipe: Recipe,
+    out: Path,
+    *,
+    rows: list[str] | None = None,
+    seeds: int = 1,
+    ablation: bool = False,
+    settings: Path | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Plan a comparison, and check everything that can be checked before the first run.
+
+    Args:
+        recipe: the pair, the network, the budget and CAG's own stages.
+        out: the folder of all runs.
+        rows: methods, or variants, to compare; None for all. Floor and oracle are always there.
+        seeds: how many, from the recipe's on.
+        ablation: whether variants of CAG are compared, and the research questions measured.
+        settings: a file in place of the package's methods.toml or ablation.toml.
+        progress: told what is done to the data first.
+
+    Raises:
+        UserError: with what is wrong.
+    """
+    progress = progress or Silent()
+    if recipe.compute.devices > 1:
+        raise UserError(
+            "compare runs on one device; leave out --set compute.devices, and share the work by "
+            "giving several processes other --methods and the same --out"
+        )
+    scenario = Scenario.open(recipe, progress.note)
+    if not scenario.is_scored:
+        raise UserError(
+            f"the target {recipe.target.domain!r} has no labelled split {recipe.target.test!r} to "
+            "compare methods by; rank the networks of a run by `cag-uda select RUN`"
+        )
+    contenders = read_contenders(None if ablation else settings)
+    notes = ["peak memory: of the GPU, or on a CPU of the whole process without its loaders"]
+    if not scenario.test.is_labelled(recipe.target.train):
+        del contenders[ORACLE]
+        notes.append(f"no oracle: split {recipe.target.train!r} of the target has no labels")
+    always = {FLOOR, ORACLE} & set(contenders)
+    if ablation:
+        base, variants = base_of(recipe), read_variants(settings, base_of(recipe))
+        entries = plan_methods(recipe, choose(contenders, [base, *always]))
+        place = [entry.name for entry in entries].index(base) + 1
+        vary = partial(plan_ablation, entries[place - 1])
+        varied = _possible(variants, rows, vary, notes)
+        entries[place:place] = vary(varied)
+        wanted = {base, *choose(varied, rows)}
+    else:
+        possible = _possible(contenders, rows, partial(plan_methods, recipe), notes)
+        entries = plan_methods(recipe, possible)
+        wanted = set(choose(possible, rows))
+    return Comparison(
+        recipe=recipe,
+        rows=entries,
+        wanted=frozenset(wanted | always),
+        seeds=list(range(recipe.seed, recipe.seed + seeds)),
+        out=out,
+        kind="ablation" if ablation else "methods",
+        notes=notes,
+    )
+
+
+def _possible(
+    table: dict[str, Row],
+    asked: list[str] | None,
+    plan_some: Callable[[dict[str, Row]], object],
+    notes: list[str],
+) -> dict[str, Row]:
+    """The rows that this recipe can have; where all are wanted, notes tell which it cannot.
+
+    Raises:
+        RecipeError: for a row that is asked for by its name, and for a name that is unknown.
+    """
+    explicit = set(choose(table, asked)) if asked else {FLOOR, ORACLE}
+    possible = {}
+    for name, row in table.items():
+        needed = {name, row.run} if isinstance(row, Contender) else {name}
+        try:
+            plan_some({each: other for each, other in table.items() if each in needed})
+            possible[name] = row
+        except RecipeError as error:
+            if name in explicit:
+                raise
+            if not asked:
+                notes.append(f"left out: {error.problems[0]}")
+    return possible

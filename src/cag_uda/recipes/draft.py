@@ -1,0 +1,152 @@
+"""Draft a recipe for two domains: commented, with sizes that fit their images."""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Literal, TypeAlias, cast, get_args
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import ValidationError
+
+from cag_uda.data.domains.domain import Domain
+from cag_uda.data.domains.schema_errors import problems_of
+from cag_uda.errors import RecipeError, UserError
+from cag_uda.recipes.schema import Recipe
+
+Machine: TypeAlias = Literal["small", "gpu"]
+LAST_METHODS = ("cag-plus", "cag")
+"""With which a new recipe may end."""
+
+_SIZES_LOOKED_AT = 8
+# Widths that images are brought to, and crops: what trains in an hour on two cores, and what the
+# field uses on a GPU of 12 GB and more.
+_WIDTH_PX: dict[Machine, int] = {"small": 256, "gpu": 1280}
+_MOST_CROP_PX: dict[Machine, tuple[int, int]] = {"small": (160, 192), "gpu": (512, 896)}
+_CROP_SHARE: dict[Machine, float] = {"small": 0.67, "gpu": 0.8}
+
+
+def draft_recipe(
+    source_name: str,
+    target_name: str,
+    folder: Path,
+    *,
+    machine: str = "small",
+    method: str = "cag-plus",
+    data_root: Path | None = None,
+) -> tuple[str, str]:
+    """Draft a whole recipe for two domains.
+
+    Args:
+        source_name: the labelled domain, built-in or a file.
+        target_name: the domain to adapt to.
+        folder: that the recipe will lie in; it names domain files relative to it.
+        machine: "small" for two cores, "gpu" for one GPU.
+        method: with which it ends, "cag-plus" or, in the paper's stages, "cag".
+        data_root: folder below which built-in domains lie.
+
+    Returns:
+        The recipe's name, SOURCE-to-TARGET, and its TOML.
+
+    Raises:
+        UserError: if the source has no labels, or the domains do not fit each other.
+    """
+    if machine not in get_args(Machine):
+        raise UserError(f"--machine is {' or '.join(get_args(Machine))}, got {machine!r}")
+    if method not in LAST_METHODS:
+        raise UserError(
+            f"--method is {' or '.join(LAST_METHODS)}, got {method!r}; for the others, compare "
+            "with `cag-uda compare`"
+        )
+    source, target = Domain.open(source_name, data_root), Domain.open(target_name, data_root)
+    name = f"{source.name}-to-{target.name}"
+    text = _recipe_text(
+        source, target, source_name, target_name, folder, cast(Machine, machine), method
+    )
+    try:
+        Recipe.model_validate(tomllib.loads(text))
+    except ValidationError as error:
+        raise RecipeError(problems_of(error, Recipe)) from error
+    return name, text
+
+
+def _recipe_text(
+    source: Domain,
+    target: Domain,
+    source_name: str,
+    target_name: str,
+    folder: Path,
+    machine: Machine,
+    method: str,
+) -> str:
+    _refuse_unequal_classes(source, target)
+    labelled = [split for split in source.splits if source.is_labelled(split)]
+    if not labelled:
+        raise UserError(
+            f"domain {source.name!r} has no labelled split; the source must have labels: give the "
+            "labelled domain first"
+        )
+    scored = [split for split in ("test", "val") if split in target.splits]
+    source_split = "train" if "train" in labelled else labelled[0]
+    target_split = "train" if "train" in target.splits else target.splits[0]
+    width_px, crop_px = _sizes(source, source_split, target, target_split, machine)
+    templates = Environment(
+        loader=PackageLoader("cag_uda", "recipes"),
+        undefined=StrictUndefined,
+        autoescape=False,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return templates.get_template(f"new-{machine}.toml.jinja").render(
+        name=f"{source.name}-to-{target.name}",
+        source=_named(source_name, folder),
+        source_split=source_split,
+        target=_named(target_name, folder),
+        target_split=target_split,
+        method=method,
+        test=next((split for split in scored if target.is_labelled(split)), None),
+        width_px=width_px,
+        crop_px=list(crop_px),
+    )
+
+
+def _refuse_unequal_classes(source: Domain, target: Domain) -> None:
+    spaces = source.label_space, target.label_space
+    if spaces[0] is None or spaces[1] is None or spaces[0].names == spaces[1].names:
+        return
+    listed = [", ".join(space.names) for space in spaces if space is not None]
+    raise UserError(
+        f"domain {source.name!r} has the classes {listed[0]}; {target.name!r} has {listed[1]}: "
+        "give both the same classes in the same order"
+    )
+
+
+def _sizes(
+    source: Domain, source_split: str, target: Domain, target_split: str, machine: Machine
+) -> tuple[int | None, tuple[int, int]]:
+    """Width to bring images to, None for their own, and (height, width) of crops, in pixels."""
+    shapes = []
+    for domain, split in ((source, source_split), (target, target_split)):
+        items = domain.items(split, with_labels=False)
+        step = max(1, len(items) // _SIZES_LOOKED_AT)
+        shapes.append([domain.read_image(item).shape[:2] for item in items[::step]])
+    widest = max(int(np.median([width for _, width in each])) for each in shapes)
+    height, width = np.median(shapes[1], axis=0)
+    width_px = min(widest, _WIDTH_PX[machine])
+    resized = (height * width_px / width, width_px)
+    crop_px = tuple(
+        max(32, min(most, round(_CROP_SHARE[machine] * side / 16) * 16))
+        for side, most in zip(resized, _MOST_CROP_PX[machine], strict=True)
+    )
+    are_alike = all(shape == shapes[0][0] for each in shapes for shape in each)
+    is_own_width = are_alike and widest <= _WIDTH_PX[machine]
+    return None if is_own_width else width_px, (crop_px[0], crop_px[1])
+
+
+def _named(domain: str, folder: Path) -> str:
+    """A domain as a recipe in `folder` names it: files relative to it."""
+    if not (domain.endswith(".toml") or "/" in domain or os.sep in domain):
+        return domain
+    path = Path(os.path.relpath(os.path.realpath(domain), os.path.realpath(folder))).as_posix()
+    return path if path.endswith(".toml") or "/" in path else f"./{path}"
