@@ -3,7 +3,6 @@
 Knows labels; not what the counts are for.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import sha256
@@ -16,9 +15,8 @@ from numpy.typing import NDArray
 from cag_uda.data.domains.domain import Domain, Item
 from cag_uda.data.domains.label_reader import LabelReader
 from cag_uda.data.files.ahead import ahead
-from cag_uda.data.files.cache import VARIABLE, cache_folder
-from cag_uda.errors import DataError, RunError
-from cag_uda.files import write_with
+from cag_uda.data.files.cache import cache_folder, keep_array, kept_array
+from cag_uda.errors import DataError
 
 Counts: TypeAlias = NDArray[np.int64]
 _FORMAT = 1
@@ -53,8 +51,8 @@ def class_pixels(
         raise DataError(f"domain {domain.name!r} has no label space to count the classes of")
     classes = domain.label_space.num_classes
     place = cache_folder() / "class-pixels" / f"{_digest(domain.labels, classes, items)}.npy"
-    kept = _kept(place, (len(items), classes))
-    if kept is not None:
+    kept = kept_array(place)
+    if kept is not None and kept.shape == (len(items), classes) and kept.dtype == np.int64:
         return kept
 
     note(f"counting the classes of {len(items)} labels of {domain.name}, once: counts are kept")
@@ -74,7 +72,7 @@ def class_pixels(
         else:
             counts[index] = row
     if is_whole:
-        _keep(place, counts)
+        keep_array(place, counts, "classes are counted again every time")
     return counts
 
 
@@ -89,24 +87,3 @@ def _digest(reader: LabelReader, classes: int, items: Sequence[Item]) -> str:
             state = Path(item.label or "").stat()
             digest.update(f"{state.st_size} {state.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]
-
-
-def _kept(place: Path, shape: tuple[int, int]) -> Counts | None:
-    try:
-        counts = np.load(place, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    is_right = counts.shape == shape and counts.dtype == np.int64
-    return np.asarray(counts) if is_right else None
-
-
-def _keep(place: Path, counts: Counts) -> None:
-    def save(path: Path) -> None:
-        with path.open("wb") as file:  # np.save would add an extension to the name.
-            np.save(file, counts, allow_pickle=False)
-
-    try:
-        write_with(place, save)
-    except RunError as error:
-        text = f"{error}; the classes will be counted again, unless {VARIABLE} names a folder"
-        logging.getLogger(__name__).warning(text)

@@ -5,20 +5,16 @@ so that crops shrink and never grow for it; it lies there as plain numbers, of w
 the rows that it needs. Several processes may fill and read one folder at once.
 """
 
-import logging
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
-from cag_uda.data.files.cache import VARIABLE, cache_folder
+from cag_uda.data.files.cache import cache_folder, keep_array, kept_array
 from cag_uda.data.loading.augment import Image, resize_label, resize_to_width
 from cag_uda.data.loading.config import LoadingConfig
-from cag_uda.errors import RunError
-from cag_uda.files import write_with
 
 _FORMAT = 1
 
@@ -58,7 +54,7 @@ class DecodedImages:
         kept = _load(place)
         if kept is None:
             kept = _together(self._shrunk(decode()))
-            _keep(place, kept)
+            keep_array(place, kept, "images are decoded every time")
         return _apart(kept)
 
     def _key(self, paths: Sequence[Path], salt: str) -> str:
@@ -95,27 +91,8 @@ def _apart(kept: Image) -> tuple[Image, ...]:
 
 
 def _load(place: Path) -> Image | None:
-    """What is kept, without reading it yet; None where there is nothing, or nothing of use."""
-    try:
-        kept = np.load(place, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    """Give what is kept, without reading it yet; None where there is nothing, or nothing of use."""
+    kept = kept_array(place, map_file=True)
+    if kept is None or kept.dtype != np.uint8 or kept.ndim != 3 or kept.shape[2] not in (3, 4):
         return None
-    is_right = kept.dtype == np.uint8 and kept.ndim == 3 and kept.shape[2] in (3, 4)
-    return np.asarray(kept) if is_right else None
-
-
-def _keep(place: Path, kept: Image) -> None:
-    def save(path: Path) -> None:
-        with path.open("wb") as file:  # np.save would add an extension to the name.
-            np.save(file, kept, allow_pickle=False)
-
-    try:
-        write_with(place, save)
-    except RunError as error:
-        _warn_once(error.problems[0].split(";")[0])
-
-
-@cache
-def _warn_once(problem: str) -> None:
-    text = f"{problem}; images are decoded every time, unless {VARIABLE} names another folder"
-    logging.getLogger(__name__).warning(text)
+    return kept
