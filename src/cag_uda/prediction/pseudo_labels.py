@@ -64,7 +64,7 @@ class Asked:
     precision: str = "32"
 
 
-class Labelled(NamedTuple):
+class LabelledSplit(NamedTuple):
     """What was labelled."""
 
     coverage: dict[str, Any]
@@ -80,7 +80,7 @@ def pseudo_label_split(
     split: str = "train",
     asked: Asked | None = None,
     progress: Progress | None = None,
-) -> Labelled:
+) -> LabelledSplit:
     """Write OUT/anchor/KEY.png and OUT/confidence/KEY.png of every image, and OUT/coverage.json.
 
     The PNGs hold train ids at the size of the image, 255 where nothing is assigned; labels are
@@ -121,7 +121,7 @@ def pseudo_label_split(
         "kinds": {kind: each.scores() for kind, each in counts.items()},
     }
     write_json(out / TABLE, written)
-    return Labelled(written, broken)
+    return LabelledSplit(written, broken)
 
 
 def _labeller(
