@@ -1,1 +1,1 @@
-"""Label spaces, domains, reading, augmentation, loading, and rendered scenes."""
+"""Label spaces, domains, reading, loading, and a look at data before training."""
