@@ -12,7 +12,10 @@ from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.adaptation.margins import relative_gap, two_nearest
 from cag_uda.adaptation.tensors import downsample
 from cag_uda.methods import Passes
-from cag_uda.methods.cag import CAG, CAGConfig, MarginConfig
+from cag_uda.methods.cag import CAG
+from cag_uda.methods.cag_moving import CAGMoving, CAGMovingConfig
+from cag_uda.methods.cag_settings import CAGConfig
+from cag_uda.methods.margin_fitting import MarginConfig
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import IGNORE
 from tests.support.batches import make_batch, make_passes, same
@@ -59,9 +62,9 @@ def smallest_gap(pixels: list[tuple[int, float, bool]], num_class: int, precisio
 
 def assert_margin_is_of(pixels: list[tuple[int, float, bool]], method: CAG) -> None:
     """The margin is the smallest at which a class is right in 26 of 100 of these pixels."""
-    wanted = [smallest_gap(pixels, k, 0.26) for k in range(len(method.threshold))]
+    wanted = [smallest_gap(pixels, k, 0.26) for k in range(len(method.anchor_labels.threshold))]
     assert any(math.isfinite(gap) for gap in wanted)
-    for found, exact in zip(method.threshold.tolist(), wanted, strict=True):
+    for found, exact in zip(method.anchor_labels.threshold.tolist(), wanted, strict=True):
         # A fitted margin is the lower edge of a bin, of 4096, that the exact one lies in.
         assert found == exact or abs(found - exact) <= 2 / 4096
 
@@ -100,7 +103,7 @@ def test_anchors_that_are_kept_judge_the_whole_source(segmenter: Segmenter) -> N
     seen = [make_batch(n, 128) for n in range(3)]
     passes = Passes(lambda: (b.source for b in seen), lambda: (b.target for b in seen), same)
     margin = MarginConfig(kind="calibrated", value=0.26)
-    method = CAG(segmenter, CAGConfig(margin=margin, anchors="fixed"))
+    method = CAGMoving(segmenter, CAGMovingConfig(margin=margin, anchor_momentum=1.0))
     method.prepare(passes)
     first = method.anchors.vectors.clone()
     with torch.no_grad():
@@ -120,7 +123,7 @@ def test_classes_that_no_margin_makes_precise_get_none_or_their_most_precise(
         method = CAG(segmenter, CAGConfig(margin=MarginConfig.model_validate(margin)))
         batch = make_batch(0, 128)
         method.prepare(Passes(lambda: [batch.source], lambda: [batch.target], same))
-        return method.threshold
+        return method.anchor_labels.threshold
 
     assert thresholds("never").isinf().all()
     assert thresholds("best").isfinite().any()
@@ -146,7 +149,7 @@ def test_no_class_labels_more_of_the_target_than_its_share_of_the_source(
         method.prepare(passes)
         labels = [method.pseudo_labels(t.image)["anchor"].label for t in passes.target()]
         given = torch.bincount(torch.stack(labels).flatten(), minlength=256)[:num_classes]
-        return given / torch.stack(labels).numel(), method.threshold
+        return given / torch.stack(labels).numel(), method.anchor_labels.threshold
 
     grid = segmenter(make_batch(0).target.image, "target").logits.shape[-2:]
     source = torch.cat([downsample(s.label, tuple(grid)).flatten() for s in passes.source()])

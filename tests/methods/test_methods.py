@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from cag_uda.adaptation.tensors import downsample
 from cag_uda.methods import METHODS, Passes
 from cag_uda.methods.adversarial import Adversarial, AdversarialConfig
-from cag_uda.methods.cag import CAG, CAGConfig, MarginConfig
+from cag_uda.methods.cag import CAG
+from cag_uda.methods.cag_settings import CAGConfig
+from cag_uda.methods.margin_fitting import MarginConfig
 from cag_uda.methods.optim import OptimConfig, build_optimizer
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import IGNORE, Batch, Unlabelled

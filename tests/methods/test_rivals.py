@@ -15,7 +15,9 @@ from cag_uda.adaptation.pseudo_labels import ConfidenceStatistics, by_class_bala
 from cag_uda.adaptation.tensors import downsample
 from cag_uda.errors import ShapeError, UserError
 from cag_uda.methods import Method
-from cag_uda.methods.cag import CAG, CAGConfig
+from cag_uda.methods.cag import CAG
+from cag_uda.methods.cag_moving import CAGMoving, CAGMovingConfig
+from cag_uda.methods.cag_settings import CAGConfig
 from cag_uda.methods.cbst import CBST, CBSTConfig
 from cag_uda.methods.dacs import DACS, DACSConfig
 from cag_uda.methods.minent import MinEnt, MinEntConfig
@@ -316,8 +318,10 @@ def test_rivals_do_with_other_norms(
 @pytest.mark.parametrize("kind", ["refreshed", "fixed", "moving"])
 def test_cags_anchors_within_a_stage(kind: str, segmenter: Segmenter) -> None:
     """Made anew with the labeller, kept, or following the student's features step by step."""
-    config = CAGConfig.model_validate({"anchors": kind, "anchor_momentum": 0.9})
-    method = CAG(segmenter, config)
+    method = CAG(segmenter, CAGConfig())
+    if kind != "refreshed":
+        momentum = {"fixed": 1.0, "moving": 0.9}[kind]
+        method = CAGMoving(segmenter, CAGMovingConfig(anchor_momentum=momentum))
     method.prepare(make_passes())
     method.train()
     first = method.anchors.vectors.clone()

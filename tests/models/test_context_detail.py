@@ -17,10 +17,12 @@ import cag_uda
 from cag_uda.errors import ModelError, RecipeError, UserError
 from cag_uda.methods import Method, Passes
 from cag_uda.methods.adaptsegnet import AdaptSegNet, AdaptSegNetConfig
-from cag_uda.methods.cag import CAG, CAGConfig, MarginConfig
+from cag_uda.methods.cag import CAG
 from cag_uda.methods.cag_plus import CAGPlus
 from cag_uda.methods.cag_plus_settings import CAGPlusConfig
+from cag_uda.methods.cag_settings import CAGConfig
 from cag_uda.methods.dacs import DACS, DACSConfig
+from cag_uda.methods.margin_fitting import MarginConfig
 from cag_uda.models.backbones import build_backbone
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.decoders import SegFormerDecoder

@@ -15,8 +15,10 @@ from transformers.models.segformer.modeling_segformer import SegformerDropPath
 import cag_uda
 from cag_uda.errors import ModelError
 from cag_uda.methods.adaptsegnet import AdaptSegNet, AdaptSegNetConfig
-from cag_uda.methods.cag import CAG, CAGConfig, MarginConfig
+from cag_uda.methods.cag import CAG
+from cag_uda.methods.cag_settings import CAGConfig
 from cag_uda.methods.dacs import DACS, DACSConfig
+from cag_uda.methods.margin_fitting import MarginConfig
 from cag_uda.methods.optim import OptimConfig
 from cag_uda.models.backbone import Backbone
 from cag_uda.models.backbones import build_backbone

@@ -9,7 +9,9 @@ import torch
 
 import cag_uda
 from cag_uda.errors import ModelError, RecipeError
-from cag_uda.methods.cag import CAG, CAGConfig, MarginConfig
+from cag_uda.methods.cag import CAG
+from cag_uda.methods.cag_settings import CAGConfig
+from cag_uda.methods.margin_fitting import MarginConfig
 from cag_uda.methods.optim import OptimConfig
 from cag_uda.methods.source_only import SourceOnly, SourceOnlyConfig
 from cag_uda.models.backbones import BACKBONES, build_backbone

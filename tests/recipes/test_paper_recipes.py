@@ -26,9 +26,12 @@ from cag_uda.data.loading.images import LabelledImages, UnlabelledImages
 from cag_uda.data.loading.sampler import Shard
 from cag_uda.data.loading.sweeps import sweep_source, sweep_target
 from cag_uda.errors import DataError, UserError
+from cag_uda.methods import METHODS
 from cag_uda.methods.adversarial import AdversarialConfig
 from cag_uda.methods.base import Passes
-from cag_uda.methods.cag import CAG, CAGConfig
+from cag_uda.methods.cag import CAG
+from cag_uda.methods.cag_released import CAGReleasedConfig
+from cag_uda.methods.cag_settings import CAGConfig, CAGSettings
 from cag_uda.methods.optim import OptimConfig, build_optimizer
 from cag_uda.models.backbones import BACKBONES, BackboneEntry
 from cag_uda.models.config import Classes
@@ -55,13 +58,13 @@ def released(request: pytest.FixtureRequest) -> Recipe:
     return load_recipe(request.param)
 
 
-def cag_of(recipe: Recipe) -> CAGConfig:
+def cag_of(recipe: Recipe) -> CAGSettings:
     """The settings of the stages, which are all alike."""
     stages = recipe.stages[1:]
     assert [stage.name for stage in stages] == ["stage-1", "stage-2", "stage-3"]
     methods = {stage.method.model_dump_json(): stage.method for stage in stages}
     assert len(methods) == 1
-    return cast(CAGConfig, next(iter(methods.values())))
+    return cast(CAGSettings, next(iter(methods.values())))
 
 
 def tiny(recipe: Recipe, classes: Classes) -> Segmenter:
@@ -84,7 +87,7 @@ def batches(count: int = 3) -> list[Batch]:
 
 def prepared(recipe: Recipe, classes: Classes, **changes: Any) -> CAG:
     config = cag_of(recipe).model_copy(update=changes)
-    method = CAG(tiny(recipe, classes), config)
+    method = cast(CAG, METHODS[config.name](tiny(recipe, classes), config))
     made = batches()
     method.prepare(
         Passes(lambda: (b.source for b in made), lambda: (b.target for b in made), lambda x: x)
@@ -241,10 +244,11 @@ def test_row_anchor_pseudo_labels(released: Recipe, classes: Classes) -> None:
     """One margin of 2.5 for all, ties active, on the very crop that the student sees."""
     method, batch = prepared(released, classes), batches()[0]
     assert method.config.margin.kind == "absolute"
-    assert method.threshold.tolist() == [2.5] * 4
+    assert method.anchor_labels.threshold.tolist() == [2.5] * 4
     distances = torch.tensor([1.0, 3.5, 9.0, 9.0]).view(1, 4, 1, 1)
-    assert by_anchor(distances, method.margin).label.item() == 0
-    assert by_anchor(distances - 0.001 * (distances == 3.5), method.margin).label.item() == IGNORE
+    margin = method.config.margin.of(method.anchor_labels.threshold)
+    assert by_anchor(distances, margin).label.item() == 0
+    assert by_anchor(distances - 0.001 * (distances == 3.5), margin).label.item() == IGNORE
     labels = method.pseudo_labels(batch.target.plain)["anchor"].label
     assert labels.shape[1:] == method.segmenter(batch.target.image).logits.shape[2:]
     assert released.loading.photometric == 0, "the labeller's crop is the student's"
@@ -259,7 +263,7 @@ def test_row_probability_pseudo_labels(released: Recipe) -> None:
 def test_row_target_cross_entropy_and_distance_loss(released: Recipe, classes: Classes) -> None:
     """Both cross entropies' mean on the feature grid; 0.7 of the centroids' distances."""
     method, batch = prepared(released, classes, confidence=0.26), batches()[0]
-    method.threshold.fill_(0.001)  # So that a random network labels something.
+    method.anchor_labels.threshold.fill_(0.001)  # So that a random network labels something.
     reference = copy.deepcopy(method)
     losses: dict[str, Tensor] = {}
     torch.manual_seed(0)
@@ -314,10 +318,10 @@ def test_the_successors_frozen_warm_up_can_be_asked_for() -> None:
 
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_form_has_the_papers_definitions(name: str) -> None:
-    """What CAGConfig documents as the paper's, on the released code's network and schedule."""
+    """What the methods document as theirs, on the released code's network and schedule."""
     paper, released = load_recipe(name), load_recipe(f"{name}-released")
     assert cag_of(paper) == CAGConfig()
-    assert (cag_of(paper).average, cag_of(paper).distance) == ("pixel", "pixel")
+    assert cag_of(released) == CAGReleasedConfig()
     assert paper.loading.sweep_images is None, "anchors of all source pixels"
     assert paper.segmenter.decoder == released.segmenter.decoder
     assert [stage.optim for stage in paper.stages] == [stage.optim for stage in released.stages]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cag_uda.errors import RecipeError
-from cag_uda.methods.cag import MarginConfig
+from cag_uda.methods.margin_fitting import MarginConfig
 from cag_uda.recipes import builtin_recipes, dump_recipe, load_recipe
 from tests.support.trees import RECIPE
 

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from cag_uda.adaptation.tensors import downsample
-from cag_uda.methods.cag import CAG, CAGConfig
+from cag_uda.methods.cag import CAG
+from cag_uda.methods.cag_settings import CAGConfig
 from cag_uda.methods.source_only import SourceOnly, SourceOnlyConfig
 from cag_uda.models.inference import prepare
 from cag_uda.models.segmenter import Segmenter

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from cag_uda.errors import ModelError, RecipeError
-from cag_uda.methods.cag import CAG, CAGConfig
+from cag_uda.methods.cag_moving import CAGMoving, CAGMovingConfig
 from cag_uda.methods.cag_plus import CAGPlus
 from cag_uda.methods.cag_plus_settings import CAGPlusConfig
 from cag_uda.models.config import Classes, SegmenterConfig
@@ -163,17 +163,17 @@ def test_anchors_that_follow_see_every_part_of_a_batch(segmenter: Segmenter) -> 
     label = torch.randint(0, 4, (4, 8, 8)).repeat_interleave(8, 1).repeat_interleave(8, 2)
     image = torch.rand(4, 3, 64, 64)
     batch = Batch(Labelled(image, label), Unlabelled(image, image))
-    for method in (
-        CAG(segmenter, CAGConfig(anchors="moving")),
+    moving, plus = (
+        CAGMoving(segmenter, CAGMovingConfig()),
         CAGPlus(segmenter, CAGPlusConfig()),
-    ):
+    )
+    for method, latest in ((moving, lambda: moving._latest), (plus, lambda: plus._seen)):
         seen = []
         for count in (1, 2):
             method.before_step()
             for part in _parts(batch, count):
                 list(method.losses(part))
-            assert method._seen is not None
-            seen.append(method._seen[0].counts.clone())
+            seen.append(latest()[0].counts.clone())
         assert torch.equal(*seen)
         assert seen[0].sum() == 4 * 16 * 16
 

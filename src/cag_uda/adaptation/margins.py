@@ -1,9 +1,10 @@
 """How clearly a pixel's nearest anchor must win before its label is trusted.
 
-A margin is asked per pixel: nearest distance, second distance, nearest class → active or not. The
-absolute margin is the paper's; its unit is the network's feature scale, so 2.5 means nothing on
-another backbone. The relative margin has no unit, and `MarginStatistics` fits it per class: to a
-portion of the pixels, or to a precision reached on labelled source pixels.
+A pixel is active iff the gap between its nearest and second nearest distance is at least the
+margin (`pseudo_labels.by_anchor`). The absolute margin is the paper's; its unit is the network's
+feature scale, so 2.5 means nothing on another backbone. The relative margin has no unit, and
+`MarginStatistics` fits it per class: to a portion of the pixels, or to a precision reached on
+labelled source pixels.
 
 Knows distances and labels; not anchors, not networks.
 """
@@ -16,7 +17,6 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from cag_uda.adaptation.tensors import per_pixel
 from cag_uda.errors import ShapeError, UserError
 from cag_uda.types import IGNORE
 
@@ -71,22 +71,24 @@ def relative_gap(nearest: Tensor, second: Tensor) -> Tensor:
 
 
 class Margin(Protocol):
-    """Decides which pixels are active. A class of your own with these two members will do."""
+    """Which pixels are active: those whose gap is at least the value.
+
+    A class of your own with these two members will do.
+    """
 
     @property
     def value(self) -> float | Tensor:
         """Threshold, for all classes or (K,) by nearest class; inf is never reached."""
 
-    def is_active(self, nearest: Tensor, second: Tensor, label: Tensor) -> Tensor:
-        """Tell which pixels are assigned to their nearest anchor.
+    def gap(self, nearest: Tensor, second: Tensor) -> Tensor:
+        """Measure how clearly the nearest anchor wins.
 
         Args:
             nearest: (B, h, w) float, distance to the nearest anchor.
             second: (B, h, w) float, distance to the second nearest.
-            label: (B, h, w) int64, class of the nearest.
 
         Returns:
-            (B, h, w) bool; False where a distance is NaN.
+            (B, h, w) finite, or NaN where a distance is.
         """
 
 
@@ -112,12 +114,10 @@ class AbsoluteMargin:
         if not isinstance(self.value, Tensor) and not self.value >= 0:
             raise UserError(f"a margin is a distance of at least 0, got {self.value}")
 
-    def is_active(self, nearest: Tensor, second: Tensor, label: Tensor) -> Tensor:
-        """See `Margin.is_active`. With one anchor alone the gap is above any finite value."""
+    def gap(self, nearest: Tensor, second: Tensor) -> Tensor:
+        """Give d₂ − d₁; the largest finite number where there is one anchor alone."""
         gap = second - nearest
-        # Finite, so that a margin of inf is never reached.
-        gap = gap.clamp(max=torch.finfo(gap.dtype).max)
-        return gap >= per_pixel(self.value, label)
+        return gap.clamp(max=torch.finfo(gap.dtype).max)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,9 +144,9 @@ class RelativeMargin:
                 "a margin in feature units is an AbsoluteMargin"
             )
 
-    def is_active(self, nearest: Tensor, second: Tensor, label: Tensor) -> Tensor:
-        """See `Margin.is_active`."""
-        return relative_gap(nearest, second) >= per_pixel(self.value, label)
+    def gap(self, nearest: Tensor, second: Tensor) -> Tensor:
+        """Give (d₂ − d₁) / (d₁ + d₂), see `relative_gap`."""
+        return relative_gap(nearest, second)
 
 
 class MarginStatistics(nn.Module):

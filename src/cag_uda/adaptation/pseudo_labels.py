@@ -49,9 +49,10 @@ def by_anchor(distances: Tensor, margin: float | Tensor | Margin) -> PseudoLabel
         released code models/adaptation_model.py, CustomMetrics.update.
     """
     rule = AbsoluteMargin(margin) if isinstance(margin, int | float | Tensor) else margin
-    nearest, second, label = two_nearest(distances)
+    d1, d2, label = two_nearest(distances)
     _check_per_class("margin", rule.value, distances.shape[1])
-    return _where(rule.is_active(nearest, second, label), label)
+    is_active = rule.gap(d1, d2) >= per_pixel(rule.value, label)
+    return _where(is_active, label)
 
 
 @torch.no_grad()

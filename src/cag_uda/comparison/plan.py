@@ -4,14 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from cag_uda.comparison.settings import ABLATIONS, BASE, Contender, PlannedStage, Variant
 from cag_uda.data.domains.schema_errors import problems_of
 from cag_uda.errors import RecipeError
 from cag_uda.methods.base import MethodConfig
 from cag_uda.recipes import Recipe
-from cag_uda.recipes.schema import INITIAL, Source, Stage
+from cag_uda.recipes.schema import INITIAL, AnyMethod, Source, Stage
+
+_METHOD: TypeAdapter[MethodConfig] = TypeAdapter(AnyMethod)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def delivered_stages(recipe: Recipe) -> tuple[Stage, ...]:
 
 def base_of(recipe: Recipe) -> str:
     """The row that an ablation varies: what the recipe ends in, or CAG."""
-    last = delivered_stages(recipe)[-1].method.name
+    last = delivered_stages(recipe)[-1].method.family
     return last if last in ABLATIONS else BASE
 
 
@@ -69,7 +71,7 @@ def plan_methods(recipe: Recipe, contenders: Mapping[str, Contender]) -> list[En
         if contender.run is not None:
             continue
         made = _with_target_labels(recipe) if contender.reads_target_labels else recipe
-        if contender.stages == "recipe" or stages[-1].method.name == name:
+        if contender.stages == "recipe" or stages[-1].method.family == name:
             _refuse_without(name, stages)
             planned = (stages[0].model_copy(update={"start": INITIAL}), *_following(stages[1:]))
         else:
@@ -169,7 +171,7 @@ def _planned(templates: Sequence[Stage], contender: Contender, recipe: Recipe) -
 
 
 def _refuse_without(name: str, stages: Sequence[Stage]) -> None:
-    if all(stage.method.name != name for stage in stages):
+    if all(stage.method.family != name for stage in stages):
         methods = ", ".join(stage.method.name for stage in stages)
         raise RecipeError(
             f"row {name!r} is the recipe's own stages, but these are {methods}; leave the row out "
@@ -220,9 +222,9 @@ def _warmup_and_anchored(stages: Sequence[Stage], base: str) -> tuple[list[Stage
     Raises:
         ValueError: if there are not some of both, in this order.
     """
-    anchored = [stage for stage in stages if stage.method.name == base]
+    anchored = [stage for stage in stages if stage.method.family == base]
     before = list(stages[: len(stages) - len(anchored)])
-    if not before or not anchored or any(stage.method.name == base for stage in before):
+    if not before or not anchored or any(stage.method.family == base for stage in before):
         names = ", ".join(f"{stage.name} ({stage.method.name})" for stage in stages)
         raise ValueError(
             f"wanted a warm-up and then stages of {base!r}, got {names}; give such a recipe"
@@ -249,9 +251,7 @@ def _varied(stages: Sequence[Stage], variant: Variant, base: str) -> list[Stage]
     changed = [
         stage.model_copy(
             update={
-                "method": type(stage.method).model_validate(
-                    {**stage.method.model_dump(), **variant.method}
-                )
+                "method": _METHOD.validate_python({**stage.method.model_dump(), **variant.method})
             }
         )
         for stage in anchored

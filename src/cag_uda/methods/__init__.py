@@ -6,7 +6,9 @@ from cag_uda.methods.advent import Advent
 from cag_uda.methods.adversarial import Adversarial
 from cag_uda.methods.base import Method, MethodConfig, Passes
 from cag_uda.methods.cag import CAG
+from cag_uda.methods.cag_moving import CAGMoving, CAGReleasedMoving
 from cag_uda.methods.cag_plus import CAGPlus
+from cag_uda.methods.cag_released import CAGReleased
 from cag_uda.methods.cbst import CBST
 from cag_uda.methods.dacs import DACS
 from cag_uda.methods.minent import MinEnt
@@ -22,6 +24,9 @@ METHODS: dict[str, type[Method]] = {
     "cbst": CBST,
     "dacs": DACS,
     "cag": CAG,
+    "cag-released": CAGReleased,
+    "cag-moving": CAGMoving,
+    "cag-released-moving": CAGReleasedMoving,
     "cag-plus": CAGPlus,
 }
 """Every method by the name that recipes use. A new one is one file and one row here."""

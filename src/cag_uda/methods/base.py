@@ -45,11 +45,25 @@ def on_grid(segmenter: Segmenter, label: Tensor, maps: Tensor) -> Tensor:
     return downsample(label, (height, width), align_corners=segmenter.config.align_corners)
 
 
+@torch.no_grad()
+def predict(network: Segmenter, image: Tensor, domain: DomainName) -> Prediction:
+    """Predict images (B, 3, H, W) by a network that is not trained; float32 comes out."""
+    features, logits = network(image, domain)
+    return Prediction(features.float(), logits.float())
+
+
 class MethodConfig(Config):
     """Settings of a method; the defaults stand in its subclass alone, each with its source."""
 
     name: str
     """The method's row in `cag_uda.methods.METHODS`."""
+    variant_of: ClassVar[str | None] = None
+    """The row that this one varies, as which a comparison counts it; None: it stands for itself."""
+
+    @property
+    def family(self) -> str:
+        """The row that a comparison counts this one as."""
+        return self.variant_of or self.name
 
     def problem_with(self, segmenter: SegmenterConfig) -> str | None:
         """What keeps the method from training such a network, or None; recipes are checked so."""
@@ -121,12 +135,10 @@ class Method(nn.Module, ABC):
         prediction: Prediction = self._calls.get("segmenter", self.segmenter)(image, domain)
         return prediction
 
-    @torch.no_grad()
     def frozen(self, network: Segmenter, image: Tensor, domain: DomainName) -> Prediction:
-        """A network that is not trained, in the run's precision; float32 comes out."""
+        """Predict images by a network that is not trained, in the run's precision."""
         with self._autocast():
-            features, logits = network(image, domain)
-        return Prediction(features.float(), logits.float())
+            return predict(network, image, domain)
 
     def on_grid(self, label: Tensor, maps: Tensor) -> Tensor:
         """As the function `on_grid`, for this method's segmenter."""
@@ -154,10 +166,13 @@ class Method(nn.Module, ABC):
         return
 
     def finish(self, passes: Passes) -> None:
-        """What follows the last step.
+        """Renew the target's batch-norm statistics after the last step, by default."""
+        self.renew_target_statistics(passes)
 
-        By default the target's batch-norm statistics, where it has its own, are taken anew over its
-        whole images: the running ones are of random crops and of weights a few steps old.
+    def renew_target_statistics(self, passes: Passes) -> None:
+        """Recompute the target's batch-norm statistics over its whole images, if it has its own.
+
+        The running ones are of random crops and of weights a few steps old.
         """
         if self.segmenter.config.norm == "per-domain":
             self.estimate_target_statistics(passes)

@@ -56,8 +56,7 @@ class CBST(FrozenLabeller):
         Where the target has batch-norm statistics of its own they are taken first: a network that
         was trained on the source alone has none, and its labels would be of no use.
         """
-        if self.segmenter.config.norm == "per-domain":
-            self.estimate_target_statistics(passes)
+        self.renew_target_statistics(passes)
         self.freeze_labeller()
         statistics = ConfidenceStatistics(self.segmenter.num_classes).to(self.thresholds.device)
         for target in passes.target():

@@ -1,10 +1,48 @@
 """Methods whose labels for the target are those of the network that they began with."""
 
 import copy
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Self
 
-from cag_uda.methods.base import Method, MethodConfig
+from torch import Tensor
+
+from cag_uda.methods.base import Method, MethodConfig, Passes, on_grid
 from cag_uda.models.segmenter import Segmenter
+from cag_uda.types import DomainName, Labelled, Prediction
+
+
+@dataclass(frozen=True)
+class LabellerPasses:
+    """`Passes` as a frozen network sees them: predictions in place of images."""
+
+    network: Segmenter
+    predict: Callable[[Tensor, DomainName], Prediction]
+    """Of images (B, 3, H, W), by the network, without a graph."""
+    passes: Passes
+
+    def source(self) -> Iterator[tuple[Prediction, Tensor]]:
+        """Yield predictions for the source, and its labels (B, h, w) on the feature grid."""
+        return self._labelled(self.passes.source())
+
+    def held_out(self) -> Iterator[tuple[Prediction, Tensor]] | None:
+        """As `source`, of labelled images that are not trained on; None where there are none."""
+        batches = self.passes.held_out()
+        return None if batches is None else self._labelled(batches)
+
+    def target(self) -> Iterator[Prediction]:
+        """Yield predictions for the target."""
+        for batch in self.passes.target():
+            yield self.predict(batch.plain, "target")
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Sum a tensor over all processes, which each see their share of the images."""
+        return self.passes.all_reduce(tensor)
+
+    def _labelled(self, batches: Iterable[Labelled]) -> Iterator[tuple[Prediction, Tensor]]:
+        for batch in batches:
+            prediction = self.predict(batch.image, "source")
+            yield prediction, on_grid(self.network, batch.label, prediction.logits)
 
 
 class FrozenLabeller(Method):
@@ -15,11 +53,19 @@ class FrozenLabeller(Method):
         self.labeller = copy.deepcopy(segmenter).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Set the training mode; the labeller stays as it was frozen."""
+        """Set the training mode; the labeller stays in evaluation mode."""
         super().train(mode)
         self.labeller.eval()
         return self
 
     def freeze_labeller(self) -> None:
-        """Make the segmenter, as it is now, the labeller."""
+        """Copy the segmenter's weights and statistics into the labeller."""
         self.labeller.load_state_dict(self.segmenter.state_dict())
+
+    def labeller_sees(self, image: Tensor, domain: DomainName = "target") -> Prediction:
+        """Predict images (B, 3, H, W) by the labeller; float32, without a graph."""
+        return self.frozen(self.labeller, image, domain)
+
+    def labeller_passes(self, passes: Passes) -> LabellerPasses:
+        """Wrap sweeps over images such that they give the labeller's predictions."""
+        return LabellerPasses(self.labeller, self.labeller_sees, passes)

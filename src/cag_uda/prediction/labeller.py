@@ -1,16 +1,15 @@
 """Anchors and margin for a finished network, and the two kinds of pseudo-label that it gives."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from cag_uda.adaptation.margins import MarginStatistics
-from cag_uda.adaptation.pseudo_labels import by_anchor, by_confidence
+from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.data.domains.domain import Domain
 from cag_uda.data.domains.schema_errors import problems_of
 from cag_uda.data.loading.config import LoadingConfig
@@ -18,8 +17,13 @@ from cag_uda.data.loading.images import LabelledImages, UnlabelledImages
 from cag_uda.data.loading.sampler import Shard
 from cag_uda.data.loading.sweeps import sweep_source, sweep_target
 from cag_uda.errors import DataError, ModelError, UserError
-from cag_uda.methods.base import Passes
-from cag_uda.methods.cag import CAG, CAGConfig, MarginConfig
+from cag_uda.methods import METHODS
+from cag_uda.methods.base import Passes, predict
+from cag_uda.methods.cag import CAG, AnchorLabels
+from cag_uda.methods.cag_settings import CAGConfig, CAGSettings
+from cag_uda.methods.label_kinds import LabelKind
+from cag_uda.methods.labeller import LabellerPasses
+from cag_uda.methods.margin_fitting import MarginConfig
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.prediction.opening import as_learned
 from cag_uda.recipes import Recipe, load_recipe
@@ -56,9 +60,12 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Labeller:
-    """A network with its anchors and its margin."""
+    """A network with its kinds of pseudo-label."""
 
-    method: CAG
+    network: Segmenter
+    kinds: Mapping[str, LabelKind]
+    """"anchor" and "confidence", prepared."""
+    anchors: CategoryAnchors
     anchors_from: str
     """Where the anchors come from, for people."""
 
@@ -69,17 +76,12 @@ class Labeller:
             image: (B, 3, H, W) uint8, at the width that the network was trained at.
 
         Returns:
-            "anchor" and "confidence".
+            For each kind.
         """
-        method = self.method
-        pixels = image.to(method.threshold.device).float().div_(255)
-        features, logits = method.frozen(method.labeller, pixels, "target")
-        distances = method.anchors.distances(features)
+        seen = predict(self.network, image.to(self.network.mean.device).float().div_(255), "target")
         return {
-            "anchor": Given(by_anchor(distances, method.margin), by_anchor(distances, 0.0)),
-            "confidence": Given(
-                by_confidence(logits, method.config.confidence), by_confidence(logits, 0.0)
-            ),
+            name: Given(kind.labels(seen), kind.labels_everywhere(seen))
+            for name, kind in self.kinds.items()
         }
 
 
@@ -101,7 +103,7 @@ def read_recipe_of(model: str) -> Recipe | None:
 
 def labelling_config(
     recipe: Recipe | None, margin: str | None, confidence: float | None
-) -> CAGConfig:
+) -> CAGSettings:
     """How to label: as the run's last stage with anchors did, but for what is given.
 
     Args:
@@ -114,8 +116,9 @@ def labelling_config(
         UserError: for a margin or a confidence out of range.
     """
     stages = () if recipe is None else recipe.stages
-    methods = [stage.method for stage in stages if isinstance(stage.method, CAGConfig)]
-    config = methods[-1] if methods else CAGConfig(margin=MarginConfig(kind="clearest", value=0.5))
+    methods = [stage.method for stage in stages if isinstance(stage.method, CAGSettings)]
+    config: CAGSettings = CAGConfig(margin=MarginConfig(kind="clearest", value=0.5))
+    config = methods[-1] if methods else config
     changes: dict[str, object] = {}
     if margin is not None:
         kind, _, value = margin.partition(":")
@@ -123,11 +126,11 @@ def labelling_config(
     if confidence is not None:
         changes["confidence"] = confidence
     try:
-        return CAGConfig.model_validate(config.model_dump() | changes)
+        return type(config).model_validate(config.model_dump() | changes)
     except ValidationError as error:
         raise UserError(
             [
-                *problems_of(error, CAGConfig),
+                *problems_of(error, type(config)),
                 "--margin is KIND:VALUE, such as relative:0.1 or clearest:0.5; --confidence is a "
                 "probability",
             ]
@@ -137,7 +140,7 @@ def labelling_config(
 def make_labeller(
     segmenter: Segmenter,
     model: str,
-    config: CAGConfig,
+    config: CAGSettings,
     target: UnlabelledImages,
     source: Source | None,
     watch: Watch,
@@ -175,20 +178,30 @@ def make_labeller(
         unseen = None if source is None else source.held_out
         return None if unseen is None else swept("margin", [unseen])
 
-    method = CAG(segmenter, config).to(device).eval()
+    segmenter.eval()
+    kinds = cast(type[CAG], METHODS[config.name]).label_kinds(segmenter, config)
+    kinds = {name: kinds[name].to(device) for name in ("anchor", "confidence")}
+    anchor = cast(AnchorLabels, kinds["anchor"])
     passes = Passes(swept_source, swept_target, lambda tensor: tensor, swept_held_out)
+    seen = LabellerPasses(segmenter, partial(predict, segmenter), passes)
     if source is not None:
-        method.prepare(passes)
-        return Labeller(method, "made of the source")
+        for kind in kinds.values():
+            kind.prepare(seen)
+        return Labeller(segmenter, kinds, anchor.anchors, "made of the source")
     path = anchors_of(model)
     if path is None:
         raise UserError(
             f"{model} has no anchors: there is no {ANCHORS} beside its weights, and it is of no "
             "run here; give --source DOMAIN, the labelled domain to make them of"
         )
-    _take_anchors(method, path)
-    _fit_without_source(method, passes)
-    return Labeller(method, str(path))
+    if config.margin.is_of_source:
+        raise UserError(
+            f"the {config.margin.kind} margin is fitted to the labelled source: give --source "
+            "DOMAIN, or another --margin, such as clearest:0.5"
+        )
+    _take_anchors(anchor.anchors, path)
+    anchor.fit(seen)
+    return Labeller(segmenter, kinds, anchor.anchors, str(path))
 
 
 def anchors_of(model: str) -> Path | None:
@@ -203,13 +216,13 @@ def keep_anchors(labeller: Labeller, model: str) -> Path:
     """Put the anchors that a run's network has of the run's source beside its weights."""
     folder = Path(model)
     folder = folder / "model" if (folder / _RECIPE).is_file() else folder
-    save_anchors(folder / ANCHORS, labeller.method.anchors)
+    save_anchors(folder / ANCHORS, labeller.anchors)
     return folder / ANCHORS
 
 
 def source_of(
     recipe: Recipe,
-    config: CAGConfig,
+    config: CAGSettings,
     segmenter: Segmenter,
     model: str,
     data_root: Path | None,
@@ -240,32 +253,17 @@ def source_of(
         raise UserError([*error.problems, advice]) from error
 
 
-def _take_anchors(method: CAG, path: Path) -> None:
-    anchors = load_anchors(path)
-    wanted = tuple(method.anchors.sums.shape)
-    if tuple(anchors.sums.shape) != wanted:
+def _take_anchors(ours: CategoryAnchors, path: Path) -> None:
+    """Copy the anchors of a file into those of the network. Raises ModelError if they misfit."""
+    theirs = load_anchors(path)
+    if theirs.sums.shape != ours.sums.shape:
         raise ModelError(
-            f"{path} has anchors {tuple(anchors.sums.shape)}, and the network wants {wanted} "
-            "(classes, feature channels): they are of another network; give --source DOMAIN"
+            f"{path} has anchors {tuple(theirs.sums.shape)}, and the network wants "
+            f"{tuple(ours.sums.shape)} (classes, feature channels): they are of another network; "
+            "give --source DOMAIN"
         )
-    method.anchors.sums.copy_(anchors.sums)
-    method.anchors.counts.copy_(anchors.counts)
-
-
-def _fit_without_source(method: CAG, passes: Passes) -> None:
-    """Fit the margin to the target alone, where its kind allows that."""
-    margin = method.config.margin
-    if margin.is_of_source:
-        raise UserError(
-            f"the {margin.kind} margin is fitted to the labelled source: give --source DOMAIN, or "
-            "another --margin, such as clearest:0.5"
-        )
-    if margin.kind == "clearest":
-        statistics = MarginStatistics(method.segmenter.num_classes).to(method.threshold.device)
-        for batch in passes.target():
-            features = method.frozen(method.labeller, batch.plain, "target").features
-            statistics.update(method.anchors.distances(features))
-        method.threshold.copy_(torch.as_tensor(statistics.clearest(margin.value).value))
+    ours.sums.copy_(theirs.sums)
+    ours.counts.copy_(theirs.counts)
 
 
 def _watched(

@@ -18,7 +18,7 @@ from cag_uda.evaluation.pseudo_label_scores import PseudoLabelTally
 from cag_uda.evaluation.scores import or_none, share
 from cag_uda.files import write_json
 from cag_uda.methods.base import on_grid
-from cag_uda.methods.cag import CAGConfig
+from cag_uda.methods.cag_settings import CAGSettings
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.prediction.jobs import Job, refuse_overwriting
 from cag_uda.prediction.labeller import (
@@ -130,7 +130,7 @@ def _labeller(
     target: Domain,
     split: str,
     asked: Asked,
-    config: CAGConfig,
+    config: CAGSettings,
     recipe: Recipe | None,
     progress: Progress,
 ) -> Labeller:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from cag_uda.data.domains.domain_file import one_or_more_schema
 from cag_uda.data.loading.config import LoadingConfig
@@ -10,6 +10,7 @@ from cag_uda.methods import METHODS
 from cag_uda.methods.base import MethodConfig
 from cag_uda.methods.optim import OptimConfig
 from cag_uda.models.config import SegmenterConfig
+from cag_uda.recipes.earlier import in_its_row
 from cag_uda.training.compute import ComputeConfig
 from cag_uda.training.tracking import TrackingConfig
 from cag_uda.types import Config, CriterionName
@@ -21,7 +22,9 @@ else:
     _either = _configs[0]
     for _config in _configs[1:]:
         _either = _either | _config
-    AnyMethod = Annotated[_either, Field(discriminator="name")]
+    AnyMethod = Annotated[
+        Annotated[_either, Field(discriminator="name")], BeforeValidator(in_its_row)
+    ]
 
 INITIAL = "initial"
 """The name, as a stage's `start`, of the network that no stage has trained yet."""

@@ -114,7 +114,7 @@ class Results:
 
     def _write_labelling(self, method: Method, quality: dict[str, Any], folder: Path) -> None:
         # The first ones are the source's; a method may have the target's too.
-        anchors = [each for each in method.children() if isinstance(each, CategoryAnchors)]
+        anchors = [each for each in method.modules() if isinstance(each, CategoryAnchors)]
         if anchors:
             save_anchors(folder / ANCHORS, anchors[0])
         if quality:

@@ -16,10 +16,12 @@ import torch
 from cag_uda.adaptation.losses import cross_entropy
 from cag_uda.adaptation.tensors import downsample
 from cag_uda.methods.base import Method, MethodConfig, Passes
-from cag_uda.methods.cag import CAG, CAGConfig, MarginConfig
+from cag_uda.methods.cag import CAG
 from cag_uda.methods.cag_plus import CAGPlus
 from cag_uda.methods.cag_plus_settings import CAGPlusConfig
+from cag_uda.methods.cag_settings import CAGConfig
 from cag_uda.methods.dacs import DACS, DACSConfig
+from cag_uda.methods.margin_fitting import MarginConfig
 from cag_uda.methods.optim import OptimConfig
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.segmenter import Segmenter

@@ -1,0 +1,35 @@
+"""Settings of CAG, which its variants share."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from cag_uda.methods.base import MethodConfig
+from cag_uda.methods.margin_fitting import MarginConfig
+
+
+class CAGSettings(MethodConfig):
+    """Settings of a stage of CAG or of a variant; the defaults are the paper's."""
+
+    labels: tuple[Literal["anchor", "confidence", "intersection"], ...] = ("anchor",)
+    """Pseudo-labels that supervise the target, each by a cross entropy; the mean of them is used.
+    The released code has ("anchor", "confidence")."""
+    margin: MarginConfig = MarginConfig()
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Least softmax probability of a probability-based label (the paper and the released code)."""
+    distance_weight: float = Field(default=0.7, ge=0)
+    """λ of the distance losses of source and target; 0.7 in the released code."""
+    target_weight: float = Field(default=1.0, ge=0)
+    """Of the target's cross entropy."""
+
+    @model_validator(mode="after")
+    def _some_labels(self) -> Self:
+        if not self.labels or len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"labels must name at least one kind, each once, got {self.labels}")
+        return self
+
+
+class CAGConfig(CAGSettings):
+    """Settings of the paper's CAG."""
+
+    name: Literal["cag"] = "cag"

@@ -1,0 +1,95 @@
+"""Recipes of earlier versions, in which CAG's variants were settings of one method."""
+
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from cag_uda.comparison.plan import base_of
+from cag_uda.errors import RecipeError
+from cag_uda.methods.base import MethodConfig
+from cag_uda.methods.cag_moving import CAGMovingConfig, CAGReleasedMovingConfig
+from cag_uda.methods.cag_released import CAGReleasedConfig
+from cag_uda.methods.cag_settings import CAGConfig
+from cag_uda.recipes import load_recipe
+from cag_uda.recipes.schema import AnyMethod
+
+WHOLE = {
+    "name": "cag",
+    "labels": ["anchor"],
+    "margin": {"kind": "absolute", "value": 2.5},
+    "confidence": 0.95,
+    "average": "pixel",
+    "only_correct": False,
+    "min_pixels": 1,
+    "anchors": "refreshed",
+    "anchor_momentum": 0.99,
+    "distance": "pixel",
+    "distance_weight": 0.7,
+    "target_weight": 1.0,
+}
+"""As a run of an earlier version has it in its recipe.toml: every setting written out."""
+RELEASED = {
+    "labels": ["anchor", "confidence"],
+    "average": "image",
+    "only_correct": True,
+    "min_pixels": 10,
+    "max_count": 3000,
+    "distance": "centroid",
+}
+PAPER_IN_RELEASED: dict[str, Any] = {
+    "labels": ("anchor",),
+    "average": "pixel",
+    "only_correct": False,
+    "min_pixels": 1,
+    "max_count": 0,
+    "distance": "pixel",
+}
+
+
+def read(table: dict[str, Any]) -> MethodConfig:
+    adapter: TypeAdapter[MethodConfig] = TypeAdapter(AnyMethod)
+    return adapter.validate_python(table)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({}, CAGConfig()),
+        ({"anchors": "fixed"}, CAGMovingConfig(anchor_momentum=1.0)),
+        ({"anchors": "moving", "anchor_momentum": 0.9}, CAGMovingConfig(anchor_momentum=0.9)),
+        (RELEASED, CAGReleasedConfig()),
+        ({"max_count": None}, CAGConfig()),
+        ({"max_count": 9}, CAGReleasedConfig(**PAPER_IN_RELEASED | {"max_count": 9})),
+        (
+            {"distance": "centroid"},
+            CAGReleasedConfig(**PAPER_IN_RELEASED | {"distance": "centroid"}),
+        ),
+        (RELEASED | {"anchors": "moving"}, CAGReleasedMovingConfig()),
+    ],
+)
+def test_settings_of_a_variant_give_its_row(changes: dict[str, Any], wanted: MethodConfig) -> None:
+    found = read(WHOLE | changes)
+    assert found == wanted
+    assert read(found.model_dump(mode="json", exclude_none=True)) == found
+    assert found.family == "cag"
+
+
+def test_what_an_earlier_recipe_leaves_out_is_the_papers() -> None:
+    wanted = PAPER_IN_RELEASED | {"average": "image"}
+    assert read({"name": "cag", "average": "image"}) == CAGReleasedConfig(**wanted)
+
+
+def test_variants_by_name_keep_their_own_defaults() -> None:
+    assert read({"name": "cag-released"}) == CAGReleasedConfig()
+    changed = {"name": "cag-released", "anchors": "fixed"}
+    assert read(changed) == CAGReleasedMovingConfig(anchor_momentum=1.0)
+
+
+def test_an_unknown_kind_of_anchors_is_refused() -> None:
+    with pytest.raises(RecipeError, match="refreshed, fixed or moving, got 'loose'"):
+        load_recipe("demo", ["stages.stage-1.method.anchors=loose"])
+
+
+def test_a_released_recipe_is_compared_as_cag() -> None:
+    assert base_of(load_recipe("gta5-cityscapes-released")) == "cag"
