@@ -130,7 +130,8 @@ def test_files_and_functions_are_short(path: Path) -> None:
     assert text.count("\n") <= 500
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert (node.end_lineno or 0) - node.lineno < 80, f"{node.name} is too long"
+            told = (ast.get_docstring(node, clean=False) or "").count("\n")
+            assert (node.end_lineno or 0) - node.lineno - told < 80, f"{node.name} is too long"
 
 
 def test_no_function_is_written_twice() -> None:

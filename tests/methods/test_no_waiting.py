@@ -17,9 +17,10 @@ from cag_uda.methods.optim import OptimConfig
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.context_detail import ContextDetail
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.training.compute import ComputeConfig, launch, resolve_accelerator, with_precision
+from cag_uda.training.compute import launch, resolve_accelerator, with_precision
 from cag_uda.training.processes import Processes
-from cag_uda.training.step import Stepper
+from cag_uda.training.settings import ComputeConfig, StageSettings
+from cag_uda.training.step import Trainer, train_step
 from cag_uda.types import Batch, Labelled, Unlabelled
 from tests.support.method_steps import make
 
@@ -72,17 +73,11 @@ def stepper(name: str, segmenter: Segmenter, compute: ComputeConfig) -> Callable
     method = make(name, segmenter)
     method.to(fabric.device)
     optim = OptimConfig(optimizer="adamw", learning_rate=1e-4, clip_norm=1.0)
-    method.attach(
-        lambda network: fabric.setup_module(network, move_to_device=False), fabric.autocast
+    settings = StageSettings(name="waiting", steps=9, optim=optim)
+    trainer = Trainer.attach(
+        fabric, Processes(fabric), method, settings, compute, 0, method.optimizers(optim)
     )
-    optimizers = {
-        key: fabric.setup_optimizers(each) for key, each in method.optimizers(optim).items()
-    }
-    made = Stepper(
-        fabric, Processes(fabric), method, optimizers, optim=optim, steps=9, seed=0,
-        skips_nonfinite=False,
-    )  # fmt: skip
-    return lambda batch, step: made.take(step, batch)
+    return lambda batch, step: train_step(trainer, step, batch)
 
 
 def batch_on(device: str) -> Batch:

@@ -16,7 +16,7 @@ from cag_uda.models.config import SegmenterConfig
 from cag_uda.recipes import load_recipe
 from cag_uda.runs.bench import anchors, ladder, step
 from cag_uda.runs.bench.timing import Row, interleaved_s, median_ratio
-from cag_uda.training.compute import ComputeConfig
+from cag_uda.training.settings import ComputeConfig
 from tests.support.places import REPOSITORY
 
 CPU = torch.device("cpu")

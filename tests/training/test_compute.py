@@ -23,10 +23,11 @@ from cag_uda.models.recomputing import check_names, recompute
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import load_recipe
 from cag_uda.runs.runner import adapt
-from cag_uda.training import compute
-from cag_uda.training.compute import ComputeConfig, launch, resolve, shared_scale, with_precision
+from cag_uda.training import compute, loop
+from cag_uda.training.compute import launch, resolve, shared_scale, with_precision
 from cag_uda.training.interrupt import Interrupted
-from cag_uda.training.step import Stepper, _parts
+from cag_uda.training.settings import ComputeConfig
+from cag_uda.training.step import Trainer, _split, train_step
 from cag_uda.types import Batch, Labelled, Prediction, Unlabelled
 from tests.support.stopping import StopAt
 from tests.support.trees import RECIPE, write_recipe
@@ -125,7 +126,7 @@ def test_a_batch_in_parts_is_all_of_it_in_order() -> None:
         Labelled(torch.rand(4, 3, 8, 8), torch.randint(0, 3, (4, 8, 8))),
         Unlabelled(torch.rand(4, 3, 8, 8), torch.rand(4, 3, 8, 8)),
     )
-    parts = list(_parts(batch, 2))
+    parts = list(_split(batch, 2))
     assert [len(part.source.image) for part in parts] == [2, 2]
     for whole, *pieces in (
         (batch.source.image, *(part.source.image for part in parts)),
@@ -171,7 +172,7 @@ def test_anchors_that_follow_see_every_part_of_a_batch(segmenter: Segmenter) -> 
         seen = []
         for count in (1, 2):
             method.before_step()
-            for part in _parts(batch, count):
+            for part in _split(batch, count):
                 list(method.losses(part))
             seen.append(latest()[0].counts.clone())
         assert torch.equal(*seen)
@@ -267,18 +268,17 @@ def test_a_run_in_float16_goes_on_exactly_where_it_stopped(
     path = write_recipe(tmp_path, SHORT.replace("steps = 2", "steps = 4"))
     changes = ['compute.precision="16"', "stages.*.checkpoint_every=2"]
     adapt(load_recipe(path, changes), tmp_path / "whole")
-    taken = Stepper.take
     seen: list[float] = []
 
-    def interrupted(self: Stepper, step: int, batch: Batch) -> object:
-        scale = shared_scale(self.fabric)
+    def interrupted(trainer: Trainer, step: int, batch: Batch) -> object:
+        scale = shared_scale(trainer.fabric)
         assert scale is not None
-        if step == 2 and len(self.optimizers) == 2 and not seen:
+        if step == 2 and len(trainer.optimizers) == 2 and not seen:
             seen.append(scale.scaler.get_scale())
             raise Interrupted(15)
-        return taken(self, step, batch)
+        return train_step(trainer, step, batch)
 
-    monkeypatch.setattr(Stepper, "take", interrupted)
+    monkeypatch.setattr(loop, "train_step", interrupted)
     with pytest.raises(Interrupted):
         adapt(load_recipe(path, changes), tmp_path / "run")
     small = {**torch.amp.GradScaler("cpu").state_dict(), "scale": 8.0}

@@ -118,17 +118,17 @@ def replace(owner: object, name: str, replacement: object) -> None:
 
 def stop_after(stage: str, records: int, number: int = signal.SIGTERM, rank: int = 0) -> None:
     """Let one process send itself a signal when a stage has taken some steps."""
-    from cag_uda.training.records import Records
+    from cag_uda.training.log import StageLog
 
-    add = Records.add
+    add = StageLog.add
 
-    def counted(self: Records, step: int, *arguments: Any) -> None:
+    def counted(self: StageLog, step: int, *arguments: Any) -> None:
         add(self, step, *arguments)
         is_here = os.environ.get("RANK", "0") == str(rank) and stage in str(self.folder)
         if is_here and step + 1 == records:
             os.kill(os.getpid(), number)
 
-    replace(Records, "add", counted)
+    replace(StageLog, "add", counted)
 
 
 @pytest.mark.parametrize(

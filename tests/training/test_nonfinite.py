@@ -17,7 +17,7 @@ from cag_uda.errors import RunError
 from cag_uda.methods import source_only
 from cag_uda.recipes import load_recipe
 from cag_uda.runs.runner import adapt
-from cag_uda.training.records import Records
+from cag_uda.training.log import StageLog
 from tests.support.trees import RECIPE, read_pixels, write_domain, write_recipe
 
 ONE_STAGE = "[[stages]]".join(RECIPE.split("[[stages]]")[:2]).replace("steps = 3", "steps = 8")
@@ -139,13 +139,13 @@ def test_losses_leave_the_device_only_when_they_are_due(
         ["stages.*.log_every=4", "stages.*.checkpoint_every=8"],
     )
     waited: list[int] = []
-    fetch = Records._fetch
+    fetch = StageLog._fetch
 
-    def counted(self: Records) -> None:
+    def counted(self: StageLog) -> None:
         waited.append(len(self._on_device))
         fetch(self)
 
-    monkeypatch.setattr(Records, "_fetch", counted)
+    monkeypatch.setattr(StageLog, "_fetch", counted)
     adapt(recipe, tmp_path / "run")
     assert [steps for steps in waited if steps] == [4, 4]
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cag_uda.methods.cag import CAG
-from cag_uda.training.step import Stepper
+from cag_uda.training import step
 from tests.support.forked import Run
 from tests.support.run_folders import assert_same
 from tests.support.trees import RECIPE, write_recipe
@@ -61,7 +61,7 @@ def kill_in_checkpoint(number: int) -> None:
     torch.save = half  # type: ignore[assignment]  # for the life of this process
 
 
-def kill_after_call(owner: type, name: str, number: int) -> None:
+def kill_after_call(owner: object, name: str, number: int) -> None:
     """Let this process kill itself at the end of the n-th call of a method."""
     method, left = getattr(owner, name), [number]
 
@@ -78,7 +78,7 @@ def kill_after_call(owner: type, name: str, number: int) -> None:
 CERTAIN = {
     "the sweep for a stage's first anchors": partial(kill_after_call, CAG, "_anchored", 1),
     "the sweep for its later ones": partial(kill_after_call, CAG, "_anchored", 2),
-    "a step, with its gradients made": partial(kill_after_call, Stepper, "_learn", 9),
+    "a step, with its gradients made": partial(kill_after_call, step, "backpropagate", 9),
     "a checkpoint, half written": partial(kill_in_checkpoint, 5),
     "the renaming of a file": partial(kill_at_renaming, 30, after=False),
 }
@@ -191,16 +191,16 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_space(
 
 def move_away_after(steps: int, folder: Path) -> None:
     """Let the run folder vanish, as that of a mount that breaks, after some steps."""
-    from cag_uda.training.records import Records
+    from cag_uda.training.log import StageLog
 
-    add = Records.add
+    add = StageLog.add
 
-    def counted(self: Records, step: int, losses: Mapping[str, Any], images: int) -> None:
+    def counted(self: StageLog, step: int, losses: Mapping[str, Any], images: int) -> None:
         add(self, step, losses, images)
         if step + 1 == steps and "2-warmup" in str(self.folder):
             folder.rename(folder.with_name("elsewhere"))
 
-    Records.add = counted  # type: ignore[method-assign]  # for the life of this process
+    StageLog.add = counted  # type: ignore[method-assign]  # for the life of this process
 
 
 @pytest.mark.slow

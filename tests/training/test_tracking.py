@@ -1,4 +1,4 @@
-"""Whom a run tells: what they hear, that a resumed run goes on there, that their failures are mild.
+"""Loggers: what they are given, that a resumed run goes on there, that their failures are mild.
 
 Weights & Biases and MLflow are stand-ins of the few calls used, as their libraries document them;
 where wandb itself is installed, one test tells it too.
@@ -18,13 +18,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cag_uda.errors import RunError, UserError
 from cag_uda.recipes import load_recipe
 from cag_uda.runs.runner import adapt
-from cag_uda.training.tracking import (
-    TrackerName,
-    Trackers,
-    TrackingConfig,
-    open_trackers,
+from cag_uda.training.loggers import (
+    Loggers,
+    open_loggers,
     require_libraries,
 )
+from cag_uda.training.settings import LoggerName, TrackingConfig
 from tests.support.trees import RECIPE, write_recipe
 
 ONE_STAGE = RECIPE.partition('[[stages]]\nname = "adabn"')[0].replace("steps = 3", "steps = 5")
@@ -68,54 +67,38 @@ class StandInWandb(ModuleType):
 
 
 class StandInMlflow(ModuleType):
-    """`mlflow`: a client that keeps runs, and the entities Metric and Param."""
+    """`mlflow`: experiments, and runs with parameters, metrics and pictures."""
 
     def __init__(self) -> None:
         super().__init__("mlflow")
-        self.entities = SimpleNamespace(
-            Metric=lambda key, value, timestamp, step: (key, value, step),
-            Param=lambda key, value: (key, value),
-        )
-        self.experiments: dict[str, str] = {}
+        self.experiments: list[str] = []
         self.runs: dict[str, str] = {}
         self.status: list[str] = []
-        self.parameters: list[tuple[str, str]] = []
+        self.parameters: dict[str, str] = {}
         self.metrics: list[tuple[str, float, int]] = []
         self.files: dict[str, np.ndarray] = {}
 
-    def MlflowClient(self) -> "StandInMlflow":
-        return self
+    def set_experiment(self, name: str) -> None:
+        self.experiments.append(name)
 
-    def get_experiment_by_name(self, name: str) -> Any:
-        found = self.experiments.get(name)
-        return found and SimpleNamespace(experiment_id=found)
-
-    def create_experiment(self, name: str) -> str:
-        return self.experiments.setdefault(name, f"experiment-{len(self.experiments)}")
-
-    def create_run(self, experiment_id: str, run_name: str) -> Any:
-        self.runs[f"run-{len(self.runs)}"] = run_name
-        return SimpleNamespace(info=SimpleNamespace(run_id=list(self.runs)[-1]))
-
-    def update_run(self, run_id: str, status: str) -> None:
+    def start_run(self, run_id: str | None, run_name: str) -> Any:
+        if run_id is None:
+            run_id = f"run-{len(self.runs)}"
+            self.runs[run_id] = run_name
         assert run_id in self.runs
-        self.status.append(status)
+        self.status.append("RUNNING")
+        return SimpleNamespace(info=SimpleNamespace(run_id=run_id))
 
-    def log_batch(
-        self,
-        run_id: str,
-        metrics: list[tuple[str, float, int]] | None = None,
-        params: list[tuple[str, str]] | None = None,
-    ) -> None:
-        assert run_id in self.runs
-        assert len(params or ()) <= 100
-        self.metrics += metrics or []
-        self.parameters += params or []
+    def log_params(self, params: dict[str, str]) -> None:
+        self.parameters |= params
 
-    def log_image(self, run_id: str, image: np.ndarray, artifact_file: str) -> None:
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        self.metrics += [(key, value, step) for key, value in metrics.items()]
+
+    def log_image(self, image: np.ndarray, artifact_file: str) -> None:
         self.files[artifact_file] = image
 
-    def set_terminated(self, run_id: str, status: str) -> None:
+    def end_run(self, status: str) -> None:
         self.status.append(status)
 
 
@@ -135,20 +118,20 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> StandInMlflow:
 
 def opened(
     run: Path,
-    *names: TrackerName,
+    *names: LoggerName,
     said: list[str] | None = None,
     settings: Mapping[str, Any] = SETTINGS,
-) -> Trackers:
+) -> Loggers:
     note = [] if said is None else said
-    return open_trackers(TrackingConfig(loggers=names), run, settings, note.append)
+    return open_loggers(TrackingConfig(loggers=names), run, settings, note.append)
 
 
-def tell(trackers: Trackers, run: Path, step: int, *, is_finished: bool) -> None:
+def tell(loggers: Loggers, run: Path, step: int, *, is_finished: bool) -> None:
     """A stage that goes on after `step` steps, takes one more, and is left."""
-    trackers.begin(run / "stages" / "0-warmup", step)
-    trackers.numbers(step + 1, {"losses/source/ce": 0.5})
-    trackers.picture(step + 1, "samples/0", PICTURE)
-    trackers.close(is_finished)
+    loggers.on_start(run / "stages" / "0-warmup", step)
+    loggers.numbers(step + 1, {"losses/source/ce": 0.5})
+    loggers.picture(step + 1, "samples/0", PICTURE)
+    loggers.close(is_finished)
 
 
 def test_weights_and_biases_hears_of_each_stage_by_its_own_steps(
@@ -172,13 +155,12 @@ def test_mlflow_goes_on_with_its_run(mlflow: StandInMlflow, tmp_path: Path) -> N
     settings = SETTINGS | {"many": {str(number): number for number in range(150)}}
     tell(opened(tmp_path, "mlflow", settings=settings), tmp_path, 0, is_finished=False)
     tell(opened(tmp_path, "mlflow", settings=settings), tmp_path, 1, is_finished=True)
-    assert mlflow.experiments.keys() == {"cag-uda"}
+    assert set(mlflow.experiments) == {"cag-uda"}
     assert mlflow.runs == {"run-0": tmp_path.name}
-    assert mlflow.status == ["KILLED", "RUNNING", "FINISHED"]
-    written = dict(mlflow.parameters)
+    assert mlflow.status == ["RUNNING", "KILLED", "RUNNING", "FINISHED"]
     assert len(mlflow.parameters) == 153
-    assert written["seed"] == "3"
-    assert written["stages.warmup.optim.learning_rate"] == "0.1"
+    assert mlflow.parameters["seed"] == "3"
+    assert mlflow.parameters["stages.warmup.optim.learning_rate"] == "0.1"
     assert mlflow.metrics == [
         ("0-warmup/losses/source/ce", 0.5, 1),
         ("0-warmup/losses/source/ce", 0.5, 2),
@@ -190,19 +172,18 @@ def test_mlflow_goes_on_with_its_run(mlflow: StandInMlflow, tmp_path: Path) -> N
     other = tmp_path / "other"
     other.mkdir()
     opened(other, "mlflow")
-    assert len(mlflow.experiments) == 1
     assert list(mlflow.runs.values()) == [tmp_path.name, "other"]
 
 
 def test_tensorboard_hides_what_a_resumed_stage_repeats(tmp_path: Path) -> None:
     stage = tmp_path / "stages" / "0-warmup"
     before = opened(tmp_path, "tensorboard")
-    before.begin(stage, 0)
+    before.on_start(stage, 0)
     for step in range(1, 5):
         before.numbers(step, {"losses/a": float(step)})
     before.close(False)
     after = opened(tmp_path, "tensorboard")
-    after.begin(stage, 2)
+    after.on_start(stage, 2)
     after.numbers(3, {"losses/a": 30.0})
     after.picture(3, "samples/0", PICTURE)
     after.close(True)
@@ -243,8 +224,8 @@ def test_the_real_mlflow_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     settings = SETTINGS | {"many": {str(number): number for number in range(150)}}
     said: list[str] = []
     for step, is_finished in ((0, False), (1, True)):
-        trackers = opened(tmp_path, "mlflow", said=said, settings=settings)
-        tell(trackers, tmp_path, step, is_finished=is_finished)
+        loggers = opened(tmp_path, "mlflow", said=said, settings=settings)
+        tell(loggers, tmp_path, step, is_finished=is_finished)
     assert said == []
     known = json.loads((tmp_path / "tracking.json").read_text())["mlflow"]
     client = library.MlflowClient()
@@ -259,7 +240,7 @@ def test_the_real_mlflow_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_library_that_is_absent_is_named(
-    name: TrackerName, monkeypatch: pytest.MonkeyPatch
+    name: LoggerName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=f"{name}, which is not installed.*`pip install {name}`"):
@@ -282,15 +263,15 @@ def test_a_service_that_fails_on_the_way_is_left_out(
     wandb: StandInWandb, mlflow: StandInMlflow, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    trackers = opened(tmp_path, "wandb", "mlflow", said=said)
-    trackers.begin(tmp_path / "0-warmup", 0)
+    loggers = opened(tmp_path, "wandb", "mlflow", said=said)
+    loggers.on_start(tmp_path / "0-warmup", 0)
     wandb.is_down = True
-    trackers.numbers(1, {"losses/a": 1.0})
-    trackers.numbers(2, {"losses/a": 2.0})
-    trackers.close(True)
-    assert said == ["wandb is told no more: no route to host; metrics.jsonl has everything"]
+    loggers.numbers(1, {"losses/a": 1.0})
+    loggers.numbers(2, {"losses/a": 2.0})
+    loggers.close(True)
+    assert said == ["wandb has failed and is left out: no route to host; see metrics.jsonl"]
     assert [value for _, value, _ in mlflow.metrics] == [1.0, 2.0]
-    assert (wandb.exit_codes, mlflow.status) == ([], ["FINISHED"])
+    assert (wandb.exit_codes, mlflow.status) == ([], ["RUNNING", "FINISHED"])
     assert not opened(tmp_path)
 
 

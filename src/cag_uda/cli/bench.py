@@ -39,7 +39,8 @@ def bench(
 
     from cag_uda.files import write_json
     from cag_uda.runs.bench import anchors, ladder, step
-    from cag_uda.training.compute import ComputeConfig, prepare_process, resolve_accelerator
+    from cag_uda.training.compute import prepare_process, resolve_accelerator
+    from cag_uda.training.settings import ComputeConfig
 
     prepare_process()
     compute = ComputeConfig.model_validate({"accelerator": accelerator, "precision": precision})

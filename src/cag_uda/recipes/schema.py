@@ -1,6 +1,6 @@
 """What a recipe says: source, target, network, loading, compute, and the stages in order."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -8,11 +8,9 @@ from cag_uda.data.domains.domain_file import one_or_more_schema
 from cag_uda.data.loading.config import LoadingConfig
 from cag_uda.methods import METHODS
 from cag_uda.methods.base import MethodConfig
-from cag_uda.methods.optim import OptimConfig
 from cag_uda.models.config import SegmenterConfig
 from cag_uda.recipes.earlier import in_its_row
-from cag_uda.training.compute import ComputeConfig
-from cag_uda.training.tracking import TrackingConfig
+from cag_uda.training.settings import ComputeConfig, StageSettings, TrackingConfig
 from cag_uda.types import Config, CriterionName
 
 if TYPE_CHECKING:
@@ -53,33 +51,19 @@ class Target(Config):
     """The split that is scored; its labels, if it has any, are read by evaluation only."""
 
 
-class Stage(Config):
+class Stage(StageSettings):
     """One training stage."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    """Lower-case letters, digits and hyphens; not "initial"."""
     method: AnyMethod
     """The method by its `name`, with its settings."""
-    steps: int = Field(default=0, ge=0)
-    """Optimiser steps; 0 for a method that does not train."""
     start: str | None = None
     """Whose network this stage starts from: an earlier stage's name, or "initial"; left out, the
     stage before this one."""
-    optim: OptimConfig = OptimConfig()
-    refresh_every: int | None = Field(default=None, ge=1)
-    """Steps between renewals of what the method prepares (anchors, labeller); None: once."""
     evaluate_every: int | None = Field(default=None, ge=1)
     """Steps between records of the label-free criteria and, for the log only, evaluations on the
     target's test split."""
     keep_networks: bool = False
     """Whether the network of each such evaluation is kept, for `cag-uda select` and `deliver`."""
-    log_every: int = Field(default=20, ge=1)
-    """Steps between records in the log."""
-    checkpoint_every: int = Field(default=200, ge=1)
-    """Steps between resumable checkpoints; a stop by signal makes one too."""
-    on_nonfinite: Literal["stop", "skip"] = "stop"
-    """What a loss or gradient that is not finite does: training stops and tells the batch's files,
-    or the step is left out and noted in the log (to know it, each step waits for the device)."""
 
     @model_validator(mode="after")
     def _steps_fit_the_method(self) -> Self:

@@ -29,8 +29,8 @@ from cag_uda.runs.pictures import (
 )
 from cag_uda.runs.progress import Progress
 from cag_uda.runs.scenario import Scenario
+from cag_uda.training.loggers import Loggers
 from cag_uda.training.processes import Processes
-from cag_uda.training.tracking import Trackers
 
 _SAMPLES = 5
 _SOURCE_SAMPLES = 8
@@ -49,7 +49,7 @@ class Results:
         scenario: whose test split is scored.
         processes: those that share the work; every method is called by all of them.
         progress: told how far evaluation is.
-        trackers: told scores, and shown predictions.
+        loggers: of scores and predictions.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class Results:
         scenario: Scenario,
         processes: Processes,
         progress: Progress,
-        trackers: Trackers,
+        loggers: Loggers,
     ) -> None:
         self._recipe, self._run, self._scenario, self._progress = recipe, run, scenario, progress
-        self._processes, self._trackers = processes, trackers
+        self._processes, self._loggers = processes, loggers
         self._criteria = Criteria(recipe, scenario)
         target = recipe.target
         is_scored = scenario.is_scored
@@ -98,12 +98,12 @@ class Results:
         return {"miou": self._evaluate(segmenter, "evaluation").scores.miou}
 
     def show(self, method: Method, step: int) -> None:
-        """Show the trackers what a method's predictor sees in the sample images."""
+        """Show the loggers what a method's predictor sees in the sample images."""
         with self._processes.agreed():
-            if self._trackers:
+            if self._loggers:
                 for number, image, colours, truth in self._predicted(method.predictor()):
                     picture = side_by_side(image, colours, truth)
-                    self._trackers.picture(step, f"samples/{number}", picture)
+                    self._loggers.picture(step, f"samples/{number}", picture)
 
     def keep_labelling(self, method: Method, folder: Path) -> None:
         """Keep the anchors that a method has made and the quality of its pseudo-labels."""
@@ -160,7 +160,7 @@ class Results:
                 self._keep_features(segmenter, folder)
                 self._run.write_scores({**self.scores, "stages": [*self.scores["stages"], entry]})
                 if entry["miou"] is not None:
-                    self._trackers.numbers(stage.steps, {"scores/miou": entry["miou"]})
+                    self._loggers.numbers(stage.steps, {"scores/miou": entry["miou"]})
         self.scores["stages"].append(self._processes.gather(entry)[0])
         miou = entry["miou"]
         scored = "" if miou is None else f": mIoU {100 * miou:.1f}"
@@ -226,7 +226,7 @@ class Results:
         """Coloured predictions of a few test images; the images and truths once for the run."""
         for number, image, colours, truth in self._predicted(segmenter):
             write_picture(folder / "samples" / f"{number}.png", colours)
-            self._trackers.picture(step, f"samples/{number}", side_by_side(image, colours, truth))
+            self._loggers.picture(step, f"samples/{number}", side_by_side(image, colours, truth))
             shared = self._run.path / "samples" / str(number)
             if not (shared / "image.jpg").exists():
                 if truth is not None:

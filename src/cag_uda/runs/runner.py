@@ -1,10 +1,10 @@
 """A recipe run from its first stage to the delivered network, or on from where it stopped."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 from lightning.fabric import Fabric
@@ -23,12 +23,14 @@ from cag_uda.models.tuning import check_tuning
 from cag_uda.recipes import Recipe, load_recipe
 from cag_uda.recipes.schema import INITIAL, Stage
 from cag_uda.report import write_report
+from cag_uda.runs.callbacks import KeepLabelling, ScoreOnTheWay, ShowPictures, ShowProgress
 from cag_uda.runs.card import write_card
 from cag_uda.runs.folder import RunFolder
 from cag_uda.runs.progress import Progress, Silent
 from cag_uda.runs.results import Results
 from cag_uda.runs.scenario import Scenario, held_out
 from cag_uda.runs.selection import best_kept, checkpoints
+from cag_uda.training.callbacks import Callback
 from cag_uda.training.checkpoint import drop_previous
 from cag_uda.training.compute import (
     describe,
@@ -40,13 +42,17 @@ from cag_uda.training.compute import (
     with_precision,
 )
 from cag_uda.training.interrupt import StopRequest, stop_on_signals
-from cag_uda.training.loop import Hooks, StagePlan, train_stage
+from cag_uda.training.loggers import Loggers, open_loggers, require_libraries
+from cag_uda.training.loop import StageData, train_stage
 from cag_uda.training.memory import PeakMemory
 from cag_uda.training.processes import Processes
-from cag_uda.training.tracking import Trackers, open_trackers, require_libraries
+from cag_uda.training.settings import ComputeConfig
 from cag_uda.types import Batch, Labelled, Unlabelled
 
 T = TypeVar("T")
+Around: TypeAlias = Callable[
+    [Stage, StageData, list[Callback]], tuple[StageData, Sequence[Callback]]
+]
 
 _SWEEP_CHUNK = 8
 
@@ -114,28 +120,28 @@ def adapt(
         recipe = _begin(recipe, run, processes, initial)
     progress.note(describe(recipe.compute, processes.count))
     fabric = with_precision(fabric, recipe.compute)
-    with stop_on_signals() as stop, _tracked(recipe, run, processes, progress) as trackers:
-        runner = StageRunner(recipe, run, scenario, fabric, processes, stop, progress, trackers)
+    with stop_on_signals() as stop, _logged(recipe, run, processes, progress) as loggers:
+        runner = StageRunner(recipe, run, scenario, fabric, processes, stop, progress, loggers)
         scores = runner.run(initial)
     return Run(run.path, scores)
 
 
 @contextmanager
-def _tracked(
+def _logged(
     recipe: Recipe, run: RunFolder, processes: Processes, progress: Progress
-) -> Iterator[Trackers]:
-    """Whom the first process tells of the run; the others tell nobody."""
-    trackers = Trackers({}, progress.note)
+) -> Iterator[Loggers]:
+    """Open the run's loggers in the first process; the others have none."""
+    loggers = Loggers({}, progress.note)
     with processes.agreed():
         if processes.is_first:
             settings = recipe.model_dump(mode="json")
-            trackers = open_trackers(recipe.tracking, run.path, settings, progress.note)
+            loggers = open_loggers(recipe.tracking, run.path, settings, progress.note)
     is_finished = False
     try:
-        yield trackers
+        yield loggers
         is_finished = True
     finally:
-        trackers.close(is_finished)
+        loggers.close(is_finished)
 
 
 def _open_scenario(recipe: Recipe, processes: Processes, progress: Progress) -> Scenario:
@@ -164,7 +170,20 @@ def _begin(recipe: Recipe, run: RunFolder, processes: Processes, initial: Segmen
 
 
 class StageRunner:
-    """Takes the stages in order; a stage that is done is skipped."""
+    """Takes the stages in order; a stage that is done is skipped.
+
+    Args:
+        recipe: resolved.
+        run: its folder, begun.
+        scenario: the recipe's domains, opened.
+        fabric: launched, in the recipe's precision.
+        processes: those that share the work.
+        stop: a request to stop is obeyed between two steps and in sweeps.
+        progress: shown how far the work is.
+        loggers: of the run.
+        shard: this process's part of the work; None: as the processes have it.
+        around: given what a stage learns from and its callbacks, returns what is taken instead.
+    """
 
     def __init__(
         self,
@@ -175,13 +194,15 @@ class StageRunner:
         processes: Processes,
         stop: StopRequest,
         progress: Progress,
-        trackers: Trackers,
+        loggers: Loggers,
+        shard: Shard | None = None,
+        around: Around = lambda stage, data, callbacks: (data, callbacks),
     ) -> None:
         self.recipe, self.run_folder, self.scenario = recipe, run, scenario
         self.fabric, self.processes, self.stop, self.progress = fabric, processes, stop, progress
-        self.shard = Shard(processes.rank, processes.count)
-        self.trackers = trackers
-        self.results = Results(recipe, run, scenario, processes, progress, trackers)
+        self.shard = shard or Shard(processes.rank, processes.count)
+        self.loggers, self.around = loggers, around
+        self.results = Results(recipe, run, scenario, processes, progress, loggers)
 
     def run(self, initial: Segmenter) -> dict[str, Any]:
         """All stages; returns the scores."""
@@ -214,39 +235,25 @@ class StageRunner:
     def _run_stage(self, index: int, stage: Stage, initial: Segmenter) -> None:
         folder = self.run_folder.stage(index, stage.name)
         segmenter = self._starting_segmenter(index, initial)
-        if self.processes.count > 1:
-            make_shareable(segmenter)
         seed = self.recipe.seed * 100 + index
         # What a method draws at random (a discriminator) must not depend on the stages before,
         # which a resumed run does not repeat.
         torch.manual_seed(seed)
         memory = PeakMemory(self.fabric.device)
-        method = METHODS[stage.method.name](segmenter, stage.method)
-        method.to(self.fabric.device)
-        recompute(method.segmenter, self.recipe.compute.checkpointing)
-        set_memory_format(method, memory_format(self.recipe.compute))
-        plan = StagePlan(
-            steps=stage.steps,
-            optim=stage.optim,
-            seed=seed,
-            refresh_every=stage.refresh_every,
-            evaluate_every=stage.evaluate_every,
-            log_every=stage.log_every,
-            checkpoint_every=stage.checkpoint_every,
-            pictures_every=self.recipe.tracking.pictures_every,
-            skips_nonfinite=stage.on_nonfinite == "skip",
-            accumulation=self.recipe.compute.accumulation,
-            compiles=self.recipe.compute.compile,
-        )
+        compute, is_shared = self.recipe.compute, self.shard.world_size > 1
+        method = build_method(segmenter, stage, compute, self.fabric.device, is_shared)
+        data, callbacks = self.around(stage, self.data(index), self.callbacks(index))
         done = train_stage(
             self.fabric,
             self.processes,
             method,
-            plan,
-            self._passes(),
-            self._hooks(index, stage, folder),
-            folder,
-            self.stop,
+            stage,
+            compute,
+            data,
+            callbacks,
+            seed=seed,
+            folder=folder,
+            stop=self.stop,
         )
         start = self.recipe.start_of(index)
         cost = {"elapsed_s": done.elapsed_s, "peak_memory_mib": memory.mib()}
@@ -268,6 +275,35 @@ class StageRunner:
             return Segmenter.from_pretrained(folder)
         except ModelError as error:
             raise RunError(f"cannot start stage {names[index]!r}: {error}") from error
+
+    def data(self, index: int) -> StageData:
+        """What a stage learns from."""
+        batches = BatchSource(
+            self.scenario.sources,
+            self.scenario.target,
+            self.recipe.loading,
+            self.recipe.seed,
+            index,
+            self.shard,
+        )
+
+        def load(steps: range) -> Generator[Batch, None, None]:
+            return load_batches(batches, steps, self.fabric.device)
+
+        return StageData(self._passes(), load, batches.files)
+
+    def callbacks(self, index: int) -> list[Callback]:
+        """What happens at the points of a stage, in this order."""
+        stage = self.recipe.stages[index]
+        label = f"{index + 1}/{len(self.recipe.stages)} {stage.name}"
+        folder = self.run_folder.stage(index, stage.name)
+        return [
+            self.loggers,
+            ShowProgress(self.progress, label, stage.steps),
+            KeepLabelling(self.results, folder),
+            ScoreOnTheWay(self.results, stage, folder),
+            ShowPictures(self.results, stage.steps, self.recipe.tracking.pictures_every),
+        ]
 
     def _passes(self) -> Passes:
         loading, device = self.recipe.loading, self.fabric.device
@@ -296,38 +332,30 @@ class StageRunner:
                 yield batch
                 self.stop.check()
 
-    def _hooks(self, index: int, stage: Stage, folder: Path) -> Hooks:
-        batches = BatchSource(
-            self.scenario.sources,
-            self.scenario.target,
-            self.recipe.loading,
-            self.recipe.seed,
-            index,
-            self.shard,
-        )
-        label = f"{index + 1}/{len(self.recipe.stages)} {stage.name}"
 
-        def load(steps: range) -> Iterator[Batch]:
-            return load_batches(batches, steps, self.fabric.device)
+def build_method(
+    segmenter: Segmenter,
+    stage: Stage,
+    compute: ComputeConfig,
+    device: torch.device,
+    is_shared: bool,
+) -> Method:
+    """Build the method of a stage on a device.
 
-        def prepared(method: Method) -> None:
-            self.results.keep_labelling(method, folder)
-
-        def evaluate(method: Method, step: int) -> dict[str, Any]:
-            return self.results.quick_scores(method, stage, folder, step)
-
-        def progress(step: int, steps: int, losses: Mapping[str, float]) -> None:
-            self.progress.update(label, step, steps, losses)
-
-        return Hooks(
-            load,
-            batches.files,
-            evaluate,
-            prepared,
-            progress,
-            self.results.show,
-            self.trackers,
-        )
+    Args:
+        segmenter: the network that the stage starts from; it is trained in place.
+        stage: which.
+        compute: resolved.
+        device: where.
+        is_shared: whether several processes share each batch.
+    """
+    if is_shared:
+        make_shareable(segmenter)
+    method = METHODS[stage.method.name](segmenter, stage.method)
+    method.to(device)
+    recompute(method.segmenter, compute.checkpointing)
+    set_memory_format(method, memory_format(compute))
+    return method
 
 
 def initial_segmenter(recipe: Recipe, scenario: Scenario) -> Segmenter:

@@ -10,7 +10,7 @@ import os
 import time
 import warnings
 from inspect import signature
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
@@ -18,12 +18,12 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.plugins.precision.amp import MixedPrecision
 from lightning.fabric.strategies.ddp import DDPStrategy
-from pydantic import Field, model_validator
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cag_uda.errors import UserError
-from cag_uda.types import Config, Prediction
+from cag_uda.training.settings import ComputeConfig, Precision
+from cag_uda.types import Prediction
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 1 << 30
@@ -37,42 +37,6 @@ _KEEP_BUFFERS: dict[str, Any] = {
 }
 _SPOKEN = {"32": "float32", "bf16": "bfloat16", "16": "float16"}
 _FABRICS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed"}
-
-
-Precision: TypeAlias = Literal["32", "bf16", "16"]
-
-
-class ComputeConfig(Config):
-    """The `[compute]` table of a recipe."""
-
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = Field(default=1, ge=1)
-    """Processes of this machine, one device each; more machines by torchrun or SLURM."""
-    precision: Literal["auto", "32", "bf16", "16"] = "auto"
-    """Of forward and backward passes; weights and statistics stay in float32. "16" is for GPUs that
-    do not know bf16; its gradients are scaled, and with SGD each step waits to know whether they
-    overflowed."""
-    channels_last: bool | Literal["auto"] = "auto"
-    """Whether feature maps keep channels innermost in memory."""
-    accumulation: int = Field(default=1, ge=1)
-    """Parts in which each device takes its share of a batch, one after the other: so many times
-    less memory. Gradients are those of the whole; batch norms see a part."""
-    checkpointing: tuple[str, ...] = ()
-    """Parts of the segmenter that keep their inputs alone and compute again in the backward pass:
-    "blocks" for each block of the backbone, or names of modules with * for anything."""
-    compile: bool = False
-    """Whether networks are compiled by torch (minutes at first; wants a C++ compiler)."""
-    deterministic: bool = False
-    """Whether a GPU's kernels that give the same bits every time are taken where there are some,
-    slower ones; torch warns of what has none. On a CPU all do."""
-
-    @model_validator(mode="after")
-    def _compiled_networks_keep_everything(self) -> Self:
-        # torch does not compile parts whose repetition differs from their first pass, as that of
-        # batch norms must.
-        if self.compile and self.checkpointing:
-            raise ValueError("compile and checkpointing do not go together; leave one of them out")
-        return self
 
 
 class SharedScale(MixedPrecision):

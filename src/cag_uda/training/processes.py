@@ -6,6 +6,7 @@ waits for a device, and it is patient while the first process renders or scores.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
@@ -20,6 +21,15 @@ from cag_uda.training.interrupt import Interrupted
 T = TypeVar("T")
 
 _PATIENCE = timedelta(days=7)
+_PROBLEM = 1 << 30
+"""In place of a process's number where it has a problem; larger than any signal's."""
+
+
+@dataclass
+class Agreement:
+    """What all processes agree on at the end of `Processes.agreed`."""
+
+    number: int = 0
 
 
 def speaks() -> bool:
@@ -82,24 +92,30 @@ class Processes:
         return tensor
 
     @contextmanager
-    def agreed(self) -> Iterator[None]:
+    def agreed(self) -> Iterator[Agreement]:
         """Let every process do its part of something; all of them wait for each other at the end.
 
         The part itself must not need the other processes.
+
+        Yields:
+            A number that the part may set; afterwards it is the largest of all processes.
 
         Raises:
             UserError: in the first process, for what was raised in any; the others end.
             Interrupted: likewise.
         """
         problem: UserError | Interrupted | None = None
+        agreement = Agreement()
         try:
-            yield
+            yield agreement
         except (UserError, Interrupted) as error:
             if self._group is None:
                 raise
             problem = error
-        if self.largest(problem is not None):
+        largest = self.largest(agreement.number if problem is None else _PROBLEM)
+        if largest == _PROBLEM:
             self._end_together(problem)
+        agreement.number = largest
 
     def _end_together(self, problem: UserError | Interrupted | None) -> None:
         """End every process: the first raises, the others have nothing to add."""

@@ -5,7 +5,7 @@ how they are augmented, so a resumed run is the run. Knows files and crops, not 
 """
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -144,7 +144,9 @@ class BatchSource(Dataset["Batch | UserError"]):
         return photometric(plain, self.config.photometric, rng), plain
 
 
-def load_batches(source: BatchSource, steps: range, device: torch.device) -> Iterator[Batch]:
+def load_batches(
+    source: BatchSource, steps: range, device: torch.device
+) -> Generator[Batch, None, None]:
     """Load the batches of some steps, ahead of their use, in worker processes.
 
     Args:

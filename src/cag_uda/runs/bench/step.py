@@ -27,7 +27,6 @@ from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.runs.bench.timing import Row, interleaved_s, median_ratio
 from cag_uda.training.compute import (
-    ComputeConfig,
     launch,
     memory_format,
     resolve,
@@ -36,7 +35,8 @@ from cag_uda.training.compute import (
 )
 from cag_uda.training.memory import PeakMemory
 from cag_uda.training.processes import Processes
-from cag_uda.training.step import Stepper
+from cag_uda.training.settings import ComputeConfig, StageSettings
+from cag_uda.training.step import Trainer, train_step
 from cag_uda.types import Batch, Labelled, Losses, Unlabelled
 
 
@@ -170,21 +170,12 @@ class _Bench:
         set_memory_format(method, memory_format(self.compute))
         optim = OptimConfig(optimizer="adamw", learning_rate=1e-4, clip_norm=1.0)
         method.prepare(Passes(lambda: [batch.source], lambda: [batch.target], lambda each: each))
-        method.attach(
-            lambda network: fabric.setup_module(network, move_to_device=False), fabric.autocast
+        settings = StageSettings(name="bench", steps=1_000_000, optim=optim)
+        optimizers = method.optimizers(optim)
+        trainer = Trainer.attach(
+            fabric, Processes(fabric), method, settings, ComputeConfig(), 0, optimizers
         )
-        optimizers = method.optimizers(optim).items()
-        stepper = Stepper(
-            fabric,
-            Processes(fabric),
-            method,
-            {name: fabric.setup_optimizers(each) for name, each in optimizers},
-            optim=optim,
-            steps=1_000_000,
-            seed=0,
-            skips_nonfinite=False,
-        )
-        return lambda: stepper.take(0, batch)
+        return lambda: train_step(trainer, 0, batch)
 
     def need_mib(self, made: _Made) -> float:
         """Peak memory of a method's networks and three steps, less what was held before."""

@@ -12,21 +12,13 @@ from typing import NamedTuple
 import torch
 
 from cag_uda.recipes import Recipe
+from cag_uda.runs.planning.trial import Trial
 
 _MIB = 1 << 20
 _MEMORY, _LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 _CROP_SHARES = (1.0, 0.75, 0.5)
 _TRIAL_SHARES = (0.25, 0.5)
 """Sides of the crops that are tried, in those of the recipe's."""
-
-
-class Trial(NamedTuple):
-    """What some steps on crops of one size took."""
-
-    pixels: int
-    """Of all crops of one domain's part of a batch on one device."""
-    mib: float
-    step_s: float
 
 
 @dataclass(frozen=True)

@@ -1,42 +1,36 @@
-"""A recipe tried out in small: a run's own code, over few steps and few images, with a watch on it.
+"""A dress rehearsal: a short recipe run from end to end as `adapt` does, timed by callbacks.
 
-Knows what was measured; what that means for the whole recipe is worked out in `planning`.
+Knows what was measured; what that means for the whole recipe is worked out in `forecast`.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import torch
 from lightning.fabric import Fabric
 
 from cag_uda.data.domains.domain import Domain, Item
 from cag_uda.data.loading.sampler import Shard
 from cag_uda.methods.base import Method, Passes
-from cag_uda.models.norm import make_shareable
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import Recipe
 from cag_uda.recipes.schema import Stage
 from cag_uda.runs.bench.timing import wait_for
 from cag_uda.runs.folder import RunFolder
 from cag_uda.runs.pictures import evenly
+from cag_uda.runs.planning.trial import WARM_UP
 from cag_uda.runs.progress import Silent
-from cag_uda.runs.results import Results
 from cag_uda.runs.runner import StageRunner
 from cag_uda.runs.scenario import Scenario
+from cag_uda.training.callbacks import Callback, Record
 from cag_uda.training.interrupt import StopRequest
-from cag_uda.training.loop import Hooks
+from cag_uda.training.loggers import open_loggers
+from cag_uda.training.loop import StageData
 from cag_uda.training.memory import PeakMemory
 from cag_uda.training.processes import Processes
-from cag_uda.training.tracking import open_trackers
-from cag_uda.types import Batch, Labelled, Unlabelled
 
-WARM_UP = 2
-"""Steps before those that are timed: they make what later ones find (momenta, the compiled
-arithmetic of each shape)."""
 FRAMES = 12
 """Most frames of the test split that are looked at; a multiple of a batch of evaluation."""
 _SWEPT = 24
@@ -56,10 +50,8 @@ class Line(NamedTuple):
         return self.fixed_s + self.each_s * count
 
 
-_NO_TIME = Line()
-
-Sweeper = Callable[[], Iterable[Any]]
 SweptImages = Literal["source", "target", "held_out"]
+_NO_TIME = Line()
 
 
 class Sweep(NamedTuple):
@@ -74,10 +66,8 @@ class Sweep(NamedTuple):
 class Measured:
     """What one stage of a rehearsal took."""
 
-    part: Literal["preparation", "training", "scoring"] = "preparation"
-    """How far it came."""
     prepare_s: float = 0.0
-    """Building the method and preparing it, without sweeps."""
+    """Preparing the method, without sweeps."""
     before: list[Sweep] = field(default_factory=list)
     """Sweeps that precede the first step."""
     labelling: Line = _NO_TIME
@@ -103,7 +93,7 @@ class Measured:
 
 
 class FewFrames(Domain):
-    """A domain that lists a few evenly spread images of each split.
+    """A domain that lists FRAMES evenly spread images of each split.
 
     Args:
         whole: the domain; it is not changed.
@@ -111,85 +101,20 @@ class FewFrames(Domain):
 
     def __init__(self, whole: Domain) -> None:
         vars(self).update(vars(whole))
-        self.most = FRAMES
 
     def items(self, split: str, with_labels: bool = True) -> list[Item]:
-        """As `Domain.items`, at most `most` of them."""
+        """As `Domain.items`, a few of them."""
         items = super().items(split, with_labels)
-        return [items[index] for index in evenly(len(items), self.most)]
-
-    def count(self, split: str | None) -> int:
-        """How many images the split really has; none, if there is no split."""
-        return 0 if split is None else len(super().items(split, with_labels=False))
+        return [items[index] for index in evenly(len(items), FRAMES)]
 
 
-class _Watch(Silent):
-    """Progress that tells nobody, and remembers when the first piece of work had ended."""
+class Rehearsal(Silent):
+    """Runs a short recipe on few images of sweeps and of the test split.
 
-    def __init__(self) -> None:
-        self.first_end_s: float | None = None
-
-    def begin(self) -> None:
-        """Forget what was before."""
-        self.first_end_s = None
-
-    def update(self, label: str, done: int, total: int, values: Mapping[str, float] = {}) -> None:
-        """Remember the time."""
-        if done == total and self.first_end_s is None:
-            self.first_end_s = time.perf_counter()
-
-
-class _Timed(StageRunner):
-    """Runs stages and keeps what each took in `measured`, by its name."""
-
-    def __init__(self, recipe: Recipe, run: RunFolder, scenario: Scenario, fabric: Fabric) -> None:
-        self.watch = _Watch()
-        trackers = open_trackers(recipe.tracking, run.path, {}, self.watch.note)
-        processes = Processes(fabric)
-        stop = StopRequest()
-        super().__init__(recipe, run, scenario, fabric, processes, stop, self.watch, trackers)
-        self.measured: dict[str, Measured] = {}
-        self.now = Measured()
-        self._mark_s = time.perf_counter()
-
-    def _starting_segmenter(self, index: int, initial: Segmenter) -> Segmenter:
-        segmenter = super()._starting_segmenter(index, initial)
-        # One process may stand for several with an image each.
-        make_shareable(segmenter)
-        return segmenter
-
-    def lap(self) -> float:
-        """Seconds since the last call; waits for the device."""
-        wait_for(self.fabric.device)
-        last_s, self._mark_s = self._mark_s, time.perf_counter()
-        return self._mark_s - last_s
-
-    def _run_stage(self, index: int, stage: Stage, initial: Segmenter) -> None:
-        self.now = self.measured[stage.name] = Measured()
-        self.lap()
-        super()._run_stage(index, stage, initial)
-
-    def timed(self, batches: Iterator[Batch], count: int) -> Iterator[Batch]:
-        """Hand `count` batches through; the steps between the warm-up and the last are timed."""
-        for place, batch in enumerate(batches):
-            if place == WARM_UP:
-                self.now.begin_s = self.lap()
-            if place == count - 1:
-                self.now.step_s = self.lap() / (place - WARM_UP)
-                between_s = self.now.evaluation.fixed_s + self.now.pictures_s
-                begin_s = self.now.begin_s - WARM_UP * self.now.step_s - between_s
-                self.now.begin_s = max(0.0, begin_s)
-            yield batch
-
-
-class Rehearsal(_Timed):
-    """Runs a short recipe from end to end as `adapt` does, on few images of sweeps and of the test.
-
-    Each stage takes more than WARM_UP + 1 steps and, where it evaluates or shows pictures on the
-    way, does so after WARM_UP of them.
+    It is the run's progress display, and so knows when evaluation and keeping end.
 
     Args:
-        recipe: resolved, with stages that start from the initial network.
+        recipe: resolved, as `short_stage` makes its stages.
         run: a scratch folder, begun.
         scenario: whole.
         fabric: of one process.
@@ -197,202 +122,171 @@ class Rehearsal(_Timed):
     """
 
     def __init__(
-        self, recipe: Recipe, run: RunFolder, scenario: Scenario, fabric: Fabric, devices: int
+        self, recipe: Recipe, run: Path, scenario: Scenario, fabric: Fabric, devices: int
     ) -> None:
-        self.frames = FewFrames(scenario.test)
-        self.count = self.frames.count(scenario.test_split)
-        self.shown = min(FRAMES, self.count)
-        super().__init__(recipe, run, replace(scenario, test=self.frames), fabric)
-        self.shard = Shard(0, devices)
-        self.results = _WatchedResults(self.results, self)
-
-    def _passes(self) -> Passes:
-        whole = super()._passes()
-
-        def some(of: SweptImages, all_of: Sweeper) -> Callable[[], Iterator[Any]]:
-            return lambda: self._beginning(of, all_of())
-
-        def unseen() -> Iterator[Labelled] | None:
-            sweep = whole.held_out()
-            return None if sweep is None else self._beginning("held_out", sweep)
-
-        return Passes(
-            some("source", whole.source), some("target", whole.target), whole.all_reduce, unseen
+        self.measured: dict[str, Measured] = {}
+        self.part, self.stage = "preparation", ""
+        self._device, self._recipe, self._split = fabric.device, recipe, scenario.test_split
+        self._loggers = open_loggers(recipe.tracking, run, {}, self.note)
+        scenario = replace(scenario, test=FewFrames(scenario.test))
+        self._frames = 1
+        if scenario.test_split is not None:
+            self._frames = len(scenario.test.items(scenario.test_split, with_labels=False))
+        self._runner = StageRunner(
+            recipe,
+            RunFolder(run),
+            scenario,
+            fabric,
+            Processes(fabric),
+            StopRequest(),
+            self,
+            self._loggers,
+            shard=Shard(0, devices),
+            around=self._around,
         )
+        self._times: dict[str, float] = {}
+        self._memory: PeakMemory | None = None
 
-    def _beginning(self, images_of: SweptImages, sweep: Iterable[Any]) -> Iterator[Any]:
-        """The first batches of a sweep, timed."""
-        begun_s, images = self._clock_s(), 0
-        for batch in sweep:
-            yield batch
-            images += len(batch.image)
-            if images >= _SWEPT or self._clock_s() - begun_s > _LONG_S:
-                break
-        sweeps = self.now.before if self.now.part == "preparation" else self.now.after
-        sweeps.append(Sweep(images_of, images, self._clock_s() - begun_s))
-
-    def _hooks(self, index: int, stage: Stage, folder: Path) -> Hooks:
-        hooks = super()._hooks(index, stage, folder)
-
-        def load(steps: range) -> Iterator[Batch]:
-            return self.timed(hooks.load(steps), len(steps))
-
-        def prepared(method: Method) -> None:
-            self.now.prepare_s = self.lap() - _total_s(self.now.before)
-            self.now.labelling = self._by_frames(lambda: hooks.prepared(method))
-            self.now.part = "training"
-            self.lap()
-
-        def evaluate(method: Method, step: int) -> dict[str, Any]:
-            if step > WARM_UP:
-                return {}
-            begun_s = self._clock_s()
-            scores = hooks.evaluate(method, step)
-            self.now.evaluation = Line(self._clock_s() - begun_s)
-            return scores
-
-        def show(method: Method, step: int) -> None:
-            if step > WARM_UP:
-                return
-            begun_s = self._clock_s()
-            hooks.show(method, step)
-            self.now.pictures_s = self._clock_s() - begun_s
-
-        def progress(step: int, steps: int, losses: Mapping[str, float]) -> None:
-            if step == steps:
-                self.lap()
-
-        return replace(
-            hooks, load=load, prepared=prepared, evaluate=evaluate, show=show, progress=progress
-        )
-
-    def _by_frames(self, work: Callable[[], None]) -> Line:
-        """Do some work on the frames of the test split, and find how its time grows with them."""
-        first_s = self._time(work)
-        if self.count == self.shown:
-            return Line(first_s)
-        if first_s > _LONG_S:
-            return Line(0.0, first_s / FRAMES)
-        self.frames.most = FRAMES // 2
-        half_s = self._time(work)
-        self.frames.most = FRAMES
-        each_s = max(0.0, self._time(work) - half_s) / (FRAMES - FRAMES // 2)
-        return Line(first_s - FRAMES * each_s, each_s)
-
-    def _time(self, work: Callable[[], None]) -> float:
-        begun_s = self._clock_s()
-        work()
-        return self._clock_s() - begun_s
-
-    def _clock_s(self) -> float:
-        wait_for(self.fabric.device)
-        return time.perf_counter()
-
-
-class _WatchedResults(Results):
-    """Results that are timed while a stage's are kept.
-
-    Args:
-        results: theirs is everything.
-        rehearsal: is told.
-    """
-
-    def __init__(self, results: Results, rehearsal: Rehearsal) -> None:
-        vars(self).update(vars(results))
-        self._rehearsal = rehearsal
-
-    def keep(
-        self, stage: Stage, start: str, method: Method, folder: Path, cost: dict[str, float]
-    ) -> None:
-        """As `Results.keep`."""
-        now, watch = self._rehearsal.now, self._rehearsal.watch
-        if stage.steps:
-            now.save_s = max(0.0, self._rehearsal.lap() - _total_s(now.after))
-        now.training_mib, now.part = cost["peak_memory_mib"], "scoring"
-        memory = PeakMemory(self._rehearsal.fabric.device)
-        watch.begin()
-        begun_s = time.perf_counter()
-        super().keep(stage, start, method, folder, cost)
-        kept_s, now.scoring_mib = time.perf_counter() - begun_s, memory.mib()
-        now.keeping = Line(kept_s)
-        if watch.first_end_s is not None:
-            shown = self._rehearsal.shown
-            each_s = (watch.first_end_s - begun_s) / shown
-            now.keeping = Line(kept_s - shown * each_s, each_s)
-            if now.evaluation.fixed_s:
-                now.evaluation = Line(now.evaluation.fixed_s - shown * each_s, each_s)
-
-
-class StepTrial(_Timed):
-    """Takes some steps of one stage on made-up crops: what a step holds and takes, nothing else.
-
-    Args:
-        recipe: resolved, with that stage alone.
-        run: a scratch folder.
-        scenario: of the recipe.
-        fabric: of one process.
-    """
-
-    def __init__(self, recipe: Recipe, run: RunFolder, scenario: Scenario, fabric: Fabric) -> None:
-        super().__init__(recipe, run, scenario, fabric)
-        self.results = _CostAlone(self.results, self)
-
-    def measure(self, initial: Segmenter) -> Measured:
-        """Take the steps of the stage.
-
-        Args:
-            initial: the network to start from; it is not changed.
+    def run(self, initial: Segmenter) -> float:
+        """Run all stages; returns the seconds after the last of them.
 
         Raises:
-            torch.OutOfMemoryError: if a GPU has not enough.
+            torch.OutOfMemoryError: if a GPU has not enough; `stage` and `part` say where.
         """
-        (stage,) = self.recipe.stages
         try:
-            self._run_stage(0, stage, initial)
+            self._runner.run(initial)
         finally:
-            self.trackers.close(True)
-        return self.now
+            self._loggers.close(True)
+        return time.perf_counter() - self._times["kept"]
 
-    def _passes(self) -> Passes:
-        batch = self._batch()
-        return Passes(lambda: [batch.source], lambda: [batch.target], self.processes.total)
+    def update(self, label: str, done: int, total: int, values: Mapping[str, float] = {}) -> None:
+        """Note when the scoring of a finished stage begins and ends."""
+        if label == f"scoring {self.stage}":
+            if self.part != "scoring":
+                self.part, self._memory = "scoring", PeakMemory(self._device)
+            if done == total:
+                self.mark("scored")
 
-    def _hooks(self, index: int, stage: Stage, folder: Path) -> Hooks:
-        batch = self._batch()
+    def note(self, text: str) -> None:
+        """Note when a stage is kept: its results say so last."""
+        entries = self._runner.results.scores["stages"]
+        if entries and entries[-1]["name"] == self.stage and "kept" not in self._times:
+            self.mark("kept")
+            self._conclude(entries[-1])
 
-        def load(steps: range) -> Iterator[Batch]:
-            return self.timed(repeat(batch, len(steps)), len(steps))
+    def mark(self, name: str, is_synchronous: bool = True) -> None:
+        """Note the time of something; waits for the device if it shall be done."""
+        if is_synchronous:
+            wait_for(self._device)
+        self._times[name] = time.perf_counter()
 
-        return replace(
-            super()._hooks(index, stage, folder),
-            load=load,
-            prepared=lambda method: None,
-            evaluate=lambda method, step: {},
-            show=lambda method, step: None,
+    def _around(
+        self, stage: Stage, data: StageData, callbacks: list[Callback]
+    ) -> tuple[StageData, list[Callback]]:
+        self.part, self.stage, self._times = "preparation", stage.name, {}
+        self.measured[stage.name] = Measured()
+        self._memory = None
+        self.mark("begun")
+        first, last = (_Marks(self, name, stage.steps) for name in ("before", "after"))
+        return replace(data, passes=self._some(data.passes)), [first, *callbacks, last]
+
+    def _some(self, whole: Passes) -> Passes:
+        """The first images of each sweep, timed."""
+
+        def some(of: SweptImages, sweep: Iterable[Any]) -> Iterator[Any]:
+            wait_for(self._device)
+            begun_s, images = time.perf_counter(), 0
+            for batch in sweep:
+                yield batch
+                images += len(batch.image)
+                wait_for(self._device)
+                if images >= _SWEPT or time.perf_counter() - begun_s > _LONG_S:
+                    break
+            now = self.measured[self.stage]
+            sweeps = now.before if self.part == "preparation" else now.after
+            sweeps.append(Sweep(of, images, time.perf_counter() - begun_s))
+
+        def unseen() -> Iterator[Any] | None:
+            sweep = whole.held_out()
+            return None if sweep is None else some("held_out", sweep)
+
+        return Passes(
+            lambda: some("source", whole.source()),
+            lambda: some("target", whole.target()),
+            whole.all_reduce,
+            unseen,
         )
 
-    def _batch(self) -> Batch:
-        """Noise, of the sizes that the recipe asks for."""
-        device, loading = self.fabric.device, self.recipe.loading
-        size = (loading.batch_size, *loading.crop_px)
-        shape = (loading.batch_size, 3, *loading.crop_px)
-        label = torch.randint(self.scenario.label_space.num_classes, size, device=device)
-        target = torch.rand(shape, device=device)
-        return Batch(Labelled(torch.rand(shape, device=device), label), Unlabelled(target, target))
+    def _conclude(self, entry: Record) -> None:
+        """Work out what a stage took, from the times of its parts."""
+        now, at = self.measured[self.stage], self._times
+        stage = next(each for each in self._recipe.stages if each.name == self.stage)
+        prepared_s = at["before prepared"] - at["begun"]
+        now.prepare_s = max(0.0, prepared_s - _total_s(now.before))
+        labelled_s = at["after prepared"] - at["before prepared"]
+        now.labelling = Line(each_s=labelled_s / self._frames)
+        trained_s = at["before ended"]
+        scored_s = at.get("scored", trained_s)
+        each_s = (scored_s - trained_s) / self._frames
+        now.keeping = Line(at["kept"] - scored_s, each_s)
+        if stage.steps:
+            last = stage.steps
+            timed_s = at[f"before {last - 2}"] - at[f"after {WARM_UP}"]
+            now.step_s = timed_s / (last - 2 - WARM_UP)
+            first_s = at[f"before {WARM_UP}"] - at["after started"]
+            now.begin_s = max(0.0, first_s - WARM_UP * now.step_s)
+            now.pictures_s = at[f"after {last - 2}"] - at[f"before {last - 2}"]
+            if stage.evaluate_every:
+                evaluated_s = at[f"after {last - 1}"] - at[f"before {last - 1}"]
+                now.evaluation = Line(max(0.0, evaluated_s - self._frames * each_s), each_s)
+            now.save_s = max(0.0, trained_s - at[f"after {last}"] - _total_s(now.after))
+        now.training_mib = entry["peak_memory_mib"]
+        now.scoring_mib = self._memory.mib() if self._memory else now.training_mib
 
 
-class _CostAlone(Results):
-    """Results that keep nothing but what a stage took."""
+class _Marks(Callback):
+    """Marks when the loop comes by; two of them stand around the run's own callbacks."""
 
-    def __init__(self, results: Results, trial: StepTrial) -> None:
-        vars(self).update(vars(results))
-        self._trial = trial
+    def __init__(self, rehearsal: Rehearsal, name: str, steps: int) -> None:
+        self._rehearsal, self._name = rehearsal, name
+        self._waited = {WARM_UP, *range(steps - 2, steps + 1)}
 
-    def keep(
-        self, stage: Stage, start: str, method: Method, folder: Path, cost: dict[str, float]
-    ) -> None:
-        """Note the memory."""
-        self._trial.now.training_mib = cost["peak_memory_mib"]
+    def on_prepared(self, method: Method) -> None:
+        """Mark the end of preparation, or of labelling."""
+        self._rehearsal.mark(f"{self._name} prepared")
+
+    def on_start(self, folder: Path, step: int) -> None:
+        """Mark the beginning of training."""
+        self._rehearsal.part = "training"
+        self._rehearsal.mark(f"{self._name} started")
+
+    def on_end(self, method: Method) -> None:
+        """Mark the end of training."""
+        self._rehearsal.mark(f"{self._name} ended")
+
+    def on_step(self, method: Method, step: int) -> Record:
+        """Mark a step; steps that are timed together do not wait for the device."""
+        self._rehearsal.mark(f"{self._name} {step}", step in self._waited)
+        return {}
+
+
+def short_stage(stage: Stage, timed: int) -> Stage:
+    """A stage of few steps that evaluates after the last but one, and shows pictures before.
+
+    Args:
+        stage: as the recipe has it.
+        timed: steps that are timed.
+    """
+    steps = WARM_UP + timed + 2
+    every = None if stage.evaluate_every is None else steps - 1
+    return stage.model_copy(
+        update={
+            "steps": steps if stage.steps else 0,
+            "refresh_every": None,
+            "evaluate_every": every,
+            "checkpoint_every": 1 << 30,
+        }
+    )
 
 
 def _total_s(sweeps: list[Sweep]) -> float:

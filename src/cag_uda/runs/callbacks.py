@@ -1,0 +1,59 @@
+"""What a run does at the points of a stage: progress, pseudo-label quality, scores and pictures."""
+
+from pathlib import Path
+
+from cag_uda.methods.base import Method
+from cag_uda.recipes.schema import Stage
+from cag_uda.runs.progress import Progress
+from cag_uda.runs.results import Results
+from cag_uda.training.callbacks import Callback, Record, is_due
+
+
+class ShowProgress(Callback):
+    """Shows steps and losses whenever they are logged."""
+
+    def __init__(self, progress: Progress, label: str, steps: int) -> None:
+        self._progress, self._label, self._steps = progress, label, steps
+
+    def on_log(self, record: Record) -> None:
+        """Show the steps taken and the latest mean losses."""
+        if "losses" in record:
+            self._progress.update(self._label, record["step"], self._steps, record["losses"])
+
+
+class KeepLabelling(Callback):
+    """Keeps a stage's anchors and the quality of its pseudo-labels."""
+
+    def __init__(self, results: Results, folder: Path) -> None:
+        self._results, self._folder = results, folder
+
+    def on_prepared(self, method: Method) -> None:
+        """Write them into the stage's folder."""
+        self._results.keep_labelling(method, self._folder)
+
+
+class ScoreOnTheWay(Callback):
+    """Scores the predictor every `evaluate_every` steps, for the log and for label-free choice."""
+
+    def __init__(self, results: Results, stage: Stage, folder: Path) -> None:
+        self._results, self._stage, self._folder = results, stage, folder
+
+    def on_step(self, method: Method, step: int) -> Record:
+        """Score; the end of the stage is scored with its results."""
+        if step == self._stage.steps or not is_due(step, self._stage.evaluate_every):
+            return {}
+        scores = self._results.quick_scores(method, self._stage, self._folder, step)
+        return {"scores": scores} if scores else {}
+
+
+class ShowPictures(Callback):
+    """Shows the loggers what the predictor sees."""
+
+    def __init__(self, results: Results, steps: int, every: int | None) -> None:
+        self._results, self._steps, self._every = results, steps, every
+
+    def on_step(self, method: Method, step: int) -> Record:
+        """Show the sample images; those of the end come with the stage's results."""
+        if step < self._steps and is_due(step, self._every):
+            self._results.show(method, step)
+        return {}

@@ -1,0 +1,291 @@
+"""Loggers of a run: TensorBoard, Weights & Biases, MLflow, each by its own library.
+
+Knows numbers, pictures and steps, no network. A logger that fails on the way never ends a run: it
+is left out from then on, and `metrics.jsonl` has everything.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cag_uda.errors import RunError, UserError
+from cag_uda.files import write_json
+from cag_uda.training.callbacks import Callback, Record
+from cag_uda.training.settings import LoggerName, TrackingConfig
+
+Picture = NDArray[np.uint8]
+"""(H, W, 3) RGB."""
+Note = Callable[[str], None]
+
+_IDS = "tracking.json"
+_ADVICE = {
+    "wandb": "log in with `wandb login`, set WANDB_MODE=offline",
+    "mlflow": "set MLFLOW_TRACKING_URI to a server that answers, or to sqlite:///mlflow.db",
+}
+"""What to do if a service cannot begin."""
+
+
+class Logger(Protocol):
+    """One place where a run is logged."""
+
+    def begin(self, stage: Path, step: int) -> None:
+        """Begin a stage, by its folder, or go on with it after `step` steps."""
+
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        """Log what was measured when the stage had taken `step` steps."""
+
+    def picture(self, step: int, name: str, picture: Picture) -> None:
+        """Log a picture of that moment."""
+
+    def close(self, is_finished: bool) -> None:
+        """End the run, by success or not."""
+
+
+class TensorBoard:
+    """Lightning's logger, one for each stage: `tensorboard --logdir RUN`."""
+
+    def __init__(self) -> None:
+        self._logger: Any = None
+
+    def begin(self, stage: Path, step: int) -> None:
+        """Write into the stage's folder; what a resumed stage repeats is hidden."""
+        # TensorBoard loads slowly.
+        from lightning.fabric.loggers.tensorboard import TensorBoardLogger
+
+        self.close(True)
+        self._logger = TensorBoardLogger(stage, "tensorboard", "", purge_step=step + 1)
+
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        """Log one scalar each, on disk at once: a run may be killed."""
+        self._logger.log_metrics(values, step)
+        self._logger.save()
+
+    def picture(self, step: int, name: str, picture: Picture) -> None:
+        """Log one picture."""
+        self._logger.experiment.add_image(name, picture, step, dataformats="HWC")
+
+    def close(self, is_finished: bool) -> None:
+        """Close the stage's file."""
+        if self._logger is not None:
+            self._logger.finalize("success" if is_finished else "aborted")
+
+
+class WeightsAndBiases:
+    """One run at Weights & Biases, each stage with its own count of steps.
+
+    Args:
+        library: `wandb`.
+        run: folder of the run.
+        project: name of the project.
+        settings: the resolved recipe.
+        known_id: of the run that is gone on with, or None.
+    """
+
+    def __init__(
+        self,
+        library: ModuleType,
+        run: Path,
+        project: str,
+        settings: Mapping[str, Any],
+        known_id: str | None,
+    ) -> None:
+        self.id = known_id or uuid4().hex[:8]
+        self._picture, self._stage = library.Image, ""
+        names = {"project": project, "name": run.name, "id": self.id, "dir": str(run)}
+        self._run = library.init(**names, resume="allow", config=dict(settings))
+
+    def begin(self, stage: Path, step: int) -> None:
+        """Count this stage's steps by themselves, as several stages begin at step 0."""
+        self._stage = stage.name
+        self._run.define_metric(f"{self._stage}/*", step_metric=f"{self._stage}/step")
+
+    def numbers(self, step: int, values: Mapping[str, Any]) -> None:
+        """Log one point of each curve."""
+        named = {f"{self._stage}/{name}": value for name, value in values.items()}
+        self._run.log({f"{self._stage}/step": step, **named})
+
+    def picture(self, step: int, name: str, picture: Picture) -> None:
+        """Log one picture."""
+        self.numbers(step, {name: self._picture(picture)})
+
+    def close(self, is_finished: bool) -> None:
+        """Wait until everything is sent."""
+        self._run.finish(exit_code=0 if is_finished else 1)
+
+
+class MLflow:
+    """One run of an MLflow experiment, the stages' metrics below their names.
+
+    Args:
+        library: `mlflow`.
+        run: folder of the run.
+        project: name of the experiment.
+        settings: the resolved recipe.
+        known_id: of the run that is gone on with, or None.
+    """
+
+    def __init__(
+        self,
+        library: ModuleType,
+        run: Path,
+        project: str,
+        settings: Mapping[str, Any],
+        known_id: str | None,
+    ) -> None:
+        self._library, self._stage = library, ""
+        library.set_experiment(project)
+        self.id = library.start_run(run_id=known_id, run_name=run.name).info.run_id
+        if known_id is None:
+            library.log_params(_flat(settings))
+
+    def begin(self, stage: Path, step: int) -> None:
+        """Name what follows after the stage."""
+        self._stage = stage.name
+
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        """Log one point of each curve, all in one message."""
+        named = {f"{self._stage}/{name}": value for name, value in values.items()}
+        self._library.log_metrics(named, step=step)
+
+    def picture(self, step: int, name: str, picture: Picture) -> None:
+        """Log one picture, as a file of the run."""
+        self._library.log_image(picture, f"{self._stage}/{name}-{step:06d}.png")
+
+    def close(self, is_finished: bool) -> None:
+        """Tell how the run ended."""
+        self._library.end_run("FINISHED" if is_finished else "KILLED")
+
+
+class Loggers(Callback):
+    """All loggers of a run; without any, silence.
+
+    Args:
+        loggers: by name.
+        note: called with a line when one of them fails and is left out.
+    """
+
+    def __init__(self, loggers: Mapping[str, Logger], note: Note) -> None:
+        self._loggers, self._note = dict(loggers), note
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self._loggers)
+
+    def on_start(self, folder: Path, step: int) -> None:
+        """Begin a stage everywhere."""
+        self._each(lambda logger: logger.begin(folder, step))
+
+    def on_log(self, record: Record) -> None:
+        """Log the numbers of a record, nested ones by path."""
+        self.numbers(record["step"], numbers_of(record))
+
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        """See `Logger.numbers`."""
+        self._each(lambda logger: logger.numbers(step, values))
+
+    def picture(self, step: int, name: str, picture: Picture) -> None:
+        """See `Logger.picture`."""
+        self._each(lambda logger: logger.picture(step, name, picture))
+
+    def close(self, is_finished: bool) -> None:
+        """See `Logger.close`."""
+        self._each(lambda logger: logger.close(is_finished))
+
+    def _each(self, log: Callable[[Logger], None]) -> None:
+        for name, logger in list(self._loggers.items()):
+            try:
+                log(logger)
+            except Exception as error:
+                # Whatever goes wrong over there, hours of training must not end by it.
+                del self._loggers[name]
+                self._note(f"{name} has failed and is left out: {error}; see metrics.jsonl")
+
+
+def require_libraries(names: Sequence[LoggerName]) -> None:
+    """See before any work that the libraries of some loggers are installed. Raises UserError."""
+    for name in names:
+        if name in _ADVICE:
+            _library(name)
+
+
+def open_loggers(
+    config: TrackingConfig, run: Path, settings: Mapping[str, Any], note: Note
+) -> Loggers:
+    """Open the loggers that a recipe names, or go on where the run was logged before.
+
+    Args:
+        config: of the recipe.
+        run: folder of the run; it keeps the ids by which a resumed run goes on.
+        settings: the resolved recipe, to be shown there.
+        note: called with a line when one of them fails later on.
+
+    Raises:
+        UserError: if a library is not installed, or its service cannot be reached.
+    """
+    path = run / _IDS
+    ids: dict[str, str] = {}
+    if path.exists():
+        try:
+            ids = dict(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise RunError(f"{path} is damaged: {error}; delete it to begin anew there") from error
+    loggers: dict[str, Logger] = {}
+    for name in config.loggers:
+        if name == "tensorboard":
+            loggers[name] = TensorBoard()
+            continue
+        kind = WeightsAndBiases if name == "wandb" else MLflow
+        library = _library(name)
+        try:
+            logger = kind(library, run, config.project, settings, ids.get(name))
+        except Exception as error:
+            # Each library has its own exceptions for a missing account, network or run.
+            raise UserError(
+                f"{name} cannot begin: {error}; {_ADVICE[name]}, or take it out of tracking.loggers"
+            ) from error
+        loggers[name] = logger
+        if ids.get(name) != logger.id:
+            ids[name] = logger.id
+            write_json(path, ids)
+    return Loggers(loggers, note)
+
+
+def numbers_of(record: Record, prefix: str = "") -> dict[str, float]:
+    """The numbers of a log's record but its step, nested ones by path."""
+    found: dict[str, float] = {}
+    for key, value in record.items():
+        if isinstance(value, dict):
+            found |= numbers_of(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and key != "step":
+            found[f"{prefix}{key}"] = float(value)
+    return found
+
+
+def _library(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"tracking.loggers names {name}, which is not installed ({error}); "
+            f"`pip install {name}`, or take it out of tracking.loggers"
+        ) from error
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Settings by their dotted paths, as text."""
+    found: dict[str, str] = {}
+    for key, value in settings.items():
+        if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+            value = {str(each.get("name", place)): each for place, each in enumerate(value)}
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = str(value)
+    return found

@@ -1,0 +1,75 @@
+"""The tables of a recipe that training reads. Knows no network and no device."""
+
+from typing import Literal, Self, TypeAlias
+
+from pydantic import Field, model_validator
+
+from cag_uda.methods.optim import OptimConfig
+from cag_uda.types import Config
+
+LoggerName: TypeAlias = Literal["tensorboard", "wandb", "mlflow"]
+Precision: TypeAlias = Literal["32", "bf16", "16"]
+
+
+class ComputeConfig(Config):
+    """The `[compute]` table of a recipe."""
+
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(default=1, ge=1)
+    """Processes of this machine, one device each; more machines by torchrun or SLURM."""
+    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    """Of forward and backward passes; weights and statistics stay in float32. "16" is for GPUs that
+    do not know bf16; its gradients are scaled, and with SGD each step waits to know whether they
+    overflowed."""
+    channels_last: bool | Literal["auto"] = "auto"
+    """Whether feature maps keep channels innermost in memory."""
+    accumulation: int = Field(default=1, ge=1)
+    """Parts in which each device takes its share of a batch, one after the other: so many times
+    less memory. Gradients are those of the whole; batch norms see a part."""
+    checkpointing: tuple[str, ...] = ()
+    """Parts of the segmenter that keep their inputs alone and compute again in the backward pass:
+    "blocks" for each block of the backbone, or names of modules with * for anything."""
+    compile: bool = False
+    """Whether networks are compiled by torch (minutes at first; wants a C++ compiler)."""
+    deterministic: bool = False
+    """Whether a GPU's kernels that give the same bits every time are taken where there are some,
+    slower ones; torch warns of what has none. On a CPU all do."""
+
+    @model_validator(mode="after")
+    def _compiled_networks_keep_everything(self) -> Self:
+        # torch does not compile parts whose repetition differs from their first pass, as that of
+        # batch norms must.
+        if self.compile and self.checkpointing:
+            raise ValueError("compile and checkpointing do not go together; leave one of them out")
+        return self
+
+
+class StageSettings(Config):
+    """How one stage is trained; a recipe's `[[stages]]` adds what is trained."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    """Lower-case letters, digits and hyphens; not "initial"."""
+    steps: int = Field(default=0, ge=0)
+    """Optimiser steps; 0 for a method that does not train."""
+    optim: OptimConfig = OptimConfig()
+    refresh_every: int | None = Field(default=None, ge=1)
+    """Steps between renewals of what the method prepares (anchors, labeller); None: once."""
+    log_every: int = Field(default=20, ge=1)
+    """Steps between records in the log."""
+    checkpoint_every: int = Field(default=200, ge=1)
+    """Steps between resumable checkpoints; a stop by signal makes one too."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What a loss or gradient that is not finite does: training stops and names the batch's files,
+    or the step is skipped and noted in the log (to know it, each step waits for the device)."""
+
+
+class TrackingConfig(Config):
+    """The `[tracking]` table of a recipe."""
+
+    loggers: tuple[LoggerName, ...] = ("tensorboard",)
+    """Who is told of losses, scores and pictures; `metrics.jsonl` is written in any case. Weights &
+    Biases and MLflow take their address and account from their own environment variables."""
+    project: str = "cag-uda"
+    """The project at Weights & Biases, the experiment at MLflow."""
+    pictures_every: int | None = Field(default=1000, ge=1)
+    """Steps between pictures of predictions; None: at the end of each stage alone."""
