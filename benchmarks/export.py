@@ -18,7 +18,7 @@ import onnxruntime
 import torch
 
 from cag_uda.models.config import Classes, SegmenterConfig
-from cag_uda.models.inference import label_map
+from cag_uda.models.label_maps import label_map
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.prediction.export import export
 from cag_uda.scenes import render

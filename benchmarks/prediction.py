@@ -21,7 +21,8 @@ import torch
 
 from cag_uda.data.files.decoding import read_image
 from cag_uda.models.config import Classes, SegmenterConfig
-from cag_uda.models.inference import labels_of_batch, prepare
+from cag_uda.models.inference import prepare
+from cag_uda.models.label_maps import labels_of_batch
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.prediction.predict import predict_files
 from cag_uda.prediction.stream import BATCH_SIZE

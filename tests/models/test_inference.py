@@ -12,12 +12,11 @@ from torch import Tensor
 from cag_uda.errors import DataError, ShapeError
 from cag_uda.models.inference import (
     class_logits,
-    label_map,
-    label_maps,
     most_likely,
     prepare,
     upsample,
 )
+from cag_uda.models.label_maps import label_map, label_maps
 from cag_uda.models.views import WHOLE, Views
 from tests.support.stub_network import CLASSES, Image, Stub, picture
 

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from cag_uda.cli.app import app
 from cag_uda.models.inference import class_logits, inference, most_likely, prepare, upsample
+from cag_uda.models.label_maps import most_likely_with_confidence
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.prediction.jobs import find_jobs
-from cag_uda.prediction.stream import most_likely_with_confidence
 from tests.support.command_line import failure, run
 from tests.support.predictions import LOG, files_in, predict, write_model, write_photo
 from tests.support.trees import read_pixels

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from cag_uda.data.files.decoding import read_image
-from cag_uda.models.inference import labels_of_batch, prepare
+from cag_uda.models.inference import prepare
+from cag_uda.models.label_maps import Labelling, label_batch
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.views import WHOLE
 from cag_uda.prediction import predict as predict_command
@@ -116,18 +117,18 @@ def test_reading_labelling_and_writing_overlap(
             of_third_batch.set()
         return read_image(path)
 
-    def label_and_tell(*arguments: Any) -> np.ndarray:
+    def label_and_tell(*arguments: Any, **options: Any) -> Labelling:
         if next(batches) == 2:
             in_time.append(of_third_batch.wait(30))
             second_batch.set()
-        return labels_of_batch(*arguments)
+        return label_batch(*arguments, **options)
 
     def wait_and_write(path: Path, picture: np.ndarray) -> None:
         in_time.append(second_batch.wait(30))
         write_picture(path, picture)
 
     monkeypatch.setattr(predict_stream, "read_image", read_and_tell)
-    monkeypatch.setattr(predict_stream, "labels_of_batch", label_and_tell)
+    monkeypatch.setattr(predict_stream, "label_batch", label_and_tell)
     monkeypatch.setattr(predict_command, "write_picture", wait_and_write)
     predict(model, folder, "--out", tmp_path / "out", "--as", "train-ids")
     assert in_time == [True] * (4 * BATCH_SIZE + 1)

@@ -18,6 +18,8 @@ CLASSES = 5
 class Stub(nn.Module):
     """Stride-2 random convolution; notes the shape, type and mode of every call."""
 
+    grid_px = 2
+
     def __init__(self, input_width_px: int | None = None, num_classes: int = CLASSES) -> None:
         super().__init__()
         self.config = SimpleNamespace(input_width_px=input_width_px, align_corners=False)

@@ -23,13 +23,8 @@ from cag_uda.evaluation.bootstrap import Interval, paired_bootstrap
 from cag_uda.evaluation.confusion import ConfusionMatrix
 from cag_uda.evaluation.scores import Scores, scores
 from cag_uda.files import whole_file
-from cag_uda.models.inference import (
-    AnySegmenter,
-    LabelMap,
-    batches_of_one_kind,
-    labels_of_batch,
-    prepare,
-)
+from cag_uda.models.inference import AnySegmenter, LabelMap, batches_of_one_kind, prepare
+from cag_uda.models.label_maps import labels_of_batch
 from cag_uda.models.views import WHOLE, Views
 
 Progress = Callable[[int, int], None]

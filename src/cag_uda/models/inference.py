@@ -49,6 +49,10 @@ class AnySegmenter(Protocol):
     def config(self) -> InferenceConfig:
         """Its configuration."""
 
+    @property
+    def grid_px(self) -> int:
+        """Least shift of an image, in pixels, that shifts its logits by whole cells."""
+
     def __call__(self, image: Tensor, /) -> Prediction:
         """Segment images (B, 3, H, W), float in [0, 1], of the target domain."""
 
@@ -128,10 +132,7 @@ def view_logits(segmenter: AnySegmenter, image_batch: Tensor, views: Views) -> l
         For each scale (B, K, h, w) float32 logits on the network's device, averaged over flips and
         windows: on the network's grid, or per pixel of the image where there are windows.
     """
-    parameter = next(iter(segmenter.parameters()), None)
-    image = image_batch if parameter is None else image_batch.to(parameter.device)
-    if image.dtype == torch.uint8:
-        image = image.float().div_(255)
+    image = on_device(image_batch, segmenter)
     looks = []
     for scale in views.scales:
         size = views.image_size((image.shape[-2], image.shape[-1]), scale)
@@ -141,6 +142,18 @@ def view_logits(segmenter: AnySegmenter, image_batch: Tensor, views: Views) -> l
             scaled = F.interpolate(image, size, mode="bilinear", antialias=scale < 1)
         looks.append(_logits_of_windows(segmenter, scaled, views))
     return looks
+
+
+def on_device(image: Tensor, segmenter: AnySegmenter) -> Tensor:
+    """Images (B, 3, H, W), uint8 or float in [0, 1], as float on the network's device."""
+    image = image.to(device_of(segmenter))
+    return image.float().div_(255) if image.dtype == torch.uint8 else image
+
+
+def device_of(segmenter: AnySegmenter) -> torch.device:
+    """Where a network is; the CPU if it has no parameters."""
+    parameter = next(iter(segmenter.parameters()), None)
+    return torch.device("cpu") if parameter is None else parameter.device
 
 
 def _logits_of_windows(segmenter: AnySegmenter, image: Tensor, views: Views) -> Tensor:
@@ -215,87 +228,6 @@ def most_likely(
         label.masked_fill_(value > best, train_id)
         torch.maximum(best, value, out=best)
     return label[:, 0]
-
-
-def label_map(segmenter: AnySegmenter, image: Image, views: Views = WHOLE) -> LabelMap:
-    """Segment one image at its own resolution.
-
-    Args:
-        segmenter: the network; its mode is restored afterwards.
-        image: (H, W, 3) uint8, RGB, of any size.
-        views: whose logits to average.
-
-    Returns:
-        (H, W) uint8 train ids.
-
-    Raises:
-        DataError: if this is no RGB image of 8 bits.
-    """
-    return next(label_maps(segmenter, [image], batch_size=1, views=views))
-
-
-def label_maps(
-    segmenter: AnySegmenter,
-    images: Iterable[Image],
-    batch_size: int = 4,
-    views: Views = WHOLE,
-) -> Iterator[LabelMap]:
-    """Segment images at their own resolutions, one after the other.
-
-    Neighbours of one size share a pass of the network. Between two results the module is in the
-    mode that the caller left it in.
-
-    Args:
-        segmenter: the network.
-        images: (H, W, 3) uint8 each, RGB, of any sizes; read one batch at a time.
-        batch_size: images a pass, at most.
-        views: whose logits to average.
-
-    Yields:
-        (H, W) uint8 train ids per image, in the order of the images.
-
-    Raises:
-        DataError: if one is no RGB image of 8 bits.
-    """
-    width = segmenter.config.input_width_px
-    prepared = ((prepare(image, width), image.shape[:2]) for image in images)
-    for batch in batches_of_one_kind(prepared, lambda pair: (pair[0].shape, pair[1]), batch_size):
-        yield from labels_of_batch(segmenter, [image for image, _ in batch], batch[0][1], views)
-
-
-def labels_of_batch(
-    segmenter: AnySegmenter,
-    prepared: list[Tensor],
-    size: tuple[int, int],
-    views: Views = WHOLE,
-    *,
-    num_classes: int | None = None,
-) -> npt.NDArray[np.uint8]:
-    """Segment prepared images in one pass.
-
-    Args:
-        segmenter: the network; its mode is restored afterwards.
-        prepared: results of `prepare`, (1, 3, H', W') uint8 each, of one size.
-        size: (H, W) of the result, in pixels.
-        views: whose logits to average.
-        num_classes: K that the caller counts on; None takes what comes.
-
-    Returns:
-        (B, H, W) uint8 train ids.
-
-    Raises:
-        DataError: if the network has another number of classes than the caller counts on.
-    """
-    views = as_trained(views, segmenter)
-    with inference(segmenter):
-        looks = view_logits(segmenter, torch.cat(prepared), views)
-        classes = looks[0].shape[1]
-        if num_classes not in (None, classes):
-            raise DataError(
-                f"the network tells {classes} classes apart, but the domain has "
-                f"{num_classes}: use a domain with the label space that it was trained on"
-            )
-        return most_likely(looks, size, views.align_corners).cpu().numpy()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +22,8 @@ from cag_uda.models.backbones import backbone_entry, build_backbone
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.context_detail import ContextDetail
 from cag_uda.models.decoders import DECODERS
-from cag_uda.models.inference import as_rgb, label_map
+from cag_uda.models.inference import as_rgb
+from cag_uda.models.label_maps import label_map
 from cag_uda.models.norm import (
     DomainBatchNorm2d,
     copy_statistics,
@@ -76,6 +78,14 @@ class Segmenter(nn.Module):
         if config.norm == "per-domain":
             separate_statistics(self)
         self._domain_norms = tuple(m for m in self.modules() if isinstance(m, DomainBatchNorm2d))
+
+    @property
+    def grid_px(self) -> int:
+        """Least shift of an image, in pixels, that shifts its logits by whole cells."""
+        unit_px = math.lcm(self.backbone.multiple, *self.backbone.strides)
+        if self.detail is None:
+            return unit_px
+        return math.lcm(unit_px * self.detail.scale, self.detail.unit_px)
 
     def forward(self, image: Tensor, domain: DomainName = "target") -> Prediction:
         """Segment images.

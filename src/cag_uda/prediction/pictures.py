@@ -15,6 +15,8 @@ from cag_uda.files import whole_file, write_with
 from cag_uda.models.config import Classes
 from cag_uda.types import IGNORE
 
+_PIXELS_PER_STRIP = 1 << 20
+
 Picture: TypeAlias = NDArray[np.uint8]
 """(H, W, 3) RGB, or (H, W)."""
 
@@ -51,13 +53,24 @@ def _colours(segmented: Segmented, classes: Classes) -> Picture:
 
 
 def _overlay(segmented: Segmented, classes: Classes) -> Picture:
-    colours = _colours(segmented, classes)
-    return np.asarray(cv2.addWeighted(segmented.image, 0.5, colours, 0.5, 0), dtype=np.uint8)
+    picture = _colours(segmented, classes)
+    for rows in _strips(picture):
+        cv2.addWeighted(segmented.image[rows], 0.5, picture[rows], 0.5, 0, dst=picture[rows])
+    return picture
 
 
 def _confidence(segmented: Segmented, classes: Classes) -> Picture:
     assert segmented.confidence is not None, "asked for where this kind is"
-    return np.rint(segmented.confidence * 255).astype(np.uint8)
+    picture = np.empty(segmented.confidence.shape, np.uint8)
+    for rows in _strips(picture):
+        np.rint(segmented.confidence[rows] * 255, out=picture[rows], casting="unsafe")
+    return picture
+
+
+def _strips(picture: Picture) -> Iterator[slice]:
+    """Rows by rows, so that what is between takes little memory however large the picture is."""
+    step = max(1, _PIXELS_PER_STRIP // picture.shape[1])
+    return (slice(top, top + step) for top in range(0, len(picture), step))
 
 
 PAINTERS: dict[str, Painter] = {
@@ -75,8 +88,8 @@ FOR_LOOKING = ("overlay", "color")
 
 def write_picture(path: Path, picture: Picture) -> None:
     """Write a PNG, whole or not at all. Raises RunError if it cannot be written."""
-    encoded = cv2.imencode(".png", _as_opencv(picture))[1].tobytes()
-    write_with(path, lambda temporary: temporary.write_bytes(encoded))
+    encoded = cv2.imencode(".png", _as_opencv(picture))[1]
+    write_with(path, lambda temporary: temporary.write_bytes(encoded.data))
 
 
 @contextmanager

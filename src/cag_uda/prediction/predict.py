@@ -178,7 +178,7 @@ class _Predictor:
         with Behind(_WRITERS, 4 * BATCH_SIZE) as writing:
             for batch in segment(self._segmenter, frames, self._views, self._wants_confidence):
                 for job, segmented in batch:
-                    writing.call(partial(self._write_image, job, segmented))
+                    writing.call(partial(self._write_image, job, segmented), segmented.label.size)
                 self._advance(len(batch))
 
     def _write_image(self, job: Job, segmented: Segmented) -> None:

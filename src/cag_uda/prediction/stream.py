@@ -5,29 +5,22 @@ does not grow with the number of images.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
-import torch
 from torch import Tensor
 
 from cag_uda.data.files.ahead import ahead
 from cag_uda.data.files.decoding import read_image
 from cag_uda.errors import DataError
-from cag_uda.models.inference import (
-    as_trained,
-    inference,
-    labels_of_batch,
-    prepare,
-    upsample,
-    view_logits,
-)
+from cag_uda.models.inference import prepare
+from cag_uda.models.label_maps import label_batch
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.views import Views
 from cag_uda.prediction.pictures import Picture, Segmented
@@ -37,6 +30,8 @@ T = TypeVar("T")
 BATCH_SIZE = 4
 _PIXELS_PER_BATCH = BATCH_SIZE * 2048 * 1024
 """Larger images share a pass with fewer others, or memory would grow with their square."""
+_PIXELS_AHEAD = 4 * _PIXELS_PER_BATCH
+"""Of images that are read ahead of their use, and as many of pictures that wait to be written."""
 _HELD_BATCHES = 4
 """Images that wait for others of their size are, all together, at most so many batches."""
 
@@ -75,9 +70,17 @@ def read_frames(
         except DataError as error:
             return origin, error
 
-    with closing(ahead(read, origins, depth=2 * BATCH_SIZE)) as results:
+    largest = _PIXELS_AHEAD
+
+    def depth_now() -> int:
+        # One alone at first; then as many as hold not too much if all are as large as the largest.
+        return max(1, _PIXELS_AHEAD // largest)
+
+    with closing(ahead(read, origins, 2 * BATCH_SIZE, depth_now)) as results:
         for result in results:
             if isinstance(result, Frame):
+                pixels = result.image.shape[0] * result.image.shape[1]
+                largest = pixels if largest == _PIXELS_AHEAD else max(largest, pixels)
                 yield result
             else:
                 on_broken(*result)
@@ -155,52 +158,12 @@ def segment(
     for batch in batches_of_one_size(frames):
         size = (batch[0].image.shape[0], batch[0].image.shape[1])
         prepared = [frame.prepared for frame in batch]
-        confidences: Iterable[Any] = [None] * len(batch)
-        if wants_confidence:
-            with inference(segmenter):
-                trained = as_trained(views, segmenter)
-                looks = view_logits(segmenter, torch.cat(prepared), trained)
-                on_device = most_likely_with_confidence(looks, size, trained.align_corners)
-            labels, confidences = (each.cpu().numpy() for each in on_device)
-        else:
-            labels = labels_of_batch(segmenter, prepared, size, views)
+        found = label_batch(segmenter, prepared, size, views, with_confidence=wants_confidence)
+        confidences = [None] * len(batch) if found.confidence is None else found.confidence
         yield [
             (frame.origin, Segmented(frame.image, label, confidence))
-            for frame, label, confidence in zip(batch, labels, confidences, strict=True)
+            for frame, label, confidence in zip(batch, found.label, confidences, strict=True)
         ]
-
-
-def most_likely_with_confidence(
-    looks: Sequence[Tensor], size: tuple[int, int], align_corners: bool = False
-) -> tuple[Tensor, Tensor]:
-    """The classes with the highest upsampled logits, and their softmax probabilities.
-
-    One class at a time, as `most_likely` does, whose labels these are.
-
-    Args:
-        looks: (B, K, h, w) float logits of each view, whose grids may differ; their mean counts.
-        size: (H, W) of the result, in pixels.
-        align_corners: as in `upsample`.
-
-    Returns:
-        (B, H, W) uint8 train ids, and (B, H, W) float32 in [1 / K, 1].
-    """
-
-    def value_of(train_id: int) -> Tensor:
-        values = [upsample(look[:, train_id : train_id + 1], size, align_corners) for look in looks]
-        return torch.stack(values).mean(0) if len(values) > 1 else values[0]
-
-    best = value_of(0)
-    total = torch.ones_like(best)
-    label = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
-    for train_id in range(1, looks[0].shape[1]):
-        value = value_of(train_id)
-        label.masked_fill_(value > best, train_id)
-        # The sum of exp(value − best) so far: of the two terms one is the exponential of 0.
-        higher = torch.maximum(best, value)
-        total = total * (best - higher).exp() + (value - higher).exp()
-        best = higher
-    return label[:, 0], total.reciprocal()[:, 0]
 
 
 class Behind:
@@ -217,7 +180,8 @@ class Behind:
     def __init__(self, threads: int, depth: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="write-behind")
         self._depth = depth
-        self._pending: deque[Future[None]] = deque()
+        self._pending: deque[tuple[Future[None], int]] = deque()
+        """Each with its cost."""
 
     def __enter__(self) -> "Behind":
         return self
@@ -225,12 +189,18 @@ class Behind:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
             while self._pending and kind is None:
-                self._pending.popleft().result()
+                self._pending.popleft()[0].result()
         finally:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def call(self, function: Callable[[], None]) -> None:
-        """Run a function soon."""
-        while len(self._pending) >= self._depth:
-            self._pending.popleft().result()
-        self._pending.append(self._pool.submit(function))
+    def call(self, function: Callable[[], None], pixels: int = 0) -> None:
+        """Run a function soon.
+
+        Args:
+            function: what to run.
+            pixels: of the picture that it holds; large ones count as several calls.
+        """
+        cost = max(1, pixels * self._depth // _PIXELS_AHEAD)
+        while self._pending and sum(cost for _, cost in self._pending) + cost > self._depth:
+            self._pending.popleft()[0].result()
+        self._pending.append((self._pool.submit(function), cost))

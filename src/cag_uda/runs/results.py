@@ -13,7 +13,8 @@ from cag_uda.evaluation.evaluate import Evaluation, evaluate, load_frames, merge
 from cag_uda.evaluation.pseudo_label_scores import PseudoLabelTally
 from cag_uda.files import write_json
 from cag_uda.methods.base import Method
-from cag_uda.models.inference import label_map, prepare
+from cag_uda.models.inference import prepare
+from cag_uda.models.label_maps import label_map
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import Recipe
 from cag_uda.recipes.schema import Stage

@@ -11,26 +11,33 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def ahead(function: Callable[[T], R], items: Iterable[T], depth: int) -> Generator[R, None, None]:
+def ahead(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    depth: int,
+    depth_now: Callable[[], int] | None = None,
+) -> Generator[R, None, None]:
     """Apply a function in threads, some items ahead of whoever consumes the results.
 
     Args:
         function: what takes long outside of the interpreter's lock: reading, decoding, resizing.
         items: what it is applied to.
         depth: results that are held or in the making, at most.
+        depth_now: how many of these at the moment, from 1 on, where results may be large.
 
     Yields:
         Results in the order of the items; an error is raised where its result would have come.
     """
     remaining = iter(items)
+    wanted = depth_now or (lambda: depth)
     pool = ThreadPoolExecutor(min(depth, os.cpu_count() or 1), thread_name_prefix="read-ahead")
     try:
-        pending: deque[Future[R]] = deque(
-            pool.submit(function, item) for item in islice(remaining, depth)
-        )
-        while pending:
-            result = pending.popleft().result()
-            pending.extend(pool.submit(function, item) for item in islice(remaining, 1))
-            yield result
+        pending: deque[Future[R]] = deque()
+        while True:
+            missing = max(0, min(wanted(), depth) - len(pending))
+            pending.extend(pool.submit(function, item) for item in islice(remaining, missing))
+            if not pending:
+                return
+            yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,241 @@
+"""Label maps of images of any size, by a network that holds no more memory than there is.
+
+Whole images share passes as far as memory allows; an image that is too large for that is looked at
+window by window. Knows images and networks; knows no label that is true.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cag_uda.errors import DataError
+from cag_uda.models.inference import (
+    AnySegmenter,
+    Image,
+    LabelMap,
+    as_trained,
+    batches_of_one_kind,
+    device_of,
+    inference,
+    most_likely,
+    prepare,
+    upsample,
+    view_logits,
+)
+from cag_uda.models.memory import bytes_per_pixel, free_bytes
+from cag_uda.models.strips import label_strips
+from cag_uda.models.views import WHOLE, Views
+
+_SHARE = 0.7
+"""Of the free memory that one pass may take."""
+_CERTAIN_BYTES_PER_PIXEL = 4096
+"""More than networks take: where so much is there, nothing is measured."""
+_RESULT_BYTES_PER_PIXEL = 24
+"""Of one class's logits at the size of the result, the best so far, and the like."""
+_ALWAYS_WHOLE_PIXELS = 1 << 22
+"""Images of up to twice 2048×1024 are looked at whole wherever that fits, as their scores were
+published. Larger ones gain nothing by more memory than `_WINDOW_BYTES` on a CPU."""
+_WINDOW_BYTES = 3 << 29
+
+
+class Labelling(NamedTuple):
+    """What a network says of some images of one size."""
+
+    label: npt.NDArray[np.uint8]
+    """(B, H, W) train ids."""
+    confidence: npt.NDArray[np.float32] | None
+    """(B, H, W) in [0, 1], the probability of the label; None where nobody asked for it."""
+
+
+def label_map(segmenter: AnySegmenter, image: Image, views: Views = WHOLE) -> LabelMap:
+    """Segment one image at its own resolution.
+
+    Args:
+        segmenter: the network; its mode is restored afterwards.
+        image: (H, W, 3) uint8, RGB, of any size.
+        views: whose logits to average.
+
+    Returns:
+        (H, W) uint8 train ids.
+
+    Raises:
+        DataError: if this is no RGB image of 8 bits.
+    """
+    return next(label_maps(segmenter, [image], batch_size=1, views=views))
+
+
+def label_maps(
+    segmenter: AnySegmenter,
+    images: Iterable[Image],
+    batch_size: int = 4,
+    views: Views = WHOLE,
+) -> Iterator[LabelMap]:
+    """Segment images at their own resolutions, one after the other.
+
+    Neighbours of one size share a pass of the network. Between two results the module is in the
+    mode that the caller left it in.
+
+    Args:
+        segmenter: the network.
+        images: (H, W, 3) uint8 each, RGB, of any sizes; read one batch at a time.
+        batch_size: images a pass, at most.
+        views: whose logits to average.
+
+    Yields:
+        (H, W) uint8 train ids per image, in the order of the images.
+
+    Raises:
+        DataError: if one is no RGB image of 8 bits.
+    """
+    width = segmenter.config.input_width_px
+    prepared = ((prepare(image, width), image.shape[:2]) for image in images)
+    for batch in batches_of_one_kind(prepared, lambda pair: (pair[0].shape, pair[1]), batch_size):
+        yield from labels_of_batch(segmenter, [image for image, _ in batch], batch[0][1], views)
+
+
+def labels_of_batch(
+    segmenter: AnySegmenter,
+    prepared: list[Tensor],
+    size: tuple[int, int],
+    views: Views = WHOLE,
+    *,
+    num_classes: int | None = None,
+) -> npt.NDArray[np.uint8]:
+    """Segment prepared images, in one pass where memory allows; as `label_batch`.
+
+    Returns:
+        (B, H, W) uint8 train ids.
+    """
+    return label_batch(segmenter, prepared, size, views, num_classes=num_classes).label
+
+
+def label_batch(
+    segmenter: AnySegmenter,
+    prepared: Sequence[Tensor],
+    size: tuple[int, int],
+    views: Views = WHOLE,
+    *,
+    with_confidence: bool = False,
+    num_classes: int | None = None,
+) -> Labelling:
+    """Segment prepared images of one size in bounded memory.
+
+    Args:
+        segmenter: the network; its mode is restored afterwards.
+        prepared: results of `prepare`, (1, 3, H', W') uint8 each, of one size.
+        size: (H, W) of the result, in pixels.
+        views: whose logits to average.
+        with_confidence: whether to give the probabilities of the labels too.
+        num_classes: K that the caller counts on; None takes what comes.
+
+    Returns:
+        Labels and, if asked for, their probabilities.
+
+    Raises:
+        DataError: if the network has another number of classes than the caller counts on.
+    """
+    views = as_trained(views, segmenter)
+    shape = prepared[0].shape[2], prepared[0].shape[3]
+    label = np.empty((len(prepared), *size), np.uint8)
+    confidence = np.empty((len(prepared), *size), np.float32) if with_confidence else None
+
+    def place(index: int, rows: slice, looks: list[Tensor]) -> None:
+        if num_classes not in (None, classes := looks[0].shape[1]):
+            raise DataError(
+                f"the network tells {classes} classes apart, but the domain has "
+                f"{num_classes}: use a domain with the label space that it was trained on"
+            )
+        part = rows.stop - rows.start, size[1]
+        count = looks[0].shape[0]
+        if confidence is None:
+            best = most_likely(looks, part, views.align_corners)
+        else:
+            best, sure = most_likely_with_confidence(looks, part, views.align_corners)
+            confidence[index : index + count, rows] = sure.cpu().numpy()
+        label[index : index + count, rows] = best.cpu().numpy()
+
+    with inference(segmenter):
+        share = _images_a_pass(segmenter, len(prepared), shape, size, views)
+        if share:
+            for index in range(0, len(prepared), share):
+                looks = view_logits(segmenter, torch.cat([*prepared[index : index + share]]), views)
+                place(index, slice(0, size[0]), looks)
+            return Labelling(label, confidence)
+        window_pixels = _window_pixels(segmenter, views)
+        for index, image in enumerate(prepared):
+            for rows, looks in label_strips(segmenter, image, size, views, window_pixels):
+                place(index, rows, looks)
+    return Labelling(label, confidence)
+
+
+def _images_a_pass(
+    segmenter: AnySegmenter,
+    count: int,
+    shape: tuple[int, int],
+    size: tuple[int, int],
+    views: Views,
+) -> int:
+    """How many whole images of a shape (H', W') fit into one pass; 0 if not even one does.
+
+    Where windows were asked for, none is looked at whole unless it is no larger than a window.
+    """
+    seen = math.prod(views.image_size(shape, max(views.scales)))
+    if views.window_px is not None and any(map(int.__gt__, shape, views.window_px)):
+        return 0
+    device = device_of(segmenter)
+    most = _SHARE * free_bytes(device)
+    if device.type == "cpu" and seen > _ALWAYS_WHOLE_PIXELS:
+        most = min(most, _WINDOW_BYTES)
+    of_result = math.prod(size) * _RESULT_BYTES_PER_PIXEL * len(views.scales)
+    if count * (seen * _CERTAIN_BYTES_PER_PIXEL + of_result) <= most:
+        return count
+    # What the network holds at its peak has gone when the result is computed.
+    each = max(seen * bytes_per_pixel(segmenter, device), of_result)
+    return min(count, int(most / each))
+
+
+def _window_pixels(segmenter: AnySegmenter, views: Views) -> int:
+    """Pixels of a window that fits into memory. Tells once for each network, in the log."""
+    if views.window_px is not None:
+        return math.prod(views.window_px)
+    device = device_of(segmenter)
+    most = min(_SHARE * free_bytes(device), _WINDOW_BYTES)
+    return int(most / bytes_per_pixel(segmenter, device))
+
+
+def most_likely_with_confidence(
+    looks: Sequence[Tensor], size: tuple[int, int], align_corners: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The classes with the highest upsampled logits, and their softmax probabilities.
+
+    One class at a time, as `most_likely` does, whose labels these are.
+
+    Args:
+        looks: (B, K, h, w) float logits of each view, whose grids may differ; their mean counts.
+        size: (H, W) of the result, in pixels.
+        align_corners: as in `upsample`.
+
+    Returns:
+        (B, H, W) uint8 train ids, and (B, H, W) float32 in [1 / K, 1].
+    """
+
+    def value_of(train_id: int) -> Tensor:
+        values = [upsample(look[:, train_id : train_id + 1], size, align_corners) for look in looks]
+        return torch.stack(values).mean(0) if len(values) > 1 else values[0]
+
+    best = value_of(0)
+    total = torch.ones_like(best)
+    label = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
+    for train_id in range(1, looks[0].shape[1]):
+        value = value_of(train_id)
+        label.masked_fill_(value > best, train_id)
+        # The sum of exp(value − best) so far: of the two terms one is the exponential of 0.
+        higher = torch.maximum(best, value)
+        total = total * (best - higher).exp() + (value - higher).exp()
+        best = higher
+    return label[:, 0], total.reciprocal()[:, 0]
