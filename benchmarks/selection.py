@@ -19,7 +19,6 @@ are read here alone, to judge the criteria; `cag-uda select` and `deliver` never
 
 import argparse
 import itertools
-import json
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -29,8 +28,12 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from cag_uda.errors import RunError
 from cag_uda.files import write_json
-from cag_uda.runs.selection import Checkpoint, best, checkpoints, rank_of, ranks, read_records
+from cag_uda.runs.records.base import parse_line
+from cag_uda.runs.records.run import read_scores
+from cag_uda.runs.records.stage import METRICS, MetricsLine, read_criteria
+from cag_uda.runs.selection import Checkpoint, best, checkpoints, rank_of, ranks
 from cag_uda.types import CriterionName
 
 FEWEST = 3
@@ -47,35 +50,38 @@ class Judged:
 
 def judged_checkpoints(run: Path) -> tuple[str, list[Judged]]:
     """The pair of domains of a run, and its checkpoints of which the mIoU is known."""
-    scores = json.loads((run / "scores.json").read_text())
+    scores = read_scores(run)
+    if scores is None or scores.source is None or scores.target is None:
+        raise RunError(f"{run} holds no scores; give a run whose target has labels")
     true: dict[tuple[str, int], float] = {}
-    for stage in scores["stages"]:
-        if stage["miou"] is not None:
-            true[stage["name"], stage["steps"]] = stage["miou"]
-        log = run / "stages" / stage["folder"] / "metrics.jsonl"
+    for stage in scores.stages:
+        if stage.miou is not None and stage.steps is not None:
+            true[stage.name, stage.steps] = stage.miou
+        log = run / "stages" / stage.folder / METRICS
         for line in log.read_text().splitlines() if log.exists() else []:
-            record = json.loads(line)
-            if "miou" in record.get("scores", {}):
-                true[stage["name"], record["step"]] = record["scores"]["miou"]
+            record = parse_line(MetricsLine, line)
+            if record is not None and "miou" in (record.scores or {}):
+                true[stage.name, record.step] = (record.scores or {})["miou"]
     found = [
         Judged(each, true[each.stage, each.step])
         for each in checkpoints(run)
         if (each.stage, each.step) in true
     ]
-    first, *others = scores["source"].split(" + ")
-    domain = scores["target"].split("/")[0]
+    first, *others = scores.source.split(" + ")
+    domain = scores.target.split("/")[0]
     if any(other.split("/")[0] == domain for other in others):
         found = []  # An oracle, whose second source is the target: nobody has it to choose.
-    return f"{first} → {scores['target']}", found
+    return f"{first} → {scores.target}", found
 
 
 def cost(run: Path) -> tuple[float, float]:
     """Seconds that the measurement of a run's criteria took, and those of its training."""
-    stages = json.loads((run / "scores.json").read_text())["stages"]
-    records = [each for stage in stages for each in read_records(run / "stages" / stage["folder"])]
+    scores = read_scores(run)
+    stages = scores.stages if scores else []
+    records = [each for stage in stages for each in read_criteria(run / "stages" / stage.folder)]
     # Runs of earlier versions do not say.
-    measured = sum(record.get("elapsed_s", math.nan) for record in records)
-    return measured, sum(stage["elapsed_s"] for stage in stages)
+    times = [math.nan if each.elapsed_s is None else each.elapsed_s for each in records]
+    return sum(times), sum(stage.elapsed_s or 0.0 for stage in stages)
 
 
 def spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:

@@ -24,6 +24,7 @@ from cag_uda.comparison.settings import choose, read_contenders, read_variants
 from cag_uda.errors import RecipeError, RunError, UserError
 from cag_uda.evaluation.bootstrap import bootstrap_of_means, paired_bootstrap
 from cag_uda.recipes import Recipe, load_recipe
+from cag_uda.runs.records.comparison import ComparisonRecord
 from cag_uda.runs.runner import adapt
 from tests.support.places import REPOSITORY
 from tests.support.trees import ANCHORED, RECIPE, write_domain, write_recipe
@@ -162,7 +163,9 @@ def test_markdown_and_csv_say_the_same(compared: Path) -> None:
     for row in table["methods"]:
         if lead := row["summary"]["lead"]:
             lead["over"] = "own"
-    assert "| over own |" in to_markdown(table), "the column names the row that leads"
+    assert "| over own |" in to_markdown(ComparisonRecord.model_validate(table)), (
+        "the column names the row that leads"
+    )
 
 
 def test_a_second_time_runs_what_is_missing_and_refuses_another_recipe(compared: Path) -> None:

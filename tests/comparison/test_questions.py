@@ -132,13 +132,15 @@ def test_answers_are_means_over_seeds_by_hand(tmp_path: Path) -> None:
     for seed, (miou, precision, coverage) in enumerate([(0.2, 0.9, 0.5), (0.4, None, 0.0)]):
         stage = tmp_path / f"cag-{seed}" / "stages" / "0-stage-1"
         stage.mkdir(parents=True)
-        scores = {"stages": [{"name": "stage-1", "folder": stage.name, "miou": miou}]}
+        done = {"name": "stage-1", "folder": stage.name, "method": "cag", "miou": miou}
+        scores = {"recipe": "tiny", "classes": ["road"], "stages": [done]}
         (stage.parents[1] / "scores.json").write_text(json.dumps(scores))
         labels = {"anchor": {"precision": precision, "coverage": coverage}}
         (stage / "pseudo_labels.json").write_text(json.dumps(labels))
     runs = [("cag", tmp_path / f"cag-{seed}") for seed in range(2)]
     found = answers(runs)["cag"]["stage-1"]
-    assert found["miou"] == pytest.approx(0.3)
-    assert found["label_error"]["anchor"] == pytest.approx({"error": 0.1, "coverage": 0.25})
-    assert found["separation"] is None
-    assert found["precision_at"] is None
+    assert found.miou == pytest.approx(0.3)
+    assert found.label_error is not None
+    assert found.label_error["anchor"].plain() == pytest.approx({"error": 0.1, "coverage": 0.25})
+    assert found.separation is None
+    assert found.precision_at is None

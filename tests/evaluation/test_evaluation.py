@@ -136,14 +136,14 @@ def test_a_class_that_is_predicted_on_unlabelled_pixels_alone_is_undefined() -> 
 
 
 def test_scores_are_json_with_null_for_undefined() -> None:
-    written = scores(confusion_of([0], [0], 2), ("a", "b")).to_dict()
+    written = scores(confusion_of([0], [0], 2), ("a", "b")).record().plain()
     assert json.loads(json.dumps(written, allow_nan=False)) == {
         "protocol": None,
         "miou": 1.0,
         "classes": ["a", "b"],
         "iou": [1.0, None],
     }
-    nothing = scores(ConfusionMatrix(2), ("a", "b")).to_dict()
+    nothing = scores(ConfusionMatrix(2), ("a", "b")).record().plain()
     assert nothing["miou"] is None
 
 
@@ -238,7 +238,7 @@ def test_precision_and_coverage_by_hand() -> None:
         pseudo([[[0, 0, 1, IGNORE], [1, IGNORE, 0, 1]]]),
         torch.tensor([[[0, 1, 1, 1], [1, 0, IGNORE, IGNORE]]]),
     )
-    assert tally.scores() == {
+    assert tally.scores().plain() == {
         "precision": 3 / 4,
         "coverage": 4 / 6,
         "per_class": {"precision": [1 / 2, 1.0, None], "coverage": [1 / 2, 3 / 4, None]},
@@ -248,16 +248,16 @@ def test_precision_and_coverage_by_hand() -> None:
 def test_without_truth_there_is_coverage_alone() -> None:
     tally = PseudoLabelTally(2)
     tally.update(pseudo([[[0, 1, IGNORE, 1]]]))
-    assert tally.scores() == {
+    assert tally.scores().plain() == {
         "precision": None,
         "coverage": 3 / 4,
         "per_class": {"precision": [None, None], "coverage": [None, None]},
     }
-    json.dumps(tally.scores(), allow_nan=False)
+    json.dumps(tally.scores().plain(), allow_nan=False)
 
 
 def test_an_empty_tally_has_coverage_0() -> None:
-    assert PseudoLabelTally(2).scores()["coverage"] == 0.0
+    assert PseudoLabelTally(2).scores().coverage == 0.0
 
 
 def test_tallies_add_up_over_processes() -> None:
@@ -266,7 +266,7 @@ def test_tallies_add_up_over_processes() -> None:
     tally.update(pseudo([[[0, IGNORE, IGNORE, IGNORE]]]))
     twice = tally.reduced(lambda counts: counts * 2)
     assert twice.scores() == tally.scores()
-    assert tally.scores()["coverage"] == 3 / 6
+    assert tally.scores().coverage == 3 / 6
 
 
 def test_pseudo_labels_and_truth_of_other_images_are_refused() -> None:

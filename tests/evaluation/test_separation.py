@@ -10,6 +10,7 @@ from cag_uda.errors import ShapeError
 from cag_uda.evaluation.class_separation import ClassScatter, centroid_shift, separation
 from cag_uda.evaluation.precision_curves import PrecisionCurves, precision_at
 from cag_uda.evaluation.pseudo_label_scores import PseudoLabelTally
+from cag_uda.runs.records.stage import CurvesPerClass, LabelCurves
 from cag_uda.types import IGNORE, PseudoLabels
 
 
@@ -79,12 +80,12 @@ def test_curves_are_the_tally_at_each_threshold() -> None:
     curves = PrecisionCurves(3, thresholds)
     for index in range(2):
         curves.update(score[index : index + 1], label[index : index + 1], truth[index : index + 1])
-    got = curves.curves()
+    got = curves.curves().plain()
     for place, threshold in enumerate(thresholds.tolist()):
         assigned = score >= threshold
         tally = PseudoLabelTally(3)
         tally.update(PseudoLabels(torch.where(assigned, label, IGNORE), assigned.float()), truth)
-        wanted = tally.scores()
+        wanted = tally.scores().plain()
         assert got["precision"][place] == pytest.approx(wanted["precision"])
         assert got["coverage"][place] == pytest.approx(wanted["coverage"])
         for k in range(3):
@@ -94,7 +95,12 @@ def test_curves_are_the_tally_at_each_threshold() -> None:
 
 
 def test_precision_at_a_coverage_lies_between_the_points() -> None:
-    curve = {"coverage": [0.8, 0.4, 0.2, 0.0], "precision": [0.5, 0.7, 0.9, None]}
+    curve = LabelCurves(
+        thresholds=[0.0, 0.3, 0.6, 0.9],
+        precision=[0.5, 0.7, 0.9, None],
+        coverage=[0.8, 0.4, 0.2, 0.0],
+        per_class=CurvesPerClass(precision=[], coverage=[]),
+    )
     assert precision_at(curve, 0.4) == pytest.approx(0.7)
     assert precision_at(curve, 0.3) == pytest.approx(0.8)
     assert precision_at(curve, 0.9) is None

@@ -168,11 +168,12 @@ def test_a_runs_network_carries_its_card_to_the_hub(tmp_path: Path, hub: FakeHub
     assert "| stage-1 | cag | warmup | 1 |" in card
     assert "delivered is the network of stage-1" in card
     assert str(tmp_path) not in card, "no path of this machine"
-    last = run.scores["stages"][-1]
-    assert f"{100 * last['iou'][0]:.1f} |" in card
+    last = run.scores.stages[-1]
+    assert last.iou is not None
+    assert f"{100 * (last.iou[0] or 0):.1f} |" in card
     assert front_matter(card)["model-index"][0]["results"][0]["metrics"][0][
         "value"
-    ] == pytest.approx(last["miou"], abs=1e-4)
+    ] == pytest.approx(last.miou, abs=1e-4)
     cag_uda.load(run.folder).push_to_hub("me/dusk")
     pushed = (hub.folder / "me/dusk/README.md").read_text()
     assert pushed == card.replace("owner/name", "me/dusk")

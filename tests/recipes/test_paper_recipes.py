@@ -391,6 +391,6 @@ def test_a_recipe_runs_end_to_end_in_miniature(name: str, tmp_path: Path) -> Non
     recipe = load_recipe(name, changes, tmp_path)
     unpublished = recipe.segmenter.model_copy(update={"weights": None})
     run = adapt(recipe.model_copy(update={"segmenter": unpublished}), tmp_path / "run")
-    assert [stage["name"] for stage in run.scores["stages"]] == [s.name for s in recipe.stages]
-    assert len(run.scores["classes"]) == (16 if name.startswith("synthia") else 19)
+    assert [stage.name for stage in run.scores.stages] == [s.name for s in recipe.stages]
+    assert len(run.scores.classes) == (16 if name.startswith("synthia") else 19)
     assert cag_uda.load(run.model).config.align_corners == name.endswith("released")

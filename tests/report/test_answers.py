@@ -231,7 +231,7 @@ def test_answers_that_cannot_be_are_refused(tmp_path: Path, answers: object, mes
         ),
         (
             {"anchor": {**kind([0.6], [1.0]), "per_class": {"precision": [], "coverage": []}}},
-            "curves of 0 classes, but the comparison has 2",
+            "curves of 0 classes, but the run has 2",
         ),
     ],
 )

@@ -171,8 +171,8 @@ def test_a_target_without_any_labels(tmp_path: Path) -> None:
     write_domain(tmp_path, "dusk", light=0.4, labels=False, seed=2)
     (tmp_path / "tiny.toml").write_text(RECIPE)
     run = adapt(tmp_path / "tiny.toml", tmp_path / "run")
-    assert run.scores["target"] is None
-    assert [stage["miou"] for stage in run.scores["stages"]] == [None] * 4
+    assert run.scores.target is None
+    assert [stage.miou for stage in run.scores.stages] == [None] * 4
     quality = json.loads((run.folder / "stages/3-stage-1/pseudo_labels.json").read_text())
     assert quality["anchor"]["precision"] is None
     assert quality["anchor"]["coverage"] == pytest.approx(0.5, abs=0.1)
@@ -285,6 +285,6 @@ def test_adaptation_beats_source_only_on_rendered_scenes(tmp_path: Path) -> None
     short = ["stages.source-only.steps=240", "stages.warmup.steps=120"]
     short += [f"stages.stage-{number}.steps=40" for number in (1, 2, 3)]
     run = adapt(load_recipe("demo", short), tmp_path / "run")
-    scores = {stage["name"]: stage for stage in run.scores["stages"]}
+    scores = {stage["name"]: stage for stage in run.scores.plain()["stages"]}
     assert scores["stage-3"]["gain"]["low"] > 0
     assert scores["stage-3"]["miou"] > scores["warmup"]["miou"] - 0.02

@@ -110,9 +110,9 @@ def test_criteria_are_recorded_after_stages_and_at_evaluations(finished: Run) ->
 
 
 def test_memory_and_the_time_of_sweeps_are_in_the_scores(finished: Run) -> None:
-    for stage in finished.scores["stages"]:
-        assert 50 < stage["peak_memory_mib"] < 50_000
-        assert stage["elapsed_s"] > 0, "AdaBN takes no step, but a sweep"
+    for stage in finished.scores.stages:
+        assert 50 < (stage.peak_memory_mib or 0) < 50_000
+        assert (stage.elapsed_s or 0) > 0, "AdaBN takes no step, but a sweep"
 
 
 def test_criteria_are_of_the_kept_network_on_the_targets_training_images(finished: Run) -> None:

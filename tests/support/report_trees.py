@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from cag_uda.report.metrics_log import Metrics
-from cag_uda.report.run_folder import StageRecord, StageScores
+from cag_uda.report.run_folder import StageRecord
+from cag_uda.runs.records.run import StageScores
 
 CLASSES = [
     "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",

@@ -188,4 +188,4 @@ def test_a_target_of_one_image(tmp_path: Path) -> None:
     write_domain(tmp_path, "dusk", count=1, light=0.4, seed=2)
     (tmp_path / "tiny.toml").write_text(RECIPE)
     run = adapt(tmp_path / "tiny.toml", tmp_path / "run")
-    assert len(run.scores["stages"]) == 4
+    assert len(run.scores.stages) == 4

@@ -314,7 +314,7 @@ def test_a_whole_run_tells_losses_pictures_and_scores_and_goes_on_after_a_crash(
     assert [step for step, _ in pictures] == [2, 4, 5]
     # Image, prediction and truth, 48 by 64 pixels each.
     assert pictures[0][1].shape == (48, 3 * 64, 3)
-    miou = done.scores["stages"][0]["miou"]
+    miou = done.scores.stages[0].miou
     assert wandb.curve("0-source-only/scores/miou") == [(5, miou)]
     assert ("0-source-only/scores/miou", miou, 5) in mlflow.metrics
     assert not (run / "stages/0-source-only/tensorboard").exists()

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -21,6 +21,9 @@ from cag_uda.cli.options import (
     compute_changes,
     names_in,
 )
+
+if TYPE_CHECKING:
+    from cag_uda.runs.records.run import Scores
 
 
 def adapt(
@@ -83,22 +86,19 @@ def interruptible(advice: str) -> Iterator[None]:
         raise typer.Exit(interruption.exit_code) from interruption
 
 
-def _stage_table(scores: dict[str, Any]) -> Table:
+def _stage_table(scores: "Scores") -> Table:
     """One row a stage: what it started from, its steps, its mIoU and what it gained."""
-    scored = f": mIoU on {scores['target']}" if scores["target"] else ""
-    table = Table("stage", "from", title=f"{scores['recipe']}{scored}")
+    scored = f": mIoU on {scores.target}" if scores.target else ""
+    table = Table("stage", "from", title=f"{scores.recipe}{scored}")
     for heading in ("steps", "time", "mIoU", "over source-only"):
         table.add_column(heading, justify="right")
-    for stage in scores["stages"]:
-        miou = "–" if stage["miou"] is None else f"{100 * stage['miou']:.1f}"
-        gain = stage.get("gain")
-        gained = f"{gain['points']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]" if gain else ""
+    for stage in scores.stages:
         table.add_row(
-            stage["name"],
-            stage["start"],
-            str(stage["steps"]),
-            f"{stage['elapsed_s']:.0f} s",
-            miou,
-            gained,
+            stage.name,
+            stage.start,
+            str(stage.steps),
+            f"{stage.elapsed_s or 0:.0f} s",
+            "–" if stage.miou is None else f"{100 * stage.miou:.1f}",
+            "" if stage.gain is None else stage.gain.in_points(),
         )
     return table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -24,6 +24,7 @@ from cag_uda.errors import RunError
 
 if TYPE_CHECKING:
     from cag_uda.comparison.compare import Comparison
+    from cag_uda.runs.records.comparison import ComparisonRecord, OverSeeds
 
 
 def compare(
@@ -94,29 +95,24 @@ def _plan_table(comparison: Comparison) -> Table:
     return table
 
 
-def _result_table(made: dict[str, Any]) -> Table:
+def _result_table(made: ComparisonRecord) -> Table:
     """One row a method: mIoU, share of the gap, time, memory."""
-    table = Table("method", title=f"{made['name']}: mIoU on {made['target']}, in per cent")
+    table = Table("method", title=f"{made.name}: mIoU on {made.target}, in per cent")
     for heading in ("mIoU", "share of the gap", "over the floor", "time", "peak memory"):
         table.add_column(heading, justify="right")
-    for row in made["methods"]:
-        summary = row["summary"]
-        if summary is None:
-            table.add_row(row["name"], *["–"] * 5)
-            continue
-        table.add_row(row["name"], *_figures(summary))
+    for row in made.methods:
+        table.add_row(row.name, *(_figures(row.summary) if row.summary else ["–"] * 5))
     return table
 
 
-def _figures(summary: dict[str, Any]) -> Sequence[str]:
-    deviation, share, gain, memory = (
-        summary[name] for name in ("deviation", "gap_share", "gain", "peak_memory_mib")
-    )
-    spread = "" if deviation is None else f" ± {100 * deviation:.1f}"
+def _figures(summary: OverSeeds) -> Sequence[str]:
+    from cag_uda.comparison.pages import per_cent, with_deviation
+
+    memory = summary.peak_memory_mib
     return [
-        f"{100 * summary['miou']:.1f}{spread}",
-        "–" if share is None else f"{100 * share:.0f} %",
-        "" if gain is None else "{points:+.1f} [{low:+.1f}, {high:+.1f}]".format(**gain),
-        f"{summary['time_s']:.0f} s",
+        with_deviation(summary),
+        per_cent(summary.gap_share, digits=0, unit=" %"),
+        "" if summary.gain is None else summary.gain.in_points(),
+        f"{summary.time_s or 0:.0f} s",
         "–" if memory is None else f"{memory:.0f} MiB",
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -56,8 +56,9 @@ def evaluate(
     from cag_uda.data.domains.domain import Domain as ImageDomain
     from cag_uda.evaluation.evaluate import evaluate as evaluate_split
     from cag_uda.evaluation.protocols import find_protocol
-    from cag_uda.files import write_json
     from cag_uda.prediction.opening import as_learned, computing_in, open_model
+    from cag_uda.runs.records.base import write_record
+    from cag_uda.runs.records.run import Evaluated, Gain
 
     views = views_of(flip, scale, window, align_corners)
     if protocol is not None:
@@ -78,13 +79,13 @@ def evaluate(
             )
     scores = {name: each.scores_by(protocol) for name, each in evaluations.items()}
     _print_scores(console, f"{opened.name}/{split}", scores, opened.name, split)
-    result: dict[str, Any] = {
-        "domain": opened.name,
-        "split": split,
-        "frames": len(evaluations[model].keys),
-        "views": asdict(views),
-        **scores[model].to_dict(),
-    }
+    result = Evaluated(
+        domain=opened.name,
+        split=split,
+        frames=len(evaluations[model].keys),
+        views=asdict(views),
+        **scores[model].record().plain(),
+    )
     if against is not None:
         gain = evaluations[model].gain_over(evaluations[against])
         points = [100 * value for value in (gain.difference, gain.low, gain.high)]
@@ -94,10 +95,11 @@ def evaluate(
             ),
             highlight=False,
         )
-        result["gain"] = dict(zip(("points", "low", "high"), points, strict=True))
-        result["gain"]["over"] = against
+        result = result.with_changes(
+            gain=Gain(over=against, points=points[0], low=points[1], high=points[2])
+        )
     if json_file is not None:
-        write_json(json_file, result)
+        write_record(json_file, result)
 
 
 def _print_scores(

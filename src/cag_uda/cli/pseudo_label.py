@@ -1,7 +1,7 @@
 """`cag-uda pseudo-label`: both kinds of pseudo-label of a split as PNGs, with their coverage."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -10,6 +10,9 @@ from rich.table import Table
 from cag_uda.cli.console import OnConsole
 from cag_uda.cli.options import Accelerator, DataRoot, Domain, ExactPrecision, Model, Split
 from cag_uda.errors import DataError
+
+if TYPE_CHECKING:
+    from cag_uda.runs.records.prediction import Coverage
 
 
 def pseudo_label(
@@ -58,35 +61,32 @@ def pseudo_label(
     console = Console()
     made, broken = pseudo_label_split(model, out, domain, split, asked, OnConsole(console))
     console.print(_table(made))
-    console.print(f"{made['images']} labels of each kind in {out}", soft_wrap=True)
+    console.print(f"{made.images} labels of each kind in {out}", soft_wrap=True)
     if broken:
         raise DataError([*broken, "the labels of all other images are written"])
 
 
-def _table(made: dict[str, Any]) -> Table:
+def _table(made: "Coverage") -> Table:
     """One row a class: for each kind its share of the pixels, its coverage, its precision."""
-    title = f"pseudo-labels of {made['domain']}/{made['split']}, in per cent"
+    title = f"pseudo-labels of {made.domain}/{made.split}, in per cent"
     table = Table("class", title=title, box=None)
-    columns = [
-        (kind, what) for kind in made["kinds"] for what in ("pixels", "coverage", "precision")
-    ]
-    kinds = made["kinds"]
-    columns = [(kind, what) for kind, what in columns if kinds[kind]["per_class"][what]]
-    for kind, what in columns:
-        # Over the first of its columns alone: the table shall fit 80 characters.
-        heading = kind if what == "pixels" else ""
-        table.add_column(f"{heading}\n{what}", justify="right")
-    for index, name in enumerate(made["classes"]):
-        values = (kinds[kind]["per_class"][what][index] for kind, what in columns)
-        table.add_row(name, *map(_per_cent, values))
+    columns: list[list[float | None]] = []
+    for kind, found in made.kinds.items():
+        shares = found.per_class
+        for what, of_all, by_class in (
+            ("pixels", found.coverage, shares.pixels),
+            ("coverage", found.coverage, shares.coverage),
+            ("precision", found.precision, shares.precision),
+        ):
+            if by_class:
+                # Over the first of its columns alone: the table shall fit 80 characters.
+                heading = kind if what == "pixels" else ""
+                table.add_column(f"{heading}\n{what}", justify="right")
+                columns.append([*by_class, of_all])
+    for index, name in enumerate(made.classes):
+        table.add_row(name, *(_per_cent(column[index]) for column in columns))
     table.add_section()
-    table.add_row(
-        "all",
-        *(
-            _per_cent(kinds[kind]["coverage" if what == "pixels" else what])
-            for kind, what in columns
-        ),
-    )
+    table.add_row("all", *(_per_cent(column[-1]) for column in columns))
     return table
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from cag_uda.runs.records.run import RankedNetwork
     from cag_uda.runs.selection import Checkpoint
     from cag_uda.types import CriterionName
 
@@ -28,8 +29,9 @@ def select(
     ] = None,
 ) -> None:
     """Rank the networks of runs without a label of the target."""
-    from cag_uda.files import write_json
     from cag_uda.runs.criteria import record_missing
+    from cag_uda.runs.records.base import write_record
+    from cag_uda.runs.records.run import Ranking
     from cag_uda.runs.selection import DEFAULT_CRITERION, best_kept, checkpoints, ordered, parts_of
 
     criterion = by or DEFAULT_CRITERION
@@ -44,8 +46,8 @@ def select(
     console.print(_table(by_rank, criterion, names, console.width >= _WIDE))
     console.print(f"the best that was kept: {chosen.network}", highlight=False)
     if json_file is not None:
-        ranking = [{"rank": rank, **_plain(each)} for rank, each in by_rank]
-        write_json(json_file, {"criterion": criterion, "ranking": ranking})
+        ranking = [_record(rank, each) for rank, each in by_rank]
+        write_record(json_file, Ranking(criterion=criterion, ranking=ranking))
 
 
 def _table(
@@ -69,11 +71,14 @@ def _table(
     return table
 
 
-def _plain(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {
-        "run": str(checkpoint.run),
-        "stage": checkpoint.stage,
-        "step": checkpoint.step,
-        "network": None if checkpoint.network is None else str(checkpoint.network),
-        "criteria": checkpoint.criteria,
-    }
+def _record(rank: float, checkpoint: Checkpoint) -> RankedNetwork:
+    from cag_uda.runs.records.run import RankedNetwork
+
+    return RankedNetwork(
+        rank=rank,
+        run=str(checkpoint.run),
+        stage=checkpoint.stage,
+        step=checkpoint.step,
+        network=None if checkpoint.network is None else str(checkpoint.network),
+        criteria=checkpoint.criteria,
+    )

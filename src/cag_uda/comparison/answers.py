@@ -1,15 +1,18 @@
 """The answers to the research questions as Markdown."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from cag_uda.comparison.pages import per_cent, table_of
 from cag_uda.comparison.plan import Entry
+from cag_uda.runs.records.comparison import StageAnswers
 
-Record = dict[str, Any]
+Lines = Sequence[tuple[str, str, StageAnswers]]
+"""Run, stage, and what was measured of it."""
 
 
-def answers_to_markdown(answered: Record, entries: Sequence[Entry]) -> str:
+def answers_to_markdown(
+    answered: Mapping[str, Mapping[str, StageAnswers]], entries: Sequence[Entry]
+) -> str:
     """Three sections, one for each question.
 
     Args:
@@ -21,11 +24,11 @@ def answers_to_markdown(answered: Record, entries: Sequence[Entry]) -> str:
     return "\n".join(["", _separation(lines), "", _precision(lines), "", _errors(lines), ""])
 
 
-def _separation(lines: Sequence[tuple[str, str, Record]]) -> str:
+def _separation(lines: Lines) -> str:
     rows = [
-        [name, stage, *(_number(record["separation"][key]) for key in _SEPARATIONS)]
+        [name, stage, *map(_number, (found.source, found.target, found.centroid_shift))]
         for name, stage, record in lines
-        if record["separation"]
+        if (found := record.separation) is not None
     ]
     text = (
         "## RQ1: are the classes further apart, and the domains nearer?\n\n"
@@ -38,15 +41,12 @@ def _separation(lines: Sequence[tuple[str, str, Record]]) -> str:
     )
 
 
-_SEPARATIONS = ("source", "target", "centroid_shift")
-
-
-def _precision(lines: Sequence[tuple[str, str, Record]]) -> str:
+def _precision(lines: Lines) -> str:
     rows: list[list[str]] = []
     heads: list[str] = []
     for name, stage, record in lines:
-        for kind, points in (record["precision_at"] or {}).items():
-            heads = [f"at {100 * float(coverage):.0f} %" for coverage in points]
+        for kind, points in (record.precision_at or {}).items():
+            heads = [f"at {100 * coverage:.0f} %" for coverage in points]
             rows.append([name, stage, kind, *(per_cent(value) for value in points.values())])
     text = (
         "## RQ2: which kind of pseudo-label is the more reliable?\n\n"
@@ -57,15 +57,14 @@ def _precision(lines: Sequence[tuple[str, str, Record]]) -> str:
     return text + table_of(["run", "stage", "labels", *heads], rows)
 
 
-def _errors(lines: Sequence[tuple[str, str, Record]]) -> str:
+def _errors(lines: Lines) -> str:
     rows = []
     for name, stage, record in lines:
-        errors = record["label_error"] or {}
         told = ", ".join(
-            f"{kind} {per_cent(each['error'])} of {per_cent(each['coverage'])}"
-            for kind, each in errors.items()
+            f"{kind} {per_cent(each.error)} of {per_cent(each.coverage)}"
+            for kind, each in (record.label_error or {}).items()
         )
-        rows.append([name, stage, per_cent(record["miou"]), told or "–"])
+        rows.append([name, stage, per_cent(record.miou), told or "–"])
     text = (
         "## RQ3: do stages shed error or gather it?\n\n"
         "mIoU after each stage, and the error of the labels that it was trained on, with how much "

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from cag_uda.comparison.plan import Entry
 from cag_uda.errors import RunError
 from cag_uda.recipes import Recipe
 from cag_uda.runs.folder import RunFolder
 from cag_uda.runs.progress import Progress
+from cag_uda.runs.records.run import Scores
 from cag_uda.runs.runner import adapt
 
 _LEFT_BEHIND = shutil.ignore_patterns("checkpoint", "tensorboard")
@@ -146,16 +146,20 @@ def _take_over(cell: Cell, others: Sequence[Cell]) -> None:
     if best is None:
         return
     run, donor = RunFolder(cell.folder), RunFolder(best.folder)
-    scores = donor.read_scores() or {}
+    scores = donor.read_scores()
+    if scores is None:
+        return
     run.create(cell.recipe)
     for index, stage in enumerate(cell.recipe.stages[:most]):
         shutil.copytree(
             donor.stage(index, stage.name), run.stage(index, stage.name), ignore=_LEFT_BEHIND
         )
     shutil.copytree(donor.path / "samples", run.path / "samples")
-    taken = {**scores, "recipe": cell.recipe.name, "stages": scores["stages"][:most]}
+    taken = scores.with_changes(
+        recipe=cell.recipe.name, stages=scores.stages[:most], taken_from=best.folder.name
+    )
     # Last: without it the run is one that has not finished any stage.
-    run.write_scores({**taken, "taken_from": best.folder.name})
+    run.write_scores(taken)
 
 
 def _begin_alike(one: Recipe, other: Recipe) -> bool:
@@ -175,5 +179,5 @@ def _common_stages(cell: Cell, other: Cell) -> int:
     return count
 
 
-def _names_of(scores: dict[str, Any] | None) -> list[str]:
-    return [str(stage["name"]) for stage in (scores or {}).get("stages", [])]
+def _names_of(scores: Scores | None) -> list[str]:
+    return [stage.name for stage in scores.stages] if scores else []

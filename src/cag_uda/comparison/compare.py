@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from cag_uda.comparison.answers import answers_to_markdown
 from cag_uda.comparison.cells import Cell, cells_of, run_missing
@@ -22,9 +21,11 @@ from cag_uda.comparison.settings import (
 )
 from cag_uda.comparison.table import Finished, make_table
 from cag_uda.errors import RecipeError, UserError
-from cag_uda.files import write_json, write_text
+from cag_uda.files import write_text
 from cag_uda.recipes import Recipe
 from cag_uda.runs.progress import Progress, Silent
+from cag_uda.runs.records.base import write_record
+from cag_uda.runs.records.comparison import ComparisonRecord
 from cag_uda.runs.scenario import Scenario
 
 _MEASURED = "RQ1"
@@ -102,7 +103,7 @@ class Comparison:
             if cell.is_finished:
                 questions.measure(cell.folder)
 
-    def write(self) -> dict[str, Any]:
+    def write(self) -> ComparisonRecord:
         """Put together what has been run and measured, in every form; returns the table."""
         table = make_table(
             Finished(self.shown, self.seeds, self.out),
@@ -116,9 +117,9 @@ class Comparison:
         if self.kind == "ablation":
             every = cells_of(self.shown, self.seeds, self.out)
             told = [(cell.entry.run, cell.folder) for cell in every if cell.entry.run != ORACLE]
-            table["answers"] = answers(told)
-            text += answers_to_markdown(table["answers"], self.shown)
-        write_json(self.stem.with_suffix(".json"), table)
+            table = table.model_copy(update={"answers": answers(told)})
+            text += answers_to_markdown(table.answers, self.shown)
+        write_record(self.stem.with_suffix(".json"), table)
         write_text(self.stem.with_suffix(".md"), text)
         write_text(self.stem.with_suffix(".csv"), to_csv(table))
         return table

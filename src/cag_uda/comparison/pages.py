@@ -3,40 +3,42 @@
 import csv
 import io
 from collections.abc import Sequence
-from typing import Any
 
-Record = dict[str, Any]
+from cag_uda.runs.records.comparison import (
+    ComparedMethod,
+    ComparedStage,
+    ComparisonRecord,
+    OverSeeds,
+)
+from cag_uda.runs.records.run import Gain
+
+Rows = Sequence[tuple[ComparedMethod, OverSeeds]]
+"""Methods that have run, with what was found of each."""
 
 
-def to_markdown(table: Record) -> str:
-    """The comparison for reading: methods, classes, stages, budget. mIoU in per cent.
-
-    Args:
-        table: as `cag_uda.comparison.table.make_table` gives it.
-    """
-    rows = [row for row in table["methods"] if row["summary"]]
+def to_markdown(table: ComparisonRecord) -> str:
+    """The comparison for reading: methods, classes, stages, budget. mIoU in per cent."""
+    rows = [(row, row.summary) for row in table.methods if row.summary is not None]
     parts = [
-        f"# {table['name']}: {table['source']} → {table['target']}",
+        f"# {table.name}: {table.source} → {table.target}",
         _main_table(rows, table),
-        _class_table(rows, table["classes"] or []),
-        _stage_table(rows),
+        _class_table(rows, table.classes),
+        _stage_table([row for row, _ in rows]),
         _budget(table),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def to_csv(table: Record) -> str:
+def to_csv(table: ComparisonRecord) -> str:
     """The comparison for a spreadsheet: one line a method and seed, shares of 1."""
     text = io.StringIO()
-    classes = table["classes"] or []
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["method", "seed", "steps", "miou", "gap_share", "time_s", "peak_memory_mib", *classes]
-    )
-    for row in table["methods"]:
-        for cell in row["cells"]:
-            figures = [cell[name] for name in ("miou", "gap_share", "time_s", "peak_memory_mib")]
-            writer.writerow([row["name"], cell["seed"], row["steps"], *figures, *cell["iou"]])
+    heads = ["method", "seed", "steps", "miou", "gap_share", "time_s", "peak_memory_mib"]
+    writer.writerow([*heads, *table.classes])
+    for row in table.methods:
+        for cell in row.cells:
+            figures = [cell.miou, cell.gap_share, cell.time_s, cell.peak_memory_mib]
+            writer.writerow([row.name, cell.seed, row.steps, *figures, *(cell.iou or ())])
     return text.getvalue()
 
 
@@ -46,56 +48,56 @@ def table_of(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def per_cent(value: float | None) -> str:
-    """A share of 1 in per cent with one decimal; a dash where there is none."""
-    return "–" if value is None else f"{100 * value:.1f}"
+def per_cent(value: float | None, digits: int = 1, unit: str = "") -> str:
+    """A share of 1 in per cent; a dash where there is none."""
+    return "–" if value is None else f"{100 * value:.{digits}f}{unit}"
 
 
-def _main_table(rows: Sequence[Record], table: Record) -> str:
+def _main_table(rows: Rows, table: ComparisonRecord) -> str:
     heads = ["method", "mIoU", "seeds", "share of the gap", "over the floor, 95 % over frames"]
-    leader = next((row["summary"]["lead"]["over"] for row in rows if row["summary"]["lead"]), "cag")
+    leader = next((summary.lead.over for _, summary in rows if summary.lead), "cag")
     heads += [f"over {leader}", "steps", "time", "peak memory"]
     body = []
-    for row in rows:
-        summary = row["summary"]
-        memory = summary["peak_memory_mib"]
+    for row, summary in rows:
+        memory = summary.peak_memory_mib
         body.append(
             [
-                row["name"],
-                _with_deviation(summary),
-                str(summary["seeds"]),
-                _share(summary["gap_share"]),
-                _points(summary["gain"]),
-                _points(summary["lead"]),
-                str(row["steps"]),
-                f"{summary['time_s']:.0f} s",
+                row.name,
+                with_deviation(summary),
+                str(summary.seeds),
+                per_cent(summary.gap_share, digits=0, unit=" %"),
+                _points(summary.gain),
+                _points(summary.lead),
+                str(row.steps),
+                f"{summary.time_s or 0:.0f} s",
                 "–" if memory is None else f"{memory:.0f} MiB",
             ]
         )
-    described = [f"- **{row['name']}**: {row['description']}" for row in rows if row["description"]]
-    notes = [f"- {note}" for note in table["notes"]]
-    missing = [row["name"] for row in table["methods"] if not row["summary"]]
+    described = [f"- **{row.name}**: {row.description}" for row, _ in rows if row.description]
+    notes = [f"- {note}" for note in table.notes]
+    missing = [row.name for row in table.methods if row.summary is None]
     if missing:
         notes.append(f"- not run yet: {', '.join(missing)}")
     return "\n\n".join([table_of(heads, body), "\n".join([*described, *notes])])
 
 
-def _class_table(rows: Sequence[Record], classes: Sequence[str]) -> str:
+def _class_table(rows: Rows, classes: Sequence[str]) -> str:
+    columns = [summary.iou or [None] * len(classes) for _, summary in rows]
     body = [
-        [name, *(per_cent(row["summary"]["iou"][index]) for row in rows)]
+        [name, *(per_cent(column[index]) for column in columns)]
         for index, name in enumerate(classes)
     ]
-    body.append(["**mean**", *(f"**{per_cent(row['summary']['miou'])}**" for row in rows)])
-    return "## By class\n\n" + table_of(["class", *(row["name"] for row in rows)], body)
+    body.append(["**mean**", *(f"**{per_cent(summary.miou)}**" for _, summary in rows)])
+    return "## By class\n\n" + table_of(["class", *(row.name for row, _ in rows)], body)
 
 
-def _stage_table(rows: Sequence[Record]) -> str:
+def _stage_table(rows: Sequence[ComparedMethod]) -> str:
     body = [
-        [row["name"], stage["name"], str(stage["steps"]), _with_deviation(stage), share]
+        [row.name, stage.name, str(stage.steps), with_deviation(stage), share]
         for row in rows
-        if len(row["stages"]) > 1
-        for stage in row["stages"]
-        for share in [_share(stage["gap_share"])]
+        if len(row.stages) > 1
+        for stage in row.stages
+        for share in [per_cent(stage.gap_share, digits=0, unit=" %")]
     ]
     if not body:
         return ""
@@ -104,22 +106,17 @@ def _stage_table(rows: Sequence[Record]) -> str:
     )
 
 
-def _budget(table: Record) -> str:
-    lines = [f"- {name.replace('_', ' ')}: {value}" for name, value in table["budget"].items()]
+def _budget(table: ComparisonRecord) -> str:
+    lines = [f"- {name.replace('_', ' ')}: {value}" for name, value in table.budget.items()]
     return "## Budget of every row\n\n" + "\n".join(lines)
 
 
-def _with_deviation(summary: Record) -> str:
-    if summary["deviation"] is None:
-        return per_cent(summary["miou"])
-    return f"{per_cent(summary['miou'])} ± {per_cent(summary['deviation'])}"
+def with_deviation(summary: OverSeeds | ComparedStage) -> str:
+    """Write a mIoU in per cent, with its deviation over seeds where there are several."""
+    if summary.deviation is None:
+        return per_cent(summary.miou)
+    return f"{per_cent(summary.miou)} ± {per_cent(summary.deviation)}"
 
 
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %"
-
-
-def _points(difference: Record | None) -> str:
-    if difference is None:
-        return "–"
-    return "{points:+.1f} [{low:+.1f}, {high:+.1f}]".format(**difference)
+def _points(difference: Gain | None) -> str:
+    return "–" if difference is None else difference.in_points()

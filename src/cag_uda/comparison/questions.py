@@ -7,7 +7,6 @@ RQ3, what each stage's labels get wrong and its network scores: both are in the 
 All of it reads labels of the target's test split, after training, for the report alone.
 """
 
-import json
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +21,6 @@ from cag_uda.data.loading.augment import Image
 from cag_uda.evaluation.class_separation import ClassScatter, centroid_shift, separation
 from cag_uda.evaluation.precision_curves import PrecisionCurves, precision_at
 from cag_uda.evaluation.scores import or_none
-from cag_uda.files import write_json
 from cag_uda.methods.base import on_grid
 from cag_uda.models.inference import inference, prepare
 from cag_uda.models.segmenter import Segmenter
@@ -30,10 +28,22 @@ from cag_uda.recipes import Recipe, load_recipe
 from cag_uda.runs.anchor_files import ANCHORS, load_anchors
 from cag_uda.runs.pictures import evenly
 from cag_uda.runs.progress import Progress
+from cag_uda.runs.records.base import plain, write_record
+from cag_uda.runs.records.comparison import LabelError, SeparationAnswer, StageAnswers
+from cag_uda.runs.records.run import read_scores
+from cag_uda.runs.records.stage import (
+    LABEL_CURVES,
+    SEPARATION,
+    DomainSeparation,
+    Separation,
+    StageCurves,
+    read_curves,
+    read_pseudo_labels,
+    read_separation,
+)
 from cag_uda.runs.scenario import Scenario
+from cag_uda.types import DomainName
 
-Record = dict[str, Any]
-SEPARATION, CURVES = "separation.json", "label_curves.json"
 COVERAGES = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Where the kinds of pseudo-label are compared."""
 _IMAGES = 100
@@ -67,19 +77,23 @@ class Questions:
             label = f"measuring {run.name}, {stage.name}"
             if not (folder / SEPARATION).exists():
                 segmenter = self._load(folder)
-                write_json(folder / SEPARATION, self._separation(segmenter, label))
+                write_record(folder / SEPARATION, self._separation(segmenter, label))
             start = folders.get(recipe.start_of(index))
-            if (folder / ANCHORS).exists() and start and not (folder / CURVES).exists():
+            if (folder / ANCHORS).exists() and start and not (folder / LABEL_CURVES).exists():
                 anchors = load_anchors(folder / ANCHORS).to(self._device)
-                write_json(folder / CURVES, self._curves(self._load(start), anchors, label))
+                write_record(folder / LABEL_CURVES, self._curves(self._load(start), anchors, label))
 
     def _load(self, stage_folder: Path) -> Segmenter:
         return Segmenter.from_pretrained(stage_folder / "model").to(self._device)
 
-    def _separation(self, segmenter: Segmenter, label: str) -> Record:
+    def _separation(self, segmenter: Segmenter, label: str) -> Separation:
         """RQ1 of one network."""
-        scatters = {}
-        for domain, pairs in (("source", self._of_source()), ("target", self._of_target(label))):
+        scatters: dict[DomainName, ClassScatter] = {}
+        of_domain: dict[DomainName, Iterator[tuple[Tensor, Tensor]]] = {
+            "source": self._of_source(),
+            "target": self._of_target(label),
+        }
+        for domain, pairs in of_domain.items():
             scatter = ClassScatter(segmenter.num_classes, segmenter.feature_channels)
             with inference(segmenter):
                 for image, truth in pairs:
@@ -88,16 +102,21 @@ class Questions:
             scatters[domain] = scatter
         shift = centroid_shift(scatters["source"], scatters["target"])
         defined = [float(value) for value in shift if value == value]
-        return {
-            **{
-                domain: {name: or_none(ratio) for name, ratio in separation(each)._asdict().items()}
-                for domain, each in scatters.items()
-            },
-            "centroid_shift": statistics.mean(defined) if defined else None,
-            "centroid_shift_per_class": [or_none(value) for value in shift],
+        found = {domain: separation(each) for domain, each in scatters.items()}
+        by_domain = {
+            domain: DomainSeparation(
+                by_pixels=or_none(each.by_pixels), balanced=or_none(each.balanced)
+            )
+            for domain, each in found.items()
         }
+        return Separation(
+            source=by_domain["source"],
+            target=by_domain["target"],
+            centroid_shift=statistics.mean(defined) if defined else None,
+            centroid_shift_per_class=[or_none(value) for value in shift],
+        )
 
-    def _curves(self, labeller: Segmenter, anchors: CategoryAnchors, label: str) -> Record:
+    def _curves(self, labeller: Segmenter, anchors: CategoryAnchors, label: str) -> StageCurves:
         """RQ2 of one labeller and its anchors, over all of the target's test split."""
         classes = labeller.num_classes
         kinds = {
@@ -112,7 +131,7 @@ class Questions:
                 kinds["anchor"].update(relative_gap(nearest, second), assigned, cells)
                 confidence, likeliest = logits.softmax(dim=1).max(dim=1)
                 kinds["confidence"].update(confidence, likeliest, cells)
-        return {kind: curves.curves() for kind, curves in kinds.items()}
+        return StageCurves({kind: curves.curves() for kind, curves in kinds.items()})
 
     def _of_source(self) -> Iterator[tuple[Tensor, Tensor]]:
         for images in self._scenario.sources:
@@ -134,69 +153,72 @@ class Questions:
         return prepared.float() / 255, torch.from_numpy(label)[None].to(self._device)
 
 
-def answers(runs: Sequence[tuple[str, Path]]) -> Record:
+def answers(runs: Sequence[tuple[str, Path]]) -> dict[str, dict[str, StageAnswers]]:
     """What was measured, put together over seeds.
 
     Args:
         runs: name and folder of each, once for every seed.
 
     Returns:
-        By run and stage: "separation" (RQ1), "precision_at" coverages of both kinds of label
-        (RQ2), "label_error" of each kind beside "miou" (RQ3), each a mean over the seeds.
+        By run and stage: the separation (RQ1), precision at `COVERAGES` of both kinds of label
+        (RQ2), the error of each kind beside the mIoU (RQ3), each a mean over the seeds.
+
+    Raises:
+        RunError: if a file of a run is damaged.
     """
-    gathered: dict[str, dict[str, list[Record]]] = {}
+    gathered: dict[str, dict[str, list[StageAnswers]]] = {}
     for name, run in runs:
-        stages = (_read(run / "scores.json") or {}).get("stages", [])
-        for stage in stages:
-            folder = run / "stages" / stage["folder"]
-            gathered.setdefault(name, {}).setdefault(stage["name"], []).append(
-                {
-                    "miou": stage["miou"],
-                    "separation": _separation_of(folder),
-                    "precision_at": _precisions_of(folder),
-                    "label_error": _errors_of(folder),
-                }
+        scores = read_scores(run)
+        if scores is None:
+            continue
+        for stage in scores.stages:
+            folder = run / "stages" / stage.folder
+            found = StageAnswers(
+                miou=stage.miou,
+                separation=_separation_of(folder),
+                precision_at=_precisions_of(folder, len(scores.classes)),
+                label_error=_errors_of(folder),
             )
+            gathered.setdefault(name, {}).setdefault(stage.name, []).append(found)
     return {
-        name: {stage: _mean_of(records) for stage, records in stages.items()}
+        name: {
+            stage: StageAnswers.model_validate(_mean_of([plain(record) for record in records]))
+            for stage, records in stages.items()
+        }
         for name, stages in gathered.items()
     }
 
 
-def _separation_of(folder: Path) -> Record | None:
-    held = _read(folder / SEPARATION)
+def _separation_of(folder: Path) -> SeparationAnswer | None:
+    held = read_separation(folder)
     if held is None:
         return None
-    return {
-        "source": held["source"]["balanced"],
-        "target": held["target"]["balanced"],
-        "source_by_pixels": held["source"]["by_pixels"],
-        "target_by_pixels": held["target"]["by_pixels"],
-        "centroid_shift": held["centroid_shift"],
-    }
+    return SeparationAnswer(
+        source=held.source.balanced,
+        target=held.target.balanced,
+        source_by_pixels=held.source.by_pixels,
+        target_by_pixels=held.target.by_pixels,
+        centroid_shift=held.centroid_shift,
+    )
 
 
-def _precisions_of(folder: Path) -> Record | None:
-    held = _read(folder / CURVES)
-    if held is None:
-        return None
+def _precisions_of(folder: Path, num_classes: int) -> dict[str, dict[float, float | None]] | None:
+    held = read_curves(folder, num_classes)
     return {
-        kind: {str(coverage): precision_at(curve, coverage) for coverage in COVERAGES}
+        kind: {coverage: precision_at(curve, coverage) for coverage in COVERAGES}
         for kind, curve in held.items()
-    }
+    } or None
 
 
-def _errors_of(folder: Path) -> Record | None:
-    held = _read(folder / "pseudo_labels.json")
-    if held is None:
-        return None
+def _errors_of(folder: Path) -> dict[str, LabelError] | None:
+    held = read_pseudo_labels(folder)
     return {
-        kind: {
-            "error": None if scores["precision"] is None else 1 - scores["precision"],
-            "coverage": scores["coverage"],
-        }
+        kind: LabelError(
+            error=None if scores.precision is None else 1 - scores.precision,
+            coverage=scores.coverage,
+        )
         for kind, scores in held.items()
-    }
+    } or None
 
 
 def _mean_of(records: Sequence[Any]) -> Any:
@@ -208,10 +230,3 @@ def _mean_of(records: Sequence[Any]) -> Any:
         names = dict.fromkeys(name for record in present for name in record)
         return {name: _mean_of([record.get(name) for record in present]) for name in names}
     return statistics.mean(present)
-
-
-def _read(path: Path) -> Record | None:
-    if not path.is_file():
-        return None
-    held: Record = json.loads(path.read_text(encoding="utf-8"))
-    return held

@@ -4,8 +4,6 @@ Knows scores, labels and truth on one grid; not what made the scores. For the re
 in training may read it.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from cag_uda.errors import ShapeError
 from cag_uda.evaluation.scores import or_none, share
+from cag_uda.runs.records.stage import CurvesPerClass, LabelCurves
 
 
 class PrecisionCurves:
@@ -61,39 +60,30 @@ class PrecisionCurves:
             cell = ids[chosen].long() * bins + place[chosen]
             table += torch.bincount(cell, minlength=classes * bins).view(classes, bins)
 
-    def curves(self) -> dict[str, Any]:
-        """The curves as plain values for JSON.
-
-        Returns:
-            "thresholds" (T,); "precision" and "coverage" (T,) over all classes; "per_class" with
-            both (K, T): precision by label, coverage by true class. None where undefined.
-        """
+    def curves(self) -> LabelCurves:
+        """Give the curves over all classes (T,) and by class (K, T)."""
         given, right, true = (
             table.flip(1).cumsum(1).flip(1).numpy()
             for table in (self._given, self._right, self._true)
         )
         # Column 0 holds every pixel, whatever its score; column t + 1 those of threshold t.
-        return {
-            "thresholds": [float(value) for value in self.thresholds],
-            "precision": _plain(share(right.sum(axis=0), given.sum(axis=0))[1:]),
-            "coverage": _plain(
-                share(given.sum(axis=0), given.sum(axis=0)[:1].repeat(given.shape[1]))[1:]
+        everything, all_true = (np.repeat(each[:, :1], each.shape[1], 1) for each in (given, true))
+        return LabelCurves(
+            thresholds=[float(value) for value in self.thresholds],
+            precision=_plain(share(right.sum(axis=0), given.sum(axis=0))[1:]),
+            coverage=_plain(share(given.sum(axis=0), everything.sum(axis=0))[1:]),
+            per_class=CurvesPerClass(
+                precision=[_plain(row[1:]) for row in share(right, given)],
+                coverage=[_plain(row[1:]) for row in share(true, all_true)],
             ),
-            "per_class": {
-                "precision": [_plain(row[1:]) for row in share(right, given)],
-                "coverage": [
-                    _plain(row[1:])
-                    for row in share(true, np.repeat(true[:, :1], true.shape[1], axis=1))
-                ],
-            },
-        }
+        )
 
 
-def precision_at(curve: dict[str, Any], coverage: float) -> float | None:
+def precision_at(curve: LabelCurves, coverage: float) -> float | None:
     """Precision where a curve labels a given share of the pixels, between its points linearly.
 
     Args:
-        curve: "precision" and "coverage", each (T,), coverage not rising, as of `curves`.
+        curve: over all classes, its coverage not rising.
         coverage: in [0, 1].
 
     Returns:
@@ -101,7 +91,7 @@ def precision_at(curve: dict[str, Any], coverage: float) -> float | None:
     """
     points = [
         (c, p)
-        for c, p in zip(curve["coverage"], curve["precision"], strict=True)
+        for c, p in zip(curve.coverage, curve.precision, strict=True)
         if c is not None and p is not None
     ]
     if not points or not min(points)[0] <= coverage <= max(points)[0]:

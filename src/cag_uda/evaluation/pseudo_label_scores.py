@@ -5,7 +5,6 @@ chosen. The scores are for the report alone: nothing in training may read them.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from cag_uda.errors import ShapeError
 from cag_uda.evaluation.confusion import ConfusionMatrix
 from cag_uda.evaluation.scores import or_none, share
+from cag_uda.runs.records.stage import PerClass, PseudoLabelScores
 from cag_uda.types import PseudoLabels
 
 
@@ -66,26 +66,27 @@ class PseudoLabelTally:
         total._unchecked = self._unchecked.reduced(add_up)
         return total
 
-    def scores(self) -> dict[str, Any]:
-        """What `pseudo_labels.json` holds for one kind of label.
+    def scores(self) -> PseudoLabelScores:
+        """Give what `pseudo_labels.json` holds for one kind of label.
 
         Returns:
-            "precision": share of right labels among those on pixels with truth, None if there are
-            none. "coverage": share of pixels that got a label, among those with truth and those of
-            images without; 0 if there are none. "per_class": lists (K,), None where undefined, of
-            "precision" by pseudo-label and "coverage" by true class.
+            `precision`: share of right labels among those on pixels with truth, None if there are
+            none. `coverage`: share of pixels that got a label, among those with truth and those of
+            images without; 0 if there are none. `per_class`: lists (K,), None where undefined, of
+            `precision` by pseudo-label and `coverage` by true class.
         """
         compared = self._compared.counts
         assigned, right = compared[:, :-1], np.diagonal(compared)
         everything = compared.sum(axis=0) + self._unchecked.counts.sum(axis=0)
         coverage = share(everything[:-1].sum(), everything.sum())
-        return {
-            "precision": or_none(share(right.sum(), assigned.sum())),
-            "coverage": or_none(coverage) or 0.0,
-            "per_class": {
-                "precision": [or_none(value) for value in share(right, assigned.sum(axis=0))],
-                "coverage": [
-                    or_none(value) for value in share(assigned.sum(axis=1), compared.sum(axis=1))
-                ],
-            },
-        }
+        per_class = PerClass(
+            precision=[or_none(value) for value in share(right, assigned.sum(axis=0))],
+            coverage=[
+                or_none(value) for value in share(assigned.sum(axis=1), compared.sum(axis=1))
+            ],
+        )
+        return PseudoLabelScores(
+            precision=or_none(share(right.sum(), assigned.sum())),
+            coverage=or_none(coverage) or 0.0,
+            per_class=per_class,
+        )

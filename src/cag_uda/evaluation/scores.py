@@ -14,6 +14,7 @@ import numpy.typing as npt
 from cag_uda.errors import ShapeError
 from cag_uda.evaluation.confusion import ConfusionMatrix
 from cag_uda.evaluation.protocols import apply_protocol
+from cag_uda.runs.records.run import SplitScores
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -31,14 +32,14 @@ class Scores:
     protocol: str | None = None
     """Protocol that counted; None where every class of the label space counts."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, in which an undefined IoU is null."""
-        return {
-            "protocol": self.protocol,
-            "miou": or_none(self.miou),
-            "classes": list(self.names),
-            "iou": [or_none(value) for value in self.iou.tolist()],
-        }
+    def record(self) -> SplitScores:
+        """Give the scores as they are written to files, in which an undefined IoU is null."""
+        return SplitScores(
+            protocol=self.protocol,
+            miou=or_none(self.miou),
+            classes=list(self.names),
+            iou=[or_none(value) for value in self.iou.tolist()],
+        )
 
 
 def scores(

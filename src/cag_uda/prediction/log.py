@@ -4,18 +4,15 @@ A line of JSON says with what the folder was made; one more for each finished in
 file, as it was then. Knows files and their dates, no image and no network.
 """
 
-import json
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from cag_uda.errors import RunError, UserError
 from cag_uda.files import unwritable, write_text
 from cag_uda.prediction.jobs import Job
-
-NAME = "predictions.jsonl"
-_FORMAT = 1
+from cag_uda.runs.records.base import line_of, parse_line, plain
+from cag_uda.runs.records.prediction import PREDICTIONS, Predicted, PredictionSettings
 
 
 class PredictionLog:
@@ -31,13 +28,12 @@ class PredictionLog:
         RunError: if the log is damaged or cannot be written.
     """
 
-    def __init__(self, out: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
-        self._path, self._lock = out / NAME, threading.Lock()
-        self._done: dict[str, dict[str, Any]] = {}
+    def __init__(self, out: Path, settings: PredictionSettings, overwrite: bool) -> None:
+        self._path, self._lock = out / PREDICTIONS, threading.Lock()
+        self._done: dict[str, Predicted] = {}
         self._is_new = overwrite or not self._path.exists()
         self._is_torn = False
-        # As JSON gives them back: a tuple as a list.
-        self._settings = json.loads(json.dumps({"format": _FORMAT, **settings}))
+        self._settings = settings
         self._may_overwrite = overwrite
         if not self._is_new:
             self._read()
@@ -58,12 +54,12 @@ class PredictionLog:
             return
         for job, paths in outputs.items():
             known = self._done.get(job.place)
-            if known is not None and known["input"] == str(job.source):
+            if known is not None and known.input == str(job.source):
                 continue
             # In a folder of ours, a file without a record is what a killed command left.
             standing = [path for path in paths if path.exists()]
             if standing and (self._is_new or known is not None):
-                what = f"is the prediction of {known['input']}" if known else "exists already"
+                what = f"is the prediction of {known.input}" if known else "exists already"
                 raise UserError(
                     f"{standing[0]} {what} and would be overwritten by that of {job.source}; "
                     "choose another --out, or give --overwrite"
@@ -72,13 +68,13 @@ class PredictionLog:
     def begin(self) -> None:
         """Write the first line, if there is no log yet or it shall be overwritten."""
         if self._is_new:
-            write_text(self._path, json.dumps(self._settings) + "\n")
+            write_text(self._path, line_of(self._settings))
         elif self._is_torn:
             self._append("\n")
 
     def add(self, job: Job) -> None:
         """Record that the outputs of a job are written. Raises RunError if this cannot be."""
-        self._append(json.dumps({"place": job.place, **_identity(job)}) + "\n")
+        self._append(line_of(_identity(job)))
 
     def _append(self, text: str) -> None:
         try:
@@ -89,17 +85,22 @@ class PredictionLog:
 
     def _read(self) -> None:
         try:
-            text = self._path.read_text(encoding="utf-8")
-            first, *lines = text.splitlines()
-            settings = json.loads(first)
-            differing = sorted(
-                key for key in self._settings if settings.get(key) != self._settings[key]
-            )
-        except (OSError, ValueError, AttributeError) as error:
+            text = self._path.read_bytes().decode("utf-8", errors="replace")
+        except OSError as error:
             raise RunError(
-                f"{self._path} is no record of predictions ({error}); choose another --out, or "
-                "give --overwrite"
+                f"cannot read {self._path}: {error.strerror}; choose another --out"
             ) from error
+        first, *lines = text.splitlines() or [""]
+        settings = parse_line(PredictionSettings, first)
+        if settings is None:
+            raise RunError(
+                f"{self._path} is damaged, or no record of predictions; choose another --out, or "
+                "give --overwrite to predict everything anew"
+            )
+        # As a file gives them back: a tuple as a list.
+        mine = plain(PredictionSettings.model_validate_json(line_of(self._settings)))
+        theirs = plain(settings)
+        differing = sorted(key for key in mine if theirs.get(key) != mine[key])
         if differing:
             raise UserError(
                 f"{self._path.parent} holds predictions made otherwise (differing: "
@@ -107,17 +108,19 @@ class PredictionLog:
             )
         self._is_torn = not text.endswith("\n")
         for line in lines:
-            try:
-                record = json.loads(line)
-                self._done[record.pop("place")] = record
-            except (ValueError, KeyError, AttributeError):
-                continue  # The line that a killed command was writing.
+            # What a killed command cut short, or a disk damaged, is predicted again.
+            record = parse_line(Predicted, line)
+            if record is not None:
+                self._done[record.place] = record
 
 
-def _identity(job: Job) -> dict[str, Any]:
+def _identity(job: Job) -> Predicted:
     """The input as it is now: a changed one is predicted again."""
+    place, source = job.place, str(job.source)
     try:
         status = job.source.stat()
     except OSError:
-        return {"input": str(job.source)}
-    return {"input": str(job.source), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+        return Predicted(place=place, input=source)
+    return Predicted(
+        place=place, input=source, bytes=status.st_size, modified_ns=status.st_mtime_ns
+    )

@@ -33,6 +33,7 @@ from cag_uda.prediction.stream import (
     segment,
 )
 from cag_uda.runs.progress import Progress, Silent
+from cag_uda.runs.records.prediction import PredictionSettings
 
 Sink: TypeAlias = Callable[[int, Picture], None]
 """Takes the number of a video's frame and a picture of it."""
@@ -81,12 +82,13 @@ def predict_files(
     segmenter = open_model(model, accelerator)
     if "label-ids" in kinds and segmenter.classes.label_ids is None:
         raise UserError(f"the classes of {model} have no label ids; use --as train-ids")
-    settings = {
-        "model": fingerprint(segmenter),
-        "as": sorted(kinds),
-        "precision": precision,
-        "views": asdict(views),
-    }
+    settings = PredictionSettings(
+        format=1,
+        model=fingerprint(segmenter),
+        kinds=sorted(kinds),
+        precision=precision,
+        views=asdict(views),
+    )
     log = PredictionLog(out, settings, overwrite)
     remaining = [job for job in jobs if not log.is_done(job, outputs[job])]
     log.refuse_others({job: outputs[job] for job in remaining})

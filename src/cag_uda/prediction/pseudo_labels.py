@@ -16,7 +16,6 @@ from cag_uda.data.loading.images import LabelledImages, UnlabelledImages
 from cag_uda.errors import UserError
 from cag_uda.evaluation.pseudo_label_scores import PseudoLabelTally
 from cag_uda.evaluation.scores import or_none, share
-from cag_uda.files import write_json
 from cag_uda.methods.base import on_grid
 from cag_uda.methods.cag_settings import CAGSettings
 from cag_uda.models.segmenter import Segmenter
@@ -37,9 +36,15 @@ from cag_uda.prediction.pictures import write_picture
 from cag_uda.prediction.stream import BATCH_SIZE, Behind, batches_of_one_size, read_frames
 from cag_uda.recipes import Recipe
 from cag_uda.runs.progress import Progress, Silent
+from cag_uda.runs.records.base import write_record
+from cag_uda.runs.records.prediction import (
+    COVERAGE,
+    Coverage,
+    CoverageByClass,
+    KindCoverage,
+)
 
 KINDS = ("anchor", "confidence")
-TABLE = "coverage.json"
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Asked:
 class LabelledSplit(NamedTuple):
     """What was labelled."""
 
-    coverage: dict[str, Any]
+    coverage: Coverage
     """What OUT/coverage.json holds."""
     broken: list[str]
     """Why images could not be read; they have no label, all others have."""
@@ -109,18 +114,18 @@ def pseudo_label_split(
     with computing_in(asked.precision, segmenter):
         labeller = _labeller(segmenter, model, target, split, asked, config, recipe, progress)
         counts, broken = _label(labeller, segmenter, target, items, out, asked.score, progress)
-    written = {
-        "model": model,
-        "domain": target.name,
-        "split": split,
-        "images": len(items) - len(broken),
-        "anchors": labeller.anchors_from,
-        "margin": config.margin.model_dump(),
-        "confidence": config.confidence,
-        "classes": list(segmenter.classes.names),
-        "kinds": {kind: each.scores() for kind, each in counts.items()},
-    }
-    write_json(out / TABLE, written)
+    written = Coverage(
+        model=model,
+        domain=target.name,
+        split=split,
+        images=len(items) - len(broken),
+        anchors=labeller.anchors_from,
+        margin=config.margin.model_dump(),
+        confidence=config.confidence,
+        classes=list(segmenter.classes.names),
+        kinds={kind: each.scores() for kind, each in counts.items()},
+    )
+    write_record(out / COVERAGE, written)
     return LabelledSplit(written, broken)
 
 
@@ -174,21 +179,19 @@ class _Counts:
             self._tally.update(one, on_grid(self._segmenter, whole, one.label))
         return trusted
 
-    def scores(self) -> dict[str, Any]:
+    def scores(self) -> KindCoverage:
         """Shares by class: of all pixels, of those the class would get, and of right ones."""
         trusted, would = self._trusted[: self._num_classes], self._all[: self._num_classes]
-        scored: dict[str, Any] = {"precision": None, "per_class": {"precision": None}}
-        if self._tally is not None:
-            scored = self._tally.scores()
-        return {
-            "coverage": or_none(share(trusted.sum(), self._all.sum())),
-            "precision": scored["precision"],
-            "per_class": {
-                "pixels": _numbers(trusted / max(1, self._all.sum())),
-                "coverage": _numbers(share(trusted, would)),
-                "precision": scored["per_class"]["precision"],
-            },
-        }
+        scored = None if self._tally is None else self._tally.scores()
+        return KindCoverage(
+            coverage=or_none(share(trusted.sum(), self._all.sum())),
+            precision=scored.precision if scored else None,
+            per_class=CoverageByClass(
+                pixels=_numbers(trusted / max(1, self._all.sum())),
+                coverage=_numbers(share(trusted, would)),
+                precision=scored.per_class.precision if scored else None,
+            ),
+        )
 
 
 def _label(

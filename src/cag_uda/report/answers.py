@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cag_uda.report.charts import Chart, Points, category_chart, curve_charts
-from cag_uda.report.comparison_file import Comparison, LabelError, StageAnswers
-from cag_uda.report.label_curves import LabelCurves, mean_curve, read_curves
+from cag_uda.report.label_curves import mean_curve
 from cag_uda.report.labelling import kind_name
+from cag_uda.runs.records.comparison import ComparisonRecord, LabelError, StageAnswers
+from cag_uda.runs.records.stage import LabelCurves, read_curves
 
 _INTERVALS, _INTERVALS_BY_CLASS = 100, 40
 """Points of a line at most: the curves on disk are longer than can be seen."""
@@ -57,7 +58,7 @@ class Answers:
     """RQ3 as lines: mIoU and label error of the base by stage."""
 
 
-def make_answers(comparison: Comparison, folder: Path) -> Answers | None:
+def make_answers(comparison: ComparisonRecord, folder: Path) -> Answers | None:
     """Gather the answers of an ablation.
 
     Args:
@@ -79,7 +80,7 @@ def make_answers(comparison: Comparison, folder: Path) -> Answers | None:
     base = next((name for name in order if name != comparison.floor), order[0])
     stages = [of for run in runs.values() for of in run.values()]
     separations = [of.separation for of in stages if of.separation]
-    error_kinds = list(dict.fromkeys(kind for of in stages for kind in of.label_error))
+    error_kinds = list(dict.fromkeys(kind for of in stages for kind in of.label_error or ()))
     return Answers(
         base=base,
         first=order[: order.index(base) + 1],
@@ -90,7 +91,7 @@ def make_answers(comparison: Comparison, folder: Path) -> Answers | None:
         shift_end=_largest(each.centroid_shift for each in separations),
         curves=_curve_charts(comparison, base, error_kinds, folder),
         coverages=sorted(
-            {at for of in stages for points in of.precision_at.values() for at in points}
+            {at for of in stages for points in (of.precision_at or {}).values() for at in points}
         ),
         precisions=_those(runs, lambda of: bool(of.precision_at)),
         errors=_those(runs, lambda of: of.miou is not None or bool(of.label_error)),
@@ -114,7 +115,7 @@ def _largest(values: Iterable[float | None]) -> float:
 
 
 def _curve_charts(
-    comparison: Comparison, base: str, first_kinds: Sequence[str], folder: Path
+    comparison: ComparisonRecord, base: str, first_kinds: Sequence[str], folder: Path
 ) -> CurveCharts | None:
     """RQ2 of the base: every stage over all classes, the last one class by class."""
     held = _curves_of(comparison, base, folder)
@@ -142,7 +143,7 @@ def _curve_charts(
 
 
 def _curves_of(
-    comparison: Comparison, base: str, folder: Path
+    comparison: ComparisonRecord, base: str, folder: Path
 ) -> dict[str, dict[str, list[LabelCurves]]]:
     """Stage → kind of pseudo-label → its curves, of every seed that has them."""
     held: dict[str, dict[str, list[LabelCurves]]] = {}
@@ -179,7 +180,7 @@ def _marks(of: StageAnswers, lines: Collection[str]) -> dict[str, tuple[float, f
     """Coverage and precision of the labels that a stage was trained on, by kind with a line."""
     return {
         kind_name(kind): (labels.coverage, 1 - labels.error)
-        for kind, labels in of.label_error.items()
+        for kind, labels in (of.label_error or {}).items()
         if labels.coverage is not None and labels.error is not None and kind_name(kind) in lines
     }
 
@@ -190,7 +191,9 @@ def _course(base: str, stages: Mapping[str, StageAnswers], kinds: Sequence[str])
         return []
     miou = {base: [of.miou for of in stages.values()]}
     errors = {
-        kind_name(kind): [of.label_error.get(kind, LabelError()).error for of in stages.values()]
+        kind_name(kind): [
+            (of.label_error or {}).get(kind, LabelError()).error for of in stages.values()
+        ]
         for kind in kinds
     }
     charts = [

@@ -13,20 +13,26 @@ from urllib.parse import quote
 from cag_uda.files import write_text
 from cag_uda.report.answers import make_answers
 from cag_uda.report.charts import Scale, bar_scale
-from cag_uda.report.comparison_file import Cell, Comparison, Contender, OverSeeds, read_comparison
 from cag_uda.report.gallery import Gallery, Look, Sample, make_gallery
-from cag_uda.report.records import Gain
 from cag_uda.report.run_folder import find_samples
 from cag_uda.report.summary import Tone, Verdict
 from cag_uda.report.templates import render_page
 from cag_uda.report.words import NO_BREAK, counted, percent, plain, signed
+from cag_uda.runs.records.comparison import (
+    Cell,
+    ComparedMethod,
+    ComparisonRecord,
+    OverSeeds,
+    read_comparison,
+)
+from cag_uda.runs.records.run import Gain
 
 
 @dataclass(frozen=True)
 class Row:
     """One method over its seeds."""
 
-    of: Contender
+    of: ComparedMethod
     role: str
     """"floor", "oracle" or "method"."""
     miou: float | None
@@ -60,7 +66,7 @@ def write_comparison(file: Path) -> Path:
     return path
 
 
-def render(comparison: Comparison, file: Path) -> str:
+def render(comparison: ComparisonRecord, file: Path) -> str:
     """Render the page of a comparison whose runs lie beside the file it was read from."""
     folder = file.parent
     rows = [_row(method, comparison, folder) for method in comparison.methods]
@@ -87,7 +93,7 @@ def render(comparison: Comparison, file: Path) -> str:
     )
 
 
-def _row(method: Contender, comparison: Comparison, folder: Path) -> Row:
+def _row(method: ComparedMethod, comparison: ComparisonRecord, folder: Path) -> Row:
     mious = [cell.miou for cell in method.cells if cell.miou is not None]
     by_class = [cell.iou for cell in method.cells if cell.iou is not None]
     roles = {comparison.floor: "floor", comparison.oracle: "oracle"}
@@ -137,7 +143,7 @@ def _best(rows: list[Row]) -> Row | None:
     return next(iter(_ranked(rows)), None)
 
 
-def _verdict(comparison: Comparison, rows: list[Row]) -> Verdict:
+def _verdict(comparison: ComparisonRecord, rows: list[Row]) -> Verdict:
     ranked = _ranked(rows)
     if not ranked:
         return Verdict("unknown", "No method has been scored yet.", "Make the page again later.")
@@ -176,7 +182,7 @@ def _scale(rows: list[Row]) -> Scale:
     return bar_scale(_known(mious) or [1.0])
 
 
-def _best_by_class(comparison: Comparison, rows: list[Row]) -> list[float | None]:
+def _best_by_class(comparison: ComparisonRecord, rows: list[Row]) -> list[float | None]:
     """The best IoU of each class among methods: oracle and floor take no part."""
     columns = [row.iou for row in rows if row.role == "method" and row.iou]
     return [
@@ -185,7 +191,7 @@ def _best_by_class(comparison: Comparison, rows: list[Row]) -> list[float | None
     ]
 
 
-def _missing(comparison: Comparison) -> list[str]:
+def _missing(comparison: ComparisonRecord) -> list[str]:
     """What was not run, or has no score, in words."""
     said = []
     for method in comparison.methods:
@@ -198,7 +204,7 @@ def _missing(comparison: Comparison) -> list[str]:
     return said
 
 
-def _gallery(comparison: Comparison, rows: list[Row], folder: Path) -> Gallery:
+def _gallery(comparison: ComparisonRecord, rows: list[Row], folder: Path) -> Gallery:
     """The sample images as each method's first run sees them."""
     merged: dict[str, Sample] = {}
     for method in comparison.methods:

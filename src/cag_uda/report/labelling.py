@@ -8,7 +8,8 @@ from cag_uda.report.charts import Chart, category_chart
 from cag_uda.report.evidence import pseudo_label_pictures
 from cag_uda.report.gallery import Sample, right_share
 from cag_uda.report.pictures import NO_CLASS, Colours, at_cells
-from cag_uda.report.run_folder import PseudoLabelScores, StageRecord
+from cag_uda.report.run_folder import StageRecord
+from cag_uda.runs.records.stage import PseudoLabelScores
 
 _KIND_NAMES = {
     "anchor": "by anchor",

@@ -1,11 +1,13 @@
 """Reads metrics.jsonl, the log of one stage. Knows no run."""
 
-import json
 import math
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from cag_uda.report.words import counted
+from cag_uda.runs.records.base import parse_line
+from cag_uda.runs.records.stage import MetricsLine
 
 
 @dataclass
@@ -21,54 +23,37 @@ class Metrics:
 
 
 def read_metrics(file: Path, remarks: list[str]) -> Metrics:
-    """Read the log of one stage; a line that an interruption cut short is passed over."""
+    """Read the log of one stage; a last line that an interruption cut short is passed over."""
     metrics = Metrics()
     try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        text = file.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return metrics
     except OSError as error:
         remarks.append(f"{file.parent.name}/{file.name} cannot be read: {error.strerror}.")
         return metrics
+    parsed = [parse_line(MetricsLine, line) for line in text.splitlines()]
+    if parsed and parsed[-1] is None and not text.endswith("\n"):
+        del parsed[-1]
+    lines = [line for line in parsed if line is not None]
+    if len(lines) < len(parsed):
+        lost = counted(len(parsed) - len(lines), "line")
+        remarks.append(f"{lost} of {file.parent.name}/{file.name} damaged and left out.")
     # A resumed stage logs the steps after its checkpoint again: the last word on a step holds.
     losses: dict[str, dict[int, float]] = {}
     miou: dict[int, float] = {}
-    speeds: list[float] = []
     for line in lines:
-        entry = _json_object(line)
-        step = entry.get("step")
-        if not isinstance(step, int):
-            continue
-        metrics.last_step = max(metrics.last_step, step)
-        for name, value in numbers_of(entry.get("losses")).items():
+        metrics.last_step = max(metrics.last_step, line.step)
+        for name, value in (line.losses or {}).items():
             if math.isfinite(value):
-                losses.setdefault(name, {})[step] = value
+                losses.setdefault(name, {})[line.step] = value
             else:
-                metrics.not_finite.setdefault(name, step)
-        score = numbers_of(entry.get("scores")).get("miou", math.nan)
+                metrics.not_finite.setdefault(name, line.step)
+        score = (line.scores or {}).get("miou", math.nan)
         if math.isfinite(score):
-            miou[step] = score
-        speeds += list(numbers_of({"speed": entry.get("images_per_s")}).values())
+            miou[line.step] = score
+    speeds = [line.images_per_s for line in lines if line.images_per_s is not None]
     metrics.losses = {name: sorted(values.items()) for name, values in losses.items()}
     metrics.miou = sorted(miou.items())
     metrics.images_per_s = statistics.median(speeds) if speeds else None
     return metrics
-
-
-def _json_object(line: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def numbers_of(value: object) -> dict[str, float]:
-    """The entries of a JSON object that are numbers; of anything else, none."""
-    if not isinstance(value, dict):
-        return {}
-    return {
-        str(name): float(number)
-        for name, number in value.items()
-        if isinstance(number, int | float) and not isinstance(number, bool)
-    }

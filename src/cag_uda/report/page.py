@@ -17,9 +17,10 @@ from cag_uda.report.feature_maps import FeatureMaps, make_feature_maps
 from cag_uda.report.gallery import Gallery, Look, make_gallery
 from cag_uda.report.labelling import make_labelling
 from cag_uda.report.matrices import Matrices, make_matrices
-from cag_uda.report.run_folder import RunRecord, StageRecord, StageScores, read_run
+from cag_uda.report.run_folder import RunRecord, StageRecord, read_run
 from cag_uda.report.summary import BASELINE, Summary, summarise
 from cag_uda.report.templates import render_page
+from cag_uda.runs.records.run import StageScores
 
 SERIES_COLOURS = 8
 """How many line colours the page has."""
@@ -72,7 +73,7 @@ def render(run: RunRecord) -> str:
         loss_charts=_loss_charts(run.stages),
         score_chart=_score_chart(run.stages),
         total_s=_total_s(scores.stages),
-        environment={key: words.plain(value) for key, value in run.environment.items()},
+        environment={key: words.plain(value) for key, value in run.environment.plain().items()},
         remarks=remarks,
     )
 

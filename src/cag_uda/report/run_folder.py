@@ -6,72 +6,35 @@ be read is named in `RunRecord.remarks`. Only a folder that is no run is refused
 """
 
 import filecmp
-import json
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
-
-from pydantic import Field, model_validator
+from typing import Any, TypeVar
 
 from cag_uda.errors import RunError
 from cag_uda.report.gallery import Sample
-from cag_uda.report.metrics_log import Metrics, numbers_of, read_metrics
-from cag_uda.report.records import Colour, Finite, FolderName, Gain, Record, Share, parse
+from cag_uda.report.metrics_log import Metrics, read_metrics
+from cag_uda.runs.records.run import (
+    ENVIRONMENT,
+    Environment,
+    Scores,
+    StageScores,
+    read_environment,
+    read_scores,
+)
+from cag_uda.runs.records.stage import (
+    CRITERIA,
+    METRICS,
+    PSEUDO_LABELS,
+    PseudoLabelScores,
+    read_criteria,
+    read_pseudo_labels,
+)
+
+T = TypeVar("T")
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-
-
-class StageScores(Record):
-    """One stage as scores.json lists it. Scores are None where the target has no labels."""
-
-    folder: FolderName
-    name: str
-    method: str
-    start: str | None = None
-    steps: int | None = None
-    elapsed_s: Finite | None = None
-    miou: Share | None = None
-    iou: list[Share | None] | None = None
-    gain: Gain | None = None
-
-
-class Scores(Record):
-    """scores.json: the two domains, the classes, and what every finished stage scores."""
-
-    recipe: str
-    source: str | None = None
-    target: str | None = None
-    classes: list[str]
-    palette: list[Colour] = Field(default_factory=list)
-    stages: list[StageScores] = Field(default_factory=list)
-
-    @model_validator(mode="after")
-    def _lengths_agree(self) -> Self:
-        count = len(self.classes)
-        if self.palette and len(self.palette) < count:
-            raise ValueError(f"palette has {len(self.palette)} colours for {count} classes")
-        for stage in self.stages:
-            if stage.iou is not None and len(stage.iou) != count:
-                raise ValueError(
-                    f"stage {stage.name!r} has {len(stage.iou)} IoUs for {count} classes"
-                )
-        return self
-
-
-class PerClass(Record):
-    """Precision and coverage of one kind of pseudo-label, class by class (K,)."""
-
-    precision: list[Share | None] = Field(default_factory=list)
-    coverage: list[Share | None] = Field(default_factory=list)
-
-
-class PseudoLabelScores(Record):
-    """One kind of pseudo-label over the target: how much is labelled, how much of that is right."""
-
-    precision: Share | None = None
-    coverage: Share | None = None
-    per_class: PerClass = PerClass()
 
 
 @dataclass(frozen=True)
@@ -113,7 +76,7 @@ class RunRecord:
     """Name of the stage whose network was delivered, where that is not just the last."""
     chosen_by: str | None
     """The label-free criterion by which it was chosen."""
-    environment: dict[str, Any]
+    environment: Environment
     remarks: list[str]
     """What is missing or cannot be read, in words for the page."""
 
@@ -154,14 +117,7 @@ def read_run(path: Path) -> RunRecord:
             f"{criterion} chose a network from within a stage; the page shows the ends of stages."
         )
     stages = [
-        StageRecord(
-            scores=stage,
-            finished=stage.name in finished,
-            folder=path / "stages" / stage.folder,
-            metrics=read_metrics(path / "stages" / stage.folder / "metrics.jsonl", remarks),
-            pseudo_labels=_read_pseudo_labels(path / "stages" / stage.folder, remarks),
-            criteria=_read_criteria(path / "stages" / stage.folder, remarks),
-        )
+        _read_stage(stage, path / "stages" / stage.folder, stage.name in finished, remarks)
         for stage in listed
     ]
     return RunRecord(
@@ -174,17 +130,30 @@ def read_run(path: Path) -> RunRecord:
         align_corners=_has_aligned_corners(plan),
         delivered=delivered,
         chosen_by=criterion,
-        environment=_read_environment(path / "environment.json", remarks),
+        environment=_read_environment(path / ENVIRONMENT, remarks),
         remarks=remarks,
     )
 
 
+def _read_stage(
+    scores: StageScores, folder: Path, finished: bool, remarks: list[str]
+) -> StageRecord:
+    return StageRecord(
+        scores=scores,
+        finished=finished,
+        folder=folder,
+        metrics=read_metrics(folder / METRICS, remarks),
+        pseudo_labels=_or_left_out(folder / PSEUDO_LABELS, read_pseudo_labels, {}, remarks),
+        criteria=_or_left_out(folder / CRITERIA, _criteria_of, {}, remarks),
+    )
+
+
 def _read_scores(path: Path, remarks: list[str]) -> Scores:
-    file = path / "scores.json"
-    if not file.is_file():
+    scores = read_scores(path)
+    if scores is None:
         remarks.append("scores.json is not there yet: no stage has been scored.")
         return Scores(recipe=path.resolve().name, classes=[])
-    return parse(Scores, file, "run the last stage again with --resume")
+    return scores
 
 
 def _read_text(file: Path, remarks: list[str]) -> str | None:
@@ -197,16 +166,20 @@ def _read_text(file: Path, remarks: list[str]) -> str | None:
     return None
 
 
-def _read_environment(file: Path, remarks: list[str]) -> dict[str, Any]:
-    text = _read_text(file, remarks)
-    if text is None:
-        return {}
+def _read_environment(file: Path, remarks: list[str]) -> Environment:
+    if not file.is_file():
+        remarks.append(f"{file.name} is missing.")
+        return Environment()
+    return _or_left_out(file, read_environment, Environment(), remarks)
+
+
+def _or_left_out(file: Path, read: Callable[[Path], T], otherwise: T, remarks: list[str]) -> T:
+    """Read a file that the page can do without; one that is damaged is named in the remarks."""
     try:
-        value = json.loads(text)
-    except ValueError as error:
-        remarks.append(f"{file.name} cannot be read: {error}.")
-        return {}
-    return value if isinstance(value, dict) else {"environment": value}
+        return read(file.parent)
+    except RunError:
+        remarks.append(f"{file.parent.name}/{file.name} cannot be understood and is left out.")
+        return otherwise
 
 
 def _parsed(recipe: str | None) -> dict[str, Any]:
@@ -265,31 +238,8 @@ def _with_unfinished_folders(path: Path, scores: Scores, planned: list[str]) -> 
     return listed
 
 
-def _read_pseudo_labels(folder: Path, remarks: list[str]) -> dict[str, PseudoLabelScores]:
-    file = folder / "pseudo_labels.json"
-    if not file.is_file():
-        return {}
-    try:
-        return {
-            str(kind): PseudoLabelScores.model_validate(value)
-            for kind, value in json.loads(file.read_text(encoding="utf-8")).items()
-            if isinstance(value, dict)
-        }
-    except (OSError, ValueError, AttributeError):
-        remarks.append(f"{folder.name}/{file.name} cannot be understood and is left out.")
-        return {}
-
-
-def _read_criteria(folder: Path, remarks: list[str]) -> dict[int, dict[str, float]]:
-    file = folder / "criteria.json"
-    try:
-        records = json.loads(file.read_text(encoding="utf-8"))["records"]
-        return {int(record["step"]): numbers_of(record["criteria"]) for record in records}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError):
-        remarks.append(f"{folder.name}/{file.name} cannot be understood and is left out.")
-        return {}
+def _criteria_of(folder: Path) -> dict[int, dict[str, float]]:
+    return {record.step: record.criteria for record in read_criteria(folder)}
 
 
 def find_samples(path: Path, stage_folders: list[str]) -> list[Sample]:

@@ -6,9 +6,9 @@ Knows which stages follow from which and what each one added; does not know how 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
-from cag_uda.report.records import Gain
-from cag_uda.report.run_folder import RunRecord, StageScores
+from cag_uda.report.run_folder import RunRecord
 from cag_uda.report.words import NO_BREAK, THIN_SPACE, counted, percent, signed
+from cag_uda.runs.records.run import Gain, StageScores
 
 BASELINE = "source-only"
 """Name of the stage that every other one is held against."""

@@ -5,8 +5,9 @@ from pathlib import Path
 from cag_uda.methods.base import Method
 from cag_uda.recipes.schema import Stage
 from cag_uda.runs.progress import Progress
+from cag_uda.runs.records.stage import MetricsLine
 from cag_uda.runs.results import Results
-from cag_uda.training.callbacks import Callback, Record, is_due
+from cag_uda.training.callbacks import Callback, ForLog, is_due
 
 
 class ShowProgress(Callback):
@@ -15,10 +16,10 @@ class ShowProgress(Callback):
     def __init__(self, progress: Progress, label: str, steps: int) -> None:
         self._progress, self._label, self._steps = progress, label, steps
 
-    def on_log(self, record: Record) -> None:
+    def on_log(self, record: MetricsLine) -> None:
         """Show the steps taken and the latest mean losses."""
-        if "losses" in record:
-            self._progress.update(self._label, record["step"], self._steps, record["losses"])
+        if record.losses is not None:
+            self._progress.update(self._label, record.step, self._steps, record.losses)
 
 
 class KeepLabelling(Callback):
@@ -38,7 +39,7 @@ class ScoreOnTheWay(Callback):
     def __init__(self, results: Results, stage: Stage, folder: Path) -> None:
         self._results, self._stage, self._folder = results, stage, folder
 
-    def on_step(self, method: Method, step: int) -> Record:
+    def on_step(self, method: Method, step: int) -> ForLog:
         """Score; the end of the stage is scored with its results."""
         if step == self._stage.steps or not is_due(step, self._stage.evaluate_every):
             return {}
@@ -52,7 +53,7 @@ class ShowPictures(Callback):
     def __init__(self, results: Results, steps: int, every: int | None) -> None:
         self._results, self._steps, self._every = results, steps, every
 
-    def on_step(self, method: Method, step: int) -> Record:
+    def on_step(self, method: Method, step: int) -> ForLog:
         """Show the sample images; those of the end come with the stage's results."""
         if step < self._steps and is_due(step, self._every):
             self._results.show(method, step)

@@ -1,16 +1,17 @@
 """The card of the network that a run delivers: its domains, recipe and scores."""
 
 from pathlib import Path
-from typing import Any
 
 from cag_uda.files import write_text
 from cag_uda.models.card import CARD, StageFacts, Training, model_card
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import Recipe
+from cag_uda.recipes.schema import INITIAL
+from cag_uda.runs.records.run import Scores
 
 
 def write_card(
-    folder: Path, segmenter: Segmenter, recipe: Recipe, scores: dict[str, Any], delivered: Path
+    folder: Path, segmenter: Segmenter, recipe: Recipe, scores: Scores, delivered: Path
 ) -> None:
     """Write the card of a run's model folder.
 
@@ -24,12 +25,11 @@ def write_card(
     Raises:
         RunError: if it cannot be written.
     """
-    stages = scores["stages"]
     # A stage's last network lies in STAGE/model and was scored; one from the middle was not.
     is_last = delivered.name == "model"
     folder_name = _stage_folder(delivered)
-    of_stage: dict[str, Any] = next((each for each in stages if each["folder"] == folder_name), {})
-    scored = of_stage if is_last else {}
+    of_stage = next((each for each in scores.stages if each.folder == folder_name), None)
+    scored = of_stage if is_last else None
     step = "" if is_last else f", after {delivered.name} steps"
     training = Training(
         recipe=recipe.name,
@@ -37,16 +37,14 @@ def write_card(
         source=" + ".join(f"{_name(entry.domain)}/{entry.split}" for entry in recipe.source),
         target=f"{_name(recipe.target.domain)}/{recipe.target.train}",
         stages=[
-            StageFacts(each["name"], each["method"], each["start"], each["steps"], each["miou"])
-            for each in stages
+            StageFacts(each.name, each.method, each.start or INITIAL, each.steps or 0, each.miou)
+            for each in scores.stages
         ],
-        delivered=f"the network of {of_stage.get('name', recipe.stages[-1].name)}{step}",
+        delivered=f"the network of {of_stage.name if of_stage else recipe.stages[-1].name}{step}",
         reads_target_labels=recipe.target.domain in [entry.domain for entry in recipe.source],
-        scored_on=f"{_name(recipe.target.domain)}/{recipe.target.test}"
-        if scores["target"]
-        else None,
-        miou=scored.get("miou"),
-        iou=scored.get("iou"),
+        scored_on=f"{_name(recipe.target.domain)}/{recipe.target.test}" if scores.target else None,
+        miou=scored.miou if scored else None,
+        iou=scored.iou if scored else None,
     )
     write_text(folder / CARD, model_card(segmenter.config, segmenter.classes, training))
 

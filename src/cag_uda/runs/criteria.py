@@ -19,6 +19,7 @@ null where it was not kept; `elapsed_s` is what the measurement took. No label o
 nothing that was found with one, ever stands in this file.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,15 +34,15 @@ from cag_uda.data.loading.images import LabelledImages, read_or_next
 from cag_uda.evaluation.confusion import ConfusionMatrix
 from cag_uda.evaluation.label_free import look_at, target_criteria
 from cag_uda.evaluation.scores import intersection_and_union, mean_over_classes, share
-from cag_uda.files import write_json
 from cag_uda.methods.base import on_grid
 from cag_uda.models.inference import batches_of_one_kind, inference, prepare
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import Recipe, load_recipe
 from cag_uda.runs.folder import RunFolder
 from cag_uda.runs.pictures import evenly
+from cag_uda.runs.records.base import write_record
+from cag_uda.runs.records.stage import CRITERIA, CriteriaRecord, StageCriteria, read_criteria
 from cag_uda.runs.scenario import Scenario, held_out
-from cag_uda.runs.selection import CRITERIA_FILE, read_records
 
 _IMAGES = 12
 """Of each domain. A record then takes about as long as two training steps of 4 + 4 crops."""
@@ -85,7 +86,7 @@ class Criteria:
             anchors, source_miou = self._look_at_source(segmenter)
             seen = look_at(segmenter, self._target_batches(device), anchors.distances)
         found = {**target_criteria(seen), "source-miou": source_miou}
-        return {name: value for name, value in found.items() if value == value}
+        return {name: value for name, value in found.items() if math.isfinite(value)}
 
     def record(self, folder: Path, segmenter: Segmenter, step: int, network: str | None) -> None:
         """Measure a network and keep what was found with its stage.
@@ -98,12 +99,13 @@ class Criteria:
         """
         begun_s = time.monotonic()
         criteria = self.measure(segmenter)
-        about = {"step": step, "network": network, "elapsed_s": time.monotonic() - begun_s}
+        found = CriteriaRecord(
+            step=step, network=network, elapsed_s=time.monotonic() - begun_s, criteria=criteria
+        )
         # What a run that is now resumed recorded further on is found anew.
-        kept = [record for record in read_records(folder) if record["step"] < step]
-        kept.append({**about, "criteria": criteria})
-        latest = {**criteria, "source_validation": self.source_validation}
-        write_json(folder / CRITERIA_FILE, {**latest, "records": kept})
+        kept = [record for record in read_criteria(folder) if record.step < step]
+        made = StageCriteria(source_validation=self.source_validation, records=[*kept, found])
+        write_record(folder / CRITERIA, made)
 
     def _look_at_source(self, segmenter: Segmenter) -> tuple[CategoryAnchors, float]:
         """Anchors and mIoU on the feature grid, of the source sample."""
@@ -168,7 +170,7 @@ def record_missing(run: Path) -> None:
         (folder, steps)
         for folder, steps in stages
         if (folder / "model" / "config.json").is_file()
-        and not any(record["network"] == "model" for record in read_records(folder))
+        and not any(record.network == "model" for record in read_criteria(folder))
     ]
     criteria = Criteria(recipe, Scenario.open(recipe)) if missing else None
     for folder, steps in missing:

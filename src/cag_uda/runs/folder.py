@@ -1,19 +1,19 @@
 """The run folder: where everything of a run lies. Knows paths and JSON, not networks."""
 
-import json
 import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from cag_uda.errors import RunError
-from cag_uda.files import is_part, remove_parts, write_json, write_text
+from cag_uda.files import is_part, remove_parts, write_text
 from cag_uda.recipes import Recipe, dump_recipe, load_recipe
+from cag_uda.runs.records.base import write_record
+from cag_uda.runs.records.run import ENVIRONMENT, SCORES, Environment, Scores, read_scores
 
-_RECIPE, _SCORES, _ENVIRONMENT = "recipe.toml", "scores.json", "environment.json"
+_RECIPE = "recipe.toml"
 _AUTO = {"accelerator": "auto", "precision": "auto", "channels_last": "auto"}
 
 
@@ -43,7 +43,7 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; choose a new folder by --out")
-        begins_with = {self.path / _ENVIRONMENT}
+        begins_with = {self.path / ENVIRONMENT}
         if self.path.exists() and any(
             path not in begins_with and not is_part(path) for path in self.path.iterdir()
         ):
@@ -58,7 +58,7 @@ class RunFolder:
             RunError: if the folder holds something already, or cannot be written.
         """
         self.refuse_what_is_in_the_way()
-        write_json(self.path / _ENVIRONMENT, environment())
+        write_record(self.path / ENVIRONMENT, environment())
         self.write_recipe(recipe)
 
     def write_recipe(self, recipe: Recipe) -> None:
@@ -99,20 +99,13 @@ class RunFolder:
         if load_recipe(self.path / _RECIPE) != recipe:
             self.write_recipe(recipe)
 
-    def read_scores(self) -> dict[str, Any] | None:
-        """What has been scored so far, or None."""
-        path = self.path / _SCORES
-        if not path.exists():
-            return None
-        try:
-            scores: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunError(f"{path} is damaged: {error}; restore or delete it") from error
-        return scores
+    def read_scores(self) -> Scores | None:
+        """Read what has been scored so far, None for nothing. Raises RunError if it is damaged."""
+        return read_scores(self.path)
 
-    def write_scores(self, scores: dict[str, Any]) -> None:
+    def write_scores(self, scores: Scores) -> None:
         """Replace what has been scored."""
-        write_json(self.path / _SCORES, scores)
+        write_record(self.path / SCORES, scores)
 
 
 def _with_free_settings(begun: Recipe, asked: Recipe) -> Recipe:
@@ -135,18 +128,18 @@ def _with_free_settings(begun: Recipe, asked: Recipe) -> Recipe:
     )
 
 
-def environment() -> dict[str, Any]:
-    """Versions, machine, command and commit: what one needs to repeat a run."""
+def environment() -> Environment:
+    """Find versions, machine, command and commit: what one needs to repeat a run."""
     packages = ("cag-uda", "torch", "lightning", "transformers", "numpy", "opencv-python-headless")
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "packages": {name: _version(name) for name in packages},
-    }
+    return Environment(
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        commit=_commit(),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        processor=_processor(),
+        packages={name: _version(name) for name in packages},
+    )
 
 
 def _version(package: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
@@ -11,7 +11,6 @@ from cag_uda.data.domains.domain import Item
 from cag_uda.data.loading.augment import Image
 from cag_uda.evaluation.evaluate import Evaluation, evaluate, load_frames, merge
 from cag_uda.evaluation.pseudo_label_scores import PseudoLabelTally
-from cag_uda.files import write_json
 from cag_uda.methods.base import Method
 from cag_uda.models.inference import prepare
 from cag_uda.models.label_maps import label_map
@@ -29,6 +28,9 @@ from cag_uda.runs.pictures import (
     write_pseudo_labels,
 )
 from cag_uda.runs.progress import Progress
+from cag_uda.runs.records.base import write_record
+from cag_uda.runs.records.run import Gain, Scores, StageScores
+from cag_uda.runs.records.stage import PSEUDO_LABELS, PseudoLabelScores, StagePseudoLabels
 from cag_uda.runs.scenario import Scenario
 from cag_uda.training.loggers import Loggers
 from cag_uda.training.processes import Processes
@@ -37,6 +39,13 @@ _SAMPLES = 5
 _SOURCE_SAMPLES = 8
 _FLOOR = "source-only"
 """The stage over which gains are reported."""
+
+
+class Cost(NamedTuple):
+    """What the training of a stage took."""
+
+    elapsed_s: float
+    peak_memory_mib: float
 
 
 class Results:
@@ -69,20 +78,22 @@ class Results:
         is_scored = scenario.is_scored
         with processes.agreed():
             found = run.read_scores() if processes.is_first else None
-        self.scores: dict[str, Any] = processes.gather(found)[0] or {
-            "recipe": recipe.name,
-            "source": " + ".join(f"{entry.domain}/{entry.split}" for entry in recipe.source),
-            "target": f"{target.domain}/{target.test}" if is_scored else None,
-            "classes": list(scenario.label_space.names),
-            "palette": scenario.label_space.palette.tolist(),
-            "stages": [],
-        }
+        self.scores = processes.gather(found)[0] or Scores(
+            recipe=recipe.name,
+            source=" + ".join(f"{entry.domain}/{entry.split}" for entry in recipe.source),
+            target=f"{target.domain}/{target.test}" if is_scored else None,
+            classes=list(scenario.label_space.names),
+            palette=scenario.label_space.palette.tolist(),
+            stages=[],
+        )
 
     def has(self, stage: str) -> bool:
         """Whether a stage is done."""
-        return any(entry["name"] == stage for entry in self.scores["stages"])
+        return self.scores.stage(stage) is not None
 
-    def quick_scores(self, method: Method, stage: Stage, folder: Path, step: int) -> dict[str, Any]:
+    def quick_scores(
+        self, method: Method, stage: Stage, folder: Path, step: int
+    ) -> dict[str, float]:
         """Score a method's predictor in the middle of a stage; empty without target labels.
 
         Its label-free criteria are recorded, and the network kept if the stage asks for it.
@@ -113,19 +124,19 @@ class Results:
             if self._processes.is_first:
                 self._write_labelling(method, quality, folder)
 
-    def _write_labelling(self, method: Method, quality: dict[str, Any], folder: Path) -> None:
+    def _write_labelling(
+        self, method: Method, quality: dict[str, PseudoLabelScores], folder: Path
+    ) -> None:
         # The first ones are the source's; a method may have the target's too.
         anchors = [each for each in method.modules() if isinstance(each, CategoryAnchors)]
         if anchors:
             save_anchors(folder / ANCHORS, anchors[0])
         if quality:
-            write_json(folder / "pseudo_labels.json", quality)
+            write_record(folder / PSEUDO_LABELS, StagePseudoLabels(quality))
         images = (self._scenario.test.read_image(item) for item in self._samples())
         write_pseudo_labels(folder, method, images, self._recipe.loading.width_px)
 
-    def keep(
-        self, stage: Stage, start: str, method: Method, folder: Path, cost: dict[str, float]
-    ) -> None:
+    def keep(self, stage: Stage, start: str, method: Method, folder: Path, cost: Cost) -> None:
         """Keep a stage's network, its scores and its sample pictures; the stage is then done.
 
         Args:
@@ -133,39 +144,40 @@ class Results:
             start: the stage whose network it began with.
             method: as it is after the stage.
             folder: of the stage.
-            cost: "elapsed_s", seconds of training, and "peak_memory_mib".
+            cost: of its training.
         """
         segmenter = method.predictor()
-        entry: dict[str, Any] = {
-            "folder": folder.name,
-            "name": stage.name,
-            "method": stage.method.name,
-            "start": start,
-            "steps": stage.steps,
-            **cost,
-            "miou": None,
-            "iou": None,
-        }
+        entry = StageScores(
+            folder=folder.name,
+            name=stage.name,
+            method=stage.method.name,
+            start=start,
+            steps=stage.steps,
+            elapsed_s=cost.elapsed_s,
+            peak_memory_mib=cost.peak_memory_mib,
+            miou=None,
+            iou=None,
+        )
         evaluation = None
         if self._scenario.is_scored:
             evaluation = self._evaluate(segmenter, f"scoring {stage.name}")
-            entry |= evaluation.scores.to_dict()
+            entry = entry.with_changes(**evaluation.scores.record().plain())
         with self._processes.agreed():
             if self._processes.is_first:
                 segmenter.save_pretrained(folder / "model")
                 self._criteria.record(folder, segmenter, stage.steps, "model")
                 if evaluation is not None:
                     evaluation.save_frames(folder / "frames.npz")
-                    entry |= self._gain(evaluation)
+                    entry = self._with_gain(entry, evaluation)
                 self._keep_samples(segmenter, folder, stage.steps)
                 self._keep_features(segmenter, folder)
-                self._run.write_scores({**self.scores, "stages": [*self.scores["stages"], entry]})
-                if entry["miou"] is not None:
-                    self._loggers.numbers(stage.steps, {"scores/miou": entry["miou"]})
-        self.scores["stages"].append(self._processes.gather(entry)[0])
-        miou = entry["miou"]
+                self._run.write_scores(self.scores.with_stage(entry))
+                if entry.miou is not None:
+                    self._loggers.numbers(stage.steps, {"scores/miou": entry.miou})
+        self.scores = self.scores.with_stage(self._processes.gather(entry)[0])
+        miou = entry.miou
         scored = "" if miou is None else f": mIoU {100 * miou:.1f}"
-        self._progress.note(f"{stage.name}{scored} ({cost['elapsed_s']:.0f} s of training)")
+        self._progress.note(f"{stage.name}{scored} ({cost.elapsed_s:.0f} s of training)")
 
     def _evaluate(self, segmenter: Segmenter, label: str) -> Evaluation:
         with self._processes.agreed():
@@ -178,22 +190,18 @@ class Results:
             )
         return merge(self._processes.gather(part))
 
-    def _gain(self, evaluation: Evaluation) -> dict[str, Any]:
-        """The gain in mIoU points over the source-only stage, with a 95 % interval over frames."""
-        for entry in self.scores["stages"]:
-            if entry["name"] == _FLOOR:
-                floor = load_frames(self._run.path / "stages" / entry["folder"] / "frames.npz")
-                interval = evaluation.gain_over(floor)
-                points = {
-                    "points": 100 * interval.difference,
-                    "low": 100 * interval.low,
-                    "high": 100 * interval.high,
-                }
-                return {"gain": {"over": _FLOOR, **points}}
-        return {}
+    def _with_gain(self, entry: StageScores, evaluation: Evaluation) -> StageScores:
+        """Add the mIoU points over the source-only stage, with a 95 % interval over frames."""
+        floor = self.scores.stage(_FLOOR)
+        if floor is None:
+            return entry
+        frames = load_frames(self._run.path / "stages" / floor.folder / "frames.npz")
+        points = [100 * value for value in evaluation.gain_over(frames)]
+        gain = Gain(over=_FLOOR, points=points[0], low=points[1], high=points[2])
+        return entry.with_changes(gain=gain)
 
-    def _pseudo_label_quality(self, method: Method) -> dict[str, Any]:
-        """Precision and coverage of each kind on the test split; coverage alone without labels."""
+    def _pseudo_label_quality(self, method: Method) -> dict[str, PseudoLabelScores]:
+        """Measure each kind on the test split: precision and coverage; without labels, coverage."""
         if self._scenario.test_split is None:
             return {}
         with self._processes.agreed():

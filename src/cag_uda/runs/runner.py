@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import TypeAlias, TypeVar, cast
 
 import torch
 from lightning.fabric import Fabric
@@ -27,7 +27,8 @@ from cag_uda.runs.callbacks import KeepLabelling, ScoreOnTheWay, ShowPictures, S
 from cag_uda.runs.card import write_card
 from cag_uda.runs.folder import RunFolder
 from cag_uda.runs.progress import Progress, Silent
-from cag_uda.runs.results import Results
+from cag_uda.runs.records.run import Scores
+from cag_uda.runs.results import Cost, Results
 from cag_uda.runs.scenario import Scenario, held_out
 from cag_uda.runs.selection import best_kept, checkpoints
 from cag_uda.training.callbacks import Callback
@@ -62,7 +63,7 @@ class Run:
     """A finished run."""
 
     folder: Path
-    scores: dict[str, Any]
+    scores: Scores
     """What RUN/scores.json holds."""
 
     @property
@@ -204,7 +205,7 @@ class StageRunner:
         self.loggers, self.around = loggers, around
         self.results = Results(recipe, run, scenario, processes, progress, loggers)
 
-    def run(self, initial: Segmenter) -> dict[str, Any]:
+    def run(self, initial: Segmenter) -> Scores:
         """All stages; returns the scores."""
         for index, stage in enumerate(self.recipe.stages):
             if not self.results.has(stage.name):
@@ -256,7 +257,7 @@ class StageRunner:
             stop=self.stop,
         )
         start = self.recipe.start_of(index)
-        cost = {"elapsed_s": done.elapsed_s, "peak_memory_mib": memory.mib()}
+        cost = Cost(done.elapsed_s, memory.mib())
         self.results.keep(stage, start, method, folder, cost)
         if self.processes.is_first:
             drop_previous(folder / "checkpoint")

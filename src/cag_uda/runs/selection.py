@@ -3,19 +3,18 @@
 Reads the criteria that runs have recorded; knows neither images nor networks.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from cag_uda.errors import RunError, UserError
+from cag_uda.runs.records.stage import read_criteria
 from cag_uda.types import CriterionName
 
-CRITERIA_FILE = "criteria.json"
 LOWER_IS_BETTER: frozenset[CriterionName] = frozenset({"entropy"})
 DEFAULT_CRITERION = "infomax+source-miou"
 """What `cag-uda select` goes by unless told otherwise; chosen on rendered scenes (docs/LOG.md)."""
@@ -35,22 +34,6 @@ class Checkpoint:
     criteria: dict[str, float]
 
 
-def read_records(stage_folder: Path) -> list[dict[str, Any]]:
-    """What `criteria.json` of a stage holds, in order of steps; nothing where there is none.
-
-    Raises:
-        RunError: if it is damaged.
-    """
-    path = stage_folder / CRITERIA_FILE
-    if not path.is_file():
-        return []
-    try:
-        records: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["records"]
-        return sorted(records, key=lambda record: int(record["step"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} is damaged: {error}; delete it and select again") from error
-
-
 def checkpoints(run: Path) -> list[Checkpoint]:
     """Every network of a run that criteria were recorded of, in the order of training.
 
@@ -65,15 +48,14 @@ def checkpoints(run: Path) -> list[Checkpoint]:
         raise RunError(f"{run} is no run folder: it holds no stages; give what `adapt` wrote")
     found = []
     for folder in sorted(root.iterdir(), key=_number):
-        for record in read_records(folder):
-            network = record.get("network")
+        for record in read_criteria(folder):
             found.append(
                 Checkpoint(
                     run=run,
                     stage=folder.name.split("-", 1)[-1],
-                    step=int(record["step"]),
-                    network=None if network is None else folder / str(network),
-                    criteria={name: float(value) for name, value in record["criteria"].items()},
+                    step=record.step,
+                    network=None if record.network is None else folder / record.network,
+                    criteria=record.criteria,
                 )
             )
     return found

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from cag_uda.methods.base import Method
+from cag_uda.runs.records.stage import MetricsLine
 
-Record: TypeAlias = Mapping[str, Any]
-"""A line of `metrics.jsonl`: "step" (steps taken) and what was measured there."""
+ForLog: TypeAlias = Mapping[str, Any]
+"""What was measured at a step, by the names of `MetricsLine`."""
 
 
 class Callback:
@@ -24,7 +25,7 @@ class Callback:
             step: steps taken.
         """
 
-    def on_step(self, method: Method, step: int) -> Record:
+    def on_step(self, method: Method, step: int) -> ForLog:
         """Called after each step, before its checkpoint.
 
         Args:
@@ -39,7 +40,7 @@ class Callback:
     def on_end(self, method: Method) -> None:
         """Called when a stage is trained and `Method.finish` is done."""
 
-    def on_log(self, record: Record) -> None:
+    def on_log(self, record: MetricsLine) -> None:
         """Called in the first process for each record, when it is written."""
 
 

@@ -3,12 +3,11 @@
 Losses stay on the device until the log or a checkpoint is due: no step waits for the device.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +15,12 @@ from torch import Tensor, nn
 from cag_uda.errors import RunError
 from cag_uda.files import unwritable, write_text
 from cag_uda.methods.base import Method
+from cag_uda.runs.records.base import line_of, parse_line
+from cag_uda.runs.records.stage import METRICS, LeftOut, MetricsLine
 from cag_uda.training.callbacks import Callbacks
 from cag_uda.training.checkpoint import Progress, Rows
 from cag_uda.training.processes import Processes
 
-_FILE = "metrics.jsonl"
 _SHOWN_FILES = 16
 _MOST_SKIPPED = 10
 """Steps in a row that may be skipped: more are no accident."""
@@ -49,7 +49,7 @@ class StageLog:
         self._processes, self.folder, self._callbacks = processes, folder, callbacks
         with processes.agreed():
             if processes.is_first:
-                path = folder / _FILE
+                path = folder / METRICS
                 write_text(path, "".join(_kept(path, done.step)))
         self._begun_s = time.monotonic() - done.elapsed_s
         self._on_device: list[tuple[int, Mapping[str, Tensor]]] = []
@@ -84,7 +84,8 @@ class StageLog:
             with self._processes.agreed():
                 raise not_finite(step, values, files(step))
         spoken = {name: str(value) for name, value in values.items()}
-        self.write({"step": step + 1, "left_out": {"losses": spoken, "files": list(files(step))}})
+        left_out = LeftOut(losses=spoken, files=list(files(step)))
+        self.write(MetricsLine(step=step + 1, left_out=left_out))
 
     def refuse_broken(self, taken: int, files: Files, method: Method | None) -> None:
         """Stop at a loss that is not finite, or at weights that are not.
@@ -119,25 +120,25 @@ class StageLog:
             for name in dict.fromkeys(name for _, row in rows for name in row)
         }
         images = self._processes.count * self._images
-        record = {
-            "step": taken,
-            "losses": losses,
-            "learning_rate": rate,
-            "images_per_s": images / max(1e-9, time.monotonic() - self._window_s),
-            "elapsed_s": self.elapsed_s,
-        }
+        record = MetricsLine(
+            step=taken,
+            losses=losses,
+            learning_rate=rate,
+            images_per_s=images / max(1e-9, time.monotonic() - self._window_s),
+            elapsed_s=self.elapsed_s,
+        )
         self.write(record)
         self._rows, self._images, self._window_s = [], 0, time.monotonic()
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: MetricsLine) -> None:
         """Append a record to the log, in the first process. Raises RunError on a full disk."""
         with self._processes.agreed():
             if not self._processes.is_first:
                 return
-            path = self.folder / _FILE
+            path = self.folder / METRICS
             try:
                 with path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(record) + "\n")
+                    file.write(line_of(record))
             except OSError as error:
                 raise unwritable(path, error) from error
             for callback in self._callbacks:
@@ -175,14 +176,13 @@ def not_finite(step: int, losses: Mapping[str, float], files: Sequence[str]) -> 
 
 
 def _kept(path: Path, step: int) -> list[str]:
-    """Complete records up to a step; a line that a crash cut short is dropped."""
+    """Complete records up to a step; what a crash cut short, or a disk damaged, is dropped."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):
-            continue
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines():
+        record = parse_line(MetricsLine, line)
+        if record is not None and record.step <= step:
+            kept.append(line + "\n")
     return kept
 
 

@@ -4,7 +4,6 @@ Knows numbers, pictures and steps, no network. A logger that fails on the way ne
 is left out from then on, and `metrics.jsonl` has everything.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -15,16 +14,17 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from cag_uda.errors import RunError, UserError
-from cag_uda.files import write_json
-from cag_uda.training.callbacks import Callback, Record
+from cag_uda.errors import UserError
+from cag_uda.runs.records.base import read_record, write_record
+from cag_uda.runs.records.run import TRACKING, TrackingIds
+from cag_uda.runs.records.stage import MetricsLine
+from cag_uda.training.callbacks import Callback
 from cag_uda.training.settings import LoggerName, TrackingConfig
 
 Picture = NDArray[np.uint8]
 """(H, W, 3) RGB."""
 Note = Callable[[str], None]
 
-_IDS = "tracking.json"
 _ADVICE = {
     "wandb": "log in with `wandb login`, set WANDB_MODE=offline",
     "mlflow": "set MLFLOW_TRACKING_URI to a server that answers, or to sqlite:///mlflow.db",
@@ -182,9 +182,9 @@ class Loggers(Callback):
         """Begin a stage everywhere."""
         self._each(lambda logger: logger.begin(folder, step))
 
-    def on_log(self, record: Record) -> None:
+    def on_log(self, record: MetricsLine) -> None:
         """Log the numbers of a record, nested ones by path."""
-        self.numbers(record["step"], numbers_of(record))
+        self.numbers(record.step, numbers_of(record.plain()))
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         """See `Logger.numbers`."""
@@ -229,13 +229,9 @@ def open_loggers(
     Raises:
         UserError: if a library is not installed, or its service cannot be reached.
     """
-    path = run / _IDS
-    ids: dict[str, str] = {}
-    if path.exists():
-        try:
-            ids = dict(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise RunError(f"{path} is damaged: {error}; delete it to begin anew there") from error
+    path = run / TRACKING
+    mend = "delete it to begin anew there"
+    ids = dict(read_record(TrackingIds, path, mend).root) if path.exists() else {}
     loggers: dict[str, Logger] = {}
     for name in config.loggers:
         if name == "tensorboard":
@@ -253,11 +249,11 @@ def open_loggers(
         loggers[name] = logger
         if ids.get(name) != logger.id:
             ids[name] = logger.id
-            write_json(path, ids)
+            write_record(path, TrackingIds(ids))
     return Loggers(loggers, note)
 
 
-def numbers_of(record: Record, prefix: str = "") -> dict[str, float]:
+def numbers_of(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """The numbers of a log's record but its step, nested ones by path."""
     found: dict[str, float] = {}
     for key, value in record.items():

@@ -12,6 +12,7 @@ from pathlib import Path
 from lightning.fabric import Fabric
 
 from cag_uda.methods.base import Method, Passes
+from cag_uda.runs.records.stage import MetricsLine
 from cag_uda.training.callbacks import Callbacks, is_due
 from cag_uda.training.checkpoint import Progress, Stateful, load_checkpoint, save_checkpoint
 from cag_uda.training.compute import shared_scale
@@ -123,7 +124,7 @@ def train_stage(
                 log.flush(taken, optimizers["segmenter"].param_groups[0]["lr"])
             for callback in callbacks:
                 if record := callback.on_step(method, taken):
-                    log.write({"step": taken, **record})
+                    log.write(MetricsLine(step=taken, **record))
             if is_saved:
                 save(taken)
     with processes.agreed():

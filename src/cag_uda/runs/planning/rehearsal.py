@@ -22,9 +22,10 @@ from cag_uda.runs.folder import RunFolder
 from cag_uda.runs.pictures import evenly
 from cag_uda.runs.planning.trial import WARM_UP
 from cag_uda.runs.progress import Silent
+from cag_uda.runs.records.run import StageScores
 from cag_uda.runs.runner import StageRunner
 from cag_uda.runs.scenario import Scenario
-from cag_uda.training.callbacks import Callback, Record
+from cag_uda.training.callbacks import Callback, ForLog
 from cag_uda.training.interrupt import StopRequest
 from cag_uda.training.loggers import open_loggers
 from cag_uda.training.loop import StageData
@@ -169,8 +170,8 @@ class Rehearsal(Silent):
 
     def note(self, text: str) -> None:
         """Note when a stage is kept: its results say so last."""
-        entries = self._runner.results.scores["stages"]
-        if entries and entries[-1]["name"] == self.stage and "kept" not in self._times:
+        entries = self._runner.results.scores.stages
+        if entries and entries[-1].name == self.stage and "kept" not in self._times:
             self.mark("kept")
             self._conclude(entries[-1])
 
@@ -217,7 +218,7 @@ class Rehearsal(Silent):
             unseen,
         )
 
-    def _conclude(self, entry: Record) -> None:
+    def _conclude(self, entry: StageScores) -> None:
         """Work out what a stage took, from the times of its parts."""
         now, at = self.measured[self.stage], self._times
         stage = next(each for each in self._recipe.stages if each.name == self.stage)
@@ -240,7 +241,7 @@ class Rehearsal(Silent):
                 evaluated_s = at[f"after {last - 1}"] - at[f"before {last - 1}"]
                 now.evaluation = Line(max(0.0, evaluated_s - self._frames * each_s), each_s)
             now.save_s = max(0.0, trained_s - at[f"after {last}"] - _total_s(now.after))
-        now.training_mib = entry["peak_memory_mib"]
+        now.training_mib = entry.peak_memory_mib or 0.0
         now.scoring_mib = self._memory.mib() if self._memory else now.training_mib
 
 
@@ -264,7 +265,7 @@ class _Marks(Callback):
         """Mark the end of training."""
         self._rehearsal.mark(f"{self._name} ended")
 
-    def on_step(self, method: Method, step: int) -> Record:
+    def on_step(self, method: Method, step: int) -> ForLog:
         """Mark a step; steps that are timed together do not wait for the device."""
         self._rehearsal.mark(f"{self._name} {step}", step in self._waited)
         return {}

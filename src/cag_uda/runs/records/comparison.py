@@ -42,10 +42,28 @@ folder, a name beside this file: the page takes pictures from it, of the stage t
 as `scored` (else of the last), and links to its report. `note` says in words why a cell has no
 score.
 
-A method may also have a `question`, under which it is grouped, and a `summary` over its seeds with
-`gap_share`, `gain` over the floor and `lead` over the method that all are held against, these two
-as {"over": name, "points": p, "low": l, "high": h}. At the top, `budget` is a table of what every
-method was given, and `notes` a list of what is to be known about the figures.
+A method may also have a `question`, under which it is grouped, a `summary` over its seeds, and the
+`stages` up to the scored one. A summary's `gap_share` is of the means over seeds, `gain` over the
+floor and `lead` over the method that all are held against; intervals are 95 % over frames, of the
+mean over the seeds that both have; `deviation` is the sample standard deviation over seeds.
+
+```json
+{
+  "question": "RQ2",
+  "steps": 1200,
+  "scored": "stage-3",
+  "summary": {
+    "seeds": 3, "miou": 0.31, "deviation": 0.01, "iou": [0.9, null], "gap_share": 0.62,
+    "gain": {"over": "source-only", "points": 9.1, "low": 8.0, "high": 10.3},
+    "lead": {"over": "cag", "points": -1.2, "low": -2.0, "high": -0.3},
+    "time_s": 240.0, "peak_memory_mib": 900.0
+  },
+  "stages": [{"name": "warmup", "steps": 600, "miou": 0.24, "deviation": 0.01, "gap_share": 0.4}]
+}
+```
+
+At the top, `kind` is "methods" or "ablation", `budget` a table of what every method was given, and
+`notes` a list of what is to be known about the figures.
 
 An ablation's file, ablation.json, may also have `answers` to the paper's research questions, by run
 and stage, each a mean over seeds:
@@ -70,11 +88,20 @@ is the one that the others vary; its curves are read from its run folders (`labe
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from cag_uda.report.records import Colour, Finite, FolderName, Gain, Record, Share, parse
+from cag_uda.runs.records.base import (
+    Colour,
+    Finite,
+    FolderName,
+    Ratio,
+    Record,
+    Share,
+    read_record,
+)
+from cag_uda.runs.records.run import Gain
 
 
 class Cell(Record):
@@ -93,31 +120,50 @@ class Cell(Record):
 class OverSeeds(Record):
     """What was found of a method over all its seeds."""
 
+    seeds: int | None = None
+    """How many."""
+    miou: Share | None = None
+    deviation: Finite | None = None
+    iou: list[Share | None] | None = None
     gap_share: Finite | None = None
     gain: Gain | None = None
     lead: Gain | None = None
+    time_s: Finite | None = None
+    peak_memory_mib: Finite | None = None
 
 
-class Contender(Record):
+class ComparedStage(Record):
+    """One stage of a method over the seeds that have it."""
+
+    name: str
+    steps: int | None = None
+    """That its network has taken in all."""
+    miou: Share | None = None
+    deviation: Finite | None = None
+    gap_share: Finite | None = None
+
+
+class ComparedMethod(Record):
     """One method with its runs."""
 
     name: str
     description: str = ""
     question: str = ""
     scored: str | None = None
+    steps: int | None = None
     cells: list[Cell] = Field(default_factory=list)
     summary: OverSeeds | None = None
+    """None where no run has finished."""
+    stages: list[ComparedStage] = Field(default_factory=list)
 
 
-Ratio = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-"""Of two scatters or two distances."""
-
-
-class ClassSeparation(Record):
+class SeparationAnswer(Record):
     """RQ1 of one stage's network: more of both separations is better, less of the shift."""
 
     source: Ratio | None = None
     target: Ratio | None = None
+    source_by_pixels: Ratio | None = None
+    target_by_pixels: Ratio | None = None
     centroid_shift: Ratio | None = None
 
 
@@ -128,30 +174,21 @@ class LabelError(Record):
     coverage: Share | None = None
 
 
-class _NullIsLeftOut(Record):
-    """What may be null in the file is, as a value, what it is where it is left out."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_left_out(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        return {name: entry for name, entry in value.items() if entry is not None}
-
-
-class StageAnswers(_NullIsLeftOut):
-    """What was measured of one stage of one run."""
+class StageAnswers(Record):
+    """What was measured of one stage of one run; None where it was not."""
 
     miou: Share | None = None
-    separation: ClassSeparation | None = None
-    precision_at: dict[str, dict[Share, Share | None]] = Field(default_factory=dict)
-    label_error: dict[str, LabelError] = Field(default_factory=dict)
+    separation: SeparationAnswer | None = None
+    precision_at: dict[str, dict[Share, Share | None]] | None = None
+    """Kind of pseudo-label → coverage → precision."""
+    label_error: dict[str, LabelError] | None = None
 
 
-class Comparison(_NullIsLeftOut):
+class ComparisonRecord(Record):
     """The whole file."""
 
     name: str
+    kind: str | None = None
     source: str | None = None
     target: str | None = None
     classes: list[str] = Field(default_factory=list)
@@ -161,7 +198,7 @@ class Comparison(_NullIsLeftOut):
     seeds: list[int] = Field(default_factory=list)
     budget: dict[str, Any] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
-    methods: list[Contender] = Field(min_length=1)
+    methods: list[ComparedMethod] = Field(min_length=1)
     answers: dict[str, dict[str, StageAnswers]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -182,10 +219,10 @@ class Comparison(_NullIsLeftOut):
         return self
 
 
-def read_comparison(file: Path) -> Comparison:
+def read_comparison(file: Path) -> ComparisonRecord:
     """Read comparison.json.
 
     Raises:
         RunError: if it is missing or cannot be understood, with all that is wrong in it.
     """
-    return parse(Comparison, file, "make the comparison again")
+    return read_record(ComparisonRecord, file, "make the comparison again")

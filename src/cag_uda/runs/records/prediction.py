@@ -1,0 +1,64 @@
+"""What predictions and pseudo-labels of a finished network leave beside their pictures."""
+
+from typing import Any
+
+from pydantic import Field
+
+from cag_uda.runs.records.base import Record, Share
+
+PREDICTIONS, COVERAGE = "predictions.jsonl", "coverage.json"
+
+
+class PredictionSettings(Record):
+    """First line of predictions.jsonl: what the predictions depend on beside their inputs."""
+
+    format: int = 1
+    model: str | None = None
+    """Fingerprint of the network's weights."""
+    kinds: list[str] = Field(default_factory=list, validation_alias="as", serialization_alias="as")
+    precision: str | None = None
+    views: dict[str, Any] = Field(default_factory=dict)
+
+
+class Predicted(Record):
+    """Any other line: one input whose outputs are written, as its file then was."""
+
+    place: str
+    """Path of the outputs below the folder, without ending."""
+    input: str
+    bytes: int | None = None
+    modified_ns: int | None = None
+
+
+class CoverageByClass(Record):
+    """Shares (K,) of one kind of pseudo-label."""
+
+    pixels: list[Share | None] = Field(default_factory=list)
+    """Of all pixels."""
+    coverage: list[Share | None] = Field(default_factory=list)
+    """Of those that the class would get without a threshold."""
+    precision: list[Share | None] | None = None
+    """Right ones; None where no truth was read."""
+
+
+class KindCoverage(Record):
+    """One kind of pseudo-label over a split."""
+
+    coverage: Share | None = None
+    precision: Share | None = None
+    per_class: CoverageByClass = Field(default_factory=CoverageByClass)
+
+
+class Coverage(Record):
+    """coverage.json, beside pseudo-labels that were written as pictures."""
+
+    model: str
+    domain: str
+    split: str
+    images: int
+    anchors: str | None = None
+    """Where the anchors are from."""
+    margin: dict[str, Any] = Field(default_factory=dict)
+    confidence: float | None = None
+    classes: list[str]
+    kinds: dict[str, KindCoverage]

@@ -1,0 +1,178 @@
+"""RUN/scores.json and RUN/environment.json."""
+
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, RootModel, model_validator
+
+from cag_uda.runs.records.base import (
+    Colour,
+    Finite,
+    FolderName,
+    Record,
+    Share,
+    read_record,
+)
+
+SCORES, ENVIRONMENT, TRACKING = "scores.json", "environment.json", "tracking.json"
+
+
+class Gain(Record):
+    """How far one network is above another, in mIoU points, with a bootstrap interval."""
+
+    over: str
+    points: Finite
+    low: Finite | None = None
+    high: Finite | None = None
+
+    def in_points(self) -> str:
+        """Write it as "+1.2 [+0.3, +2.1]"."""
+        if self.low is None or self.high is None:
+            return f"{self.points:+.1f}"
+        return f"{self.points:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
+
+
+class SplitScores(Record):
+    """What a network scores on a labelled split."""
+
+    protocol: str | None = None
+    """None where every class of the label space counts."""
+    miou: Share | None = None
+    classes: list[str] = Field(default_factory=list)
+    """Names of the classes that count."""
+    iou: list[Share | None] = Field(default_factory=list)
+    """Of each, None for a class in neither truth nor prediction."""
+
+
+class Evaluated(Record):
+    """What `cag-uda evaluate --json` writes: the scores of one network, and how it was asked."""
+
+    domain: str
+    split: str
+    frames: int
+    views: dict[str, Any]
+    protocol: str | None = None
+    miou: Share | None = None
+    classes: list[str]
+    iou: list[Share | None]
+    gain: Gain | None = None
+    """Over the other network, where two were compared."""
+
+
+class StageScores(Record):
+    """One finished stage. Scores are None where the target has no labels."""
+
+    folder: FolderName
+    """Its name below RUN/stages."""
+    name: str
+    method: str
+    start: str | None = None
+    """The stage whose network it began with, or "initial"."""
+    steps: int | None = None
+    elapsed_s: Finite | None = None
+    """Seconds of training."""
+    peak_memory_mib: Finite | None = None
+    miou: Share | None = None
+    iou: list[Share | None] | None = None
+    """(K,), None for a class in neither truth nor prediction."""
+    protocol: str | None = None
+    classes: list[str] | None = None
+    """Names of the classes that `iou` is of."""
+    gain: Gain | None = None
+    """Over the source-only stage."""
+
+
+class Scores(Record):
+    """scores.json: the two domains, the classes, and what every finished stage scores."""
+
+    recipe: str
+    source: str | None = None
+    """Names of domains and splits, "gta5/train + synthia/train"."""
+    target: str | None = None
+    """Name and split that was scored; None where it has no labels."""
+    classes: list[str]
+    palette: list[Colour] = Field(default_factory=list)
+    stages: list[StageScores] = Field(default_factory=list)
+    taken_from: str | None = None
+    """Name of the run beside this one whose first stages were copied."""
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> Self:
+        count = len(self.classes)
+        if self.palette and len(self.palette) < count:
+            raise ValueError(f"palette has {len(self.palette)} colours for {count} classes")
+        for stage in self.stages:
+            if stage.iou is not None and len(stage.iou) != count:
+                raise ValueError(
+                    f"stage {stage.name!r} has {len(stage.iou)} IoUs for {count} classes"
+                )
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError("two stages have one name")
+        return self
+
+    def stage(self, name: str) -> StageScores | None:
+        """A finished stage by its name."""
+        return next((stage for stage in self.stages if stage.name == name), None)
+
+    def with_stage(self, stage: StageScores) -> Self:
+        """Copy the record with one more finished stage."""
+        return self.with_changes(stages=[*self.stages, stage])
+
+
+class RankedNetwork(Record):
+    """One network in a ranking by label-free criteria."""
+
+    rank: Finite
+    run: str
+    """Path of the run folder, as it was given."""
+    stage: str
+    step: int
+    network: str | None = None
+    """Path of its model folder; None where it was not kept."""
+    criteria: dict[str, Finite]
+
+
+class Ranking(Record):
+    """What `cag-uda select --json` writes, the best network first."""
+
+    criterion: str
+    ranking: list[RankedNetwork]
+
+
+class TrackingIds(RootModel[dict[str, str]]):
+    """tracking.json: logger → id of the run there, which a resumed run goes on with."""
+
+
+def read_scores(run: Path) -> Scores | None:
+    """Read what a run has scored so far; None where that is nothing.
+
+    Raises:
+        RunError: if the file is damaged.
+    """
+    path = run / SCORES
+    if not path.exists():
+        return None
+    mend = "restore it, or delete it: --resume then takes the finished stages' scores anew"
+    return read_record(Scores, path, mend)
+
+
+class Environment(Record):
+    """environment.json: what one needs to repeat a run."""
+
+    started: str | None = None
+    """ISO 8601, UTC."""
+    command: Any = None
+    """The words of the command line."""
+    commit: str | None = None
+    """Of the source tree, where the package runs from one."""
+    python: str | None = None
+    platform: str | None = None
+    processor: str | None = None
+    packages: dict[str, str | None] = Field(default_factory=dict)
+    """Name → version."""
+
+
+def read_environment(run: Path) -> Environment:
+    """Read where and how a run was begun. Raises RunError if the file is missing or damaged."""
+    return read_record(Environment, run / ENVIRONMENT, "delete it to go without")

@@ -1,0 +1,228 @@
+"""The records in a stage's folder: metrics, pseudo-label quality, criteria, research questions."""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    RootModel,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from cag_uda.errors import RunError
+from cag_uda.runs.records.base import Finite, PathInside, Ratio, Record, Share, read_record
+
+METRICS, PSEUDO_LABELS, CRITERIA = "metrics.jsonl", "pseudo_labels.json", "criteria.json"
+SEPARATION, LABEL_CURVES = "separation.json", "label_curves.json"
+
+
+class LeftOut(Record):
+    """A step that was skipped because a loss or gradient was not finite."""
+
+    losses: dict[str, str]
+    """As text: JSON has no NaN."""
+    files: list[str]
+    """Images of its batch."""
+
+
+class MetricsLine(Record):
+    """One line of metrics.jsonl: mean losses since the last one, or scores, or a skipped step."""
+
+    step: int
+    """Steps taken."""
+    losses: dict[str, float] | None = None
+    """May hold NaN."""
+    learning_rate: float | None = None
+    images_per_s: float | None = None
+    elapsed_s: float | None = None
+    scores: dict[str, float] | None = None
+    left_out: LeftOut | None = None
+
+
+class PerClass(Record):
+    """Precision by pseudo-label and coverage by true class, each (K,)."""
+
+    precision: list[Share | None] = Field(default_factory=list)
+    coverage: list[Share | None] = Field(default_factory=list)
+
+
+class PseudoLabelScores(Record):
+    """One kind of pseudo-label over the target: how much is labelled, how much of that is right."""
+
+    precision: Share | None = None
+    coverage: Share | None = None
+    per_class: PerClass = Field(default_factory=PerClass)
+
+
+class StagePseudoLabels(RootModel[dict[str, PseudoLabelScores]]):
+    """pseudo_labels.json: kind of pseudo-label → its scores."""
+
+
+def read_pseudo_labels(stage_folder: Path) -> dict[str, PseudoLabelScores]:
+    """Read the quality of a stage's pseudo-labels; empty where it was not measured.
+
+    Raises:
+        RunError: if the file is damaged.
+    """
+    path = stage_folder / PSEUDO_LABELS
+    if not path.is_file():
+        return {}
+    mend = "restore it, or delete it to go without"
+    return read_record(StagePseudoLabels, path, mend).root
+
+
+class CriteriaRecord(Record):
+    """Label-free criteria of the network after some steps of a stage."""
+
+    step: int
+    network: PathInside | None = None
+    """Its model folder, relative to the stage's; None where it was not kept."""
+    elapsed_s: Finite | None = None
+    """What the measurement took."""
+    criteria: dict[str, Finite]
+
+
+class StageCriteria(Record):
+    """criteria.json: a record for each evaluation; the criteria of the last stand at the top."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    source_validation: Literal["held-out", "train"] | None = None
+    records: list[CriteriaRecord]
+
+    @model_serializer(mode="wrap")
+    def _last_on_top(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        last = self.records[-1].criteria if self.records else {}
+        return {**last, **dump(self)}
+
+
+def read_criteria(stage_folder: Path) -> list[CriteriaRecord]:
+    """Read a stage's criteria in order of steps; empty where none were recorded.
+
+    Raises:
+        RunError: if the file is damaged.
+    """
+    path = stage_folder / CRITERIA
+    if not path.is_file():
+        return []
+    records = read_record(StageCriteria, path, "delete it and select again").records
+    return sorted(records, key=lambda record: record.step)
+
+
+class DomainSeparation(Record):
+    """Between-class over within-class scatter of one domain's features."""
+
+    by_pixels: Ratio | None = None
+    """Each class weighs its pixels."""
+    balanced: Ratio | None = None
+    """Each class weighs the same."""
+
+
+class Separation(Record):
+    """separation.json (RQ1): how far apart the classes lie, and the domains."""
+
+    source: DomainSeparation
+    target: DomainSeparation
+    centroid_shift: Ratio | None = None
+    """Mean over classes, over the mean distance of two classes."""
+    centroid_shift_per_class: list[Ratio | None] = Field(default_factory=list)
+    """(K,)."""
+
+
+Curve = list[Share | None]
+"""(T,), None where undefined."""
+
+
+class CurvesPerClass(Record):
+    """Curves by class, each (K, T): precision by label, coverage by true class."""
+
+    precision: list[Curve]
+    coverage: list[Curve]
+
+
+class LabelCurves(Record):
+    """Precision and coverage of one kind of pseudo-label at T rising thresholds."""
+
+    thresholds: list[Finite]
+    precision: Curve
+    coverage: Curve
+    per_class: CurvesPerClass
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> Self:
+        count = len(self.thresholds)
+        by_class = self.per_class
+        for curve in (self.precision, self.coverage, *by_class.precision, *by_class.coverage):
+            if len(curve) != count:
+                raise ValueError(f"a curve has {len(curve)} points for {count} thresholds")
+        if len(by_class.precision) != len(by_class.coverage):
+            raise ValueError(
+                f"precision of {len(by_class.precision)} classes, coverage of "
+                f"{len(by_class.coverage)}"
+            )
+        return self
+
+    def of(self, class_id: int | None) -> tuple[Curve, Curve]:
+        """Precision and coverage (T,) of one class, or over all."""
+        if class_id is None:
+            return self.precision, self.coverage
+        return self.per_class.precision[class_id], self.per_class.coverage[class_id]
+
+
+class StageCurves(RootModel[dict[str, LabelCurves]]):
+    """label_curves.json (RQ2): kind of pseudo-label → its curves.
+
+    ```json
+    {
+      "anchor": {
+        "thresholds": [0.0, 0.5],
+        "precision": [0.7, 0.9],
+        "coverage": [1.0, 0.4],
+        "per_class": {"precision": [[0.7, null]], "coverage": [[1.0, 0.3]]}
+      }
+    }
+    ```
+
+    For each kind of pseudo-label T thresholds, rising, and at each of them precision and coverage
+    over all classes (T,) and by class (K, T). Of a class, precision is of the labels that name it,
+    coverage of its own pixels. Null where undefined.
+    """
+
+
+_MEASURED_ANEW = "remove it and make the comparison again, which measures it anew"
+
+
+def read_separation(stage_folder: Path) -> Separation | None:
+    """Read how far apart a stage's classes lie; None where it was not measured.
+
+    Raises:
+        RunError: if the file is damaged.
+    """
+    path = stage_folder / SEPARATION
+    return read_record(Separation, path, _MEASURED_ANEW) if path.is_file() else None
+
+
+def read_curves(stage_folder: Path, num_classes: int) -> dict[str, LabelCurves]:
+    """Read the curves of a stage's kinds of pseudo-label; empty where they were not measured.
+
+    Args:
+        stage_folder: RUN/stages/N-STAGE.
+        num_classes: K.
+
+    Raises:
+        RunError: if the file is damaged, or is of another number of classes.
+    """
+    path = stage_folder / LABEL_CURVES
+    if not path.is_file():
+        return {}
+    kinds = read_record(StageCurves, path, _MEASURED_ANEW).root
+    for kind, curves in kinds.items():
+        if len(curves.per_class.precision) != num_classes:
+            raise RunError(
+                f"{path}: {kind}: curves of {len(curves.per_class.precision)} classes, but the "
+                f"run has {num_classes}: {_MEASURED_ANEW}"
+            )
+    return kinds
