@@ -19,7 +19,7 @@ from typing import NamedTuple
 import cv2
 import torch
 
-from cag_uda.data.files.decoding import read_image
+from cag_uda.data.files.images import read_image
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.inference import prepare
 from cag_uda.models.label_maps import labels_of_batch

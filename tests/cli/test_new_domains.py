@@ -261,12 +261,25 @@ def test_images_without_labels_among_labelled_ones_are_told(tmp_path: Path) -> N
     assert "list =" in printed
 
 
-def test_labels_as_jpeg_are_left_out_and_told(tmp_path: Path) -> None:
+def test_colours_as_jpeg_are_read_within_a_tolerance(tmp_path: Path) -> None:
     folder = tmp_path / "game"
-    write_pairs(folder, "images/{}.png", "labels/{}.jpg", 3, lambda ids: COLOURS[ids])
+    labels = write_pairs(folder, "images/{}.png", "labels/{}.jpg", 3, lambda ids: COLOURS[ids])
+    tables, _, _ = new(folder)
+    assert 1 <= tables["labels"]["tolerance"] <= 127
+    assert len(tables["classes"]) == 4
+    domain = opened(folder)
+    read, written = domain.read_label(domain.items("train")[0]), labels[0]
+    agreeing = max((read == place).mean() for place in range(4) for read in [read[written == 0]])
+    assert agreeing > 0.97, "one class of the file is one class of what is read"
+    assert "nearest code" in run("check", folder.parent / "game.toml")
+
+
+def test_ids_as_jpeg_are_left_out_and_told(tmp_path: Path) -> None:
+    folder = tmp_path / "game"
+    write_pairs(folder, "images/{}.png", "labels/{}.jpg", 3)
     tables, _, printed = new(folder)
     assert tables["splits"] == {"train": {"images": "images/*"}}
-    assert "labels/*.jpg are JPEGs" in printed
+    assert "labels/*.jpg (3 files) left out" in printed
 
 
 def test_what_cannot_be_described_is_told(
@@ -319,6 +332,6 @@ def test_photographs_and_labels_look_different(tmp_path: Path) -> None:
         "grey": "photo",
         "ids": "label",
         "colours": "label",
-        "depth": "other",
+        "depth": "photo",
         "broken": "other",
     }

@@ -106,9 +106,9 @@ def test_files_that_may_not_be_read(
     def refuse(path: Path, *_: Any, **__: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
     text = told(capsys, "adapt tiny.toml --out new")
-    assert_in_order(text, ("cannot read recipe tiny.toml", "Permission denied"))
+    assert_in_order(text, ("cannot read the recipe tiny.toml", "Permission denied"))
 
 
 def test_a_tracker_that_is_not_installed(
@@ -135,7 +135,7 @@ MODEL_CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "predict what is no image": (
         lambda: cag_uda.load("model").predict("notes.txt"),
         UserError,
-        "cannot read notes.txt as an image.*give an image file",
+        "notes.txt is damaged, cut off or no image",
     ),
     "predict an array of fractions": (
         lambda: cag_uda.load("model").predict(np.zeros((48, 64, 3))),  # type: ignore[arg-type]

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from cag_uda.data.domains.domain import Domain
-from cag_uda.data.domains.label_map import Encoding, build_label_map
+from cag_uda.data.domains.label_map import ImageEncoding, build_label_map
 from cag_uda.data.domains.label_reader import LabelReader
 from cag_uda.data.domains.label_space import LabelSpace
-from cag_uda.data.files.decoding import read_image
+from cag_uda.data.files.images import read_image
 from cag_uda.data.inspection.check import check_domain
 from cag_uda.data.loading.config import LoadingConfig
 from cag_uda.data.loading.images import LabelledImages, UnlabelledImages
@@ -88,7 +88,7 @@ def palette_png() -> bytes:
     return data.getvalue()
 
 
-def reader(encoding: Encoding) -> LabelReader:
+def reader(encoding: ImageEncoding) -> LabelReader:
     label_map, problems = build_label_map(encoding, {}, None, SPACE)
     assert not problems
     return LabelReader(label_map, 0, "blocks.toml")
@@ -99,7 +99,7 @@ def channels(dtype: type) -> np.ndarray:
     return np.stack([7 * LABEL, 5 * LABEL, LABEL], axis=2).astype(dtype)
 
 
-LABELS: dict[str, tuple[Encoding, Callable[[], bytes]]] = {
+LABELS: dict[str, tuple[ImageEncoding, Callable[[], bytes]]] = {
     "ids": ("ids", lambda: encoded(".png", LABEL)),
     "ids-16": ("ids", lambda: encoded(".png", LABEL.astype(np.uint16))),
     "palette": ("palette", palette_png),

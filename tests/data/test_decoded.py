@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cag_uda.data.domains import domain as domains
 from cag_uda.data.domains.domain import Domain
+from cag_uda.data.files.images import ImageReader
 from cag_uda.data.loading.config import LoadingConfig
 from cag_uda.data.loading.decoded import DecodedImages
 from cag_uda.data.loading.images import LabelledImages, UnlabelledImages
@@ -57,10 +57,10 @@ def are_equal(first: list[Batch], second: list[Batch]) -> bool:
 
 
 def without_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> np.ndarray:
+    def refuse(self: ImageReader, path: Path) -> np.ndarray:
         raise AssertionError(f"{path} is decoded again")
 
-    monkeypatch.setattr(domains, "read_image", refuse)
+    monkeypatch.setattr(ImageReader, "read", refuse)
 
 
 def test_at_their_own_size_kept_images_give_the_very_batches(

@@ -42,7 +42,7 @@ def test_all_problems_of_a_file_come_at_once(tmp_path: Path) -> None:
         "root: want a string or a list of strings, got 3",
         "colour: unknown key; known keys: name, root,",
         "label_space: no built-in label space 'camvid11'; did you mean 'camvid-11'",
-        "labels.encoding: should be 'ids', 'palette', 'rgb' or 'channel'; got 'id'",
+        "labels.encoding: should be 'ids', 'palette', 'rgb', 'channel', 'npy', 'coco',",
         "labels.chanel: unknown key; did you mean 'channel'?",
         "splits.train.imagse: unknown key; did you mean 'images'?",
         "images.0: '../x/*' leaves the root",

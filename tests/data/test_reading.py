@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cag_uda.data.domains.label_map import Encoding, build_label_map
+from cag_uda.data.domains.label_map import ImageEncoding, build_label_map
 from cag_uda.data.domains.label_reader import LabelReader, match_sizes
 from cag_uda.data.domains.label_space import LabelSpace
-from cag_uda.data.files.decoding import read_image
+from cag_uda.data.files.images import read_image
 from cag_uda.errors import DataError
 from tests.support.domain_trees import (
     GREY,
@@ -36,7 +36,7 @@ SPACE = LabelSpace.from_dict(
 
 
 def reader(
-    encoding: Encoding,
+    encoding: ImageEncoding,
     entries: dict[str, Any] | None = None,
     other: str | None = None,
     channel: int = 0,
@@ -185,7 +185,7 @@ def test_labels_stored_otherwise_than_said_are_refused(tmp_path: Path) -> None:
         reader("ids").read(write_photo(tmp_path / "colours.png"))
     with pytest.raises(DataError, match="no palette image"):
         reader("palette").read(write_photo(tmp_path / "colours.png"))
-    with pytest.raises(DataError, match="JPEG, which changes the ids"):
+    with pytest.raises(DataError, match="JPEG or another format that changes the ids"):
         reader("ids").read(write_image(tmp_path / "x.jpg", np.zeros((4, 4), np.uint8)))
     Image.fromarray(np.ones((4, 4), np.int32)).save(tmp_path / "x.tif")
     with pytest.raises(DataError, match="want a label of 8 or 16 bits"):
@@ -194,7 +194,7 @@ def test_labels_stored_otherwise_than_said_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["ids", "palette", "rgb", "channel"])
 def test_broken_labels_are_refused_whatever_the_encoding(
-    tmp_path: Path, encoding: Encoding
+    tmp_path: Path, encoding: ImageEncoding
 ) -> None:
     (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more of it than this")
     with pytest.raises(DataError, match=r"x\.png is damaged"):

@@ -76,11 +76,8 @@ class FakeDomain:
     def is_labelled(self, split: str) -> bool:
         return split == "test"
 
-    def read_image(self, item: Any) -> Image:
-        return self.frames[item.key][0]
-
-    def read_label(self, item: Any) -> Image:
-        return self.frames[item.key][1]
+    def read_scored(self, item: Any) -> tuple[Image, Image]:
+        return self.frames[item.key]
 
 
 def fake_domain(count: int = 7) -> Domain:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
-from cag_uda.data.files.decoding import read_image
+from cag_uda.data.files.images import ImageReader
 from cag_uda.models.inference import prepare
 from cag_uda.models.label_maps import Labelling, label_batch
 from cag_uda.models.segmenter import Segmenter
@@ -112,10 +112,12 @@ def test_reading_labelling_and_writing_overlap(
     of_third_batch, second_batch, in_time = threading.Event(), threading.Event(), []
     batches = itertools.count(1)
 
-    def read_and_tell(path: Path) -> np.ndarray:
+    plain_read = ImageReader.read
+
+    def read_and_tell(self: ImageReader, path: Path, large: bool) -> np.ndarray:
         if int(path.stem) == 2 * BATCH_SIZE:
             of_third_batch.set()
-        return read_image(path)
+        return plain_read(self, path, large)
 
     def label_and_tell(*arguments: Any, **options: Any) -> Labelling:
         if next(batches) == 2:
@@ -127,7 +129,7 @@ def test_reading_labelling_and_writing_overlap(
         in_time.append(second_batch.wait(30))
         write_picture(path, picture)
 
-    monkeypatch.setattr(predict_stream, "read_image", read_and_tell)
+    monkeypatch.setattr(ImageReader, "read", read_and_tell)
     monkeypatch.setattr(predict_stream, "label_batch", label_and_tell)
     monkeypatch.setattr(predict_command, "write_picture", wait_and_write)
     predict(model, folder, "--out", tmp_path / "out", "--as", "train-ids")

@@ -36,8 +36,8 @@ RECIPES = [
     Mistake("adapt dmo", ("no built-in recipe 'dmo'", "did you mean 'demo'", "ends in .toml")),
     Mistake("adapt nowhere.toml", ("no recipe file at nowhere.toml", "`cag-uda recipes`")),
     Mistake("plan nowhere.toml", ("no recipe file at nowhere.toml", "`cag-uda recipes`")),
-    Mistake("adapt cut-off.toml", ("cut-off.toml is not valid TOML", "end of document")),
-    Mistake("adapt latin.toml", ("latin.toml is no UTF-8 text", "want a recipe")),
+    Mistake("adapt cut-off.toml", ("cut-off.toml is no TOML", "end of document")),
+    Mistake("adapt latin.toml", ("latin.toml is no UTF-8 text", "save the recipe as UTF-8")),
     Mistake("adapt day.toml", ("day.toml is a domain file", "cag-uda recipes new")),
     Mistake(ADAPT + "batch_size", ("--set wants KEY=VALUE", "'batch_size'")),
     Mistake(ADAPT + "stages.warmpu.steps=3", ("nothing called 'warmpu'", "warmup")),
@@ -170,7 +170,10 @@ DATA = [
         "check unknown-id.toml", ("neither mapped nor classes: 34", 'map = { "34" = "ignore" }')
     ),
     Mistake("check palette.toml", ("is a palette image", "encoding = 'palette'")),
-    Mistake("check jpeg.toml", ("is a JPEG, which changes the ids", "save labels as PNG")),
+    Mistake(
+        "check jpeg.toml",
+        ("another format that changes the ids", "save labels as PNG"),
+    ),
     Mistake("check larger.toml", ("differ in size from their labels", "want the same size")),
     Mistake("check unpaired.toml", ("images/001", "want labels/001")),
     Mistake("check colours.toml", ("has 3 channels", "encoding = 'rgb'")),

@@ -111,5 +111,5 @@ def _write_odd_data(folder: Path) -> None:
     for path in (folder / "jpeg/labels").iterdir():
         cv2.imwrite(str(path.with_suffix(".jpg")), read_pixels(path))
         path.unlink()
-    cv2.imwrite(str(folder / "larger/labels/001.png"), np.zeros((96, 128), np.uint8))
+    cv2.imwrite(str(folder / "larger/labels/001.png"), np.zeros((96, 96), np.uint8))
     (folder / "unpaired/labels/001.png").unlink()

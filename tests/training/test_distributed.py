@@ -150,7 +150,7 @@ def test_a_signal_to_one_process_stops_both_and_resumes_exactly(
 def break_reading(name: str, rank: int) -> None:
     """Let one process fail to read one file."""
     from cag_uda.data.domains import domain
-    from cag_uda.data.files.decoding import read_image
+    from cag_uda.data.files.images import read_image
 
     def broken(path: Path) -> Any:
         if path.name == name and os.environ["RANK"] == str(rank):

@@ -4,6 +4,7 @@ Each command is a file beside this one. Heavy imports live inside commands, so t
 at once.
 """
 
+import io
 import os
 import sys
 from typing import Any
@@ -59,6 +60,7 @@ def main() -> None:
     """Run the command line; user errors end with code 2 and one line each."""
     # Loader and network share few cores: a thread that waits must not spin (libgomp reads it once).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _print_any_name()
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except UserError as error:
@@ -68,6 +70,13 @@ def main() -> None:
     for problem in problems:
         sys.stderr.write(f"error: {problem}\n")
     sys.exit(2)
+
+
+def _print_any_name() -> None:
+    """Let names of files that are no UTF-8 be printed, with an escape for the byte."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _usage_problems(error: Any) -> list[str]:

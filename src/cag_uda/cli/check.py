@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,6 +50,7 @@ def _problems_of_data(console: Console, name: str, data_root: Path | None) -> li
     reports = []
     for domain, split, with_labels in _wanted(name, data_root):
         bars = OnConsole(console)
+        bars.note(f"reading {escape(domain.name)}")
 
         def show(done: int, total: int, bars: OnConsole = bars, name: str = domain.name) -> None:
             bars.update(f"reading {name}", done, total)
@@ -80,10 +80,11 @@ def _wanted(name: str, data_root: Path | None) -> list[tuple[Domain, str | None,
     """Domains, the split of each to read, and whether with labels."""
     from cag_uda.data.domains.domain import Domain
     from cag_uda.recipes import load_recipe
-    from cag_uda.runs.scenario import Scenario
 
     if not _is_recipe(name):
         return [(Domain.open(name, data_root), None, True)]
+    from cag_uda.runs.scenario import Scenario  # Which imports torch: no domain needs it.
+
     recipe = load_recipe(name, data_root=data_root)
     Scenario.open(recipe)
     root = None if recipe.data_root is None else Path(recipe.data_root)
@@ -98,29 +99,28 @@ def _wanted(name: str, data_root: Path | None) -> list[tuple[Domain, str | None,
 
 
 def _is_recipe(name: str) -> bool:
+    from cag_uda.data.files.toml import parse_toml, text_of
     from cag_uda.recipes import builtin_recipes
 
     if name in builtin_recipes():
         return True
     if not name.endswith(".toml"):
         return False
-    try:
-        return "stages" in tomllib.loads(Path(name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not Path(name).is_file():
         raise UserError(
             f"no recipe or domain file at {name}; check its path, or see `cag-uda recipes` and "
             "`cag-uda domains` for built-in ones"
-        ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{name} is not valid TOML: {error}") from error
+        )
+    return "stages" in parse_toml(text_of(Path(name), "file"), name)
 
 
 def _print_report(console: Console, report: DomainReport) -> None:
     for split in report.splits:
         sizes = ", ".join(f"{w}×{h} ({n})" for (h, w), n in list(split.image_sizes.items())[:5])
+        values = f"; {split.values}" if split.values else ""
         console.print(
             f"[bold]{report.domain}/{split.split}[/bold]: {split.images} images, "
-            f"{split.labelled} labelled; {sizes}",
+            f"{split.labelled} labelled; {sizes}{values}",
             highlight=False,
         )
         if split.labelled:

@@ -67,9 +67,11 @@ def new_domain(
     name = name or name_of(folder)
     file = out or Path(f"{name}.toml")
     refuse_existing(file, overwrite)
+    console = Console()
+    console.print(f"looking into {folder}", highlight=False, markup=False, soft_wrap=True)
     draft = draft_domain(folder, file, name, label_space)
     write_text(file, f"{schema_line('domain', file.parent)}\n{draft.text}")
-    _describe(Console(), draft, file)
+    _describe(console, draft, file)
 
 
 @domains.command("spaces")
@@ -100,7 +102,10 @@ def _describe(console: Console, draft: Draft, file: Path) -> None:
         labels = "\n".join(split.labels) or "–"
         table.add_row(split.name, "\n".join(split.images), labels, str(split.count))
     console.print(table)
-    look = inspection.labels
+    look, drawn = inspection.labels, inspection.annotations
+    if drawn is not None:
+        names = ", ".join(f"{name} ({count})" for name, count in drawn.names.items())
+        console.print(f"labels: {drawn.encoding}, shapes: {names}", highlight=False, markup=False)
     if look is not None:
         channel = "" if look.channel is None else f" {look.channel}"
         console.print(
@@ -111,7 +116,8 @@ def _describe(console: Console, draft: Draft, file: Path) -> None:
         )
     for note in (*inspection.notes, *draft.problems):
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-    advice = "give the classes their names in it, then " if meaning.classes else ""
+    is_to_name = bool(meaning.classes) and not meaning.is_named
+    advice = "give the classes their names in it, then " if is_to_name else ""
     console.print(
         f"{file} is written: {advice}run cag-uda check {file}", highlight=False, soft_wrap=True
     )

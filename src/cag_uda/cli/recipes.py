@@ -18,11 +18,11 @@ def list_recipes(context: typer.Context) -> None:
     """List the built-in recipes; show one, or write one for two domains."""
     if context.invoked_subcommand is not None:
         return
-    from cag_uda.recipes import builtin_recipes, load_recipe
+    from cag_uda.recipes import builtin_recipes, read_recipe_file
 
     table = Table("recipe", "what it does", box=None)
-    for each in builtin_recipes():
-        table.add_row(each, load_recipe(each).description)
+    for each, path in builtin_recipes().items():
+        table.add_row(each, str(read_recipe_file(path).get("description", "")))
     Console().print(table)
 
 

@@ -187,8 +187,8 @@ def evaluate(
     input_width_px = segmenter.config.input_width_px
 
     def read(item: Item) -> _Frame:
-        image = prepare(domain.read_image(item), input_width_px)
-        return _Frame(item.key, image, domain.read_label(item))
+        image, label = domain.read_scored(item)
+        return _Frame(item.key, prepare(image, input_width_px), label)
 
     keys: list[str] = []
     confusions: list[npt.NDArray[np.int64]] = []

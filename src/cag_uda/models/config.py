@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from cag_uda.data.files.images import ImageReader
 from cag_uda.types import Config
 
 Colour = tuple[int, int, int]
@@ -78,6 +79,9 @@ class SegmenterConfig(Config):
     """Width to which images are resized, aspect ratio kept, before they enter the network in
     sweeps,
     evaluation and prediction; None takes them as they are."""
+
+    images: ImageReader | None = None
+    """How photographs are read in prediction; a run fills in `[images]` of its target's file."""
 
     @model_validator(mode="after")
     def _one_beginning(self) -> "SegmenterConfig":

@@ -45,6 +45,25 @@ _V3PLUS_MODULES = {
 """Modules of the released CAG-UDA network beside its backbone, and what they are called here."""
 
 
+_ITS_BACKBONE = "give its backbone alone as segmenter.weights"
+_OTHERS: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (
+        ("decode_head.", "backbone.patch_embed1."),
+        "mmsegmentation's with a MiT (SegFormer, DAFormer, HRDA or MIC)",
+        'train one of that form here: backbone = "mit-b5" and decoder = "daformer"',
+    ),
+    (("decode_head.conv_seg.",), "mmsegmentation's", _ITS_BACKBONE),
+    (
+        ("segformer.encoder.", "decode_head."),
+        "a SegFormer of transformers",
+        'begin with its backbone: backbone = "mit-b0" … "mit-b5", and its hub id as weights',
+    ),
+    (("segmentation_head.", "encoder."), "of segmentation_models_pytorch", _ITS_BACKBONE),
+    (("classifier.0.convs.", "backbone."), "a DeepLab v3 of torchvision", _ITS_BACKBONE),
+)
+"""Parts of tensors' names, all of which somebody's checkpoints have; whose they are; what to do."""
+
+
 @dataclass(frozen=True)
 class Foreign:
     """A network out of somebody else's checkpoint, in this package's names."""
@@ -91,12 +110,10 @@ def read_foreign(path: Path, family: Family | None = None) -> Foreign:
     if family not in (None, *get_args(Family)):
         raise ModelError(f"the family is one of {', '.join(get_args(Family))}, got {family!r}")
     state, left_out = _network_in(read_torch_file(path), path)
-    is_cag = any(name.startswith("backbone.") for name in state)
+    is_cag = any(name.startswith("aspp.aspp1.") for name in state)
     if not is_cag and not any(".conv2d_list." in name for name in state):
-        names = ", ".join(list(state)[:6])
         raise ModelError(
-            f"{path} is no checkpoint of CAG-UDA, AdaptSegNet, ADVENT or DACS: its tensors are "
-            f"called {names}, …; give a file that their released code wrote"
+            f"{path} is no checkpoint of CAG-UDA, AdaptSegNet, ADVENT or DACS{_what_it_is(state)}"
         )
     if is_cag != (family == "cag") and family is not None:
         looks = "DeepLab v3+ as CAG-UDA's" if is_cag else "DeepLab v2 as AdaptSegNet's"
@@ -104,11 +121,20 @@ def read_foreign(path: Path, family: Family | None = None) -> Foreign:
     return _of_cag(state, left_out) if is_cag else _of_v2(state, left_out, family)
 
 
+def _what_it_is(state: Mapping[str, Tensor]) -> str:
+    """Whose checkpoint one is that is none of these, by the names of its tensors, and advice."""
+    for parts, whose, advice in _OTHERS:
+        if all(any(part in name for name in state) for part in parts):
+            return f": by its names it is {whose}, which import does not take; {advice}"
+    names = ", ".join(list(state)[:6])
+    return f": its tensors are called {names}, …; give a file that their released code wrote"
+
+
 def _network_in(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The state dict of the network inside a checkpoint, and all that lies beside it."""
     prefix, inside = "", content
     left_out: dict[str, str] = {}
-    for key in ("DeepLab", "model_state", "model"):
+    for key in ("DeepLab", "model_state", "state_dict", "model"):
         if isinstance(inside, Mapping) and isinstance(inside.get(key), Mapping):
             for other, value in inside.items():
                 if other != key:

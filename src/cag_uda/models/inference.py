@@ -6,18 +6,16 @@ Knows images and networks; knows no label and no score.
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import PIL.Image
-import PIL.ImageOps
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cag_uda.data.files.images import as_rgb as as_rgb
 from cag_uda.errors import DataError, ShapeError
 from cag_uda.models.views import WHOLE, Views
 from cag_uda.types import Prediction
@@ -269,26 +267,3 @@ def batches_of_one_kind(
         batch.append(item)
     if batch:
         yield batch
-
-
-def as_rgb(image: str | Path | PIL.Image.Image | npt.NDArray[Any]) -> Image:
-    """An image from wherever it comes, as the array that inference takes.
-
-    Args:
-        image: a path, a PIL image, or an RGB array (H, W, 3) uint8, which is passed through.
-
-    Returns:
-        (H, W, 3) uint8, upright where the file says how it was held.
-
-    Raises:
-        DataError: if it cannot be read as an image.
-    """
-    if isinstance(image, np.ndarray):
-        return image
-    try:
-        opened = PIL.Image.open(image) if isinstance(image, str | Path) else image
-        return np.asarray(PIL.ImageOps.exif_transpose(opened).convert("RGB"), dtype=np.uint8)
-    except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise DataError(
-            f"cannot read {image} as an image: {error}; give an image file such as PNG or JPEG"
-        ) from error

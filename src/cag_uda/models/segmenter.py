@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cag_uda.data.files.images import DEFAULT, as_rgb
 from cag_uda.errors import ModelError
 from cag_uda.models import storage
 from cag_uda.models.backbone import multiples
@@ -22,7 +23,6 @@ from cag_uda.models.backbones import backbone_entry, build_backbone
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.context_detail import ContextDetail
 from cag_uda.models.decoders import DECODERS
-from cag_uda.models.inference import as_rgb
 from cag_uda.models.label_maps import label_map
 from cag_uda.models.norm import (
     DomainBatchNorm2d,
@@ -168,7 +168,8 @@ class Segmenter(nn.Module):
         """Segment one image at its own resolution.
 
         Args:
-            image: a path, a PIL image, or an RGB array (H, W, 3) uint8.
+            image: a path, a PIL image, or an RGB array (H, W, 3) uint8; files are read by the rules
+                that the network was adapted with, as `cag-uda predict` reads them.
 
         Returns:
             (H, W) uint8 train ids; their names and colours are in `classes`.
@@ -176,7 +177,7 @@ class Segmenter(nn.Module):
         Raises:
             DataError: if it cannot be read as an image.
         """
-        return label_map(self, as_rgb(image))
+        return label_map(self, as_rgb(image, self.config.images or DEFAULT))
 
     def train(self, mode: bool = True) -> Self:
         """Set the training mode; frozen norms, and all else of a frozen backbone, have none."""

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import cv2
 
+from cag_uda.data.files.images import DEFAULT
 from cag_uda.errors import DataError, UserError
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.views import WHOLE, Views
@@ -174,8 +175,13 @@ class _Predictor:
         raise UserError(problems)
 
     def _run_images(self, jobs: Sequence[Job]) -> None:
+        config, by_window = self._segmenter.config, self._views.window_px is not None
+        reader = config.images or DEFAULT
         frames = read_frames(
-            jobs, lambda job: job.source, self._segmenter.config.input_width_px, self._leave_out
+            jobs,
+            lambda job: reader.read(job.source, large=by_window),
+            config.input_width_px,
+            self._leave_out,
         )
         with Behind(_WRITERS, 4 * BATCH_SIZE) as writing:
             for batch in segment(self._segmenter, frames, self._views, self._wants_confidence):

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from cag_uda.data.domains.domain import Domain, Item
+from cag_uda.data.domains.label_reader import match_sizes
 from cag_uda.data.loading.augment import resize_label
 from cag_uda.data.loading.images import LabelledImages, UnlabelledImages
 from cag_uda.errors import UserError
@@ -33,7 +34,7 @@ from cag_uda.prediction.labeller import (
 )
 from cag_uda.prediction.opening import as_learned, computing_in, open_model
 from cag_uda.prediction.pictures import write_picture
-from cag_uda.prediction.stream import BATCH_SIZE, Behind, batches_of_one_size, read_frames
+from cag_uda.prediction.stream import BATCH_SIZE, Behind, Frame, batches_of_one_size, read_frames
 from cag_uda.recipes import Recipe
 from cag_uda.runs.progress import Progress, Silent
 from cag_uda.runs.records.base import write_record
@@ -208,7 +209,7 @@ def _label(
     broken: list[str] = []
     frames = read_frames(
         items,
-        lambda item: item.image,
+        domain.read_image,
         segmenter.config.input_width_px,
         lambda item, error: broken.append(str(error)),
     )
@@ -217,7 +218,7 @@ def _label(
         for batch in batches_of_one_size(frames):
             given = labeller.label(torch.cat([frame.prepared for frame in batch]))
             for index, frame in enumerate(batch):
-                truth = domain.read_label(frame.origin) if score else None
+                truth = _truth(domain, frame) if score else None
                 for kind, each in given.items():
                     small = counts[kind].add(each, truth, index)
                     label = resize_label(small, *frame.image.shape[:2])
@@ -226,6 +227,12 @@ def _label(
             done += len(batch)
             progress.update("labelling", done, len(items) - len(broken))
     return counts, broken
+
+
+def _truth(domain: Domain, frame: Frame[Item]) -> NDArray[np.uint8]:
+    """The label of an image, of its size."""
+    label = domain.read_label(frame.origin)
+    return match_sizes(frame.image, label, frame.origin.label or frame.origin.image)
 
 
 def _refuse(items: Sequence[Item], out: Path, overwrite: bool) -> None:

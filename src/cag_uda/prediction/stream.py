@@ -17,7 +17,6 @@ import numpy as np
 from torch import Tensor
 
 from cag_uda.data.files.ahead import ahead
-from cag_uda.data.files.decoding import read_image
 from cag_uda.errors import DataError
 from cag_uda.models.inference import prepare
 from cag_uda.models.label_maps import label_batch
@@ -50,7 +49,7 @@ class Frame(Generic[T]):
 
 def read_frames(
     origins: Iterable[T],
-    path_of: Callable[[T], Path],
+    read_image: Callable[[T], Picture],
     width_px: int | None,
     on_broken: Callable[[T, DataError], object],
 ) -> Generator[Frame[T], None, None]:
@@ -58,14 +57,14 @@ def read_frames(
 
     Args:
         origins: one for each image.
-        path_of: where its image lies.
+        read_image: gives its image, (H, W, 3) uint8; raises DataError if it cannot be read.
         width_px: W', or None for each image's own width.
         on_broken: told of an image that cannot be read, which is then left out.
     """
 
     def read(origin: T) -> Frame[T] | tuple[T, DataError]:
         try:
-            image = read_image(path_of(origin))
+            image = read_image(origin)
             return Frame(origin, image, prepare(image, width_px))
         except DataError as error:
             return origin, error

@@ -4,16 +4,28 @@ import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tomli_w
 from pydantic import ValidationError
 
 from cag_uda.data.domains.schema_errors import did_you_mean, problems_of
-from cag_uda.errors import RecipeError
-from cag_uda.recipes.schema import Recipe
+from cag_uda.data.files.toml import parse_toml, text_of
+from cag_uda.errors import DataError, RecipeError
 
-__all__ = ["Recipe", "builtin_recipes", "dump_recipe", "load_recipe"]
+if TYPE_CHECKING:
+    from cag_uda.recipes.schema import Recipe
+
+__all__ = ["Recipe", "builtin_recipes", "dump_recipe", "load_recipe", "read_recipe_file"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the schema, and torch with it, when it is first used (PEP 562)."""
+    if name != "Recipe":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from cag_uda.recipes.schema import Recipe
+
+    return Recipe
 
 
 def builtin_recipes() -> dict[str, Path]:
@@ -24,7 +36,7 @@ def builtin_recipes() -> dict[str, Path]:
 
 def load_recipe(
     name_or_path: str | Path, changes: Sequence[str] = (), data_root: Path | None = None
-) -> Recipe:
+) -> "Recipe":
     """Read a recipe.
 
     Args:
@@ -37,20 +49,10 @@ def load_recipe(
     Raises:
         RecipeError: with every problem of the file at once.
     """
+    from cag_uda.recipes.schema import Recipe
+
     path = _find(name_or_path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path} is not valid TOML: {error}") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is no UTF-8 text; want a recipe in TOML") from error
-    except OSError as error:
-        raise RecipeError(f"cannot read recipe {path}: {error.strerror}") from error
-    if "splits" in table and "stages" not in table:
-        raise RecipeError(
-            f"{path} is a domain file; want a recipe that names it as its source or target: "
-            "`cag-uda recipes new SOURCE TARGET` writes one"
-        )
+    table = read_recipe_file(path)
     for change in changes:
         _apply(table, change)
     if data_root is not None:
@@ -62,7 +64,21 @@ def load_recipe(
     return _with_absolute_paths(recipe, path.parent)
 
 
-def dump_recipe(recipe: Recipe) -> str:
+def read_recipe_file(path: Path) -> dict[str, Any]:
+    """The tables of a recipe, not looked at yet. Raises RecipeError if the file is no recipe."""
+    try:
+        table = parse_toml(text_of(path, "recipe"), str(path))
+    except DataError as error:
+        raise RecipeError(error.problems) from error
+    if "splits" in table and "stages" not in table:
+        raise RecipeError(
+            f"{path} is a domain file; want a recipe that names it as its source or target: "
+            "`cag-uda recipes new SOURCE TARGET` writes one"
+        )
+    return table
+
+
+def dump_recipe(recipe: "Recipe") -> str:
     """A recipe as TOML, complete, such that reading it gives the recipe back."""
     return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
 
@@ -117,7 +133,7 @@ def _children(holder: Any, part: str, change: str) -> list[Any]:
     raise RecipeError(f"--set {change}: nothing called {part!r} there; there are {known}")
 
 
-def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
+def _with_absolute_paths(recipe: "Recipe", folder: Path) -> "Recipe":
     """Files named relative to the recipe become absolute, so that a copy still works."""
 
     def absolute(domain: str) -> str:

@@ -12,27 +12,34 @@ from pydantic import BaseModel
 
 from cag_uda.data.domains.domain_file import DomainFile
 from cag_uda.files import write_text
-from cag_uda.models.backbones import BACKBONES
-from cag_uda.models.decoders import DECODERS
-from cag_uda.recipes.schema import Recipe
 
 Kind: TypeAlias = Literal["domain", "recipe"]
 
-_MODELS: dict[Kind, type[BaseModel]] = {"domain": DomainFile, "recipe": Recipe}
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 @cache
 def json_schema(kind: Kind) -> str:
     """The schema of a kind of file, as JSON."""
-    model = _MODELS[kind]
+    model = _model_of(kind)
     schema = model.model_json_schema(by_alias=True)
     tables = schema.get("$defs", {})
-    if "SegmenterConfig" in tables:
+    if kind == "recipe":
+        from cag_uda.models.backbones import BACKBONES
+        from cag_uda.models.decoders import DECODERS
+
         network = tables["SegmenterConfig"]["properties"]
         network["backbone"]["enum"] = list(BACKBONES)
         network["decoder"]["enum"] = list(DECODERS)
     return json.dumps({"$schema": _DRAFT, **schema}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _model_of(kind: Kind) -> type[BaseModel]:
+    if kind == "domain":
+        return DomainFile
+    from cag_uda.recipes.schema import Recipe  # Which imports torch: no domain needs it.
+
+    return Recipe
 
 
 def schema_line(kind: Kind, folder: Path) -> str:

@@ -219,13 +219,12 @@ class Results:
         tallies: dict[str, PseudoLabelTally] = {}
         device = next(method.parameters()).device
         for item in domain.items(split)[self._processes.rank :: self._processes.count]:
-            image = prepare(domain.read_image(item), self._recipe.loading.width_px)
+            picture, label = self._pair(item)
+            image = prepare(picture, self._recipe.loading.width_px)
             labels = method.pseudo_labels(image.to(device).float() / 255)
             if not labels:
                 break
-            truth = None
-            if self._scenario.is_scored:
-                truth = torch.from_numpy(domain.read_label(item)).long()[None].to(device)
+            truth = None if label is None else torch.from_numpy(label).long()[None].to(device)
             for kind, pseudo in labels.items():
                 cells = None if truth is None else method.on_grid(truth, pseudo.label)
                 tallies.setdefault(kind, PseudoLabelTally(classes)).update(pseudo, cells)
@@ -244,22 +243,26 @@ class Results:
 
     def _predicted(self, segmenter: Segmenter) -> Iterator[tuple[int, Image, Image, Image | None]]:
         """Number, image, coloured prediction, and coloured truth if any, of each sample image."""
-        domain, space = self._scenario.test, self._scenario.label_space
+        space = self._scenario.label_space
         for number, item in enumerate(self._samples()):
-            image = domain.read_image(item)
-            truth = space.colorize(domain.read_label(item)) if self._scenario.is_scored else None
+            image, label = self._pair(item)
+            truth = None if label is None else space.colorize(label)
             yield number, image, space.colorize(label_map(segmenter, image)), truth
 
     def _keep_features(self, segmenter: Segmenter, folder: Path) -> None:
         """Where the network puts the classes of a few source images and of the sample images."""
-        domain, images = self._scenario.test, self._scenario.sources[0]
+        images = self._scenario.sources[0]
         source = (images.read(index) for index in evenly(len(images), _SOURCE_SAMPLES))
-        target: list[tuple[Image, Image | None]] = [
-            domain.read_pair(item) if self._scenario.is_scored else (domain.read_image(item), None)
-            for item in self._samples()
-        ]
+        target = [self._pair(item) for item in self._samples()]
         path = folder / "features.safetensors"
         write_features(path, segmenter, source, target, self._recipe.loading.width_px)
+
+    def _pair(self, item: Item) -> tuple[Image, Image | None]:
+        """A test image, with its label of the same size where the target is scored."""
+        domain = self._scenario.test
+        if self._scenario.is_scored:
+            return domain.read_pair(item)
+        return domain.read_image(item), None
 
     def _samples(self) -> list[Item]:
         split = self._scenario.test_split or self._recipe.target.train

@@ -9,6 +9,7 @@ from typing import TypeAlias, TypeVar, cast
 import torch
 from lightning.fabric import Fabric
 
+from cag_uda.data.files.images import DEFAULT
 from cag_uda.data.loading.sampler import BatchSource, Shard, load_batches
 from cag_uda.data.loading.sweeps import sweep_source, sweep_target
 from cag_uda.errors import ModelError, RecipeError, RunError
@@ -368,6 +369,8 @@ def initial_segmenter(recipe: Recipe, scenario: Scenario) -> Segmenter:
     config = recipe.segmenter.model_copy(update={"start": None})
     if config.input_width_px is None:
         config = config.model_copy(update={"input_width_px": recipe.loading.width_px})
+    if config.images is None and scenario.test.images != DEFAULT:
+        config = config.model_copy(update={"images": scenario.test.images})
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         segmenter = Segmenter(config, scenario.classes)

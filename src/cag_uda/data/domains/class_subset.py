@@ -12,6 +12,7 @@ import numpy as np
 
 from cag_uda.data.domains.domain import Domain
 from cag_uda.data.domains.label_map import UNMAPPED
+from cag_uda.errors import DataError
 from cag_uda.types import IGNORE
 
 
@@ -28,7 +29,7 @@ def with_classes(domain: Domain, names: Sequence[str] | None) -> Domain:
         classes or has no label space.
 
     Raises:
-        DataError: for a name that is no class of the domain.
+        DataError: for a name that is no class of the domain, or if one class is left.
     """
     space = domain.label_space
     if space is None or domain.labels is None or names is None:
@@ -36,6 +37,11 @@ def with_classes(domain: Domain, names: Sequence[str] | None) -> Domain:
     kept = space.only(names)
     if kept is space:
         return domain
+    if kept.num_classes == 1:
+        raise DataError(
+            f"one class alone, {kept.names[0]!r}, cannot be learnt: every pixel would be it; keep "
+            "the classes that it shall be told from, too"
+        )
     new_ids = np.full(256, IGNORE, np.uint8)
     new_ids[UNMAPPED] = UNMAPPED
     for new_id, name in enumerate(kept.names):
@@ -43,5 +49,6 @@ def with_classes(domain: Domain, names: Sequence[str] | None) -> Domain:
     old = domain.labels.label_map
     restricted = copy.copy(domain)
     restricted.label_space = kept
-    restricted.labels = replace(domain.labels, label_map=replace(old, table=new_ids[old.table]))
+    label_map = replace(old, table=new_ids[old.table], other=int(new_ids[old.other]))
+    restricted.labels = replace(domain.labels, label_map=label_map)
     return restricted

@@ -5,7 +5,7 @@ files are looked for when the items of a split are asked for, and scenes are ren
 """
 
 import os
-from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -20,20 +20,23 @@ from cag_uda.data.domains.domain_file import (
     parse_domain_file,
     read_domain_file,
 )
+from cag_uda.data.domains.drawn_labels import LabelArtist
 from cag_uda.data.domains.label_reader import LabelReader, match_sizes
 from cag_uda.data.domains.label_space import LabelSpace
+from cag_uda.data.domains.list_files import is_named, listed_keys
 from cag_uda.data.domains.placement import first_of, misplaced_root, no_images, no_label_folder
 from cag_uda.data.domains.schema_errors import did_you_mean
 from cag_uda.data.files.cache import cache_folder
-from cag_uda.data.files.decoding import Bytes, read_image
+from cag_uda.data.files.decoding import Bytes
+from cag_uda.data.files.images import ImageReader
 from cag_uda.data.files.patterns import (
     IMAGE_EXTENSIONS,
     FoundImage,
     LabelFinder,
     alternatives,
+    composed,
     fill,
     find_images,
-    outside_problem,
 )
 from cag_uda.errors import DataError, RunError
 
@@ -84,11 +87,19 @@ class Domain:
         self.splits: tuple[str, ...] = tuple(description.splits)
         self._description = description
         self._base, self._base_is_data_root = base, base_is_data_root
-        label_map = description.label_map()
+        self.images: ImageReader = description.images
+        """Reads photographs."""
+        label_map, table = description.label_map(), description.labels
         self.labels: LabelReader | None = None
         """Reads label images; None where the domain has no label space."""
         if label_map is not None:
-            self.labels = LabelReader(label_map, description.labels.channel or 0, shown_as)
+            self.labels = LabelReader(
+                label_map, table.channel or 0, shown_as, table.divide, table.divide_from
+            )
+        names = description.shape_names()
+        self._artist: LabelArtist | None = None
+        if names is not None and table.format is not None:
+            self._artist = LabelArtist(table.format, names, self.images, shown_as)
 
     @classmethod
     def open(cls, name_or_path: str | Path, data_root: Path | None = None) -> "Domain":
@@ -182,7 +193,7 @@ class Domain:
 
     def read_image(self, item: Item) -> Bytes:
         """Read the photograph of an item: (H, W, 3) uint8 RGB. Raises DataError."""
-        return read_image(item.image)
+        return self.images.read(item.image)
 
     def read_label(self, item: Item) -> Bytes:
         """Read the label of an item: (H, W) uint8 train ids with IGNORE. Raises DataError."""
@@ -194,14 +205,49 @@ class Domain:
         """Read photograph and label of an item, of one size.
 
         Returns:
-            Image (H, W, 3) uint8 RGB and label (H, W) uint8 train ids with IGNORE. A label that
-            differs from its image by at most 1 % a side is resized.
+            Image (H, W, 3) uint8 RGB and label (H, W) uint8 train ids with IGNORE. A label of
+            another resolution is resized to the nearest pixel.
 
         Raises:
-            DataError: if either cannot be read, or the sizes differ by more.
+            DataError: if either cannot be read, or their shapes differ: see `misfit`.
         """
         image, label = self.read_image(item), self.read_label(item)
         return image, match_sizes(image, label, item.label or item.image)
+
+    def read_scored(self, item: Item) -> tuple[Bytes, Bytes]:
+        """Read photograph and label as `read_pair` does, but the label at its own resolution."""
+        image, label = self.read_image(item), self.read_label(item)
+        match_sizes(image, label, item.label or item.image)
+        return image, label
+
+    def unused_labels(self, used: Collection[Path]) -> list[str]:
+        """Label images below the root that patterns match, but no image of any split uses.
+
+        Patterns of splits that take a part of what they find are left out. Raises DataError.
+
+        Args:
+            used: the labels of the images of all splits.
+        """
+        tables = self._description.splits.values()
+        whole = [t for t in tables if not (t.list_file or t.slice or t.exclude or t.scenes)]
+        if self._artist is not None:
+            return []
+        patterns = {labels for table in whole for _, labels in table.patterns() if labels}
+        found = {
+            image.path
+            for pattern in patterns
+            for image in find_images(self.root(), pattern, self._label_extensions)
+        }
+        # Beside a label may lie what is named like it, of another format.
+        stems = {path.with_suffix("") for path in used}
+        unused = (path for path in found if path.with_suffix("") not in stems)
+        return sorted(path.relative_to(self.root()).as_posix() for path in unused)
+
+    @property
+    def _label_extensions(self) -> Sequence[str]:
+        if self._artist is not None:
+            return (self._artist.format.extension,)
+        return (".npy",) if self._description.labels.encoding == "npy" else IMAGE_EXTENSIONS
 
     def _split(self, split: str) -> SplitTable:
         if split not in self.splits:
@@ -229,9 +275,11 @@ class Domain:
                         f"{where}: {known.path.name} and {image.path.name} in {image.path.parent} "
                         "are one image by name; let the pattern end in the extension that is meant"
                     )
-        keys = sorted(found.keys() - set(table.exclude or ()))
+        excluded = {composed(key) for key in table.exclude or ()}
+        keys = sorted(key for key in found if composed(key) not in excluded)
+        listed_labels: dict[str, str] = {}
         if table.list_file is not None:
-            keys = _listed_keys(keys, root / table.list_file, where)
+            keys, listed_labels = listed_keys(keys, root, root / table.list_file, where)
         keys = table.sliced(keys)
         if not keys:
             how = "exclude" if table.slice is None else f"slice = {table.slice!r}"
@@ -240,11 +288,43 @@ class Domain:
             )
         if table.labels is None or not with_labels:
             return [Item(key, found[key][0].path, None) for key in keys]
-        return _with_labels([found[key] for key in keys], root, where)
+        items = self._with_labels([found[key] for key in keys], root, where)
+        for item in items:
+            wanted = listed_labels.get(item.key)
+            if wanted and self._artist is None and not is_named(item.label, wanted):
+                raise DataError(
+                    f"{where}: the list {table.list_file} gives {item.key} the label {wanted}, and "
+                    f"the pattern of `labels` gives it {item.label}; mend one of them"
+                )
+        return items
+
+    def _with_labels(
+        self, found: list[tuple[FoundImage, str | None]], root: Path, where: str
+    ) -> list[Item]:
+        items = _labelled(found, root, where, self._label_extensions)
+        if self._artist is None:
+            return items
+        wanted = [(item.key, item.image, item.label) for item in items if item.label is not None]
+        drawn = self._artist.draw(wanted)
+        items = [Item(item.key, item.image, drawn.get(item.key)) for item in items]
+        missing = [item.key for item in items if item.label is None]
+        if missing:
+            raise MissingLabelsError(
+                f"{where}: {len(missing)} of {len(items)} images are not in "
+                f"{wanted[0][2]}: {first_of(missing)}; leave them out with `list`",
+                items,
+            )
+        return items
 
 
-def _with_labels(found: list[tuple[FoundImage, str | None]], root: Path, where: str) -> list[Item]:
-    finder, items, missing = LabelFinder(root), [], []
+def _labelled(
+    found: list[tuple[FoundImage, str | None]],
+    root: Path,
+    where: str,
+    extensions: Sequence[str],
+) -> list[Item]:
+    """Items with the label file of each."""
+    finder, items, missing = LabelFinder(root, extensions), [], []
     for image, pattern in found:
         label = finder.find(pattern, image.captured) if pattern else None
         if label is None or label == image.path:
@@ -264,50 +344,6 @@ def _with_labels(found: list[tuple[FoundImage, str | None]], root: Path, where: 
 
 def _wanted_label(pattern: str, image: FoundImage) -> str:
     return " or ".join(fill(plain, image.captured) for plain in alternatives(pattern))
-
-
-def _listed_keys(keys: list[str], path: Path, where: str) -> list[str]:
-    """The keys that a list file names, in the order of the keys."""
-    by_ending: dict[str, list[str]] = defaultdict(list)
-    for key in keys:
-        parts = key.split("/")
-        for start in range(len(parts)):
-            by_ending["/".join(parts[start:])].append(key)
-    kept, problems = set(), []
-    for entry in _lines(path):
-        if problem := outside_problem(entry):
-            problems.append(problem)
-            continue
-        exact = entry.removeprefix("./")
-        stem, extension = os.path.splitext(exact)
-        named = by_ending.get(exact, [])
-        if not named and extension.lower() in IMAGE_EXTENSIONS:
-            named = by_ending.get(stem, [])
-        whole = [key for key in named if key in (exact, stem)]
-        if len(whole or named) != 1:
-            what = f"is the end of {len(named)} paths" if named else "is no image of the split"
-            problems.append(f"{entry!r} {what}")
-        kept.update(whole or named)
-    if problems:
-        raise DataError(
-            f"{where}: {len(problems)} lines of {path} cannot be followed: {first_of(problems)}; "
-            "want one image a line, as a path below the root"
-        )
-    if not kept:
-        raise DataError(
-            f"{where}: the list {path} names no image; write one a line, or leave it out"
-        )
-    return [key for key in keys if key in kept]
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"cannot read the list {path}: {error}; give a text file below the root"
-        ) from error
-    return [line for line in lines if line and not line.startswith("#")]
 
 
 @cache

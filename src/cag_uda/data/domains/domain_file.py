@@ -4,10 +4,9 @@ Knows TOML tables; looks at no image folder.
 """
 
 import re
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast, get_args
 
 from pydantic import (
     AfterValidator,
@@ -17,10 +16,14 @@ from pydantic import (
     ValidationError,
 )
 
-from cag_uda.data.domains.label_map import Encoding, LabelMap, build_label_map
+from cag_uda.data.annotations.formats import FORMATS, AnnotationFormat, FormatName
+from cag_uda.data.domains.label_map import ImageEncoding, LabelMap, build_label_map
 from cag_uda.data.domains.label_space import LabelClass, LabelSpace
 from cag_uda.data.domains.schema_errors import is_only_unknown_keys, problems_of
+from cag_uda.data.domains.shape_names import ShapeNames, build_shape_names
+from cag_uda.data.files.images import ImageReader
 from cag_uda.data.files.patterns import label_pattern_problem, outside_problem, pattern_problem
+from cag_uda.data.files.toml import parse_toml, text_of
 from cag_uda.errors import DataError
 from cag_uda.types import Config
 
@@ -45,6 +48,15 @@ def _checked_path(path: str) -> str:
     if problem := outside_problem(path):
         raise ValueError(problem)
     return path
+
+
+def _checked_root(root: str) -> str:
+    if any(ord(letter) < ord(" ") for letter in root):
+        raise ValueError(
+            f"{root!r} holds a control character: in double quotes, a backslash begins one; write "
+            "paths with / or in single quotes"
+        )
+    return root
 
 
 def _checked_slice(text: str) -> str:
@@ -81,23 +93,42 @@ OneOrMore = Annotated[
     BeforeValidator(_one_or_more),
     Field(min_length=1, json_schema_extra=one_or_more_schema),
 ]
+Encoding: TypeAlias = Literal[ImageEncoding, FormatName]
 Pattern = Annotated[str, Field(min_length=1), AfterValidator(_checked_pattern)]
 Positive = Annotated[StrictInt, Field(ge=1)]
 FromZero = Annotated[StrictInt, Field(ge=0)]
 
 
 class LabelsTable(Config):
-    """`[labels]`: how label images are stored; the rules of the map stand in `label_map`."""
+    """`[labels]`: how labels are stored; the rules of the map stand in `label_map`."""
 
     encoding: Encoding = "ids"
-    """ids: one channel of 8 or 16 bits; palette: indices of a palette image; rgb: colours; channel:
-    the id is in one of several channels."""
+    """Images: ids: one channel of 8 or 16 bits; palette: indices of a palette image; rgb: colours;
+    channel: the id is in one of several channels; npy: an array of ids of NumPy. Files of
+    annotation tools, drawn once into the cache: coco, yolo, labelme, cvat, label-studio,
+    cityscapes-polygons."""
     channel: Annotated[FromZero, Field(le=3)] | None = None
     """Which channel of the file holds the id, for encoding = "channel" only; red is 0."""
     map: dict[str, Any] = Field(default_factory=dict)
     """Id, or colour as "R,G,B" or "#rrggbb" → train id, class name or "ignore"."""
     other: Any = None
     """What becomes of codes outside the map: "ignore", a class, or "keep"; None: an error."""
+    background: Any = None
+    """Class, or "ignore", of pixels outside all shapes, for files of annotation tools; None: the
+    class that is called background."""
+    tolerance: Annotated[StrictInt, Field(ge=0, le=127)] = 0
+    """How much each channel of a code may differ from the nearest mapped one, and be taken for it:
+    for soft edges, and masks that were once JPEGs. 0: not at all."""
+    divide: Annotated[StrictInt, Field(ge=1)] = 1
+    """Ids of instances are divided by this to give those of classes: 1000 for Cityscapes'
+    instanceIds, 256 for KITTI's and Mapillary's. The map is of what comes out."""
+    divide_from: FromZero = 0
+    """Ids below this are those of classes already: 1000 for Cityscapes' instanceIds."""
+
+    @property
+    def format(self) -> AnnotationFormat | None:
+        """The annotation format that the encoding names; None for labels that are images."""
+        return next((row for name, row in FORMATS.items() if name == self.encoding), None)
 
 
 class SplitTable(Config):
@@ -149,11 +180,12 @@ class DomainFile(Config):
     """A whole domain file."""
 
     name: Annotated[str, Field(min_length=1)]
-    root: OneOrMore[str] | None = None
+    root: OneOrMore[Annotated[str, AfterValidator(_checked_root)]] | None = None
     """Folder names, of which the first that exists is the root."""
     label_space: Annotated[str, AfterValidator(_known_label_space)] | None = None
     """Name of a built-in label space; or the classes are listed below."""
     classes: tuple[LabelClass, ...] | None = None
+    images: ImageReader = ImageReader()
     labels: LabelsTable = LabelsTable()
     rendered: RenderedTable | None = None
     splits: Annotated[dict[str, SplitTable], Field(min_length=1)]
@@ -171,17 +203,32 @@ class DomainFile(Config):
         space = self.space()
         return self._label_map(space)[0] if space else None
 
+    def shape_names(self) -> ShapeNames | None:
+        """Classes by the names of shapes; None where labels are images, or there are no classes."""
+        space = self.space()
+        if space is None or self.labels.format is None:
+            return None
+        return build_shape_names(self.labels.map, self.labels.other, self.labels.background, space)[
+            0
+        ]
+
     def _label_map(self, space: LabelSpace) -> tuple[LabelMap, list[str]]:
         table = self.labels
-        return build_label_map(table.encoding, table.map, table.other, space)
+        if table.format is not None:
+            # What is drawn of shapes holds train ids.
+            _, problems = build_shape_names(table.map, table.other, table.background, space)
+            return build_label_map("ids", {}, None, space)[0], problems
+        assert table.encoding in get_args(ImageEncoding), "the rest are annotation formats"
+        encoding = cast(ImageEncoding, table.encoding)
+        return build_label_map(encoding, table.map, table.other, space, table.tolerance)
 
     def problems(self) -> list[str]:
         """What is wrong between tables that are each right by themselves."""
-        problems = [*self._space_problems(), *self._channel_problems()]
+        problems = [*self._space_problems(), *self._labels_problems()]
         if (self.root is None) == (self.rendered is None):
             problems.append("give either root, the folder of the images, or a [rendered] table")
         for name, split in self.splits.items():
-            wrong = _scene_problems(split) if self.rendered else _file_problems(split)
+            wrong = _scene_problems(split) if self.rendered else _file_problems(split, self.labels)
             problems += [f"splits.{name}.{problem}" for problem in wrong]
         return problems
 
@@ -193,19 +240,30 @@ class DomainFile(Config):
         except DataError as error:
             return error.problems
         if space is not None:
-            return self._label_map(space)[1]
+            return [*_single_class_problems(space), *self._label_map(space)[1]]
         has_labels = any(split.labels for split in self.splits.values())
         if self.rendered or has_labels or "labels" in self.model_fields_set:
             return ["labels need their classes: give label_space a built-in name, or [[classes]]"]
         return []
 
-    def _channel_problems(self) -> list[str]:
-        wants_channel = self.labels.encoding == "channel"
-        if wants_channel and self.labels.channel is None:
+    def _labels_problems(self) -> list[str]:
+        table = self.labels
+        if table.encoding == "channel" and table.channel is None:
             return ["labels.channel: missing; say which channel holds the id, 0 is the first (red)"]
-        if not wants_channel and self.labels.channel is not None:
-            return [f"labels.channel means nothing with encoding = {self.labels.encoding!r}"]
-        return []
+        given = {
+            "channel": table.channel is not None and table.encoding != "channel",
+            "background": table.background is not None and table.format is None,
+            "tolerance": bool(table.tolerance) and table.encoding not in ("ids", "rgb"),
+            "divide": table.divide > 1 and table.encoding not in ("ids", "channel", "npy"),
+        }
+        problems = [
+            f"labels.{key} means nothing with encoding = {table.encoding!r}"
+            for key, is_wrong in given.items()
+            if is_wrong
+        ]
+        if table.tolerance and table.encoding == "ids" and not table.map:
+            problems.append("labels.tolerance wants a map: the ids that others are near to")
+        return problems
 
 
 def parse_domain_file(text: str, shown_as: str) -> DomainFile:
@@ -218,10 +276,7 @@ def parse_domain_file(text: str, shown_as: str) -> DomainFile:
     Raises:
         DataError: naming all the problems of the file at once.
     """
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{shown_as} is no TOML: {error}") from error
+    tables = parse_toml(text, shown_as)
     if "stages" in tables and "splits" not in tables:
         raise DataError(f"{shown_as} is a recipe; want a domain, such as its source or target")
     try:
@@ -241,14 +296,7 @@ def parse_domain_file(text: str, shown_as: str) -> DomainFile:
 
 def read_domain_file(path: Path) -> DomainFile:
     """Read a domain file. Raises DataError as `parse_domain_file` does, or if it cannot be read."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataError(f"cannot read the domain file {path}: {reason}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no UTF-8 text; want a domain file in TOML") from error
-    return parse_domain_file(text, str(path))
+    return parse_domain_file(text_of(path, "domain file"), str(path))
 
 
 def _scene_problems(split: SplitTable) -> list[str]:
@@ -259,7 +307,18 @@ def _scene_problems(split: SplitTable) -> list[str]:
     return problems if split.scenes else [*problems, "scenes: missing; want [first, stop]"]
 
 
-def _file_problems(split: SplitTable) -> list[str]:
+def _single_class_problems(space: LabelSpace) -> list[str]:
+    if space.num_classes > 1:
+        return []
+    return [
+        f"one class alone, {space.names[0]!r}, cannot be learnt: every pixel would be it; list a "
+        'second one before it, for example [[classes]] name = "background", and map what is not '
+        f'{space.names[0]} to it, for example map = {{ "#000000" = "background" }} with colours, '
+        'or { 0 = "background" } with ids'
+    ]
+
+
+def _file_problems(split: SplitTable, table: LabelsTable) -> list[str]:
     if split.scenes is not None:
         return ["scenes: only a domain with a [rendered] table has scenes"]
     if split.images is None:
@@ -270,6 +329,13 @@ def _file_problems(split: SplitTable) -> list[str]:
             "each, or one for all"
         ]
     pairs = [(images, labels) for images, labels in split.patterns() if labels is not None]
+    if table.format is not None and table.format.is_of_split:
+        return [
+            f"labels: {labels!r}: with encoding = {table.encoding!r} one file describes all images "
+            "of the split; name it without *"
+            for _, labels in pairs
+            if "*" in labels
+        ]
     problems = [label_pattern_problem(labels, images) for images, labels in pairs]
     return [f"labels: {problem}" for problem in problems if problem]
 

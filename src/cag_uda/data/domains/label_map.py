@@ -10,23 +10,28 @@ Rules, from the `[labels]` table of a domain file:
       space and black is ignored. So what `LabelSpace.colorize` painted is read back.
     * A `map` that names a class is complete: an id such as 0 must not become train id 0 because
       somebody forgot it. `other = "keep"` takes the codes that it leaves out as above.
+    * With a `tolerance`, a code that is left is taken for the nearest that is not, if no channel
+      differs by more: soft edges, traces of JPEG.
     * Any code that is left is `other` ("ignore" or a class), and without `other` it is an error.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from cag_uda.data.domains.label_space import LabelSpace
 from cag_uda.data.domains.schema_errors import did_you_mean
 from cag_uda.data.files.decoding import Bytes, Codes
 from cag_uda.types import IGNORE
 
-Encoding: TypeAlias = Literal["ids", "palette", "rgb", "channel"]
+ImageEncoding: TypeAlias = Literal["ids", "palette", "rgb", "channel", "npy"]
+"""How a file of its own holds the class of every pixel of an image."""
 
 UNMAPPED = 254
 """What the table gives for a code that no rule covers; label spaces have at most 254 classes."""
@@ -34,6 +39,7 @@ UNMAPPED = 254
 # A table of all colours is 16 MiB and is built in 4 ms; looking up 2 million pixels in it takes
 # 3 ms, a binary search among 20 colours 45 ms.
 _NUM_IDS = 1 << 16
+_LARGEST_TOLERANCE = 64
 _NUM_COLORS = 1 << 24
 
 
@@ -41,9 +47,13 @@ _NUM_COLORS = 1 << 24
 class LabelMap:
     """Train id of every code of one encoding."""
 
-    encoding: Encoding
+    encoding: ImageEncoding
     table: Bytes
     """(number of codes,) uint8 train ids, IGNORE, or UNMAPPED."""
+    tolerance: int = 0
+    """How much a channel of a code may differ from those of the nearest code that is covered."""
+    other: int = UNMAPPED
+    """What becomes of codes that are not near enough; without a tolerance the table says it."""
 
     def apply(self, codes: Codes) -> Bytes:
         """Look up every pixel.
@@ -55,8 +65,59 @@ class LabelMap:
             (H, W) uint8 train ids with IGNORE, and UNMAPPED where no rule covers the code.
         """
         if codes.dtype == np.uint8:
-            return np.asarray(cv2.LUT(codes, self.table[:256]), dtype=np.uint8)
-        return np.take(self.table, codes)
+            label = np.asarray(cv2.LUT(codes, self.table[:256]), dtype=np.uint8)
+        else:
+            label = np.take(self.table, codes)
+        return label if self.tolerance == 0 else self._with_nearest(codes, label)
+
+    def approximated(self, codes: Codes) -> int:
+        """How many pixels have a class only because of the tolerance."""
+        if self.tolerance == 0:
+            return 0
+        before = np.take(self.table, codes) == UNMAPPED
+        values, counts = np.unique(codes[before], return_counts=True)
+        if not values.size:
+            return 0
+        return int(counts[self._distances(values)[1] <= self.tolerance].sum())
+
+    def nearest_distance(self, unmapped: Collection[str]) -> int | None:
+        """The tolerance that would cover codes, as a domain file writes them; None for none."""
+        if not self._known.size or self.encoding not in ("ids", "rgb") or self.tolerance:
+            return None
+        codes = [_code(each, self.encoding) for each in unmapped]
+        whole = np.array([code for code in codes if isinstance(code, int)], np.int64)
+        largest = int(self._distances(whole)[1].max()) if whole.size else _LARGEST_TOLERANCE + 1
+        return largest if largest <= _LARGEST_TOLERANCE else None
+
+    def _with_nearest(self, codes: Codes, label: Bytes) -> Bytes:
+        is_open = label == UNMAPPED
+        if not is_open.any():
+            return label
+        values, places = np.unique(codes[is_open], return_inverse=True)
+        nearest, distance = self._distances(values)
+        found = np.where(distance <= self.tolerance, self.table[nearest], self.other)
+        label[is_open] = found.astype(np.uint8)[places]
+        return label
+
+    @cached_property
+    def _known(self) -> npt.NDArray[np.int64]:
+        """Codes that the table covers."""
+        return np.flatnonzero(self.table != UNMAPPED)
+
+    def _distances(self, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """For each code the nearest that is covered, and the largest difference of a channel."""
+        known, asked = self._known, values.astype(np.int64)
+        nearest = np.zeros(len(asked), np.int64)
+        least = np.full(len(asked), 1 << 16)
+        for code in known.tolist():
+            difference = np.abs(asked - code)
+            if self.encoding == "rgb":
+                channels = [(asked >> s & 255) - (code >> s & 255) for s in (16, 8, 0)]
+                difference = np.abs(np.stack(channels)).max(axis=0)
+            is_nearer = difference < least
+            nearest[is_nearer] = code
+            least[is_nearer] = difference[is_nearer]
+        return nearest, least
 
     def unmapped(self, codes: Codes, label: Bytes) -> dict[str, int]:
         """Codes that no rule covers, as a domain file writes them, and their numbers of pixels.
@@ -79,7 +140,11 @@ class LabelMap:
 
 
 def build_label_map(
-    encoding: Encoding, entries: Mapping[str, Any], other: Any, space: LabelSpace
+    encoding: ImageEncoding,
+    entries: Mapping[str, Any],
+    other: Any,
+    space: LabelSpace,
+    tolerance: int = 0,
 ) -> tuple[LabelMap, list[str]]:
     """Make the table of a domain's labels.
 
@@ -88,6 +153,7 @@ def build_label_map(
         entries: code, as written, → train id, class name or "ignore".
         other: class, "ignore", "keep", or None: see the module.
         space: the classes.
+        tolerance: see the module.
 
     Returns:
         The map, and every problem of the entries; a map with problems is of no use.
@@ -96,7 +162,7 @@ def build_label_map(
     given: dict[int, int] = {}
     for written, value in entries.items():
         code = _code(written, encoding)
-        train_id = _train_id(value, space)
+        train_id = train_id_of(value, space)
         if isinstance(code, str):
             problems.append(f"labels.map: {code}")
         if isinstance(train_id, str):
@@ -105,12 +171,13 @@ def build_label_map(
             if given.get(code, train_id) != train_id:
                 problems.append(f"labels.map: {written!r} is mapped twice, to different classes")
             given[code] = train_id
-    rest = UNMAPPED if other is None or other == "keep" else _train_id(other, space)
+    rest = UNMAPPED if other is None or other == "keep" else train_id_of(other, space)
     if isinstance(rest, str):
         problems.append(f"labels.other = {other!r}: {rest}, or 'keep'")
         rest = UNMAPPED
     names_a_class = any(train_id != IGNORE for train_id in given.values())
-    table = np.full(_NUM_COLORS if encoding == "rgb" else _NUM_IDS, rest, dtype=np.uint8)
+    size = _NUM_COLORS if encoding == "rgb" else _NUM_IDS
+    table = np.full(size, UNMAPPED if tolerance else rest, dtype=np.uint8)
     if other == "keep" or not names_a_class:
         if encoding == "rgb" and not space.has_all_colors:
             problems.append(
@@ -121,10 +188,10 @@ def build_label_map(
             table[code] = train_id
     for code, train_id in given.items():
         table[code] = train_id
-    return LabelMap(encoding, table), problems
+    return LabelMap(encoding, table, tolerance, rest), problems
 
 
-def _plain_codes(encoding: Encoding, space: LabelSpace) -> dict[int, int]:
+def _plain_codes(encoding: ImageEncoding, space: LabelSpace) -> dict[int, int]:
     """Codes that need no map: train ids and 255, or the colours of the space and black."""
     if encoding != "rgb":
         return {**{train_id: train_id for train_id in range(space.num_classes)}, 255: IGNORE}
@@ -136,7 +203,7 @@ def _packed(red: int, green: int, blue: int) -> int:
     return red << 16 | green << 8 | blue
 
 
-def _code(written: str, encoding: Encoding) -> int | str:
+def _code(written: str, encoding: ImageEncoding) -> int | str:
     """The code that a key of the map means, or what is wrong with it."""
     text = written.strip()
     if encoding == "rgb":
@@ -151,7 +218,7 @@ def _code(written: str, encoding: Encoding) -> int | str:
     return f"{written!r} is no id; want a whole number from 0 to {_NUM_IDS - 1}"
 
 
-def _train_id(value: Any, space: LabelSpace) -> int | str:
+def train_id_of(value: Any, space: LabelSpace) -> int | str:
     """The train id that a value of the map means, or what is wrong with it."""
     if value == "ignore":
         return IGNORE

@@ -3,13 +3,15 @@
 A pattern is a path below a root with wildcards: `*` stands for any part of a name, `?` for one
 character, `[…]` for one of several, and `**`, as a whole folder, for any number of folders. `{a,b}`
 stands for `a` where that finds something, or else for `b`: releases of one data set differ in their
-folders. The extension of an image may be left out. Hidden files are never found. Knows names, opens
-no file.
+folders. The extension of an image may be left out. `[[]` is a bracket.
+Hidden files, and folders that systems and disks make for themselves, are never found. Names are
+compared in Unicode's composed form, since systems differ in it. Knows names, opens no file.
 """
 
 import os
 import re
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -17,12 +19,18 @@ from cag_uda.errors import DataError
 
 # Lossless formats first: where several files share a stem, the label is the first of these.
 IMAGE_EXTENSIONS = (
-    *(".png", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".webp"),
-    *(".jpg", ".jpeg"),
+    *(".png", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".pbm", ".webp"),
+    *(".jp2", ".j2k", ".avif", ".heic", ".heif", ".jpg", ".jpeg", ".jfif", ".jpe"),
 )
+SYSTEM_FOLDERS = {
+    *("@eadir", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "system volume information"),
+    *("lost+found", "@tmp", "@recycle", "__pycache__", "thumbnails.cache"),
+}
+"""Folders, in small letters, that network disks and systems make beside people's files."""
 
-_WILDCARD = re.compile(r"\*\*|\*|\?|\[[^\]/]+\]")
-_BRACES = re.compile(r"\{([^{}]*)\}")
+_WILDCARD = re.compile(r"\*\*|\*|\?|\[\]\]|\[[^\]/]+\]")
+_BRACES = re.compile(r"(?<!\[)\{([^{}]*,[^{}]*)\}")
+_ESCAPED = re.compile(r"\[([*?\[\]{}])\]")
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,21 @@ class FoundImage:
     """Path below the root without the extension, with forward slashes."""
     captured: tuple[str, ...]
     """What each `*` and `**` of the pattern stood for, in order."""
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form (NFC); macOS, for one, writes names decomposed."""
+    return unicodedata.normalize("NFC", name)
+
+
+def escaped(name: str) -> str:
+    """A name as a pattern that stands for it alone."""
+    return re.sub(r"[*?\[\]{}]", lambda match: f"[{match.group()}]", name)
+
+
+def is_no_data(name: str) -> bool:
+    """Whether a file or folder is hidden, or made by a system for itself."""
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
 def alternatives(pattern: str) -> tuple[str, ...]:
@@ -92,7 +115,7 @@ def label_pattern_problem(pattern: str, images: str) -> str | None:
 
 
 def _plain_label_pattern_problem(pattern: str, images: str) -> str | None:
-    if any(token[0] in "?[" for token in _WILDCARD.findall(pattern)):
+    if any(token[0] in "?[" for token in _WILDCARD.findall(_ESCAPED.sub("", pattern))):
         return f"{pattern!r}: a label pattern takes only * and **"
     if _stars(pattern) != _stars(images):
         return (
@@ -104,33 +127,36 @@ def _plain_label_pattern_problem(pattern: str, images: str) -> str | None:
     return None
 
 
-def find_images(root: Path, pattern: str) -> Iterator[FoundImage]:
+def find_images(
+    root: Path, pattern: str, extensions: Sequence[str] = IMAGE_EXTENSIONS
+) -> Iterator[FoundImage]:
     """Find the images below a root that a pattern matches, in no particular order.
 
     Args:
         root: an existing folder.
         pattern: one without a `pattern_problem`.
+        extensions: of the files that are meant, with the dot, in small letters.
 
     Raises:
         DataError: if a folder cannot be listed.
     """
     for plain in alternatives(pattern):
-        found = list(_find_plain(root, plain))
+        found = list(_find_plain(root, plain, extensions))
         if found:
             return iter(found)
     return iter(())
 
 
-def _find_plain(root: Path, pattern: str) -> Iterator[FoundImage]:
+def _find_plain(root: Path, pattern: str, extensions: Sequence[str]) -> Iterator[FoundImage]:
     folders, name = _segments(pattern)
-    names_extension = PurePosixPath(name).suffix.lower() in IMAGE_EXTENSIONS
+    names_extension = PurePosixPath(name).suffix.lower() in extensions
     expression = _expression(name.removesuffix(".*"))
     for folder, captured in _folders(root, folders, ()):
         for entry in _entries(folder):
             stem, extension = os.path.splitext(entry.name)
-            if extension.lower() not in IMAGE_EXTENSIONS or entry.name.startswith("."):
+            if extension.lower() not in extensions or entry.name.startswith("."):
                 continue
-            match = expression.fullmatch(entry.name if names_extension else stem)
+            match = expression.fullmatch(composed(entry.name if names_extension else stem))
             # A broken link is an image that cannot be read, which must not pass unseen.
             if match and not entry.is_dir():
                 path = Path(entry.path)
@@ -143,6 +169,8 @@ class LabelFinder:
     """Finds label files below a root; lists every folder once."""
 
     root: Path
+    extensions: Sequence[str] = IMAGE_EXTENSIONS
+    """Of the files that are meant; of several files with one stem, the first of them is taken."""
     _listed: dict[str, dict[str, str]] = field(default_factory=dict, init=False)
 
     def find(self, pattern: str, captured: tuple[str, ...]) -> Path | None:
@@ -155,16 +183,22 @@ class LabelFinder:
         for plain in alternatives(pattern):
             folder, _, name = fill(plain, captured).rpartition("/")
             if folder not in self._listed:
-                self._listed[folder] = _names_and_stems(self.root / folder)
-            if file_name := self._listed[folder].get(name):
-                return self.root / folder / file_name
+                place = _existing_folder(self.root, folder)
+                self._listed[folder] = _names_and_stems(place, self.extensions)
+            if file_name := self._listed[folder].get(composed(name)):
+                return _existing_folder(self.root, folder) / file_name
         return None
 
 
 def fill(pattern: str, captured: tuple[str, ...]) -> str:
     """Put what the image pattern's wildcards stood for into a label pattern without braces."""
     values = iter(captured)
-    filled = re.sub(r"\*\*?", lambda _: next(values), pattern.removesuffix(".*"))
+
+    def stands_for(token: re.Match[str]) -> str:
+        return token.group(1) if token.group(1) is not None else next(values)
+
+    tokens = rf"{_ESCAPED.pattern}|\*\*?"
+    filled = re.sub(tokens, stands_for, pattern.removesuffix(".*"))
     return "/".join(part for part in filled.split("/") if part not in ("", "."))
 
 
@@ -173,9 +207,9 @@ def literal_folder(pattern: str) -> str:
     folders, _ = _segments(pattern)
     literal = []
     for segment in folders:
-        if _WILDCARD.search(segment):
+        if _WILDCARD.search(_ESCAPED.sub("", segment)):
             break
-        literal.append(segment)
+        literal.append(_ESCAPED.sub(r"\1", segment))
     return "/".join(literal)
 
 
@@ -186,7 +220,7 @@ def _segments(pattern: str) -> tuple[tuple[str, ...], str]:
 
 def _stars(pattern: str) -> list[str]:
     # The * of a final ".*" stands for an extension and has no counterpart.
-    tokens = _WILDCARD.findall(pattern.removesuffix(".*"))
+    tokens = _WILDCARD.findall(_ESCAPED.sub("", pattern).removesuffix(".*"))
     return [token for token in tokens if token in ("*", "**")]
 
 
@@ -207,12 +241,15 @@ def _folders(
             inner = below.relative_to(folder).as_posix()
             yield from _folders(below, rest, (*captured, "" if inner == "." else inner))
     elif not _WILDCARD.search(head):
+        yield from _folders(_existing_folder(folder, head), rest, captured)
+    elif "*" not in head and (folder / head).is_dir():
+        # A folder whose name holds brackets, written as it is.
         yield from _folders(folder / head, rest, captured)
     else:
         expression = _expression(head)
         for entry in _entries(folder):
-            match = expression.fullmatch(entry.name)
-            if match and entry.is_dir():
+            match = expression.fullmatch(composed(entry.name))
+            if match and not is_no_data(entry.name) and entry.is_dir():
                 yield from _folders(Path(entry.path), rest, captured + match.groups())
 
 
@@ -220,7 +257,7 @@ def _descendants(folder: Path) -> Iterator[Path]:
     """A folder and all below it; a link to a folder that holds the link is not followed."""
     yield folder
     for entry in _entries(folder):
-        if entry.name.startswith(".") or not entry.is_dir():
+        if is_no_data(entry.name) or not entry.is_dir():
             continue
         below = Path(entry.path)
         if not (entry.is_symlink() and folder.resolve().is_relative_to(below.resolve())):
@@ -237,20 +274,32 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise DataError(f"cannot list the folder {folder}: {error.strerror}") from error
 
 
-def _names_and_stems(folder: Path) -> dict[str, str]:
-    """File name by name and by stem; of several files with one stem the most lossless."""
+def _existing_folder(folder: Path, below: str) -> Path:
+    """A folder below another, in whatever form of Unicode its name is written."""
+    place = folder / below
+    if below.isascii() or place.is_dir():
+        return place
+    for part in below.split("/"):
+        names = [e.name for e in _entries(folder) if composed(e.name) == composed(part)]
+        folder /= names[0] if names else part
+    return folder
+
+
+def _names_and_stems(folder: Path, extensions: Sequence[str]) -> dict[str, str]:
+    """File name by composed name and stem; of several files with one stem the most lossless."""
     names = [entry.name for entry in _entries(folder) if not entry.name.startswith(".")]
     images = [
-        (IMAGE_EXTENSIONS.index(extension.lower()), stem, stem + extension)
+        (extensions.index(extension.lower()), stem, stem + extension)
         for stem, extension in map(os.path.splitext, names)
-        if extension.lower() in IMAGE_EXTENSIONS
+        if extension.lower() in extensions
     ]
-    by_stem = {stem: name for _, stem, name in sorted(images, reverse=True)}
-    return by_stem | {name: name for _, _, name in images}
+    by_stem = {composed(stem): name for _, stem, name in sorted(images, reverse=True)}
+    return by_stem | {composed(name): name for _, _, name in images}
 
 
 def _expression(segment: str) -> re.Pattern[str]:
-    """Regular expression of one segment; each * is a group."""
+    """Regular expression of one segment, for composed names; each * is a group."""
+    segment = composed(segment)
     parts, end = [], 0
     for wildcard in _WILDCARD.finditer(segment):
         parts.append(re.escape(segment[end : wildcard.start()]))

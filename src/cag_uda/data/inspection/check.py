@@ -3,21 +3,27 @@
 Knows domains and their files; prints nothing.
 """
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from cag_uda.data.domains.domain import Domain, Item, MissingLabelsError
-from cag_uda.data.domains.label_reader import match_sizes
+from cag_uda.data.domains.label_reader import LabelReader, misfit
+from cag_uda.data.files.decoding import IF_UNREADABLE, Bytes, Codes
+from cag_uda.data.files.images import Pixels
 from cag_uda.errors import DataError
 from cag_uda.types import IGNORE
 
 _SHOWN = 5
+_FEW_LEVELS, _NARROW = 64, 65536 / 4
+_MANY_PIXELS, _LARGE_SHARE = 2, 0.02
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,10 @@ class SplitReport:
     """Key of the image → why it or its label cannot be read."""
     mismatched: dict[str, str]
     """Key of the image → by how much its label's size differs, where it is too much."""
+    values: str
+    """Type and range of the numbers of the images, before they become 8 bits; "" for 8 bits."""
     resized: int
-    """Labels whose size differs so little that they are resized."""
+    """Labels of another size than their images, which are resized."""
     unmapped: dict[str, UnmappedCode]
     """Code, as a domain file writes it → where it occurs."""
     problems: tuple[str, ...]
@@ -123,6 +131,7 @@ def check_domain(
         warnings=(
             *(f"{report.split}: {warning}" for report in reports for warning in report.warnings),
             *_shared_images(found),
+            *(_unused_labels(domain, found) if split is None and with_labels else ()),
         ),
     )
 
@@ -139,6 +148,22 @@ class _Finding:
     unreadable: str | None = None
     mismatched: str | None = None
     is_resized: bool = False
+    is_rescaled: bool = False
+    """Whether that is by more than a few pixels."""
+    numbers: str = ""
+    """Type of the image's numbers, where they are not of 8 bits."""
+    span: tuple[float, float] = (0.0, 0.0)
+    """Least and largest of them."""
+    levels: int = 256
+    """How many different numbers are left of them in 8 bits."""
+    is_turned: bool = False
+    """Whether the image's EXIF orientation turned it, and not its label."""
+    approximated: int = 0
+    """Pixels of the label that have a class because of the tolerance."""
+    is_mask: bool = False
+    """Whether the label holds 255 and otherwise 0 alone."""
+    palette: bytes = b""
+    """Colours of the indices that occur in a palette label."""
 
 
 def _listed_items(
@@ -167,34 +192,72 @@ def _findings(domain: Domain, items: list[Item], threads: int) -> Iterator[_Find
 
 
 def _read(domain: Domain, item: Item) -> _Finding:
-    problems, size, image = [], None, None
+    problems, image, seen = [], None, _Finding(item.key)
     try:
-        image = domain.read_image(item)
-        size = (image.shape[0], image.shape[1])
+        pixels = domain.images.pixels(item.image)
+        image = domain.images.to_bytes(pixels.values, item.image)
+        seen = _seen_of_image(item.key, pixels, image, domain.images.orientation == "exif")
     except DataError as error:
         problems.append(str(error))
     if item.label is None or domain.labels is None:
-        return _Finding(item.key, size, unreadable="; ".join(problems) or None)
+        return replace(seen, unreadable="; ".join(problems) or None, is_turned=False)
     try:
         codes = domain.labels.codes(item.label)
+        palette = _palette_of(domain.labels, item.label, codes)
     except DataError as error:
-        return _Finding(item.key, size, unreadable="; ".join([*problems, str(error)]))
-    label = domain.labels.label_map.apply(codes)
+        return replace(seen, unreadable="; ".join([*problems, str(error)]))
+    label_map = domain.labels.label_map
+    label = label_map.apply(codes)
     mismatched = None
     if image is not None:
-        try:
-            match_sizes(image, label, item.label)
-        except DataError as error:
-            mismatched = str(error)
-    return _Finding(
-        item.key,
-        size,
-        histogram=np.bincount(label.ravel(), minlength=256),
-        unmapped=domain.labels.label_map.unmapped(codes, label),
+        mismatched = misfit(image.shape[:2], (label.shape[0], label.shape[1]), item.label)
+    histogram = np.bincount(label.ravel(), minlength=256)
+    return replace(
+        seen,
+        histogram=histogram,
+        unmapped=label_map.unmapped(codes, label),
         unreadable="; ".join(problems) or None,
         mismatched=mismatched,
-        is_resized=mismatched is None and size not in (None, label.shape),
+        is_resized=mismatched is None and seen.size not in (None, label.shape),
+        is_rescaled=mismatched is None and seen.size is not None and _is_rescaled(seen.size, label),
+        approximated=label_map.approximated(codes),
+        is_mask=bool(histogram[IGNORE]) and not histogram[1:IGNORE].any(),
+        palette=palette,
     )
+
+
+def _seen_of_image(key: str, pixels: Pixels, image: Bytes, by_exif: bool) -> _Finding:
+    values, size = pixels.values, (image.shape[0], image.shape[1])
+    is_turned = by_exif and pixels.orientation != 1
+    if values.dtype == np.uint8:
+        return _Finding(key, size, is_turned=is_turned)
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    span = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    levels = len(np.unique(image))
+    return _Finding(
+        key, size, None, numbers=str(values.dtype), span=span, levels=levels, is_turned=is_turned
+    )
+
+
+def _is_rescaled(size: tuple[int, int], label: Bytes) -> bool:
+    return any(
+        abs(own - wanted) > max(_MANY_PIXELS, _LARGE_SHARE * wanted)
+        for own, wanted in zip(label.shape, size, strict=True)
+    )
+
+
+def _palette_of(reader: LabelReader, path: Path, codes: Codes) -> bytes:
+    """The colours of the indices that a palette label holds, one after the other."""
+    if reader.label_map.encoding != "palette":
+        return b""
+    palette = reader.palette(path)
+    if palette is None:
+        return b""
+    used = np.unique(codes).astype(np.int64)
+    table = np.zeros((256, 4), np.uint8)
+    table[: len(palette), :3] = palette[:256]
+    table[used[used < 256], 3] = 1
+    return table.tobytes()
 
 
 class _Tally:
@@ -203,7 +266,7 @@ class _Tally:
     def __init__(self, num_classes: int) -> None:
         self.problems: list[str] = []
         self._num_classes = num_classes
-        self._images = self._labelled = self._resized = 0
+        self._images = self._labelled = self._resized = self._rescaled = 0
         self._sizes: Counter[tuple[int, int]] = Counter()
         self._pixels, self._holding = np.zeros((2, 256), dtype=np.int64)
         self._unreadable: dict[str, str] = {}
@@ -211,11 +274,28 @@ class _Tally:
         self._unmapped_pixels: Counter[str] = Counter()
         self._unmapped_images: Counter[str] = Counter()
         self._label_files = 0
+        self._types: Counter[str] = Counter()
+        self._span = (0.0, math.inf)
+        self._levels = 0
+        self._turned = self._approximated = self._masks = 0
+        self._palettes = np.zeros((0, 256, 4), np.uint8)
 
     def add(self, finding: _Finding) -> None:
         """Take one more image into account."""
         self._images += 1
         self._resized += finding.is_resized
+        self._rescaled += finding.is_rescaled
+        self._turned += finding.is_turned
+        self._approximated += finding.approximated
+        self._masks += finding.is_mask
+        if finding.numbers:
+            self._types[finding.numbers] += 1
+            spans = [finding.span] if self._types.total() == 1 else [self._span, finding.span]
+            lows, highs = zip(*spans, strict=True)
+            self._span = min(lows), max(highs)
+            self._levels = max(self._levels, finding.levels)
+        if finding.palette:
+            self._add_palette(np.frombuffer(finding.palette, np.uint8).reshape(1, 256, 4))
         if finding.size is not None:
             self._sizes[finding.size] += 1
         if finding.unreadable is not None:
@@ -230,6 +310,13 @@ class _Tally:
             self._pixels += finding.histogram
             self._holding += finding.histogram > 0
 
+    def _add_palette(self, palette: npt.NDArray[np.uint8]) -> None:
+        """Keep one palette of each kind: those that agree where both are used are of one kind."""
+        both = (self._palettes[..., 3:] & palette[..., 3:]).astype(bool)
+        differs = ((self._palettes != palette) & both).any(axis=(1, 2))
+        if differs.all():
+            self._palettes = np.concatenate([self._palettes, palette])
+
     def report(self, domain: Domain, split: str) -> SplitReport:
         """Sum up."""
         count = self._num_classes if self._label_files else 0
@@ -243,6 +330,7 @@ class _Tally:
             ignored_pixels=int(self._pixels[IGNORE]),
             unreadable=dict(sorted(self._unreadable.items())),
             mismatched=dict(sorted(self._mismatched.items())),
+            values=self._values(),
             resized=self._resized,
             unmapped={
                 code: UnmappedCode(pixels, self._unmapped_images[code])
@@ -260,9 +348,29 @@ class _Tally:
         ):
             if messages:
                 listed = _first(messages[key] for key in sorted(messages))
-                yield f"{len(messages)} of {self._images} images {what}: {listed}"
+                advice = f"; {IF_UNREADABLE}" if messages is self._unreadable else ""
+                yield f"{len(messages)} of {self._images} images {what}: {listed}{advice}"
         if self._unmapped_pixels and domain.labels is not None:
             yield domain.labels.unmapped_problem(dict(self._unmapped_pixels))
+        low, high = self._span
+        if self._levels <= _FEW_LEVELS and high - low < _NARROW and domain.images.scale == "auto":
+            yield (
+                f"the images hold {self._values()}; read as 8 bits, {self._levels} grey levels or "
+                f"fewer are left of that: write [images] and scale = [{low:g}, {high:g}] below it, "
+                'the same for all images, or scale = "percentile"'
+            )
+        if not self._label_files or domain.label_space is None:
+            return
+        if self._masks == self._label_files and self._pixels[0] and domain.label_space.num_classes:
+            first, *others = domain.label_space.names
+            second = others[0] if others else "thing"
+            yield (
+                f"every label holds 0 and 255 alone, and 255 is ignored, so {first} is all that "
+                "there is to learn; for masks of 0 and 255, write map = "
+                f'{{ 0 = "{first}", 255 = "{second}" }} below [labels]'
+            )
+        elif not self._pixels[: self._num_classes].any() and not self._unmapped_pixels:
+            yield "no pixel of any label has a class: all of them are ignored; mend [labels.map]"
 
     def _warnings(self, domain: Domain, split: str) -> Iterator[str]:
         left_out, published = domain.excluded(split), domain.published(split)
@@ -270,14 +378,55 @@ class _Tally:
             yield f"left out as broken in the published data set: {', '.join(left_out)}"
         if self._images and published and self._images + len(left_out) != published:
             yield f"the data set was published with {published:,} images, here are {self._images:,}"
-        if self._resized:
-            yield f"{self._resized} labels differ by a few pixels from their images and are resized"
+        if self._resized - self._rescaled:
+            few = self._resized - self._rescaled
+            yield f"{few} labels differ by a few pixels from their images and are resized"
+        if self._rescaled:
+            yield (
+                f"{self._rescaled} labels are of another resolution than their images and are "
+                "resized to the nearest pixel"
+            )
+        yield from self._doubts_about_images()
+        yield from self._doubts_about_labels(domain)
         if domain.label_space is None or not self._label_files:
             return
         names = domain.label_space.names
         absent = [name for name, held in zip(names, self._holding, strict=False) if not held]
         if absent:
             yield f"classes that never occur: {', '.join(absent)}"
+
+    def _values(self) -> str:
+        if not self._types:
+            return ""
+        low, high = self._span
+        return f"{' and '.join(sorted(self._types))} from {low:g} to {high:g}"
+
+    def _doubts_about_images(self) -> Iterator[str]:
+        if self._turned and self._label_files:
+            yield (
+                f"{self._turned} images are turned by their EXIF orientation, and labels are not: "
+                "look whether they fit (`adapt` shows some); where labels were drawn on the raw "
+                'pixels, write [images] and orientation = "stored" below it'
+            )
+
+    def _doubts_about_labels(self, domain: Domain) -> Iterator[str]:
+        if self._approximated and domain.labels is not None:
+            share = 100 * self._approximated / max(1, int(self._pixels.sum()))
+            yield (
+                f"{self._approximated:,} pixels ({share:.2f} %) of the labels have the class of "
+                f"the nearest code, up to {domain.labels.label_map.tolerance} away"
+            )
+        if len(self._palettes) > 1:
+            yield (
+                "the palettes of the labels differ: one index has other colours in other files; if "
+                "the colours are the classes, write encoding = 'rgb'"
+            )
+
+
+def _unused_labels(domain: Domain, found: dict[str, list[Item]]) -> Iterator[str]:
+    used = {item.label for items in found.values() for item in items if item.label is not None}
+    if used and (unused := domain.unused_labels(used)):
+        yield f"{len(unused)} label files belong to no image: {_first(unused)}"
 
 
 def _shared_images(found: dict[str, list[Item]]) -> Iterator[str]:

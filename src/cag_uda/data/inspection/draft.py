@@ -10,9 +10,11 @@ import tomli_w
 
 from cag_uda.data.domains.domain import Domain
 from cag_uda.data.domains.domain_file import parse_domain_file
+from cag_uda.data.inspection.image_looks import ImagesLook
 from cag_uda.data.inspection.inspect import FoundSplit, Inspection, inspect_folder
 from cag_uda.data.inspection.label_looks import LabelLook, SeenCode
 from cag_uda.data.inspection.label_meaning import Meaning, fitting_spaces, meaning_of, written
+from cag_uda.data.inspection.shape_draft import annotation_lines
 from cag_uda.errors import DataError, UserError
 
 
@@ -45,10 +47,13 @@ def draft_domain(folder: Path, file: Path, name: str, label_space: str | None = 
     inspection = inspect_folder(folder)
     meaning = Meaning()
     if inspection.labels is not None:
-        meaning = meaning_of(inspection.labels, inspection.label_words, label_space)
+        meaning = meaning_of(
+            inspection.labels, inspection.label_words, label_space, inspection.names
+        )
     text = domain_text(inspection, meaning, name, _relative(folder, file.parent))
     domain = Domain(parse_domain_file(text, str(file)), str(file), file.parent)
-    return Draft(text, inspection, meaning, tuple(_problems(domain, inspection)))
+    problems = (*_note_on_black(inspection.labels, meaning), *_problems(domain, inspection))
+    return Draft(text, inspection, meaning, problems)
 
 
 def name_of(folder: Path) -> str:
@@ -71,7 +76,10 @@ def domain_text(inspection: Inspection, meaning: Meaning, name: str, root: str) 
         f"name = {_quoted(name)}",
         f"root = {_quoted(root)}",
     ]
-    if inspection.labels is None:
+    lines += _images(inspection.images)
+    if inspection.annotations is not None:
+        lines += annotation_lines(inspection.annotations, inspection.names)
+    elif inspection.labels is None:
         lines += ["# No labels were found: it can be adapted to, as a target."]
     else:
         lines += [*_classes(inspection.labels, meaning), *_labels(inspection.labels, meaning)]
@@ -80,15 +88,30 @@ def domain_text(inspection: Inspection, meaning: Meaning, name: str, root: str) 
     return "\n".join(lines) + "\n"
 
 
+def _images(look: ImagesLook) -> Iterator[str]:
+    """`[images]`, where it is not the default."""
+    if look.scale is None and look.bands is None:
+        return
+    yield ""
+    yield "[images]"
+    if look.scale is not None:
+        low, high = look.scale
+        yield f"scale = [{low:g}, {high:g}]  # {look.why}: black and white, the same for all images"
+    if look.bands is not None:
+        yield f"bands = {list(look.bands)}  # red, green and blue; the first is 0"
+
+
 def _classes(look: LabelLook, meaning: Meaning) -> Iterator[str]:
     """`label_space`, or `[[classes]]` with what was seen of each."""
     if meaning.label_space is not None:
         yield f"label_space = {_quoted(meaning.label_space)}  # {meaning.why}"
         return
     yield ""
-    yield f"# {meaning.why[0].upper()}{meaning.why[1:]}: give each its own, and a color if you"
-    yield "# like. Their order is that of train ids; the domains of a recipe need the same classes."
-    if fitting := fitting_spaces(look):
+    why = f"{meaning.why[0].upper()}{meaning.why[1:]}"
+    advice = "." if meaning.is_named else ": give each its own, and a color if you like."
+    yield f"# {why}{advice}"
+    yield "# Their order is that of train ids; the domains of a recipe need the same classes."
+    if not meaning.is_named and (fitting := fitting_spaces(look)):
         yield f"# Built-in label spaces with such ids: {', '.join(fitting)}. If the classes are"
         yield "# the same (see `cag-uda domains spaces`), write this file anew: `domains new` with"
         yield f"# --label-space {fitting[0]} --overwrite."
@@ -106,6 +129,8 @@ def _labels(look: LabelLook, meaning: Meaning) -> Iterator[str]:
     yield f"encoding = {_quoted(look.encoding)}"
     if look.channel is not None:
         yield f"channel = {look.channel}  # the first channel is 0, red"
+    if look.tolerance:
+        yield f"tolerance = {look.tolerance}  # edges are soft: the class of the nearest code"
     if meaning.other is not None:
         yield f"other = {_quoted(meaning.other)}  # whatever the map leaves out"
     seen = {written(look, entry.code): _seen(look, entry) for entry in look.codes}
@@ -140,12 +165,23 @@ def _problems(domain: Domain, inspection: Inspection) -> Iterator[str]:
     """What keeps the file from doing as it should: patterns that find other images."""
     for split in inspection.splits:
         try:
-            found = len(domain.items(split.name))
+            # Files of tools are drawn when they are first used.
+            found = len(domain.items(split.name, with_labels=inspection.annotations is None))
         except DataError as error:
             yield from error.problems
             continue
         if found != split.count:
             yield f"split {split.name!r} has {found} images where {split.count} were seen"
+
+
+def _note_on_black(look: LabelLook | None, meaning: Meaning) -> Iterator[str]:
+    if look is None or look.encoding != "rgb" or meaning.map.get("#000000") != "ignore":
+        return
+    share = sum(entry.share for entry in look.codes if entry.code == 0)
+    yield (
+        f"black (#000000), {100 * share:.0f} % of the pixels, is ignored; if it is the background, "
+        'list a class for it and map "#000000" to it'
+    )
 
 
 def _relative(folder: Path, base: Path) -> str:

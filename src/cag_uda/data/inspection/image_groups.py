@@ -1,7 +1,8 @@
-"""Groups the image files of a folder that no domain file describes: photographs and their labels.
+"""Groups the files of a folder that no domain file describes: photographs and their labels.
 
 Files of one folder whose names end alike are a group; a few files of each say what they look like.
-Knows names and looks; makes no patterns and no splits.
+Every group that is no part of the answer is named, with why. Knows names and looks; makes no
+patterns and no splits.
 """
 
 import re
@@ -12,8 +13,8 @@ from difflib import SequenceMatcher
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from cag_uda.data.files.patterns import find_images
-from cag_uda.data.inspection.label_looks import Look, look_of
+from cag_uda.data.files.patterns import IMAGE_EXTENSIONS, escaped, find_images
+from cag_uda.data.inspection.label_looks import Look, are_alike, look_of
 
 T = TypeVar("T")
 
@@ -21,6 +22,11 @@ _SAMPLES = 3
 _MANY_SISTERS = 8
 _LEAST_OVERLAP = 0.5
 
+SPLIT_WORDS = {
+    "train": ("train", "training", "trn", "fit"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "tst", "eval"),
+}
 _LABEL_WORDS = {
     *("label", "labels", "labelid", "labelids", "trainids", "labeltrainids", "l"),
     *("mask", "masks", "gt", "gtfine", "gtcoarse", "groundtruth", "seg", "segs", "semantic"),
@@ -31,17 +37,25 @@ _PHOTO_WORDS = {
     *("image", "images", "img", "imgs", "rgb", "photo", "photos", "picture", "pictures"),
     *("leftimg8bit", "jpegimages", "frame", "frames", "input", "inputs"),
 }
+_COLOURS = {"color", "colour", "colors", "colours", "colormap", "colormaps"}
+"""Labels painted in colours: taken where there are no others."""
 _NO_CLASSES = {
-    *("color", "colour", "colors", "colours", "instance", "instances", "instanceids", "panoptic"),
-    *("depth", "disparity", "invalid", "edge", "edges", "polygons", "confidence", "overlay"),
-    *("preview", "segmentationobject"),
+    *("instance", "instances", "instanceids", "panoptic", "bitmasks", "segmentationobject"),
+    *("depth", "disparity", "invalid", "invids", "edge", "edges", "polygons", "confidence"),
 }
+_DRAWINGS = {
+    *("overlay", "overlays", "blend", "blended", "vis", "viz", "visualization", "visualisation"),
+    *("visualizations", "visualisations", "segmentationclassvisualization", "preview", "previews"),
+    *("thumb", "thumbs", "thumbnail", "thumbnails"),
+}
+_OTHER_VIEWS = {"ref", "reference"}
 _ENDING = re.compile(r"(?:[_\-.][A-Za-z][A-Za-z0-9]*)+$")
+_CAMEL = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Files of one folder, of one extension, whose names end alike."""
+    """Files of one folder with one extension whose names end alike."""
 
     root: Path
     folder: str
@@ -62,20 +76,44 @@ class Group:
 
     @property
     def words(self) -> set[str]:
-        """Words of the suffix and the folders, in small letters."""
-        return set(re.split(r"[^a-z0-9]+", f"{self.folder}/{self.suffix}".lower()))
+        """Words of the suffix and the folders, in small letters, and parts of camelCase ones."""
+        text = f"{self.folder}/{self.suffix}"
+        return {
+            *re.split(r"[^a-z0-9]+", text.lower()),
+            *(part.lower() for part in _CAMEL.findall(text)),
+        }
+
+    @property
+    def split(self) -> str | None:
+        """The split that the folders' names speak of, the innermost first; None: they do not."""
+        for part in reversed(self.folder.lower().split("/")):
+            words = {word.removesuffix("annot") for word in re.split(r"[^a-z]+", part)}
+            for name, spoken in SPLIT_WORDS.items():
+                if words & set(spoken):
+                    return name
+        return None
 
     def pattern(self, with_suffix: bool = True, with_extension: bool = False) -> str:
         """Pattern of the files, or of more, where suffix and extension tell nothing apart."""
-        suffix = self.suffix if with_suffix else ""
+        suffix = escaped(self.suffix) if with_suffix else ""
         ending = self.extension if with_extension or self.shares_stems else ""
-        return f"{self.folder}/*{suffix}{ending}".lstrip("/")
+        return f"{escaped(self.folder)}/*{suffix}{ending}".lstrip("/")
 
 
-def find_groups(root: Path) -> list[Group]:
-    """All image files below a folder, by folder, extension and end of the name."""
+@dataclass(frozen=True)
+class Parted:
+    """The groups of a folder, by what they are."""
+
+    photos: list[Group]
+    labels: list[Group]
+    left_out: dict[Group, str]
+    """Group → why it is neither."""
+
+
+def find_groups(root: Path, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> list[Group]:
+    """All files of some extensions below a folder, by folder, extension and end of the name."""
     by_folder: dict[str, list[PurePosixPath]] = defaultdict(list)
-    for image in find_images(root, "**/*"):
+    for image in find_images(root, "**/*", extensions):
         path = PurePosixPath(image.path.relative_to(root).as_posix())
         by_folder[str(path.parent) if path.parent.name else ""].append(path)
     return [
@@ -85,29 +123,48 @@ def find_groups(root: Path) -> list[Group]:
     ]
 
 
-def photos_and_labels(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
+def part(groups: Sequence[Group]) -> Parted:
     """Part the groups by look; where all look like labels, names decide."""
-    looks = _looks(groups)
-    photos = [group for group in groups if looks[group] == "photo"]
-    labels = [group for group in groups if looks[group] == "label"]
+    reasons = {group: _reason_by_name(group) for group in groups}
+    if all(reasons.values()):
+        reasons = dict.fromkeys(groups)  # Names that say so of all files say nothing.
+    left_out = {group: why for group, why in reasons.items() if why is not None}
+    rest = [group for group in groups if group not in left_out]
+    looks = _looks(rest)
+    photos = [group for group in rest if looks[group] == "photo"]
+    labels = [group for group in rest if looks[group] == "label"]
     if not photos:
         photos = [group for group in labels if group.words & _PHOTO_WORDS]
         labels = [group for group in labels if group not in photos]
-    # Labels by name that look like photographs are previews, or JPEGs, which are no labels.
+    # Labels by name that look like photographs are JPEGs that were changed too much, or previews.
     rightly = [
-        group
-        for group in photos
-        if group.words & _PHOTO_WORDS or not group.words & (_LABEL_WORDS | _NO_CLASSES)
+        group for group in photos if group.words & _PHOTO_WORDS or not group.words & _LABEL_WORDS
     ]
-    return rightly or photos, labels
+    for group in photos if rightly else ():
+        if group not in rightly:
+            left_out[group] = "they have the name of labels and look like photographs"
+    for group in rest:
+        if looks[group] == "other":
+            left_out[group] = "they look like neither photographs nor labels, or cannot be read"
+    return Parted(rightly or photos, labels, left_out)
 
 
-def paired(photos: Sequence[Group], labels: Iterable[Group]) -> list[tuple[Group, Group | None]]:
+def paired(
+    photos: Sequence[Group], labels: Iterable[Group]
+) -> tuple[list[tuple[Group, Group | None]], dict[Group, str]]:
     """Give each group of photographs the labels whose files are named like them, if there are any.
 
     Of several the likeliest; no label is given to two photographs, though the images of all splits
-    may have the same names.
+    may have the same names. Labels of another split are none of theirs, and where a folder holds
+    labels of several kinds, one kind is taken throughout.
+
+    Returns:
+        Photographs with their labels; and the groups that are left out, with why.
     """
+    labels = list(labels)
+    kinds = defaultdict(set)
+    for label in labels:
+        kinds[label.folder].add((label.suffix, label.extension))
     ranked = sorted(
         ((*_likeliness(photo, label), photo, label) for label in labels for photo in photos),
         key=lambda each: each[:-2],
@@ -115,19 +172,71 @@ def paired(photos: Sequence[Group], labels: Iterable[Group]) -> list[tuple[Group
     )
     chosen: dict[Group, Group] = {}
     taken: dict[Group, set[str]] = defaultdict(set)
+    losing: set[tuple[str, str]] = set()
     for *_, photo, label in ranked:
+        kind = (label.suffix, label.extension)
+        if photo in chosen or kind in losing or not _may_belong(photo, label):
+            continue
         common = photo.names.keys() & label.names.keys()
         is_enough = len(common) >= _LEAST_OVERLAP * min(len(photo.names), len(label.names))
-        if photo not in chosen and is_enough and not common & taken[label]:
+        if is_enough and not common & taken[label]:
             chosen[photo] = label
             taken[label] |= common
-    return [(photo, chosen.get(photo)) for photo in photos]
+            losing |= kinds[label.folder] - {kind}
+    left_out = _unused(photos, labels, chosen)
+    pairs = [(photo, chosen.get(photo)) for photo in photos if photo not in left_out]
+    return pairs, left_out
+
+
+def _unused(
+    photos: Sequence[Group], labels: Sequence[Group], chosen: dict[Group, Group]
+) -> dict[Group, str]:
+    left_out = {}
+    for label in labels:
+        if label not in chosen.values():
+            fit = any(photo.names.keys() & label.names.keys() for photo in chosen)
+            left_out[label] = (
+                "other labels are taken for the images that they are named like"
+                if fit
+                else "they look like labels, but no photographs of their split are named like them"
+            )
+    for photo in photos:
+        if photo in chosen:
+            continue
+        for other in chosen:
+            common = photo.names.keys() & other.names.keys()
+            is_same_split = (photo.split or "train") == (other.split or "train")
+            if is_same_split and len(common) >= _LEAST_OVERLAP * len(photo.names):
+                name = next(iter(sorted(common)))
+                mine, theirs = (
+                    group.root / group.folder / group.names[name] for group in (photo, other)
+                )
+                if are_alike(mine, theirs):
+                    left_out[photo] = (
+                        f"they show what {other.pattern()} shows, under the same names"
+                    )
+    return left_out
+
+
+def _may_belong(photo: Group, label: Group) -> bool:
+    return photo.split is None or label.split is None or photo.split == label.split
+
+
+def _reason_by_name(group: Group) -> str | None:
+    """Why a group is neither photographs nor labels of classes, by its name."""
+    if group.words & _DRAWINGS:
+        return "they are drawings or previews by their name"
+    if group.words & _NO_CLASSES:
+        return "they are maps of instances, depth or the like by their name, not of classes"
+    if group.words & _OTHER_VIEWS:
+        return "they are reference views by their name; give them a split of their own if wanted"
+    return None
 
 
 def _likeliness(photo: Group, label: Group) -> tuple[bool, float, bool, float, str]:
     """How likely labels are those of photographs, larger is likelier; the last breaks ties."""
     return (
-        not label.words & _NO_CLASSES,
+        not label.words & _COLOURS,
         len(photo.names.keys() & label.names.keys()) / len(photo.names),
         bool(label.words & {"labeltrainids", "trainids"}),
         SequenceMatcher(None, photo.folder, label.folder).ratio(),
@@ -165,7 +274,8 @@ def _suffixes(stems: Sequence[str]) -> dict[str, str]:
     enough = max(2, len(ends) // 10)
 
     def is_common(end: str) -> bool:
-        return counts[end] >= enough or end[1:].lower() in _LABEL_WORDS | _NO_CLASSES
+        words = _LABEL_WORDS | _NO_CLASSES | _COLOURS | _DRAWINGS
+        return counts[end] >= enough or end[1:].lower() in words
 
     return {
         stem: next(filter(is_common, longest_first), "") for stem, longest_first in ends.items()
@@ -182,7 +292,8 @@ def _looks(groups: Sequence[Group]) -> dict[Group, Look]:
     looks: dict[Group, Look] = {}
     for members in by_kind.values():
         paths = [path for group in members for path in group.paths]
-        seen = Counter(look_of(path) for path in evenly(paths, _SAMPLES))
+        is_named_label = any(group.words & _LABEL_WORDS for group in members)
+        seen = Counter(look_of(path, is_named_label) for path in evenly(paths, _SAMPLES))
         looks.update(dict.fromkeys(members, seen.most_common(1)[0][0]))
     return looks
 

@@ -4,30 +4,38 @@ Guesses splits and patterns from the groups of files that belong together; what 
 checked against all file names.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from cag_uda.data.files.patterns import find_images
+from cag_uda.data.annotations.formats import FORMATS
+from cag_uda.data.files.patterns import IMAGE_EXTENSIONS, find_images, is_no_data
+from cag_uda.data.inspection.annotation_looks import AnnotationLook, find_annotations
+from cag_uda.data.inspection.class_names import ClassNames, find_class_names
 from cag_uda.data.inspection.image_groups import (
+    SPLIT_WORDS,
     Group,
     evenly,
     find_groups,
     paired,
-    photos_and_labels,
+    part,
 )
+from cag_uda.data.inspection.image_looks import ImagesLook, look_at_images
 from cag_uda.data.inspection.label_looks import LabelLook, look_at_labels
 from cag_uda.errors import DataError
 
 _LABELS_LOOKED_AT = 40
 _LARGEST_LIST_BYTES = 1 << 24
-
-_SPLIT_WORDS = {
-    "train": ("train", "training", "trn", "fit"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing", "tst", "eval"),
+_NOTES_SHOWN = 16
+_OF_DATA_SETS = {"", *(".txt", ".md", ".csv", ".yaml", ".yml", ".names", ".pdf", ".html", ".py")}
+"""Extensions that lie beside every data set and hold no labels of their own."""
+_ADVICE = {
+    **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"), "unpack it"),
+    ".json": "no label format that is read, or of other images",
+    ".xml": "no label format that is read, such as boxes of Pascal VOC",
+    ".npy": "arrays that no image is named like",
+    ".dcm": "convert DICOM to 16-bit PNG or TIFF",
 }
 
 
@@ -52,8 +60,14 @@ class Inspection:
 
     root: Path
     splits: tuple[FoundSplit, ...]
+    images: ImagesLook
+    """How the photographs are to be read."""
     labels: LabelLook | None
-    """How the labels are encoded; None where there are none."""
+    """How label images are encoded; None where there are none."""
+    annotations: AnnotationLook | None
+    """What the files of an annotation tool hold; None where there are none, or label images."""
+    names: ClassNames | None
+    """What a file says that classes are called."""
     label_words: frozenset[str]
     """Words of the labels' folders and names, such as "labeltrainids"."""
     notes: tuple[str, ...]
@@ -71,33 +85,103 @@ def inspect_folder(root: Path) -> Inspection:
             files apart.
     """
     groups = find_groups(root)
-    photos, labels = photos_and_labels(groups)
-    if not photos:
-        what = "only labels, by their look" if labels else "no image"
+    parted = part(groups)
+    if not parted.photos:
+        what = "only labels, by their look" if parted.labels else "no image"
+        others = "; ".join(_other_files(root, set()))
         raise DataError(
             f"{root} holds {what}; give the folder that holds the photographs too, as PNG, JPEG, "
-            "TIFF, WebP, BMP or PPM"
+            f"TIFF, WebP, BMP, GIF or PPM{'; ' if others else ''}{others}"
         )
-    pairs = paired(photos, labels)
+    arrays = [replace(group, shares_stems=True) for group in find_groups(root, (".npy",))]
+    pairs, unpaired = paired(parted.photos, parted.labels)
+    if arrays and not any(label for _, label in pairs):
+        pairs, unpaired = paired(parted.photos, arrays)
+        unpaired |= dict.fromkeys(parted.labels, "arrays of NumPy are taken in their place")
+    notes = [_left_out_note(group, why) for group, why in (parted.left_out | unpaired).items()]
+    names = find_class_names(root)
     used = [label for _, label in pairs if label is not None]
-    notes = [
-        f"{group.pattern(with_extension=True)} are JPEGs with the name of labels and are left out: "
-        "JPEG changes ids; save labels as PNG"
-        for group in groups
-        if group.extension.lower() in (".jpg", ".jpeg") and group not in photos
-    ]
-    splits = tuple(_splits(root, pairs, notes))
-    look = None
+    annotations = None if used else find_annotations(root, parted.photos)
+    if annotations is None:
+        splits, look = tuple(_splits(root, pairs, notes)), None
+    else:
+        notes += annotations.notes
+        splits, look = tuple(_annotated_splits(root, annotations.pairs, notes)), annotations.look
+    notes += _other_files(root, _known_extensions(used, look))
+    labels = None
     if used:
         paths = sorted(path for group in used for path in group.paths)
-        look = look_at_labels(evenly(paths, _LABELS_LOOKED_AT))
-    elif labels:
-        notes.append(
-            f"{len(labels)} groups of files look like labels, but no photographs are named like "
-            f"them (the first: {labels[0].pattern()})"
-        )
+        labels = look_at_labels(evenly(paths, _LABELS_LOOKED_AT))
+    photos = [path for photo, _ in pairs for path in photo.paths]
     words = frozenset(word for group in used for word in group.words)
-    return Inspection(root, splits, look, words, tuple(notes))
+    images = look_at_images(evenly(sorted(photos), _LABELS_LOOKED_AT))
+    notes += images.notes
+    return Inspection(root, splits, images, labels, look, names, words, tuple(_few(notes)))
+
+
+def _left_out_note(group: Group, why: str) -> str:
+    pattern = group.pattern(with_extension=True)
+    return f"{pattern} ({len(group.names)} files) left out: {why}"
+
+
+def _few(notes: list[str]) -> list[str]:
+    more = len(notes) - _NOTES_SHOWN
+    return notes if more <= 0 else [*notes[:_NOTES_SHOWN], f"… and {more} more such notes"]
+
+
+def _known_extensions(used: Sequence[Group], look: AnnotationLook | None) -> set[str]:
+    known = {".toml"} | {group.extension.lower() for group in used}
+    return known if look is None else known | {FORMATS[look.encoding].extension}
+
+
+def _other_files(root: Path, known: set[str]) -> list[str]:
+    """What lies beside the images and is no part of the answer, by extension."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(root.rglob("*")):
+        parts = path.relative_to(root).parts
+        extension = path.suffix.lower()
+        is_known = extension in (*IMAGE_EXTENSIONS, *known) or any(map(is_no_data, parts))
+        if path.is_file() and not is_known:
+            found[extension].append("/".join(parts))
+    notes = []
+    for extension, paths in found.items():
+        if extension in _OF_DATA_SETS:
+            continue
+        what = "is" if len(paths) == 1 else f"and {len(paths) - 1} more {extension} files are"
+        advice = _ADVICE.get(extension, "not read")
+        notes.append(f"{paths[0]} {what} left out: {advice}")
+    return notes
+
+
+def _annotated_splits(
+    root: Path, pairs: Sequence[tuple[Group, Group | str | None]], notes: list[str]
+) -> Iterator[FoundSplit]:
+    """Splits whose labels are files of a tool: one for each image, or one for many."""
+    own = [(photo, files) for photo, files in pairs if not isinstance(files, str)]
+    if any(files for _, files in own):
+        yield from _splits(root, own, notes)
+        return
+    by_name: dict[str, list[tuple[Group, str | None]]] = defaultdict(list)
+    for photo, files in pairs:
+        if not isinstance(files, Group):
+            by_name[photo.split or "train"].append((photo, files))
+    for name in sorted(by_name, key=list(SPLIT_WORDS).index):
+        for is_labelled in (True, False):
+            members = [each for each in by_name[name] if (each[1] is not None) == is_labelled]
+            if not members:
+                continue
+            by_file: dict[str | None, list[tuple[Group, None]]] = defaultdict(list)
+            for photo, files in members:
+                by_file[files].append((photo, None))
+            images, labels = [], []
+            for files, photos in by_file.items():
+                patterns = [pattern for pattern, _ in merged_patterns(photos)]
+                images += patterns
+                labels += [files] * len(patterns) if files is not None else []
+            is_second = not is_labelled and len(members) < len(by_name[name])
+            count = sum(len(photo.names) for photo, _ in members)
+            called = f"{name}-unlabelled" if is_second else name
+            yield FoundSplit(called, tuple(images), tuple(labels), count)
 
 
 def _splits(
@@ -106,8 +190,8 @@ def _splits(
     """Splits by the words of the folders, and by list files where there are some."""
     by_name: dict[str, list[tuple[Group, Group | None]]] = defaultdict(list)
     for photo, label in pairs:
-        by_name[_split_word(photo.folder)].append((photo, label))
-    for name in sorted(by_name, key=list(_SPLIT_WORDS).index):
+        by_name[photo.split or "train"].append((photo, label))
+    for name in sorted(by_name, key=list(SPLIT_WORDS).index):
         members = by_name[name]
         labelled = [(photo, label) for photo, label in members if label is not None]
         others: list[tuple[Group, None]] = [(photo, None) for photo, label in members if not label]
@@ -225,21 +309,11 @@ def _lists(root: Path, bases: set[str]) -> dict[str, tuple[str, int]]:
     """Text files that list labelled images, by split: path below the root, number of entries."""
     found: dict[str, tuple[str, int]] = {}
     for path in sorted(root.rglob("*.txt")):
-        name = next((n for n, words in _SPLIT_WORDS.items() if path.stem.lower() in words), None)
+        name = next((n for n, words in SPLIT_WORDS.items() if path.stem.lower() in words), None)
         if name is None or name in found or path.stat().st_size > _LARGEST_LIST_BYTES:
             continue
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        entries = [line.strip() for line in lines if line.strip()]
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        entries = [line.split()[0] for line in lines if line.strip()]
         if entries and all(PurePosixPath(entry).stem in bases for entry in entries):
             found[name] = (path.relative_to(root).as_posix(), len(entries))
-    return dict(sorted(found.items(), key=lambda item: list(_SPLIT_WORDS).index(item[0])))
-
-
-def _split_word(folder: str) -> str:
-    """The split that a folder's name speaks of; "train" where none does."""
-    for part in reversed(folder.lower().split("/")):
-        words = set(re.split(r"[^a-z]+", part))
-        for name, spoken in _SPLIT_WORDS.items():
-            if words & set(spoken):
-                return name
-    return "train"
+    return dict(sorted(found.items(), key=lambda item: list(SPLIT_WORDS).index(item[0])))

@@ -5,17 +5,18 @@ For files that no domain file describes yet. Reads pixels; knows no folder struc
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image as PillowImage
 
-from cag_uda.data.domains.label_map import Encoding, LabelMap
+from cag_uda.data.domains.label_map import ImageEncoding, LabelMap
 from cag_uda.data.domains.label_reader import LabelReader
+from cag_uda.data.files.decoding import Stored, bytes_of, stored
+from cag_uda.data.files.images import read_image
 from cag_uda.errors import DataError
 
 Look: TypeAlias = Literal["photo", "label", "other"]
@@ -23,6 +24,11 @@ Look: TypeAlias = Literal["photo", "label", "other"]
 _PIXELS_LOOKED_AT = 200_000
 # Of neighbouring pixels in labels nine of ten and more are equal, in photographs few are.
 _LEAST_FLATNESS = 0.8
+_LEAST_FLATNESS_INSIDE = 0.4
+_FEW_CODES = 24
+_ALIKE_PX, _LEAST_CORRELATION = 24, 0.6
+_CLEAR_SHARE, _CLEAR_TOLERANCE, _LOSSY_TOLERANCE = 0.95, 40, 64
+_MOST_CLEAR, _LEAST_CLEAR_SHARE = 24, 0.4
 _MOST_CODES = 256
 _MOST_IDS_OF_A_CHANNEL = 63
 
@@ -43,7 +49,7 @@ class SeenCode:
 class LabelLook:
     """How label images are encoded, and what they hold."""
 
-    encoding: Encoding
+    encoding: ImageEncoding
     channel: int | None
     """Which channel holds the id, for the encoding "channel"."""
     codes: tuple[SeenCode, ...]
@@ -52,30 +58,56 @@ class LabelLook:
     """RGB of the codes, of palette images; empty for others."""
     images: int
     """How many were looked at."""
+    tolerance: int = 0
+    """How far pixels are from the codes, in soft-edged or once-JPEG labels; 0 for clear ones."""
 
 
-def look_of(path: Path) -> Look:
+def look_of(path: Path, is_named_label: bool = False) -> Look:
     """Tell photographs from labels by how many neighbouring pixels are equal.
 
     Args:
         path: of an image file.
+        is_named_label: whether folders or names call it a label, so that a few noisy pixels, as
+            JPEG and smooth scaling leave them at edges, may be overlooked.
 
     Returns:
         "photo" for what changes from pixel to pixel, also for grey and JPEG; "label" for areas of
         few ids or colours; "other" for neither, such as depth, and for what cannot be read.
     """
-    if path.suffix.lower() in (".jpg", ".jpeg"):
-        return "photo"
-    if _palette_of(path):
-        return "label"
-    pixels = _decoded(path)
-    if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
+    try:
+        found = _thinned(path)
+    except DataError:
         return "other"
-    codes = _as_numbers(pixels)
-    is_flat = (codes[:, 1:] == codes[:, :-1]).mean() >= _LEAST_FLATNESS
-    if is_flat and (pixels.dtype == np.uint16 or len(np.unique(codes)) <= _MOST_CODES):
-        return "label"
-    return "photo" if pixels.dtype == np.uint8 else "other"
+    codes = _as_numbers(found.pixels if found.palette is None else found.palette[found.pixels])
+    if found.is_lossy or (found.pixels.dtype == np.uint8 and is_named_label):
+        if is_named_label and _has_few_colours(found):
+            return "label"
+        if found.is_lossy:
+            return "photo"
+    if found.pixels.dtype.kind not in "bu":
+        return "photo"  # Numbers of sensors; ids are whole.
+    values, counts = np.unique(codes, return_counts=True)
+    is_deep = found.pixels.dtype == np.uint16
+    if _flatness(codes) < _LEAST_FLATNESS or (len(values) > _MOST_CODES and not is_deep):
+        return "photo"
+    # Where most is black, as in scans, the rest says what it is.
+    inside = _flatness(codes, beside=int(values[counts.argmax()]))
+    return "label" if len(values) <= _FEW_CODES or inside >= _LEAST_FLATNESS_INSIDE else "photo"
+
+
+def are_alike(first: Path, second: Path) -> bool:
+    """Whether two images show one picture, perhaps drawn over, smaller, or in other colours."""
+    try:
+        small = [
+            cv2.resize(read_image(path), (_ALIKE_PX, _ALIKE_PX), interpolation=cv2.INTER_AREA)
+            for path in (first, second)
+        ]
+    except DataError:
+        return False
+    one, other = (image.astype(np.float64).mean(axis=2).ravel() for image in small)
+    if one.std() == 0 or other.std() == 0:
+        return False
+    return bool(np.corrcoef(one, other)[0, 1] >= _LEAST_CORRELATION)
 
 
 def look_at_labels(paths: Sequence[Path]) -> LabelLook:
@@ -87,6 +119,8 @@ def look_at_labels(paths: Sequence[Path]) -> LabelLook:
     Raises:
         DataError: if none can be read, or they are encoded in different ways.
     """
+    if all(path.suffix == ".npy" for path in paths):
+        return _counted(paths, "npy", None)
     encodings = Counter(_encoding_of(path) for path in paths)
     # Copies of palette images are often saved without their palette; the indices remain.
     found = Counter({how: count for how, count in encodings.items() if how is not None})
@@ -94,6 +128,8 @@ def look_at_labels(paths: Sequence[Path]) -> LabelLook:
         raise DataError(f"{paths[0]} cannot be read as a label image; save labels as PNG")
     if set(found) == {("palette", None), ("ids", None)}:
         found = Counter({("palette", None): found.total()})
+    if set(found) <= {("palette", None), ("rgb", None)} and not _share_palette(paths):
+        found = Counter({("rgb", None): found.total()})
     if len(found) > 1:
         listed = ", ".join(f"{count} as {how}" for (how, _), count in found.most_common())
         raise DataError(
@@ -101,42 +137,73 @@ def look_at_labels(paths: Sequence[Path]) -> LabelLook:
             "one encoding: convert some, or describe each part as a domain of its own"
         )
     encoding, channel = found.most_common(1)[0][0]
-    reader = LabelReader(LabelMap(encoding, np.zeros(1, np.uint8)), channel or 0, "this folder")
+    return _counted([path for path in paths if _encoding_of(path)], encoding, channel)
+
+
+def _counted(paths: Sequence[Path], encoding: ImageEncoding, channel: int | None) -> LabelLook:
+    """Count the codes of labels of one encoding; soft ones are counted as what they are near to."""
+    # With a tolerance, lossy files are read too.
+    label_map = LabelMap(encoding, np.zeros(1, np.uint8), tolerance=1)
+    reader = LabelReader(label_map, channel or 0, "this folder")
     pixels: Counter[int] = Counter()
-    images: Counter[int] = Counter()
-    read = 0
+    images: list[list[int]] = []
     for path in paths:
-        if encodings is None or _encoding_of(path) is None:
-            continue
         values, counts = np.unique(reader.codes(path), return_counts=True)
         pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-        images.update(values.tolist())
-        read += 1
+        images.append(values.tolist())
+    is_lossy = any(stored(bytes_of(path), path).is_lossy for path in paths if path.suffix != ".npy")
+    clear, tolerance = _cleared(pixels, encoding, is_lossy)
+    shares: Counter[int] = Counter()
+    for code, count in pixels.items():
+        shares[clear.get(code, code)] += count
+    occurs = Counter(code for each in images for code in {clear.get(c, c) for c in each})
+    codes = tuple(SeenCode(c, shares[c] / shares.total(), occurs[c]) for c in sorted(shares))
     palette = _common_palette(paths) if encoding == "palette" else {}
-    codes = tuple(
-        SeenCode(code, pixels[code] / pixels.total(), images[code]) for code in sorted(pixels)
-    )
-    seen = {entry.code for entry in codes}
-    return LabelLook(
-        encoding, channel, codes, {code: palette[code] for code in palette if code in seen}, read
-    )
+    kept = {code: palette[code] for code in palette if code in shares}
+    return LabelLook(encoding, channel, codes, kept, len(paths), tolerance)
 
 
-def _encoding_of(path: Path) -> tuple[Encoding, int | None] | None:
+def _cleared(
+    pixels: Counter[int], encoding: ImageEncoding, is_lossy: bool
+) -> tuple[dict[int, int], int]:
+    """For each code of soft labels the clear one that it is near to, and how far the furthest is.
+
+    Returns:
+        Nothing, and 0, for labels that are clear.
+    """
+    if encoding not in ("ids", "rgb") or len(pixels) <= _FEW_CODES:
+        return {}, 0
+    codes = np.array(list(pixels), np.int64)
+    counts = np.array(list(pixels.values()), np.int64)
+    shifts = (16, 8, 0) if encoding == "rgb" else (0,)
+    channels = np.stack([codes >> shift & 255 for shift in shifts], axis=1)
+    chosen = _clear_rows(channels, counts, is_lossy)
+    least = 0 if is_lossy else _LEAST_CLEAR_SHARE * counts.sum()
+    if chosen is None or counts[chosen].sum() < least:
+        return {}, 0
+    distances = np.abs(channels[:, None] - channels[None, chosen]).max(axis=2)
+    nearest = codes[chosen][distances.argmin(axis=1)]
+    furthest = int(distances.min(axis=1).max())
+    return dict(zip(codes.tolist(), nearest.tolist(), strict=True)), min(127, max(1, furthest))
+
+
+def _encoding_of(path: Path) -> tuple[ImageEncoding, int | None] | None:
     """Encoding and channel of one label image; None if it cannot be read."""
-    if path.suffix.lower() in (".jpg", ".jpeg"):
+    try:
+        found = _thinned(path)
+    except DataError:
         return None
-    if _palette_of(path):
+    pixels = found.pixels
+    if found.palette is not None:
         return "palette", None
-    pixels = _decoded(path)
-    if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
+    if pixels.dtype not in (np.uint8, np.uint16):
         return None
     if pixels.ndim == 2:
         return "ids", None
-    colours = pixels[..., 2::-1] if pixels.shape[2] > 2 else pixels
+    colours = pixels[..., :3] if pixels.shape[2] > 2 else pixels
     distinct = [len(np.unique(colours[..., channel])) for channel in range(colours.shape[2])]
     if (colours == colours[..., :1]).all():
-        return "channel", 0
+        return ("ids", None) if found.is_lossy else ("channel", 0)
     if pixels.dtype == np.uint16:
         varied = [channel for channel, count in enumerate(distinct) if count > 1]
         return "channel", min(varied, key=lambda channel: distinct[channel])
@@ -147,18 +214,56 @@ def _encoding_of(path: Path) -> tuple[Encoding, int | None] | None:
     return "rgb", None
 
 
-def _decoded(path: Path) -> npt.NDArray[np.generic] | None:
-    """Pixels as stored, thinned out by rows where there are many; None if unreadable."""
-    try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    except (OSError, cv2.error):
-        return None
-    if pixels is None:
-        return None
-    step = max(1, pixels.shape[0] * pixels.shape[1] // _PIXELS_LOOKED_AT)
-    thinned: npt.NDArray[np.generic] = pixels[::step]
-    return thinned
+def _thinned(path: Path) -> Stored:
+    """What a file holds, thinned out by rows where there is much. Raises DataError."""
+    found = stored(bytes_of(path), path)
+    step = max(1, found.pixels.shape[0] * found.pixels.shape[1] // _PIXELS_LOOKED_AT)
+    return replace(found, pixels=found.pixels[::step])
+
+
+def _flatness(codes: npt.NDArray[np.int64], beside: int | None = None) -> float:
+    """Share of neighbours that are equal; of those that are not both of one given code."""
+    left, right = codes[:, :-1], codes[:, 1:]
+    equal = left == right
+    if beside is not None:
+        counted = (left != beside) | (right != beside)
+        return float(equal[counted].mean()) if counted.any() else 1.0
+    return float(equal.mean())
+
+
+def _has_few_colours(found: Stored) -> bool:
+    """Whether nearly all pixels are near to one of a few colours, as in once clear masks."""
+    pixels = found.pixels if found.palette is None else found.palette[found.pixels]
+    if pixels.dtype != np.uint8:
+        return False
+    channels = pixels[..., None] if pixels.ndim == 2 else pixels[..., :3]
+    rows, counts = np.unique(channels.reshape(-1, channels.shape[2]), axis=0, return_counts=True)
+    chosen = _clear_rows(rows.astype(np.int64), counts, found.is_lossy)
+    return chosen is not None and len(chosen) > 1
+
+
+def _clear_rows(
+    rows: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], is_lossy: bool
+) -> npt.NDArray[np.int64] | None:
+    """Places of the few most frequent colours that nearly all pixels are near to; None if many are.
+
+    Args:
+        rows: (colours, channels).
+        counts: (colours,) pixels of each.
+        is_lossy: whether a JPEG's halos are to be expected.
+    """
+    tolerance = _LOSSY_TOLERANCE if is_lossy else _CLEAR_TOLERANCE
+    left = np.argsort(-counts)
+    covered = 0
+    chosen: list[int] = []
+    while len(left) and covered < _CLEAR_SHARE * counts.sum():
+        if len(chosen) == _MOST_CLEAR:
+            return None
+        is_near = np.abs(rows[left] - rows[left[0]]).max(axis=1) <= tolerance
+        chosen.append(int(left[0]))
+        covered += int(counts[left[is_near]].sum())
+        left = left[~is_near]
+    return np.array(chosen, np.int64)
 
 
 def _as_numbers(pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
@@ -174,16 +279,22 @@ def _as_numbers(pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
 def _palette_of(path: Path) -> dict[int, tuple[int, int, int]]:
     """RGB by index of a palette image; empty for others."""
     try:
-        with PillowImage.open(path) as image:
-            flat = image.getpalette("RGB") if image.mode == "P" else None
-    except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError):
+        palette = stored(bytes_of(path), path).palette
+    except DataError:
         return {}
-    if flat is None:
-        return {}
-    return {
-        index: (flat[start], flat[start + 1], flat[start + 2])
-        for index, start in enumerate(range(0, len(flat) - 2, 3))
-    }
+    rows = [] if palette is None else palette.tolist()
+    return {index: (red, green, blue) for index, (red, green, blue) in enumerate(rows)}
+
+
+def _share_palette(paths: Iterable[Path]) -> bool:
+    """Whether the palettes of all palette images agree where both say a colour."""
+    palettes = [palette for palette in map(_palette_of, paths) if palette]
+    first: dict[int, tuple[int, int, int]] = {}
+    for palette in palettes:
+        if any(first.get(index, colour) != colour for index, colour in palette.items()):
+            return False
+        first |= palette
+    return True
 
 
 def _common_palette(paths: Iterable[Path]) -> dict[int, tuple[int, int, int]]:

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 
 from cag_uda.data.domains.builtin import label_space_names
 from cag_uda.data.domains.label_space import MAX_CLASSES, LabelSpace
+from cag_uda.data.inspection.class_names import ClassNames
 from cag_uda.data.inspection.label_looks import LabelLook, SeenCode
 from cag_uda.errors import DataError
 from cag_uda.types import IGNORE
 
 _LEAST_SHARE = 0.9
 _LEAST_CODES = 3
+_LEAST_CLASSES = 2
 _CITYSCAPES = "cityscapes-19"
 _CITYSCAPES_IDS = range(34)
 
@@ -45,15 +47,23 @@ class Meaning:
     """Codes that were seen and become `other`."""
     why: str = ""
     """What the guess rests on, for people."""
+    is_named: bool = False
+    """Whether the names of the classes are their own, and not numbers."""
 
 
-def meaning_of(look: LabelLook, words: frozenset[str], label_space: str | None = None) -> Meaning:
+def meaning_of(
+    look: LabelLook,
+    words: frozenset[str],
+    label_space: str | None = None,
+    names: ClassNames | None = None,
+) -> Meaning:
     """Guess the classes.
 
     Args:
         look: what the labels hold.
         words: of the labels' folders and file names.
         label_space: built-in label space that the user named; None: nobody did.
+        names: what a file beside the labels says that classes are called.
 
     Raises:
         DataError: if there are more ids or colours than classes can be, or no label space of the
@@ -61,7 +71,12 @@ def meaning_of(look: LabelLook, words: frozenset[str], label_space: str | None =
     """
     if label_space is not None:
         return _of_named_space(look, LabelSpace.load(label_space))
-    return _by_colour(look) or _by_file_names(look, words) or _unnamed(look)
+    return (
+        _by_colour(look)
+        or _by_file_names(look, words)
+        or _by_class_names(look, names)
+        or _unnamed(look)
+    )
 
 
 def fitting_spaces(look: LabelLook) -> list[str]:
@@ -147,22 +162,47 @@ def _of_space(look: LabelLook, space: LabelSpace, are_train_ids: bool, why: str)
     return Meaning(label_space=space.name, map=mapped, other="ignore", left_out=left_out, why=why)
 
 
+def _by_class_names(look: LabelLook, names: ClassNames | None) -> Meaning | None:
+    """The classes of a file of names, where it names all that was seen."""
+    if names is None:
+        return None
+    seen = {entry.code: entry for entry in look.codes}
+    by_code = names.colours if look.encoding == "rgb" else names.by_id
+    unnamed = [entry for entry in look.codes if entry.code not in by_code]
+    nothing = 0 if look.encoding == "rgb" else IGNORE
+    if not by_code or any(entry.code != nothing for entry in unnamed):
+        return None
+    classes, mapped = [], {}
+    for code, name in by_code.items():
+        found = seen.get(code, SeenCode(code, 0.0, 0))
+        classes.append(GuessedClass(name, _colour_of(look, code), found))
+        mapped[written(look, code)] = name
+    is_plain = look.encoding != "rgb" and list(by_code) == list(range(len(by_code)))
+    if unnamed and not is_plain:
+        mapped[written(look, nothing)] = "ignore"
+    why = f"{names.file} tells the classes' names"
+    return Meaning(classes=tuple(classes), map={} if is_plain else mapped, why=why, is_named=True)
+
+
 def _unnamed(look: LabelLook) -> Meaning:
     """Classes called by their numbers."""
     ids = [entry.code for entry in look.codes]
     if look.encoding != "rgb" and ids == [0, IGNORE]:
-        names = ("background", "foreground")
-        classes = tuple(
-            GuessedClass(name, None, entry) for name, entry in zip(names, look.codes, strict=True)
-        )
-        mapped = {str(each.seen.code): each.name for each in classes}
-        return Meaning(classes=classes, map=mapped, why="the ids 0 and 255 look like a mask")
+        return _mask(look, "the ids 0 and 255 look like a mask")
     nothing = 0 if look.encoding == "rgb" else IGNORE
     codes = [entry for entry in look.codes if entry.code != nothing]
+    if len(codes) == 1 and len(ids) == 2:
+        return _mask(look, "two colours look like a mask" if look.encoding == "rgb" else "two ids")
     if len(codes) > MAX_CLASSES:
         raise DataError(
             f"the labels hold {len(codes)} different ids or colours, more than {MAX_CLASSES}: they "
-            "look like instances or depth, not like classes; give a folder with labels of classes"
+            "look like instances or depth, not like classes; give a folder with labels of classes, "
+            "or divide the ids of instances (`divide` in [labels])"
+        )
+    if len(codes) < _LEAST_CLASSES:
+        raise DataError(
+            f"the labels hold {', '.join(written(look, code) for code in ids)} alone, and one "
+            "class cannot be learnt; give a folder whose labels hold two classes at least"
         )
     classes = tuple(_unnamed_class(look, entry, place) for place, entry in enumerate(codes))
     is_plain = look.encoding != "rgb" and [entry.code for entry in codes] == list(range(len(codes)))
@@ -174,11 +214,27 @@ def _unnamed(look: LabelLook) -> Meaning:
     )
 
 
-def _unnamed_class(look: LabelLook, entry: SeenCode, place: int) -> GuessedClass:
+def _mask(look: LabelLook, why: str) -> Meaning:
+    """A background, black or the id that stands for it, and what is left."""
+    nothing = 0 if look.encoding == "rgb" or look.codes[0].code == 0 else IGNORE
+    behind, front = sorted(look.codes, key=lambda entry: entry.code != nothing)
+    classes = (
+        GuessedClass("background", _colour_of(look, behind.code), behind),
+        GuessedClass("foreground", _colour_of(look, front.code), front),
+    )
+    mapped = {written(look, each.seen.code): each.name for each in classes}
+    return Meaning(classes=classes, map=mapped, why=why)
+
+
+def _colour_of(look: LabelLook, code: int) -> tuple[int, int, int] | None:
     if look.encoding == "rgb":
-        code = entry.code
-        return GuessedClass(f"class-{place}", (code >> 16, code >> 8 & 255, code & 255), entry)
-    return GuessedClass(f"class-{entry.code}", look.palette.get(entry.code), entry)
+        return code >> 16, code >> 8 & 255, code & 255
+    return look.palette.get(code)
+
+
+def _unnamed_class(look: LabelLook, entry: SeenCode, place: int) -> GuessedClass:
+    number = place if look.encoding == "rgb" else entry.code
+    return GuessedClass(f"class-{number}", _colour_of(look, entry.code), entry)
 
 
 def _are_most(codes: Iterable[SeenCode], agreeing: list[SeenCode]) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from cag_uda.data.domains.domain import Domain, Item
+from cag_uda.data.files.decoding import IF_UNREADABLE
 from cag_uda.data.loading.augment import Image, resize_image, resize_label
 from cag_uda.data.loading.class_pixels import Counts, class_pixels
 from cag_uda.data.loading.config import LoadingConfig
@@ -114,8 +115,9 @@ class LabelledImages:
 
     @cached_property
     def _reading(self) -> str:
-        """What labels become by, besides their files."""
-        return "" if self._domain.labels is None else self._domain.labels.digest()
+        """What images and labels become by, besides their files."""
+        labels = "" if self._domain.labels is None else self._domain.labels.digest()
+        return f"{self._domain.images.salt} {labels}"
 
 
 class UnlabelledImages:
@@ -143,7 +145,8 @@ class UnlabelledImages:
         item = self._items[index]
         if self._decoded is None:
             return self._domain.read_image(item)
-        (image,) = self._decoded.read([item.image], "", lambda: (self._domain.read_image(item),))
+        salt = self._domain.images.salt
+        (image,) = self._decoded.read([item.image], salt, lambda: (self._domain.read_image(item),))
         return image
 
 
@@ -159,7 +162,7 @@ def read_or_next(images: Images[T], index: int, config: LoadingConfig) -> T:
         DataError: for an unreadable image, or for many of them in a row.
     """
     if config.on_unreadable == "stop":
-        return images.read(index)
+        return _read_or_advise(images, index)
     problems: list[str] = []
     for offset in range(min(len(images), _MOST_REPLACED)):
         try:
@@ -176,13 +179,21 @@ def read_or_none(images: Images[T], index: int, config: LoadingConfig) -> T | No
     Raises:
         DataError: for an unreadable image.
     """
+    if config.on_unreadable == "stop":
+        return _read_or_advise(images, index)
     try:
         return images.read(index)
     except DataError as error:
-        if config.on_unreadable == "stop":
-            raise
         _warn_once(f"{error}; it is left out")
         return None
+
+
+def _read_or_advise(images: Images[T], index: int) -> T:
+    try:
+        return images.read(index)
+    except DataError as error:
+        *others, last = error.problems
+        raise DataError([*others, f"{last}; {IF_UNREADABLE}"]) from error
 
 
 @cache

@@ -1,0 +1,136 @@
+"""What every annotation tool holds: shapes with names, one above the other, on one image.
+
+Tools differ in what a whole number means. In COCO, YOLO, CVAT and Label Studio it is an edge
+between pixels, and pycocotools says which pixels an outline holds; in LabelMe and Cityscapes it is
+the centre of a pixel, and the outline itself belongs to the shape, as Pillow draws it. Painted so,
+labels equal to the pixel those that the tools' own converters write.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from cag_uda.data.files.decoding import Bytes
+
+Points: TypeAlias = NDArray[np.float64]
+"""(N, 2) x, y."""
+Convention: TypeAlias = Literal["edges", "centres"]
+"""What a whole number is: an edge between pixels, or the centre of one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """An area with a name."""
+
+    name: str
+    outlines: tuple[Points, ...] = ()
+    """Polygons in pixels, all of them part of the area; corners of an "ellipse"'s box; a "line"."""
+    kind: Literal["polygon", "ellipse", "line"] = "polygon"
+    bitmap: NDArray[np.bool_] | None = None
+    """(h, w), in place of outlines."""
+    left: int = 0
+    """Column of the image at which the bitmap begins."""
+    top: int = 0
+    """Row of the image at which the bitmap begins."""
+    rle: dict[str, Any] | None = None
+    """COCO's run lengths of the whole image, in place of outlines."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """The shapes of one image, in the order in which they are painted."""
+
+    image: str
+    """The image as the file calls it: a name or a path, with or without extension."""
+    size: tuple[int, int] | None
+    """(H, W) in pixels that points are relative to; None: points are shares of the image's sides,
+    from 0 to 1."""
+    shapes: tuple[Shape, ...]
+
+
+def paint(
+    drawing: Drawing,
+    size: tuple[int, int],
+    convention: Convention,
+    background: int,
+    value_of: Callable[[str], int],
+) -> Bytes:
+    """Paint the shapes of an image.
+
+    Args:
+        drawing: what to paint.
+        size: (H, W) of the result, where the drawing does not say its own.
+        convention: what a whole number is.
+        background: the value of pixels outside all shapes.
+        value_of: the value of a shape, by its name.
+
+    Returns:
+        (H, W) uint8, of the drawing's own size if it has one.
+    """
+    height, width = drawing.size or size
+    scale = (1.0, 1.0) if drawing.size is not None else (float(width), float(height))
+    label = np.full((height, width), background, np.uint8)
+    for shape in drawing.shapes:
+        value = value_of(shape.name)
+        if shape.bitmap is not None:
+            rows, columns = shape.bitmap.shape
+            bottom, right = min(height, shape.top + rows), min(width, shape.left + columns)
+            first_row, first_column = max(0, -shape.top), max(0, -shape.left)
+            part = shape.bitmap[first_row : bottom - shape.top, first_column : right - shape.left]
+            label[shape.top + first_row : bottom, shape.left + first_column : right][part] = value
+            continue
+        outlines = [points * scale for points in shape.outlines]
+        if convention == "edges":
+            label[_between_edges(shape, outlines, height, width)] = value
+        else:
+            label[_through_centres(shape, outlines, height, width)] = value
+    return label
+
+
+def area_of(points: Points) -> float:
+    """Area inside a polygon (the shoelace formula)."""
+    x, y = points[:, 0], points[:, 1]
+    return abs(float(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))) / 2
+
+
+def largest_first(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
+    """In the order of formats that say none: small shapes above large ones."""
+    return tuple(sorted(shapes, key=lambda shape: -sum(map(area_of, shape.outlines))))
+
+
+def _between_edges(
+    shape: Shape, outlines: Sequence[Points], height: int, width: int
+) -> NDArray[np.bool_]:
+    from pycocotools import mask as coco_mask
+
+    if shape.rle is not None:
+        rle = shape.rle
+        if isinstance(rle["counts"], list):
+            rle = coco_mask.frPyObjects(rle, *rle["size"])
+        return np.asarray(coco_mask.decode(rle)).astype(bool)
+    polygons = [points.ravel().tolist() for points in outlines if len(points) >= 3]
+    if not polygons:
+        return np.zeros((height, width), bool)
+    merged = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    return np.asarray(coco_mask.decode(merged)).astype(bool)
+
+
+def _through_centres(
+    shape: Shape, outlines: Sequence[Points], height: int, width: int
+) -> NDArray[np.bool_]:
+    """Draw as labelme's `shape_to_mask` does."""
+    canvas = Image.new("L", (width, height), 0)
+    draw = ImageDraw.Draw(canvas)
+    for points in outlines:
+        corners = [(float(x), float(y)) for x, y in points]
+        if shape.kind == "ellipse":
+            draw.ellipse(corners, outline=1, fill=1)
+        elif shape.kind == "line":
+            draw.line(corners, fill=1, width=10)
+        elif len(corners) >= 3:
+            draw.polygon(corners, outline=1, fill=1)
+    return np.asarray(canvas).astype(bool)

@@ -1,0 +1,139 @@
+"""Labels of annotation tools as label images: drawn once, then taken from the cache.
+
+Finds the drawing of each image, by the name of its file or by what the file says; draws train ids.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+import cv2
+
+from cag_uda.data.annotations.drawing import Drawing, paint
+from cag_uda.data.annotations.formats import AnnotationFormat
+from cag_uda.data.domains.placement import first_of
+from cag_uda.data.domains.shape_names import ShapeNames
+from cag_uda.data.files.cache import VARIABLE, cache_folder
+from cag_uda.data.files.images import ImageReader
+from cag_uda.data.files.patterns import IMAGE_EXTENSIONS, composed
+from cag_uda.errors import DataError, RunError
+from cag_uda.files import write_with
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class LabelArtist:
+    """Draws the labels of one domain."""
+
+    format: AnnotationFormat
+    names: ShapeNames
+    images: ImageReader
+    described_in: str
+    """The domain file, for messages."""
+
+    def draw(self, wanted: Sequence[tuple[str, Path, Path]]) -> dict[str, Path]:
+        """Draw the labels of images, or find them in the cache.
+
+        Args:
+            wanted: key of each image, its path, and the file that holds its shapes.
+
+        Returns:
+            The label image of each key, train ids as PNG; without the keys of images that a file
+            for many does not speak of.
+
+        Raises:
+            DataError: if a file cannot be read, or shapes have names that no rule covers.
+        """
+        files = {path: _Annotations(path, self.format) for _, _, path in wanted}
+        jobs = []
+        for key, image, path in wanted:
+            if (drawing := files[path].of(key)) is not None:
+                jobs.append((key, image, path, drawing))
+        self._refuse_unknown([drawing for *_, drawing in jobs])
+        return {key: self._drawn(image, path, drawing) for key, image, path, drawing in jobs}
+
+    def _refuse_unknown(self, drawings: Sequence[Drawing]) -> None:
+        counts: dict[str, int] = defaultdict(int)
+        for drawing in drawings:
+            for shape in drawing.shapes:
+                counts[shape.name] += 1
+        unknown = sorted(self.names.unknown(counts), key=lambda name: -counts[name])
+        if unknown:
+            listed = first_of([f"{name} ({counts[name]:,} shapes)" for name in unknown], 8)
+            raise DataError(
+                f"shapes with names that are neither mapped nor classes: {listed}; in [labels] of "
+                f'{self.described_in}, map them (for example map = {{ "{unknown[0]}" = "ignore" '
+                '}) or set other = "ignore"'
+            )
+
+    def _drawn(self, image: Path, path: Path, drawing: Drawing) -> Path:
+        place = self._place(image, path, drawing)
+        if place.is_file():
+            return place
+        size = drawing.size or self.images.size(image)
+        label = paint(
+            drawing, size, self.format.convention, self.names.background, self.names.value_of
+        )
+        encoded = cv2.imencode(".png", label)[1].tobytes()
+        try:
+            write_with(place, lambda temporary: temporary.write_bytes(encoded))
+        except RunError as error:
+            advice = f"labels are drawn into the folder that {VARIABLE} names"
+            raise DataError([*error.problems, advice]) from error
+        return place
+
+    def _place(self, image: Path, path: Path, drawing: Drawing) -> Path:
+        state = path.stat()
+        digest = sha256(f"{_FORMAT} {self.format.extension} {self.format.convention}".encode())
+        digest.update(f"{sorted(self.names.values.items())} {self.names.other}".encode())
+        digest.update(f"{self.names.background} {drawing.image} {drawing.size}".encode())
+        for each in (path, image):
+            digest.update(str(each.resolve()).encode(errors="surrogateescape"))
+        digest.update(f"{state.st_size} {state.st_mtime_ns}".encode())
+        name = digest.hexdigest()[:32]
+        return cache_folder() / "drawn" / name[:2] / f"{name}.png"
+
+
+class _Annotations:
+    """The drawings of one file, by image."""
+
+    def __init__(self, path: Path, format: AnnotationFormat) -> None:
+        self._path, self._format = path, format
+
+    @cached_property
+    def _drawings(self) -> list[Drawing]:
+        return self._format.read(self._path)
+
+    def of(self, key: str) -> Drawing | None:
+        """The drawing of the image of a key; None if the file does not speak of it."""
+        if not self._format.is_of_split:
+            return self._drawings[0]
+        parts = PurePosixPath(composed(key)).parts
+        for start in range(len(parts)):
+            found = self._by_path.get("/".join(parts[start:]))
+            if found is not None:
+                return found
+        named_alike = self._by_name.get(parts[-1], [])
+        return named_alike[0] if len(named_alike) == 1 else None
+
+    @cached_property
+    def _by_path(self) -> dict[str, Drawing]:
+        return {_stem(drawing.image): drawing for drawing in self._drawings}
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Drawing]]:
+        found = defaultdict(list)
+        for drawing in self._drawings:
+            found[PurePosixPath(_stem(drawing.image)).name].append(drawing)
+        return found
+
+
+def _stem(image: str) -> str:
+    """An image's path without extension, with forward slashes."""
+    path = PurePosixPath(image.replace("\\", "/").removeprefix("./"))
+    known = path.suffix.lower() in IMAGE_EXTENSIONS
+    return composed(str(path.with_suffix("") if known else path))

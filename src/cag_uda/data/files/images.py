@@ -1,0 +1,232 @@
+"""How a photograph is read: the one way, for training, prediction, evaluation and pictures.
+
+Whatever a file holds becomes (H, W, 3) uint8 RGB by three rules: which `bands`, how their numbers
+become 8 bits (`scale`), and whether the EXIF orientation turns them. Knows no domain and no label.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+import PIL.ImageOps
+from pydantic import AfterValidator, Field, StrictInt, WithJsonSchema
+
+from cag_uda.data.files.decoding import (
+    MOST_LARGE_PIXELS,
+    MOST_PIXELS,
+    Bytes,
+    bytes_of,
+    decoded_bands,
+    decoded_colours,
+    orientation_of,
+)
+from cag_uda.errors import DataError
+from cag_uda.types import Config
+
+_PERCENTILES = (1, 99)
+_TRANSPOSES = {5, 6, 7, 8}
+"""EXIF orientations that exchange height and width."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """The numbers of a photograph, before they become 8 bits."""
+
+    values: npt.NDArray[Any]
+    """(H, W, 3), of any type."""
+    orientation: int
+    """EXIF orientation of the file, 1 for upright."""
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the EXIF orientation exchanges height and width."""
+        return self.orientation in _TRANSPOSES
+
+
+def _known_scale(value: Any) -> Any:
+    if value in ("auto", "percentile"):
+        return value
+    is_pair = isinstance(value, list | tuple) and len(value) == 2
+    if not is_pair or any(isinstance(v, bool) or not isinstance(v, int | float) for v in value):
+        raise ValueError(f'want "auto", "percentile" or [low, high], got {value!r}')
+    if not value[0] < value[1]:
+        raise ValueError(f"{list(value)} does not rise; want [low, high], black and white")
+    return float(value[0]), float(value[1])
+
+
+_SCALE_SCHEMA = {
+    "anyOf": [
+        {"enum": ["auto", "percentile"]},
+        {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
+    ],
+    "default": "auto",
+}
+_Band = Annotated[StrictInt, Field(ge=0)]
+
+
+class ImageReader(Config):
+    """How photographs are read: `[images]` of a domain file, and what a network remembers of it."""
+
+    scale: Annotated[Any, AfterValidator(_known_scale), WithJsonSchema(_SCALE_SCHEMA)] = "auto"
+    """How numbers become 8 bits. auto: 8 bits as they are, 16 bits from 0 to 65535, floats from 0
+    to 1; [low, high]: these numbers become black and white, the same for all images; percentile:
+    the 1st and 99th percentile of each image do."""
+    bands: tuple[_Band, _Band, _Band] | None = None
+    """Which bands of a file are red, green and blue, the first is 0; None: the first three."""
+    orientation: Literal["exif", "stored"] = "exif"
+    """exif: photographs are turned upright as their files say, and labels are not; stored: they
+    are left as they lie in the file, for labels that were drawn on the raw pixels."""
+
+    def read(self, path: Path, large: bool = False) -> Bytes:
+        """Read a photograph.
+
+        Grey, palette and CMYK images become RGB, and transparency is dropped.
+
+        Args:
+            path: of any format that OpenCV or Pillow reads, told by content.
+            large: whether to take images of more than 179 million pixels, up to 2^30.
+
+        Returns:
+            (H, W, 3) uint8 RGB.
+
+        Raises:
+            DataError: if the file is missing, empty, cut off or no image, has not the bands, or
+                holds numbers that the scale does not cover.
+        """
+        data = bytes_of(path, MOST_LARGE_PIXELS if large else MOST_PIXELS)
+        return self.to_bytes(self._values(data, path), path)
+
+    def pixels(self, path: Path) -> Pixels:
+        """Read the numbers that `to_bytes` takes, with the file's orientation. Raises DataError."""
+        data = bytes_of(path)
+        return Pixels(self._values(data, path), orientation_of(data))
+
+    def to_bytes(self, values: npt.NDArray[Any], path: Path) -> Bytes:
+        """Bring numbers to 8 bits.
+
+        Args:
+            values: (H, W, 3).
+            path: the file's, for messages.
+
+        Raises:
+            DataError: for numbers that "auto" knows no scale of.
+        """
+        if values.dtype == np.uint8 and self.scale == "auto":
+            return values
+        if self.scale == "percentile":
+            low, high = percentiles(values)
+        elif self.scale == "auto":
+            low, high = _natural_range(values, path)
+        else:
+            low, high = self.scale
+        numbers = values.astype(np.float32, copy=False)
+        shares = (numbers - low) * (255 / max(high - low, 1e-12))
+        shares = np.nan_to_num(shares, nan=0.0, posinf=255.0, neginf=0.0)
+        rounded: Bytes = np.rint(np.clip(shares, 0, 255)).astype(np.uint8)
+        return rounded
+
+    def size(self, path: Path) -> tuple[int, int]:
+        """(H, W) of what `read` gives, by the file's header if that tells. Raises DataError."""
+        try:
+            with PIL.Image.open(path) as image:
+                width, height = image.size
+                turn = image.getexif().get(0x112, 1) if self.orientation == "exif" else 1
+        except Exception:  # Pillow's parsers raise anything; decoding says what is wrong.
+            array = self.read(path)
+            return array.shape[0], array.shape[1]
+        return (width, height) if turn in _TRANSPOSES else (height, width)
+
+    @property
+    def salt(self) -> str:
+        """What images become by, besides their files."""
+        return f"{self.scale} {self.bands} {self.orientation}"
+
+    def _values(self, data: bytes, path: Path) -> npt.NDArray[Any]:
+        if self.bands is None:
+            return decoded_colours(data, path, self.orientation == "stored")
+        all_bands = decoded_bands(data, path)
+        count = all_bands.shape[2]
+        if max(self.bands) >= count:
+            raise DataError(
+                f"{path} has {count} bands, so {list(self.bands)} are not all among them; the "
+                "first is 0"
+            )
+        chosen = np.ascontiguousarray(all_bands[..., list(self.bands)])
+        turn = 1 if self.orientation == "stored" else orientation_of(data)
+        return _turned(chosen, turn)
+
+
+DEFAULT = ImageReader()
+"""The rules where nobody says others."""
+
+
+def read_image(path: Path) -> Bytes:
+    """Read a photograph by the default rules: (H, W, 3) uint8 RGB; see `ImageReader.read`."""
+    return DEFAULT.read(path)
+
+
+def as_rgb(
+    image: str | Path | PIL.Image.Image | npt.NDArray[Any], reader: ImageReader = DEFAULT
+) -> Bytes:
+    """An image from wherever it comes, as the array that inference takes.
+
+    Args:
+        image: a path; a PIL image; or an RGB array (H, W, 3) uint8, which is passed through.
+        reader: the rules by which it is read.
+
+    Returns:
+        (H, W, 3) uint8, upright where the file says how it was held.
+
+    Raises:
+        DataError: if it cannot be read as an image.
+    """
+    if isinstance(image, np.ndarray):
+        return image
+    if isinstance(image, str | Path):
+        return reader.read(Path(image))
+    upright = PIL.ImageOps.exif_transpose(image)
+    if upright.mode.startswith(("I", "F")):
+        grey = np.asarray(upright)
+        if upright.mode.startswith("I;16"):
+            grey = grey.astype(np.uint16)
+        return reader.to_bytes(np.dstack([grey] * 3), Path("the PIL image"))
+    return np.asarray(upright.convert("RGB"), dtype=np.uint8)
+
+
+def percentiles(values: npt.NDArray[Any]) -> tuple[float, float]:
+    """The 1st and 99th percentile of the finite numbers."""
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = np.percentile(finite, _PERCENTILES)
+    return float(low), float(high) if high > low else float(low) + 1
+
+
+def _natural_range(values: npt.NDArray[Any], path: Path) -> tuple[float, float]:
+    """The range that numbers of a type have by convention."""
+    if values.dtype == np.uint16:
+        return 0.0, 65535.0
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    if values.dtype.kind == "f" and low >= 0 and high <= 1:
+        return 0.0, 1.0
+    raise DataError(
+        f"{path} holds {values.dtype} numbers from {low:g} to {high:g}, of which nothing says what "
+        f"is black and white; in the domain file, write [images] and scale = [{low:g}, {high:g}] "
+        'below it, the same for all images, or scale = "percentile"'
+    )
+
+
+def _turned(array: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+    """Turn an image upright (EXIF 2.32, tag 0x0112)."""
+    mirrored = {2: array[:, ::-1], 3: array[::-1, ::-1], 4: array[::-1]}
+    if orientation in mirrored:
+        return np.ascontiguousarray(mirrored[orientation])
+    if orientation in _TRANSPOSES:
+        across = array.swapaxes(0, 1)
+        turned = {5: across, 6: across[:, ::-1], 7: across[::-1, ::-1], 8: across[::-1]}
+        return np.ascontiguousarray(turned[orientation])
+    return array

@@ -1,0 +1,53 @@
+"""Text and TOML as editors on any system save them, with messages that show the mend."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from cag_uda.errors import DataError
+
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_LINE = re.compile(r"at line (\d+)")
+
+
+def text_of(path: Path, what: str) -> str:
+    """Read a text in UTF-8, with or without byte order mark, or in UTF-16 with one.
+
+    Args:
+        path: of the file.
+        what: it is, for messages.
+
+    Raises:
+        DataError: if it cannot be read or is of another encoding.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read the {what} {path}: {error.strerror or error}") from error
+    encoding = "utf-16" if data.startswith(_UTF16_MARKS) else "utf-8-sig"
+    try:
+        return data.decode(encoding).replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no UTF-8 text; save the {what} as UTF-8") from error
+
+
+def parse_toml(text: str, shown_as: str) -> dict[str, Any]:
+    """Read TOML. Raises DataError, with what to write where a Windows path is the cause."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{shown_as} is no TOML: {error}{_advice(text, str(error))}") from error
+
+
+def _advice(text: str, problem: str) -> str:
+    found, lines = _LINE.search(problem), text.splitlines()
+    if found is None or int(found[1]) > len(lines):
+        return ""
+    line = lines[int(found[1]) - 1]
+    quoted = re.search(r'"([^"]*\\[^"]*)"', line)
+    if quoted is None:
+        return ""
+    return (
+        f"; write paths with / or in single quotes: {line[: quoted.start()].strip()} '{quoted[1]}'"
+    )

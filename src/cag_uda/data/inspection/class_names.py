@@ -1,0 +1,137 @@
+"""The files in which tools say what classes are called, and what colours they have.
+
+labelmap.txt (CVAT, Pascal VOC), class_names.txt (labelme), classes.txt and codes.txt, label_colors
+(CamVid), _classes.csv (Roboflow), class_dict.csv, data.yaml and *.names (YOLO).
+"""
+
+import csv
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cag_uda.data.files.toml import text_of
+from cag_uda.errors import DataError
+
+_LARGEST_BYTES = 1 << 20
+_COLOUR_FIRST = re.compile(r"^(\d{1,3})\s+(\d{1,3})\s+(\d{1,3})\s+(\S.*)$")
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """What a file says of classes."""
+
+    file: str
+    """Its path below the root."""
+    by_id: dict[int, str]
+    """Name of each id, by id."""
+    colours: dict[int, str]
+    """Name by colour, R·65536 + G·256 + B; empty where the file tells none."""
+
+
+def find_class_names(root: Path) -> ClassNames | None:
+    """The file nearest to the root that says what classes are called; None if there is none."""
+    found = [
+        (len(path.relative_to(root).parts), place, path)
+        for place, (pattern, _) in enumerate(_READERS)
+        for path in sorted(root.rglob(pattern))
+        if path.is_file() and path.stat().st_size <= _LARGEST_BYTES
+    ]
+    for _, place, path in sorted(found):
+        try:
+            by_id, colours = _READERS[place][1](text_of(path, "list of classes"))
+        except (DataError, ValueError, KeyError, IndexError):
+            continue
+        distinct = len(set(by_id.values())) == len(by_id)
+        if by_id and distinct and all(_is_name(name) for name in by_id.values()):
+            return ClassNames(path.relative_to(root).as_posix(), by_id, colours)
+    return None
+
+
+_Found = tuple[dict[int, str], dict[int, str]]
+
+
+def _is_name(name: str) -> bool:
+    return 0 < len(name) <= 80 and name != "ignore" and not name.isdigit() and "/" not in name
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip() and line[0] != "#"]
+
+
+def _labelmap(text: str) -> _Found:
+    """`name:r,g,b:parts:actions` a line."""
+    names, colours = {}, {}
+    for number, line in enumerate(_lines(text)):
+        name, colour, *_ = line.split(":")
+        names[number] = name
+        if colour:
+            red, green, blue = (int(part) for part in colour.split(","))
+            colours[red << 16 | green << 8 | blue] = name
+    return names, colours
+
+
+def _plain(text: str) -> _Found:
+    """One name a line, in the order of ids; labelme's `__ignore__` is -1."""
+    names = [line for line in _lines(text) if line != "__ignore__"]
+    return dict(enumerate(names)), {}
+
+
+def _coloured(text: str) -> _Found:
+    """`r g b name` a line, as CamVid has it."""
+    colours = {}
+    for line in _lines(text):
+        match = _COLOUR_FIRST.match(line)
+        if match is None:
+            raise ValueError(line)
+        red, green, blue = (int(part) for part in match.groups()[:3])
+        colours[red << 16 | green << 8 | blue] = match[4].strip()
+    return dict(enumerate(colours.values())), colours
+
+
+def _table(text: str) -> _Found:
+    """Columns with a heading: name, r, g, b; or Roboflow's pixel value and class."""
+    rows = list(csv.DictReader(_lines(text), skipinitialspace=True))
+    keys = {key.strip().lower(): key for key in rows[0]}
+    name_key = next(keys[key] for key in ("name", "class", "class name") if key in keys)
+    colour_keys = [keys[key] for key in ("r", "g", "b") if key in keys]
+    id_key = keys.get("pixel value") or keys.get("id")
+    names, colours = {}, {}
+    for number, row in enumerate(rows):
+        name = row[name_key].strip()
+        names[int(row[id_key]) if id_key else number] = name
+        if len(colour_keys) == 3:
+            red, green, blue = (int(row[key]) for key in colour_keys)
+            colours[red << 16 | green << 8 | blue] = name
+    return names, colours
+
+
+def _yaml(text: str) -> _Found:
+    """`names` of a YOLO data set, a list or ids with names."""
+    import yaml
+
+    try:
+        content: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError("no YAML") from error
+    names = content["names"] if isinstance(content, dict) else {}
+    pairs = enumerate(names) if isinstance(names, list) else names.items()
+    return {int(number): str(name) for number, name in pairs}, {}
+
+
+_READERS: tuple[tuple[str, Callable[[str], _Found]], ...] = (
+    ("labelmap.txt", _labelmap),
+    ("label_colors.txt", _coloured),
+    ("class_names.txt", _plain),
+    ("classes.txt", _plain),
+    ("codes.txt", _plain),
+    ("label_names.txt", _plain),
+    ("labels.txt", _plain),
+    ("_classes.csv", _table),
+    ("class_dict.csv", _table),
+    ("classes.csv", _table),
+    ("*.yaml", _yaml),
+    ("*.yml", _yaml),
+    ("*.names", _plain),
+)

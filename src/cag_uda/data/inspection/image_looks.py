@@ -1,0 +1,92 @@
+"""What numbers photographs hold, for a folder that no domain file describes yet."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cag_uda.data.files.decoding import bytes_of, decoded_bands
+from cag_uda.data.files.images import ImageReader
+from cag_uda.errors import DataError
+
+_MANY_BANDS = 5
+_DEPTHS = (10, 12, 14)
+_OUTER_PERCENTILES = (0.1, 99.9)
+_NARROW = 65536 / 4
+
+
+@dataclass(frozen=True)
+class ImagesLook:
+    """What stands in `[images]` of a domain file, where it is not the default."""
+
+    scale: tuple[float, float] | None = None
+    bands: tuple[int, int, int] | None = None
+    why: str = ""
+    """What was seen, for people."""
+    notes: tuple[str, ...] = ()
+
+
+def look_at_images(paths: Sequence[Path]) -> ImagesLook:
+    """Find out how the numbers of some photographs become 8 bits.
+
+    Args:
+        paths: of photographs; unreadable ones are passed over, `check` names them.
+    """
+    reader, seen, bands, turned = ImageReader(), [], None, 0
+    for path in paths:
+        try:
+            pixels = reader.pixels(path)
+        except DataError:
+            count = _bands_of(path)
+            if count is not None and (count >= _MANY_BANDS or count == 2):
+                bands = (0, 1, 2) if count > 2 else (0, 1, 1)
+                reader = ImageReader(bands=bands)
+                pixels = reader.pixels(path)
+            else:
+                continue
+        turned += pixels.orientation != 1
+        if pixels.values.dtype != np.uint8:
+            seen.append(pixels.values[:: max(1, pixels.values.shape[0] // 64)])
+    notes = []
+    if bands is not None:
+        notes.append(
+            f"the images have other numbers of bands than 1, 3 and 4; {list(bands)} are taken for "
+            "red, green and blue: mend `bands` below [images]"
+        )
+    if turned:
+        notes.append(
+            f"{turned} of {len(paths)} images looked at are turned by their EXIF orientation; if "
+            'labels were drawn on the raw pixels, write orientation = "stored" below [images]'
+        )
+    scale, why = _scale_of(seen) if seen else (None, "")
+    return ImagesLook(scale, bands, why, tuple(notes))
+
+
+def _scale_of(seen: Sequence[np.ndarray]) -> tuple[tuple[float, float] | None, str]:
+    numbers = np.concatenate([each.ravel() for each in seen])
+    kind = numbers.dtype
+    numbers = numbers[np.isfinite(numbers)] if kind.kind == "f" else numbers
+    if not numbers.size:
+        return None, ""
+    low, high = float(numbers.min()), float(numbers.max())
+    why = f"{kind} from {low:g} to {high:g}"
+    if kind.kind == "f" and low >= 0 and high <= 1:
+        return None, why
+    if kind == np.uint16 and high - low >= _NARROW:
+        return None, why
+    if kind.kind in "iu" and low >= 0:
+        for depth in _DEPTHS:
+            if high < 1 << depth and low < (1 << depth) / 4:
+                return (0.0, float((1 << depth) - 1)), f"{why}, as of {depth} bits"
+    if kind.kind == "f" and low >= 0 and high <= 255:
+        return (0.0, 255.0), why
+    inner = np.percentile(numbers, _OUTER_PERCENTILES)
+    return (float(np.floor(inner[0])), float(np.ceil(inner[1]))), why
+
+
+def _bands_of(path: Path) -> int | None:
+    try:
+        return int(decoded_bands(bytes_of(path), path).shape[2])
+    except DataError:
+        return None

@@ -1,0 +1,63 @@
+"""Guesses which classes the shapes of an annotation tool are, by their names."""
+
+from dataclasses import dataclass, field
+
+from cag_uda.data.domains.builtin import label_space_names
+from cag_uda.data.domains.label_space import LabelSpace
+from cag_uda.data.domains.shape_names import BACKGROUNDS
+from cag_uda.data.inspection.annotation_looks import AnnotationLook
+from cag_uda.data.inspection.class_names import ClassNames
+
+_LEAST_SHARE = 0.5
+_LEAST_NAMES = 3
+
+
+@dataclass(frozen=True)
+class ShapeMeaning:
+    """What stands in `label_space`, `[[classes]]` and `[labels]` of a domain file."""
+
+    label_space: str | None = None
+    """Built-in label space whose classes the names are."""
+    classes: tuple[str, ...] = ()
+    """Classes of one's own, where no built-in space is told."""
+    background: str | None = None
+    """What pixels outside all shapes are; None: the class of that name."""
+    map: dict[str, str] = field(default_factory=dict)
+    """Name of a shape → class, where it cannot be the class's name."""
+    other: str | None = None
+    """What becomes of other names."""
+
+
+def meaning_of_shapes(look: AnnotationLook, names: ClassNames | None) -> ShapeMeaning:
+    """Guess the classes of shapes.
+
+    Args:
+        look: which names they have.
+        names: what a file beside them says that classes are called, for formats of numbers.
+    """
+    if look.encoding == "yolo":
+        return _of_numbers(look, names)
+    for each in label_space_names():
+        space = LabelSpace.load(each)
+        known = [name for name in look.names if name in space.names]
+        if len(known) >= max(_LEAST_NAMES, _LEAST_SHARE * space.num_classes):
+            return ShapeMeaning(label_space=each, background="ignore", other="ignore")
+    named = [name for name in look.names if name in BACKGROUNDS]
+    classes = [name for name in look.names if name not in ("ignore", "__ignore__")]
+    mapped = {name: "ignore" for name in look.names if name == "__ignore__"}
+    for place, name in enumerate(classes):
+        if name.isdigit() or name != name.strip() or not name:
+            classes[place] = mapped[name] = f"class-{name.strip() or place}"
+    if not named:
+        classes.insert(0, BACKGROUNDS[0])
+    return ShapeMeaning(classes=tuple(classes), map=mapped)
+
+
+def _of_numbers(look: AnnotationLook, names: ClassNames | None) -> ShapeMeaning:
+    """YOLO's classes, in the order of their numbers; the background comes last, as it has none."""
+    count = 1 + max((int(name) for name in look.names), default=0)
+    by_id = names.by_id if names is not None and len(names.by_id) >= count else {}
+    classes = [by_id.get(number, f"class-{number}") for number in range(max(count, len(by_id)))]
+    if not set(classes) & set(BACKGROUNDS):
+        classes.append(BACKGROUNDS[0])
+    return ShapeMeaning(classes=tuple(classes))
