@@ -156,7 +156,7 @@ def test_the_reference_has_every_setting(reference: ModuleType) -> None:
         assert f"| `{key}` |" in page
     assert "## Method cag\n" in page
     assert "`resnet-101`" in page
-    assert "| `encoding` | `ids` or `palette` or `rgb` or `channel` |" in (
+    assert "| `encoding` | `ids` or `palette` or `rgb` or `channel` or `npy` or `coco`" in (
         reference.settings_page("domain")
     )
 

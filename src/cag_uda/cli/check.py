@@ -36,7 +36,7 @@ def check(
     else:
         problems = _problems_of_submission(console, recipe_or_domain, submission, data_root)
     for problem in problems:
-        console.print("[red]problem:[/red]", escape(problem), highlight=False)
+        console.print("[red]problem:[/red]", escape(problem), highlight=False, soft_wrap=True)
     if problems:
         typer.echo("error: the data has the problems above; mend them and check again", err=True)
         raise typer.Exit(2)
@@ -126,7 +126,7 @@ def _print_report(console: Console, report: DomainReport) -> None:
         if split.labelled:
             console.print(_histogram(split, report.class_names))
     for warning in report.warnings:
-        console.print(f"note: {warning}", highlight=False, markup=False)
+        console.print(f"note: {warning}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _histogram(split: SplitReport, names: tuple[str, ...]) -> Table:
