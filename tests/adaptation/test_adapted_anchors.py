@@ -1,0 +1,253 @@
+"""Anchors adapted by EM: against plain loops, on Gaussians that were moved, and over processes."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from cag_uda.adaptation.adapted_anchors import (
+    AdaptedAnchors,
+    FeatureSample,
+    SourceFeatures,
+    pool,
+)
+from cag_uda.errors import ShapeError, UserError
+from cag_uda.types import IGNORE
+
+K, D = 3, 5
+CENTRES = torch.tensor([[0.0, 0, 0, 0, 0], [3, 0, 0, 0, 1], [0, 4, -1, 0, 0]])
+SPREAD = torch.tensor([1.0, 0.5, 1.0, 2.0, 0.7])
+SHARES = torch.tensor([0.6, 0.3, 0.1])
+
+
+def same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def drawn(shares: Tensor, centres: Tensor, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Features (1, D, count / 50, 50) of Gaussians around centres, and their classes."""
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.multinomial(shares, count, replacement=True, generator=generator)
+    features = centres[label] + SPREAD * torch.randn(count, D, generator=generator)
+    return features.t().reshape(1, D, -1, 50), label.reshape(1, -1, 50)
+
+
+def of_source(features: Tensor, label: Tensor, num_classes: int = K) -> SourceFeatures:
+    source = SourceFeatures(num_classes, features.shape[1], features.device)
+    source.update(features, label)
+    return source
+
+
+def fitted(features: Tensor, label: Tensor, num_classes: int = K) -> AdaptedAnchors:
+    anchors = AdaptedAnchors(num_classes, features.shape[1])
+    anchors.fit(of_source(features, label, num_classes), same)
+    return anchors
+
+
+def sample_of(features: Tensor) -> FeatureSample:
+    sample = FeatureSample()
+    sample.update(features)
+    return sample
+
+
+def test_fit_gives_means_within_class_variance_shares_and_a_likelihood_by_hand() -> None:
+    features, label = drawn(SHARES, CENTRES, 5_000)
+    label[0, :2] = IGNORE
+    anchors = fitted(features, label)
+    rows, classes = features[0].flatten(1).t(), label.flatten()
+    means = torch.stack([rows[classes == k].mean(0) for k in range(K)])
+    known = classes != IGNORE
+    within = (rows[known] - means[classes[known]]).square().mean(0)
+    torch.testing.assert_close(anchors.source, means, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(anchors.variance, within, rtol=1e-4, atol=1e-4)
+    assert anchors.source_share.sum() == pytest.approx(1)
+    # Channels are independent here: no temperature is needed, and the grid holds 1.
+    assert float(anchors.temperature) == pytest.approx(1.0, abs=0.15)
+    scores = anchors.log_likelihood(features)[0].flatten(1).t().softmax(1)
+    for n in range(0, len(rows), 997):
+        logs = [
+            -sum(
+                (float(rows[n, d]) - float(means[k, d])) ** 2
+                / (2 * float(within[d]) * float(anchors.temperature))
+                for d in range(D)
+            )
+            for k in range(K)
+        ]
+        expected = torch.tensor(logs).softmax(0)
+        torch.testing.assert_close(scores[n], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_correlated_channels_get_a_temperature() -> None:
+    features, label = drawn(SHARES, CENTRES, 5_000)
+    anchors = fitted(features.repeat(1, 8, 1, 1), label)
+    assert float(anchors.temperature) == pytest.approx(8.0, rel=0.15), "each channel eight times"
+
+
+def test_em_is_the_loop_that_the_docstring_tells() -> None:
+    source, label = drawn(SHARES, CENTRES, 2_000)
+    anchors = AdaptedAnchors(K, D)
+    anchors.fit(of_source(source, label), same, confidence=0.8)
+    features, _ = drawn(torch.tensor([0.3, 0.3, 0.4]), CENTRES + 0.5, 1_000, seed=1)
+    anchors.adapt(sample_of(features), same, rounds=3, confidence=0.8, shrinkage=0.05)
+
+    variance, temperature = anchors.variance.double(), float(anchors.temperature)
+    own, share = anchors.source.double(), anchors.source_share.double()
+
+    def posterior(rows: Tensor) -> Tensor:
+        squares = ((rows[:, None] - vectors) ** 2 / variance).sum(2)
+        return (share.log() - squares / (2 * temperature)).softmax(1)
+
+    vectors = own.clone()
+    rows = source[0].flatten(1).t().double()
+    reference = torch.stack([rows[posterior(rows)[:, k] > 0.8].mean(0) for k in range(K)])
+    rows = features[0].flatten(1).t().double()
+    for _ in range(3):
+        likely = posterior(rows)
+        moved = own.clone()
+        for k in range(K):
+            sure = rows[likely[:, k] > 0.8]
+            weight = len(sure) / (len(sure) + 0.05 * len(rows))
+            moved[k] += weight * (sure.mean(0) - reference[k])
+        vectors, share = moved, (anchors.source_share.double() + likely.mean(0)) / 2
+    torch.testing.assert_close(anchors.vectors.double(), vectors, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(anchors.share.double(), share, rtol=1e-4, atol=1e-4)
+
+
+def test_em_finds_moved_centres_and_other_shares() -> None:
+    moved, shares = CENTRES + torch.tensor([0.8, -0.8, 0.5, 0.0, 0.3]), [0.2, 0.3, 0.5]
+    anchors = fitted(*drawn(SHARES, CENTRES, 20_000))
+    features, label = drawn(torch.tensor(shares), moved, 20_000, seed=1)
+    before = (anchors.log_likelihood(features).argmax(1) == label).float().mean()
+    anchors.adapt(sample_of(features), same, rounds=20, shrinkage=0.001, confidence=0.5)
+    after = (anchors.log_likelihood(features).argmax(1) == label).float().mean()
+    assert (anchors.vectors - moved).abs().max() < 0.35
+    assert (CENTRES - moved).abs().max() == pytest.approx(0.8)
+    assert after > before + 0.02
+    # π keeps half of the source's shares: it must have gone most of the other half.
+    found = 2 * anchors.share - anchors.source_share
+    torch.testing.assert_close(found, torch.tensor(shares), rtol=0, atol=0.05)
+
+
+def test_em_does_no_harm_where_source_and_target_are_one() -> None:
+    anchors = fitted(*drawn(SHARES, CENTRES, 20_000))
+    features, label = drawn(SHARES, CENTRES, 20_000, seed=1)
+    right = [(anchors.log_likelihood(features).argmax(1) == label).float().mean()]
+    anchors.adapt(sample_of(features), same)
+    right.append((anchors.log_likelihood(features).argmax(1) == label).float().mean())
+    assert right[1] > right[0] - 0.005
+    torch.testing.assert_close(anchors.share, anchors.source_share, rtol=0, atol=0.01)
+    assert (anchors.vectors - anchors.source).abs().max() < 0.1
+
+
+def test_a_class_that_the_source_never_shows_is_never_assigned() -> None:
+    features, label = drawn(torch.tensor([0.5, 0.5, 0.0]), CENTRES, 2_000)
+    anchors = fitted(features, label)
+    target, _ = drawn(SHARES, CENTRES, 2_000, seed=1)
+    anchors.adapt(sample_of(target), same)
+    scores = anchors.log_likelihood(target)
+    assert scores.isfinite().all(), "resizing must not meet infinity"
+    assert int(scores.argmax(1).max()) == 1
+    assert int(pool(torch.zeros_like(scores), scores).argmax(1).max()) == 1
+    assert anchors.vectors.isfinite().all()
+
+
+def test_sharing_a_sweep_between_processes_changes_nothing() -> None:
+    """Two halves of source and target, whose sums are exchanged, give the anchors of the whole."""
+    features, label = drawn(SHARES, CENTRES, 4_000)
+    target, _ = drawn(SHARES, CENTRES + 0.4, 4_000, seed=1)
+    whole = fitted(features, label)
+    whole.adapt(sample_of(target), same)
+
+    halves = [of_source(features[:, :, half::2], label[:, half::2]) for half in (0, 1)]
+    samples = [sample_of(target[:, :, half::2]) for half in (0, 1)]
+    both = [AdaptedAnchors(K, D), AdaptedAnchors(K, D)]
+    in_step(lambda rank, reduce: halves[rank].reduce(reduce))
+    in_step(lambda rank, reduce: both[rank].fit(halves[rank], reduce))
+    in_step(lambda rank, reduce: both[rank].adapt(samples[rank], reduce))
+    for one in both:
+        for name, value in whole.state_dict().items():
+            torch.testing.assert_close(one.state_dict()[name], value, rtol=1e-4, atol=1e-4)
+
+
+def in_step(work: Callable[[int, Callable[[Tensor], Tensor]], None]) -> None:
+    """Do the work of two processes in two threads that exchange sums."""
+    import threading
+
+    barrier, given = threading.Barrier(2), [torch.empty(0), torch.empty(0)]
+
+    def reducer(rank: int) -> Callable[[Tensor], Tensor]:
+        def reduce(tensor: Tensor) -> Tensor:
+            given[rank] = tensor.clone()
+            barrier.wait(20)
+            total = given[0] + given[1]
+            barrier.wait(20)
+            return total
+
+        return reduce
+
+    threads = [threading.Thread(target=work, args=(rank, reducer(rank))) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_a_sample_is_bounded_and_every_pixel_as_likely() -> None:
+    sample = FeatureSample(capacity=1_000)
+    for start in range(0, 30_000, 750):
+        sample.update(torch.arange(start, start + 750.0).reshape(1, 1, 15, 50))
+    rows, _ = sample.rows(1, torch.zeros(1))
+    assert 500 <= len(rows) <= 1_000
+    assert len(rows.unique()) == len(rows)
+    tenths = torch.histc(rows, bins=10, min=0, max=30_000) / len(rows)
+    assert float((tenths - 0.1).abs().max()) < 0.03
+    again = FeatureSample(capacity=1_000)
+    for start in range(0, 30_000, 750):
+        again.update(torch.arange(start, start + 750.0).reshape(1, 1, 15, 50))
+    assert again.rows(1, torch.zeros(1))[0].equal(rows), "a resumed run samples the same pixels"
+
+
+def test_a_sample_leaves_out_unlabelled_pixels() -> None:
+    features, label = drawn(SHARES, CENTRES, 1_000)
+    label[:, ::2] = IGNORE
+    sample = FeatureSample()
+    sample.update(features, label)
+    rows, classes = sample.rows(D, features)
+    assert rows.shape == (500, D)
+    assert set(classes.unique().tolist()) == {0, 1, 2}
+    empty, none = FeatureSample().rows(D, features)
+    assert (empty.shape, none.shape) == ((0, D), (0,))
+
+
+def test_the_likelihood_is_right_far_from_the_origin_and_in_half_precision() -> None:
+    features, label = drawn(SHARES, CENTRES, 2_000)
+    near, far = fitted(features, label), fitted(features + 1_000, label)
+    expected = near.log_likelihood(features).softmax(1)
+    got = far.log_likelihood(features + 1_000).softmax(1)
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-2)
+    weight, bias = near.linear()
+    linear = torch.einsum("kd,bdhw->bkhw", weight, features) + bias[:, None, None]
+    torch.testing.assert_close(linear.softmax(1), expected, rtol=1e-4, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert near.log_likelihood(features).softmax(1).equal(expected)
+
+
+def test_pool_has_the_argmax_of_the_product_and_its_root_as_confidence() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, scores = torch.randn(2, 2, K, 4, 5, generator=generator)
+    product = (logits.softmax(1) * scores.softmax(1)).sqrt()
+    torch.testing.assert_close(pool(logits, scores).softmax(1), product / product.sum(1, True))
+    with pytest.raises(ShapeError, match="one grid"):
+        pool(logits, scores[:, :2])
+
+
+def test_wrong_shapes_and_a_source_without_labels_are_refused() -> None:
+    features, label = drawn(SHARES, CENTRES, 1_000)
+    with pytest.raises(UserError, match="no labelled pixel"):
+        fitted(features, torch.full_like(label, IGNORE))
+    with pytest.raises(ShapeError, match="want features"):
+        fitted(features, label).log_likelihood(features[:, :2])
+    with pytest.raises(ShapeError, match="not on the grid"):
+        FeatureSample().update(features, label[:, :2])
