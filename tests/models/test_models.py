@@ -1,5 +1,6 @@
 """Segmenters: shapes, statistics per domain, storage."""
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -124,6 +125,47 @@ def test_statistics_per_domain_are_kept_apart(segmenter: Segmenter) -> None:
     assert segmenter(bright).logits.equal(segmenter(bright, "target").logits)
     segmenter.adopt_source_statistics()
     assert segmenter(bright, "source").logits.equal(segmenter(bright, "target").logits)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_the_targets_images_are_normalised_by_mixed_statistics(
+    share: float, classes: Classes
+) -> None:
+    """Against batch norm by hand, at the first norm; the source's images by the source's alone."""
+    form = {"backbone": "resnet-tiny", "decoder": "light", "target_share": share}
+    segmenter = Segmenter(SegmenterConfig.model_validate(form), classes)
+    segmenter.estimate_statistics([torch.rand(4, 3, 32, 32)], "source")
+    segmenter.estimate_statistics([torch.rand(4, 3, 32, 32) * 0.2], "target")
+    segmenter.eval()
+    image = torch.rand(2, 3, 32, 32)
+    convolution, norm = stem(segmenter)
+    assert isinstance(norm, DomainBatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    x = convolution((image - segmenter.mean) / segmenter.std)
+    for domain, alpha in (("source", 0.0), ("target", share)):
+        norm.domain = domain  # type: ignore[assignment]
+        mean = (1 - alpha) * norm.source_mean + alpha * norm.running_mean
+        variance = (1 - alpha) * norm.source_var + alpha * norm.running_var
+        expected = (x - mean[:, None, None]) / (variance[:, None, None] + norm.eps).sqrt()
+        torch.testing.assert_close(norm(x), expected, rtol=1e-4, atol=1e-5)
+    other = copy.deepcopy(segmenter)
+    other.set_target_share(1 - share)
+    assert other.config.target_share == 1 - share
+    same = other(image, "target").logits.allclose(segmenter(image, "target").logits)
+    assert not same
+    assert other(image, "source").logits.equal(segmenter(image, "source").logits)
+
+
+def test_networks_of_before_the_mixture_keep_the_targets_statistics(
+    segmenter: Segmenter, tmp_path: Path
+) -> None:
+    segmenter.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    table = json.loads(path.read_text())
+    del table["segmenter"]["target_share"]
+    path.write_text(json.dumps(table))
+    assert cag_uda.load(tmp_path).config.target_share == 1.0
 
 
 def test_shared_and_frozen_norms(classes: Classes) -> None:

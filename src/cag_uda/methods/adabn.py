@@ -1,19 +1,26 @@
-"""AdaBN: the target's own batch-norm statistics, and no training.
+"""AdaBN: batch-norm statistics of the target's images, and no training.
 
-Source: Li et al., *Revisiting Batch Normalization For Practical Domain Adaptation*, 2016.
+Sources: Li et al., *Revisiting Batch Normalization For Practical Domain Adaptation*, 2016; mixed
+with the source's as Schneider et al., NeurIPS 2020, and You et al. (α-BN), 2021.
 """
 
 from collections.abc import Iterator
 from typing import Literal
 
+from pydantic import Field
+
 from cag_uda.methods.base import Method, MethodConfig, Passes
+from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import Batch, Losses
 
 
 class AdaBNConfig(MethodConfig):
-    """Nothing to set."""
+    """Settings of AdaBN."""
 
     name: Literal["adabn"] = "adabn"
+    target_share: float | None = Field(default=None, ge=0, le=1)
+    """α, the weight of the target's statistics in the delivered network; 1 as published. None: the
+    network's own, `segmenter.target_share`."""
 
 
 class AdaBN(Method):
@@ -21,6 +28,11 @@ class AdaBN(Method):
 
     Config = AdaBNConfig
     trains = False
+
+    def __init__(self, segmenter: Segmenter, config: AdaBNConfig) -> None:
+        super().__init__(segmenter, config)
+        if config.target_share is not None:
+            segmenter.set_target_share(config.target_share)
 
     def prepare(self, passes: Passes) -> None:
         """Sweep over the target."""

@@ -70,6 +70,11 @@ class SegmenterConfig(Config):
     norm: Literal["shared", "per-domain", "frozen"] = "per-domain"
     """Batch-norm statistics: one set for both domains, a set per domain (scale and shift shared),
     or the initial ones, never updated."""
+    target_share: float = Field(default=0.5, ge=0, le=1)
+    """With a set per domain: the weight α of the target's own statistics in those that the target's
+    images are normalised by in evaluation, labelling and prediction; the source's have 1 − α. 1 is
+    AdaBN, 0 the source's alone. Where the classes' shares differ between the domains, the target's
+    alone ruin a good network (Schneider et al., NeurIPS 2020; You et al., α-BN, 2021)."""
     mean: tuple[float, float, float] | None = None
     """Per RGB channel, subtracted from an image in [0, 1]; None is the backbone's own, ImageNet's
     with most."""

@@ -1,8 +1,10 @@
-"""Batch normalisation whose running statistics are kept apart for source and target.
+"""Batch normalisation whose running statistics are kept apart for source and target, and mixed.
 
-Source: the idea of statistics per domain is Li et al., *Revisiting Batch Normalization For
-Practical Domain Adaptation* (AdaBN), 2016; sharing scale and shift while separating statistics
-follows it.
+Sources: statistics per domain are Li et al., *Revisiting Batch Normalization For Practical Domain
+Adaptation* (AdaBN), 2016; sharing scale and shift while separating statistics follows it. Mixing
+both domains' statistics at test time is Schneider et al., *Improving robustness against common
+corruptions by covariate shift adaptation*, NeurIPS 2020, and You et al., *Test-time Batch
+Statistics Calibration* (α-BN), 2021.
 """
 
 from collections.abc import Sequence
@@ -56,17 +58,31 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 class DomainBatchNorm2d(SharedBatchNorm2d):
     """Scale and shift shared by both domains, running mean and variance for each.
 
-    The target's statistics bear the usual names (`running_mean`, `running_var`), so that the
-    delivered network is an ordinary one; the source's stand beside them. `domain` says which are in
-    use.
+    The target's statistics bear the usual names (`running_mean`, `running_var`); the source's stand
+    beside them. `domain` says whose images are normalised. In evaluation the target's are
+    normalised by (1 − α) · source + α · target, of means and of variances; in training each
+    domain's by its own batch.
+
+    Args:
+        num_features: channels.
+        eps: added to the variance.
+        momentum: of the running statistics.
+        target_share: α, in [0, 1]; 1 is AdaBN, 0 the source's statistics alone.
     """
 
     source_mean: Tensor
     source_var: Tensor
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        target_share: float = 1.0,
+    ) -> None:
         super().__init__(num_features, eps=eps, momentum=momentum)
         self.domain: DomainName = "target"
+        self.target_share = target_share
         self.register_buffer("source_mean", torch.zeros(num_features))
         self.register_buffer("source_var", torch.ones(num_features))
 
@@ -81,6 +97,9 @@ class DomainBatchNorm2d(SharedBatchNorm2d):
         if self.training and self.is_shared:
             return self.normalise_together(input, mean, variance)
         is_training = self.training and input.numel() > self.num_features
+        if not is_training and self.domain == "target" and self.target_share < 1:
+            mean = torch.lerp(self.source_mean, mean, self.target_share)
+            variance = torch.lerp(self.source_var, variance, self.target_share)
         return F.batch_norm(
             input, mean, variance, self.weight, self.bias, is_training, momentum, self.eps
         )
@@ -155,19 +174,26 @@ def share_statistics(network: nn.Module, is_shared: bool) -> None:
 
 
 def running_statistics(norm: nn.BatchNorm2d, domain: DomainName) -> tuple[Tensor, Tensor]:
-    """Running mean and variance that a batch norm uses for a domain, each (channels,)."""
+    """Return the running mean and variance that a batch norm keeps for a domain, each (channels,)."""
     if isinstance(norm, DomainBatchNorm2d) and domain == "source":
         return norm.source_mean, norm.source_var
     # A batch norm that tracks statistics (ours always does) has both.
     return cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
 
 
-def separate_statistics(network: nn.Module) -> None:
-    """Give every `BatchNorm2d` below `network` statistics per domain; its weights are kept."""
+def separate_statistics(network: nn.Module, target_share: float = 1.0) -> None:
+    """Give every `BatchNorm2d` below `network` statistics per domain; its weights are kept.
+
+    Args:
+        network: changed in place.
+        target_share: α of `DomainBatchNorm2d`.
+    """
     for module in list(network.modules()):
         for name, child in module.named_children():
             if type(child) is nn.BatchNorm2d:
-                separated = DomainBatchNorm2d(child.num_features, child.eps, child.momentum or 0.1)
+                separated = DomainBatchNorm2d(
+                    child.num_features, child.eps, child.momentum or 0.1, target_share
+                )
                 separated.load_state_dict(child.state_dict(), strict=False)
                 setattr(module, name, separated)
     copy_statistics(network, "target", "source")

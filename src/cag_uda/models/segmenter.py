@@ -76,7 +76,7 @@ class Segmenter(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         if config.norm == "per-domain":
-            separate_statistics(self)
+            separate_statistics(self, config.target_share)
         self._domain_norms = tuple(m for m in self.modules() if isinstance(m, DomainBatchNorm2d))
 
     @property
@@ -199,6 +199,12 @@ class Segmenter(nn.Module):
         if self.detail is not None:
             head += self.detail.parameters()
         return {"backbone": backbone, "head": head}
+
+    def set_target_share(self, share: float) -> None:
+        """Set the weight of the target's own batch-norm statistics, as `config.target_share`."""
+        self.config = self.config.model_copy(update={"target_share": share})
+        for norm in self._domain_norms:
+            norm.target_share = share
 
     def adopt_source_statistics(self) -> None:
         """Give the target the source's statistics: what a network that saw no target has."""

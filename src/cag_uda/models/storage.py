@@ -64,7 +64,8 @@ def read(path_or_hub_id: str | Path, revision: str | None = None) -> ModelFolder
                 f"{folder} has model format {config['format']}, this version reads {_FORMAT}; "
                 "use the version of cag-uda that wrote it"
             )
-        segmenter = SegmenterConfig.model_validate(config["segmenter"])
+        # Networks that were written before there was a share are normalised as they were then.
+        segmenter = SegmenterConfig.model_validate({"target_share": 1.0, **config["segmenter"]})
         classes = Classes.model_validate(config["classes"])
         weights = load_file(folder / _WEIGHTS)
         card = folder / CARD
