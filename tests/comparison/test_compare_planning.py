@@ -60,8 +60,13 @@ def test_methods_are_planned_as_their_file_says(recipe_path: Path) -> None:
     }
     assert stages["cbst"] == [("source-only", 4, None), ("cbst", 5, 2)]
     assert stages["cag"] == [("warmup", 3, None), ("stage-1", 3, None), ("stage-2", 3, None)]
-    assert stages["adabn"] == [("source-only", 9, None), ("adabn", 0, None)]
-    assert entries["adabn"].run == entries["source-only"].run == "source-only"
+    assert stages["adabn"] == [
+        ("source-only", 9, None),
+        ("alpha-bn", 0, None),
+        ("adabn", 0, None),
+    ]
+    assert {entries[name].run for name in ("adabn", "alpha-bn", "source-only")} == {"source-only"}
+    assert entries["adabn"].scored == ("adabn",)
     for name in ("adaptsegnet", "advent", "adaptsegnet-ls"):
         method = entries[name].recipe.stages[0].method
         assert method.model_dump()["discriminator_channels"] == 4, "as the recipe's warm-up"

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.adaptation.losses import anchor_distance, cross_entropy
 from cag_uda.adaptation.pseudo_labels import by_anchor
+from cag_uda.methods.adapted_labels import AdaptedLabels
 from cag_uda.methods.base import Passes
 from cag_uda.methods.cag_settings import CAGConfig, CAGSettings
 from cag_uda.methods.label_kinds import CommonLabels, ConfidenceLabels, LabelKind
@@ -102,7 +103,10 @@ class CAG(FrozenLabeller):
         anchor = cls.new_anchor_labels(segmenter, config)
         confidence = ConfidenceLabels(config.confidence)
         common = CommonLabels(anchor, confidence)
-        return {"anchor": anchor, "confidence": confidence, "intersection": common}
+        kinds = {"anchor": anchor, "confidence": confidence, "intersection": common}
+        if "adapted" in config.labels:  # Two more sweeps: only where it is wanted.
+            kinds["adapted"] = AdaptedLabels(segmenter, config.adapted_confidence)
+        return kinds
 
     @property
     def anchor_labels(self) -> AnchorLabels:

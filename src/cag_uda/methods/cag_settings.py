@@ -11,12 +11,16 @@ from cag_uda.methods.margin_fitting import MarginConfig
 class CAGSettings(MethodConfig):
     """Settings of a stage of CAG or of a variant; the defaults are the paper's."""
 
-    labels: tuple[Literal["anchor", "confidence", "intersection"], ...] = ("anchor",)
+    labels: tuple[Literal["anchor", "adapted", "confidence", "intersection"], ...] = ("anchor",)
     """Pseudo-labels that supervise the target, each by a cross entropy; the mean of them is used.
-    The released code has ("anchor", "confidence")."""
+    By the nearest "anchor" (the paper); by anchors "adapted" to the target, together with the
+    classifier; by the classifier's "confidence"; or where "anchor" and "confidence" agree. The
+    released code has ("anchor", "confidence")."""
     margin: MarginConfig = MarginConfig()
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Least softmax probability of a probability-based label (the paper and the released code)."""
+    adapted_confidence: float = Field(default=0.9, gt=0, lt=1)
+    """Least pooled probability of a label by adapted anchors."""
     distance_weight: float = Field(default=0.7, ge=0)
     """λ of the distance losses of source and target; 0.7 in the released code."""
     target_weight: float = Field(default=1.0, ge=0)

@@ -174,7 +174,7 @@ def share_statistics(network: nn.Module, is_shared: bool) -> None:
 
 
 def running_statistics(norm: nn.BatchNorm2d, domain: DomainName) -> tuple[Tensor, Tensor]:
-    """Return the running mean and variance that a batch norm keeps for a domain, each (channels,)."""
+    """Return a batch norm's running mean and variance of a domain, each (channels,)."""
     if isinstance(norm, DomainBatchNorm2d) and domain == "source":
         return norm.source_mean, norm.source_var
     # A batch norm that tracks statistics (ours always does) has both.

@@ -1,0 +1,52 @@
+"""Labels by anchors that are adapted to the target, together with the classifier.
+
+The confidence of a label is a probability, the same on every network: the logarithmic pool of the
+classifier's p(c | x) and the anchors' p(f | c). The maths is `adaptation.adapted_anchors`.
+"""
+
+from torch import Tensor
+
+from cag_uda.adaptation.adapted_anchors import AdaptedAnchors, FeatureSample, SourceFeatures, pool
+from cag_uda.adaptation.pseudo_labels import by_confidence
+from cag_uda.methods.label_kinds import LabelKind
+from cag_uda.methods.labeller import LabellerPasses
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.types import Prediction, PseudoLabels
+
+
+class AdaptedLabels(LabelKind):
+    """The class that classifier and adapted anchors together find most probable.
+
+    Args:
+        segmenter: for its numbers of classes K and of feature channels D.
+        threshold: pooled probability that a label must exceed.
+    """
+
+    def __init__(self, segmenter: Segmenter, threshold: float) -> None:
+        super().__init__()
+        self.anchors = AdaptedAnchors(segmenter.num_classes, segmenter.feature_channels)
+        self.threshold = threshold
+
+    def prepare(self, seen: LabellerPasses) -> None:
+        """Fit Gaussians to the source's features, then move them to the target's by EM."""
+        anchors = self.anchors
+        source = SourceFeatures(*anchors.vectors.shape, anchors.vectors.device)
+        for prediction, label in seen.source():
+            source.update(prediction.features, label)
+        source.reduce(seen.all_reduce)
+        anchors.fit(source, seen.all_reduce)
+        target = FeatureSample()
+        for prediction in seen.target():
+            target.update(prediction.features)
+        anchors.adapt(target, seen.all_reduce)
+
+    def labels(self, prediction: Prediction) -> PseudoLabels:
+        """Label each pixel by argmax of the pool, where its probability exceeds the threshold."""
+        return by_confidence(self._pooled(prediction), self.threshold)
+
+    def labels_everywhere(self, prediction: Prediction) -> PseudoLabels:
+        """Label each pixel by argmax of the pool."""
+        return by_confidence(self._pooled(prediction), 0.0)
+
+    def _pooled(self, prediction: Prediction) -> Tensor:
+        return pool(prediction.logits, self.anchors.log_likelihood(prediction.features))
