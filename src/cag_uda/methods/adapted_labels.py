@@ -30,7 +30,8 @@ class AdaptedLabels(LabelKind):
     def prepare(self, seen: LabellerPasses) -> None:
         """Fit Gaussians to the source's features, then move them to the target's by EM."""
         anchors = self.anchors
-        source = SourceFeatures(*anchors.vectors.shape, anchors.vectors.device)
+        num_classes, channels = anchors.vectors.shape
+        source = SourceFeatures(num_classes, channels, anchors.vectors.device)
         for prediction, label in seen.source():
             source.update(prediction.features, label)
         source.reduce(seen.all_reduce)
