@@ -52,8 +52,20 @@ class Size:
 
 
 SIZES = (
-    Size("demo", SegmenterConfig(backbone="resnet-18-half", decoder="light"), 4, (72, 144), 11),
-    Size("camvid", SegmenterConfig(backbone="resnet-18-half", decoder="light"), 4, (120, 160), 11),
+    Size(
+        "demo",
+        SegmenterConfig(backbone="efficientnet-lite0", decoder="light", output_stride=32),
+        4,
+        (72, 144),
+        11,
+    ),
+    Size(
+        "camvid",
+        SegmenterConfig(backbone="efficientnet-lite0", decoder="light", output_stride=32),
+        4,
+        (120, 160),
+        11,
+    ),
     Size("resnet-101", SegmenterConfig(backbone="resnet-101"), 2, (256, 512), 19),
 )
 """The demo's and CamVid's recipes, and the paper's network at a size that a CPU can bear."""
