@@ -14,6 +14,14 @@ from cag_uda.errors import RunError
 _PART = ".part"
 """How the names of unfinished files end; those of a killed process stay behind."""
 
+_written: list[Path] = []
+"""The first file that this process has finished, if there is one."""
+
+
+def has_written() -> bool:
+    """Tell whether this process has finished a file."""
+    return bool(_written)
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -40,6 +48,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+        if not _written:
+            _written.append(path)
         _sync_folder(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error

@@ -26,7 +26,7 @@ COMMAND_LINES = [
     Mistake("adpat demo", ("no such command 'adpat'", "'adapt'")),
     Mistake("adapt demo --sead 3", ("--sead", "--seed", "cag-uda adapt --help")),
     Mistake("adapt", ("missing argument 'recipe'", "cag-uda adapt --help")),
-    Mistake("predict model day/images", ("missing option '--out'", "cag-uda predict --help")),
+    Mistake("pseudo-label model --domain day", ("missing option '--out'", "pseudo-label --help")),
     Mistake("adapt demo --seed one", ("'--seed'", "valid integer")),
     Mistake("compare tiny.toml --seeds 0", ("'--seeds'", "greater than or equal to 1")),
     Mistake("domains new", ("missing argument 'folder'", "cag-uda domains new --help")),

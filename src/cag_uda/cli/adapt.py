@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from cag_uda.cli.console import OnConsole
+from cag_uda.cli.console import OnConsole, begin, make_console
 from cag_uda.cli.options import (
     Accelerator,
     DataRoot,
     Precision,
     Seed,
     Sets,
+    Steps,
     Track,
     compute_changes,
     names_in,
+    steps_of_all,
 )
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def adapt(
     data_root: DataRoot = None,
     change: Sets = None,
     seed: Seed = None,
+    steps: Steps = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     devices: Annotated[int | None, typer.Option(help="Processes, one device each.")] = None,
     track: Track = None,
@@ -45,33 +47,44 @@ def adapt(
     changes += [] if track is None else [f"tracking.loggers={names_in(track)}"]
     changes += compute_changes(accelerator, precision)
     place = out or Path("runs") / Path(recipe).stem
-    _adapt(recipe, place, changes, data_root, resume)
+    _adapt(recipe, place, changes, data_root, resume, steps)
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("demo"),
     seed: Seed = None,
+    steps: Steps = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
 ) -> None:
     """Render two small domains and adapt from one to the other: no download, no GPU, minutes."""
     changes = [] if seed is None else [f"seed={seed}"]
-    _adapt("demo", out, changes, None, resume)
+    _adapt("demo", out, changes, None, resume, steps)
 
 
-def _adapt(name: str, out: Path, changes: list[str], data_root: Path | None, resume: bool) -> None:
+def _adapt(
+    name: str,
+    out: Path,
+    changes: list[str],
+    data_root: Path | None,
+    resume: bool,
+    steps: int | None,
+) -> None:
     """Run a recipe and print what its stages score."""
+    console = make_console()
+    begin(console, f"reading recipe {name}")
     from cag_uda.recipes import load_recipe
     from cag_uda.runs.runner import adapt
     from cag_uda.training.processes import speaks
 
-    console = Console()
+    if steps is not None:
+        changes = [*changes, *steps_of_all(load_recipe(name, changes, data_root), steps)]
     recipe = load_recipe(name, changes, data_root)
     with interruptible("go on with --resume"):
         run = adapt(recipe, out, resume=resume, progress=OnConsole(console))
     if not speaks():
         return
     console.print(_stage_table(run.scores))
-    console.print(f"network: {run.model}\nreport:  {run.folder / 'report.html'}", highlight=False)
+    console.print(f"network: {run.model}\nreport:  {run.folder / 'report.html'}", soft_wrap=True)
 
 
 @contextmanager

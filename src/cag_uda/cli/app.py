@@ -7,17 +7,20 @@ at once.
 import io
 import os
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from cag_uda import __version__
 from cag_uda.cli.adapt import adapt, demo
 from cag_uda.cli.bench import bench
 from cag_uda.cli.check import check
 from cag_uda.cli.compare import compare
+from cag_uda.cli.console import printable
 from cag_uda.cli.domains import domains
 from cag_uda.cli.evaluate import evaluate
 from cag_uda.cli.export import export
+from cag_uda.cli.group import Command, Group
 from cag_uda.cli.import_ import import_
 from cag_uda.cli.plan import plan
 from cag_uda.cli.predict import predict
@@ -30,27 +33,44 @@ from cag_uda.errors import UserError
 app = typer.Typer(
     name="cag-uda",
     help="Adapt a semantic segmentation network to images that nobody has labelled.",
+    cls=Group,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.command()(adapt)
-app.command()(compare)
-app.command()(select)
-app.command()(demo)
-app.command()(bench)
-app.command()(plan)
-app.command()(evaluate)
-app.command()(predict)
-app.command("pseudo-label")(pseudo_label)
-app.command()(export)
-app.command()(check)
-app.command("import")(import_)
+app.command(cls=Command)(adapt)
+app.command(cls=Command)(compare)
+app.command(cls=Command)(select)
+app.command(cls=Command)(demo)
+app.command(cls=Command)(bench)
+app.command(cls=Command)(plan)
+app.command(cls=Command)(evaluate)
+app.command(cls=Command)(predict)
+app.command("pseudo-label", cls=Command)(pseudo_label)
+app.command(cls=Command)(export)
+app.command(cls=Command)(check)
+app.command("import", cls=Command)(import_)
 app.add_typer(recipes)
 app.add_typer(domains)
-app.command()(report)
+app.command(cls=Command)(report)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cag-uda {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Adapt a semantic segmentation network to images that nobody has labelled."""
+
 
 _UsageError: Any = typer.BadParameter.__mro__[1]
 """What typer raises for a command line that it cannot read; it has no public name for it."""
@@ -68,7 +88,7 @@ def main() -> None:
     except _UsageError as error:
         problems = _usage_problems(error)
     for problem in problems:
-        sys.stderr.write(f"error: {problem}\n")
+        sys.stderr.write(f"error: {printable(problem)}\n")
     sys.exit(2)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from cag_uda.cli.console import begin, make_console
 from cag_uda.cli.options import Accelerator, Precision
 from cag_uda.errors import UserError
 
@@ -35,6 +35,8 @@ def bench(
     unknown = [part for part in parts or [] if part not in PARTS]
     if unknown:
         raise UserError(f"bench knows no part {', '.join(unknown)}; choose from {', '.join(PARTS)}")
+    console = make_console()
+    begin(console, "preparing")
     import torch
 
     from cag_uda.files import write_json
@@ -55,7 +57,6 @@ def bench(
         "cpu": lambda: ladder.ladder("resnet-18", max(1, rounds // 5)),
     }
     rows: list[Row] = []
-    console = Console()
     for part in parts or PARTS:
         console.print(f"measuring {part} …", style="dim")
         rows += work[part]()

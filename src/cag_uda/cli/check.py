@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from cag_uda.cli.console import OnConsole
+from cag_uda.cli.console import OnConsole, begin, make_console, printable
 from cag_uda.cli.options import DataRoot
 from cag_uda.errors import UserError
 
@@ -30,13 +30,14 @@ def check(
     data_root: DataRoot = None,
 ) -> None:
     """Read all the data before any training and report what is wrong with it."""
-    console = Console()
+    console = make_console()
+    begin(console, f"reading {recipe_or_domain}")
     if submission is None:
         problems = _problems_of_data(console, recipe_or_domain, data_root)
     else:
         problems = _problems_of_submission(console, recipe_or_domain, submission, data_root)
     for problem in problems:
-        console.print("[red]problem:[/red]", escape(problem), highlight=False, soft_wrap=True)
+        console.print(Text("problem:", "red"), printable(problem), soft_wrap=True)
     if problems:
         typer.echo("error: the data has the problems above; mend them and check again", err=True)
         raise typer.Exit(2)
@@ -50,7 +51,7 @@ def _problems_of_data(console: Console, name: str, data_root: Path | None) -> li
     reports = []
     for domain, split, with_labels in _wanted(name, data_root):
         bars = OnConsole(console)
-        bars.note(f"reading {escape(domain.name)}")
+        bars.note(f"reading {domain.name}")
 
         def show(done: int, total: int, bars: OnConsole = bars, name: str = domain.name) -> None:
             bars.update(f"reading {name}", done, total)
@@ -119,8 +120,8 @@ def _print_report(console: Console, report: DomainReport) -> None:
         sizes = ", ".join(f"{w}×{h} ({n})" for (h, w), n in list(split.image_sizes.items())[:5])
         values = f"; {split.values}" if split.values else ""
         console.print(
-            f"[bold]{report.domain}/{split.split}[/bold]: {split.images} images, "
-            f"{split.labelled} labelled; {sizes}{values}",
+            Text(f"{report.domain}/{split.split}:", "bold"),
+            f"{split.images} images, {split.labelled} labelled; {sizes}{values}",
             highlight=False,
         )
         if split.labelled:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from cag_uda.cli.adapt import interruptible
-from cag_uda.cli.console import OnConsole
+from cag_uda.cli.console import OnConsole, begin, make_console
 from cag_uda.cli.options import (
     Accelerator,
     DataRoot,
@@ -48,13 +47,14 @@ def compare(
     precision: Precision = "auto",
 ) -> None:
     """Compare methods, or CAG's variants, on one budget; runs what is missing in --out."""
+    console = make_console()
+    begin(console, f"reading recipe {recipe}")
     from cag_uda.comparison.compare import plan_comparison
     from cag_uda.recipes import load_recipe
     from cag_uda.report import write_comparison
 
     changes = [*(change or []), *compute_changes(accelerator, precision)]
     loaded = load_recipe(recipe, changes, data_root)
-    console = Console()
     progress = OnConsole(console)
     with interruptible("give the same command again to go on"):
         comparison = plan_comparison(

@@ -8,6 +8,29 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 
 _LINE_EVERY_S = 15.0
+_MOST_CHARACTERS = 2000
+"""Of one message: a file can make what it is said of as long as it likes."""
+
+
+def make_console() -> Console:
+    """A console on which names stand as they are: no markup, no emoji, no guessed colours."""
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+def begin(console: Console, what: str) -> None:
+    """Say what comes, before imports and reading that take seconds."""
+    console.print(printable(f"{what} …"), style="dim", soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """A message without control characters, which could steer a terminal, and of bounded length."""
+    shown = "".join(
+        each if each in "\n\t" or each.isprintable() else ascii(each)[1:-1] for each in text
+    )
+    if len(shown) > _MOST_CHARACTERS:
+        more = len(shown) - _MOST_CHARACTERS
+        shown = f"{shown[:_MOST_CHARACTERS]} … ({more:,} more characters)"
+    return shown
 
 
 class OnConsole:
@@ -39,7 +62,8 @@ class OnConsole:
             self._move_bar(label, done, total, values)
         elif done == total or now - self._spoken_s > _LINE_EVERY_S:
             self._spoken_s = now
-            self._console.print(self._line(label, done, total, values, now), highlight=False)
+            line = printable(self._line(label, done, total, values, now))
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
         if done >= total:
             self._close()
 
@@ -54,16 +78,16 @@ class OnConsole:
     def _move_bar(self, label: str, done: int, total: int, values: Mapping[str, float]) -> None:
         if self._bars is None:
             self._bars = Bars(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[losses]}"),
+                TextColumn("{task.fields[losses]}", markup=False),
                 console=self._console,
                 transient=True,
             )
             self._bars.start()
-            self._bars.add_task(label, total=total, losses="")
+            self._bars.add_task(printable(label), total=total, losses="")
         losses = " ".join(f"{name} {value:.3f}" for name, value in values.items())
         self._bars.update(self._bars.task_ids[0], completed=done, losses=losses)
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from cag_uda.cli.group import Out, Overwrite, group, refuse_existing
+from cag_uda.cli.console import begin, make_console
+from cag_uda.cli.group import Command, Out, Overwrite, group, refuse_existing
 from cag_uda.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,10 +33,10 @@ def list_domains(context: typer.Context) -> None:
     for each in domain_names():
         entry = tomllib.loads(domain_file(each).read_text(encoding="utf-8"))
         table.add_row(each, str(entry.get("label_space", "")), ", ".join(entry.get("splits", {})))
-    Console().print(table)
+    make_console().print(table)
 
 
-@domains.command("show")
+@domains.command("show", cls=Command)
 def show_domain(
     name: Annotated[str, typer.Argument(help="Of a built-in domain.")],
 ) -> None:
@@ -49,7 +52,7 @@ def show_domain(
     typer.echo(domain_file(name).read_text(encoding="utf-8"), nl=False)
 
 
-@domains.command("new")
+@domains.command("new", cls=Command)
 def new_domain(
     folder: Annotated[Path, typer.Argument(help="With the images, and labels if there are any.")],
     out: Out = None,
@@ -60,6 +63,8 @@ def new_domain(
     overwrite: Overwrite = False,
 ) -> None:
     """Look into a folder and write a domain file for it, with its guesses explained."""
+    console = make_console()
+    begin(console, f"looking into {folder}")
     from cag_uda.data.inspection.draft import draft_domain, name_of
     from cag_uda.files import write_text
     from cag_uda.recipes.json_schema import schema_line
@@ -67,14 +72,12 @@ def new_domain(
     name = name or name_of(folder)
     file = out or Path(f"{name}.toml")
     refuse_existing(file, overwrite)
-    console = Console()
-    console.print(f"looking into {folder}", highlight=False, markup=False, soft_wrap=True)
     draft = draft_domain(folder, file, name, label_space)
     write_text(file, f"{schema_line('domain', file.parent)}\n{draft.text}")
     _describe(console, draft, file)
 
 
-@domains.command("spaces")
+@domains.command("spaces", cls=Command)
 def list_spaces() -> None:
     """List the built-in label spaces with their classes."""
     from cag_uda.data.domains.builtin import label_space_names
@@ -83,10 +86,10 @@ def list_spaces() -> None:
     for name in label_space_names():
         space = LabelSpace.load(name)
         listed = ", ".join(f"{train_id} {each}" for train_id, each in enumerate(space.names))
-        Console().print(f"[bold]{name}[/bold]: {listed}", highlight=False, soft_wrap=True)
+        make_console().print(Text(f"{name}:", "bold"), listed, soft_wrap=True)
 
 
-@domains.command("schema")
+@domains.command("schema", cls=Command)
 def domain_schema() -> None:
     """Print the JSON schema of domain files, for editors."""
     from cag_uda.recipes.json_schema import json_schema
@@ -119,5 +122,7 @@ def _describe(console: Console, draft: Draft, file: Path) -> None:
     is_to_name = bool(meaning.classes) and not meaning.is_named
     advice = "give the classes their names in it, then " if is_to_name else ""
     console.print(
-        f"{file} is written: {advice}run cag-uda check {file}", highlight=False, soft_wrap=True
+        f"{file} is written: {advice}run cag-uda check {quote(str(file))}",
+        highlight=False,
+        soft_wrap=True,
     )

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cag_uda.cli.console import OnConsole
+from cag_uda.cli.console import OnConsole, begin, make_console
 from cag_uda.cli.options import (
     Accelerator,
     AlignCorners,
@@ -20,21 +20,27 @@ from cag_uda.cli.options import (
     ExactPrecision,
     Flip,
     Scales,
-    Split,
     Window,
     views_of,
 )
+from cag_uda.errors import UserError
 
 if TYPE_CHECKING:
+    from cag_uda.data.domains.domain import Domain as ImageDomain
     from cag_uda.evaluation.evaluate import Evaluation
     from cag_uda.evaluation.published import PublishedRow
     from cag_uda.evaluation.scores import Scores
 
 
+_USUAL = "test"
+
+
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model folder, a run, or a hub id.")],
     domain: Domain,
-    split: Split = "test",
+    split: Annotated[
+        str | None, typer.Option(help="Of the domain; default: test, or the only labelled one.")
+    ] = None,
     protocol: Annotated[
         str | None, typer.Option(help="cityscapes-19, synthia-16, synthia-13, synthia-13-ignored.")
     ] = None,
@@ -53,7 +59,9 @@ def evaluate(
     precision: ExactPrecision = "32",
 ) -> None:
     """Score a network on a labelled split: IoU per class and mIoU."""
-    from cag_uda.data.domains.domain import Domain as ImageDomain
+    console = make_console()
+    begin(console, f"reading {model}")
+    from cag_uda.data.domains.domain import Domain as DomainOfImages
     from cag_uda.evaluation.evaluate import evaluate as evaluate_split
     from cag_uda.evaluation.protocols import find_protocol
     from cag_uda.prediction.opening import as_learned, computing_in, open_model
@@ -63,9 +71,9 @@ def evaluate(
     views = views_of(flip, scale, window, align_corners)
     if protocol is not None:
         find_protocol(protocol)
-    opened = ImageDomain.open(domain, data_root)
+    opened = DomainOfImages.open(domain, data_root)
+    split = split or _only_labelled(opened)
     evaluations: dict[str, Evaluation] = {}
-    console = Console()
     for name in [model] if against is None else [model, against]:
         segmenter = open_model(name, accelerator)
         bars = OnConsole(console)
@@ -100,6 +108,19 @@ def evaluate(
         )
     if json_file is not None:
         write_record(json_file, result)
+
+
+def _only_labelled(domain: ImageDomain) -> str:
+    """The split to score where none is named."""
+    labelled = [split for split in domain.splits if domain.is_labelled(split)]
+    if _USUAL in labelled or not labelled:
+        return _USUAL
+    if len(labelled) > 1:
+        raise UserError(
+            f"domain {domain.name!r} has no labelled split {_USUAL!r}, but {', '.join(labelled)}: "
+            "name one by --split"
+        )
+    return labelled[0]
 
 
 def _print_scores(

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from cag_uda.cli.console import begin, make_console
 from cag_uda.cli.options import Model, height_and_width
 
 
@@ -21,14 +21,17 @@ def export(
     ] = None,
 ) -> None:
     """Write a network as one file: 8-bit RGB images in, train ids out."""
-    from cag_uda.prediction.export import export
+    console = make_console()
+    begin(console, f"reading {model}")
+    from cag_uda.prediction.export import check_exporter, export
     from cag_uda.prediction.opening import open_model
 
     size_px = None if size is None else height_and_width("--size", size)
+    check_exporter(file)
     segmenter = open_model(model, "cpu")
-    console = Console()
-    console.print(f"exporting {model}", highlight=False, soft_wrap=True)
-    found = export(segmenter, file, half=half, size_px=size_px)
+    found = export(
+        segmenter, file, half=half, size_px=size_px, progress=lambda what: begin(console, what)
+    )
     elsewhere = (
         "; elsewhere the network itself prefers its label by a probability of "
         f"{found.largest_gap:.4f} at most"

@@ -1,18 +1,47 @@
-"""A group of commands over built-in files, and options that both groups share."""
+"""How commands and groups of commands behave, and options that both groups of files share."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from cag_uda.errors import UserError
+from cag_uda.files import has_written
+
+_INTERRUPTED = 130
 
 Out = Annotated[Path | None, typer.Option(help="The file; default: a name of its own here.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")]
 
 
-class ShowsByName(TyperGroup):
+class Command(TyperCommand):
+    """A command whose help names no type of its flags, and which says what Ctrl-C has left."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Its options and arguments."""
+        return _without_types_of_flags(super().get_params(ctx))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            left = "what was written is whole" if has_written() else "nothing was written"
+            sys.stderr.write(f"\ninterrupted; {left}; give the same command again to go on\n")
+            raise typer.Exit(_INTERRUPTED) from None
+
+
+class Group(TyperGroup):
+    """A group of commands, with the same help."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Its options."""
+        return _without_types_of_flags(super().get_params(ctx))
+
+
+class ShowsByName(Group):
     """A group in which a name that is no command is shown: `domains camvid`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -20,6 +49,13 @@ class ShowsByName(TyperGroup):
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             args = ["show", *args]
         return super().resolve_command(ctx, args)
+
+
+def _without_types_of_flags(parameters: Any) -> Any:
+    for each in parameters:
+        if getattr(each, "is_flag", False):
+            each.metavar = ""
+    return parameters
 
 
 def group(name: str, text: str) -> typer.Typer:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from cag_uda.cli.console import begin, make_console
+
 if TYPE_CHECKING:
     from cag_uda.models.foreign import Foreign
 
@@ -29,11 +31,12 @@ def import_(
     ] = None,
 ) -> None:
     """Make a model folder of a checkpoint of other people's released code."""
+    console = make_console()
+    begin(console, f"reading {checkpoint}")
     from cag_uda.prediction.importing import RECORD, import_checkpoint
     from cag_uda.runs.anchor_files import ANCHORS
 
     made = import_checkpoint(checkpoint, out, anchors=anchors, family=family, domain=domain)
-    console = Console()
     _describe(console, made.foreign)
     where = f"network: {out}; each name in {out / RECORD}"
     console.print(where, highlight=False, soft_wrap=True)

@@ -13,6 +13,7 @@ from cag_uda.errors import UserError
 
 if TYPE_CHECKING:
     from cag_uda.models.views import Views
+    from cag_uda.recipes import Recipe
 
 DataRoot = Annotated[
     Path | None,
@@ -25,6 +26,9 @@ Sets = Annotated[
     ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Of weights, order, augmentation; sets `seed`.")]
+Steps = Annotated[
+    int | None, typer.Option(min=1, help="Of every stage that trains, in place of its own.")
+]
 Track = Annotated[
     str | None,
     typer.Option(help="Of tensorboard, wandb, mlflow, with commas; default: tensorboard."),
@@ -60,6 +64,11 @@ def compute_changes(accelerator: str, precision: str) -> list[str]:
     """Give the changes of a recipe that `--accelerator` and `--precision` ask for."""
     changes = [] if accelerator == "auto" else [f"compute.accelerator={accelerator!r}"]
     return changes + ([] if precision == "auto" else [f"compute.precision={precision!r}"])
+
+
+def steps_of_all(recipe: Recipe, steps: int) -> list[str]:
+    """Give the changes of a recipe by which each stage that trains takes so many steps."""
+    return [f"stages.{stage.name}.steps={steps}" for stage in recipe.stages if stage.steps]
 
 
 def views_of(

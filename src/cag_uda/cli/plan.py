@@ -7,11 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from cag_uda.cli.console import OnConsole
-from cag_uda.cli.options import Accelerator, DataRoot, Precision, Sets, compute_changes
+from cag_uda.cli.console import OnConsole, begin, make_console
+from cag_uda.cli.options import (
+    Accelerator,
+    DataRoot,
+    Precision,
+    Sets,
+    Steps,
+    compute_changes,
+    steps_of_all,
+)
 
 if TYPE_CHECKING:
     from cag_uda.runs.planning import Forecast, Setting, StageForecast
@@ -24,6 +31,7 @@ def plan(
     recipe: Annotated[str, typer.Argument(help="A built-in recipe's name, or a TOML file.")],
     data_root: DataRoot = None,
     change: Sets = None,
+    steps: Steps = None,
     accelerator: Accelerator = "auto",
     precision: Precision = "auto",
     memory: Annotated[
@@ -34,14 +42,17 @@ def plan(
     ] = None,
 ) -> None:
     """Tell before a run what memory and time its stages take here, and what would fit."""
+    console = make_console()
+    begin(console, f"reading recipe {recipe}")
     from cag_uda.files import write_json
     from cag_uda.recipes import load_recipe
     from cag_uda.runs.planning import plan
 
     changes = [*(change or []), *compute_changes(accelerator, precision)]
+    if steps is not None:
+        changes += steps_of_all(load_recipe(recipe, changes, data_root), steps)
     loaded = load_recipe(recipe, changes, data_root)
     memory_mib = None if memory is None else memory * 1024
-    console = Console()
     forecast = plan(loaded, memory_mib=memory_mib, progress=OnConsole(console))
     console.print(_table(forecast))
     for line in _conclusions(forecast, loaded.loading.workers, loaded.compute.devices):

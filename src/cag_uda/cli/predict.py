@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from cag_uda.cli.console import OnConsole
+from cag_uda.cli.console import OnConsole, begin, make_console
 from cag_uda.cli.options import (
     Accelerator,
     AlignCorners,
@@ -27,7 +26,7 @@ def predict(
         list[str],
         typer.Argument(help="Images, videos, folders, globs; - takes a list on standard input."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the predictions.")],
+    out: Annotated[Path, typer.Option(help="Folder for the predictions.")] = Path("predictions"),
     kinds: Annotated[
         list[str] | None,
         typer.Option(
@@ -47,6 +46,8 @@ def predict(
     precision: ExactPrecision = "32",
 ) -> None:
     """Segment images, folders of images and videos; done ones are skipped."""
+    console = make_console()
+    begin(console, f"reading {model}")
     from cag_uda.prediction.jobs import FROM_STDIN, split_list
     from cag_uda.prediction.predict import predict_files
 
@@ -61,5 +62,5 @@ def predict(
         views=views_of(flip, scale, window, align_corners),
         accelerator=accelerator,
         precision=precision,
-        progress=OnConsole(Console()),
+        progress=OnConsole(console),
     )

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from cag_uda.cli.console import OnConsole
+from cag_uda.cli.console import OnConsole, begin, make_console
 from cag_uda.cli.options import Accelerator, DataRoot, Domain, ExactPrecision, Model, Split
 from cag_uda.errors import DataError
 
@@ -45,6 +44,8 @@ def pseudo_label(
     precision: ExactPrecision = "32",
 ) -> None:
     """Label a split by anchors and by confidence: PNGs of train ids, with coverage by class."""
+    console = make_console()
+    begin(console, f"reading {model}")
     from cag_uda.prediction.pseudo_labels import Asked, pseudo_label_split
 
     asked = Asked(
@@ -58,7 +59,6 @@ def pseudo_label(
         accelerator=accelerator,
         precision=precision,
     )
-    console = Console()
     made, broken = pseudo_label_split(model, out, domain, split, asked, OnConsole(console))
     console.print(_table(made))
     console.print(f"{made.images} labels of each kind in {out}", soft_wrap=True)

@@ -1,13 +1,14 @@
 """`cag-uda recipes`: what is built in, and a recipe for two domains of one's own."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from cag_uda.cli.group import Out, Overwrite, group, refuse_existing
+from cag_uda.cli.console import begin, make_console
+from cag_uda.cli.group import Command, Out, Overwrite, group, refuse_existing
 from cag_uda.cli.options import DataRoot
 
 recipes = group("recipes", "List the built-in recipes; show one, or write one for two domains.")
@@ -23,10 +24,10 @@ def list_recipes(context: typer.Context) -> None:
     table = Table("recipe", "what it does", box=None)
     for each, path in builtin_recipes().items():
         table.add_row(each, str(read_recipe_file(path).get("description", "")))
-    Console().print(table)
+    make_console().print(table)
 
 
-@recipes.command("show")
+@recipes.command("show", cls=Command)
 def show_recipe(
     name: Annotated[str, typer.Argument(help="A built-in recipe's name, or a file.")],
     complete: Annotated[
@@ -41,7 +42,7 @@ def show_recipe(
     typer.echo(dump_recipe(recipe) if complete else path.read_text(encoding="utf-8"), nl=False)
 
 
-@recipes.command("new")
+@recipes.command("new", cls=Command)
 def new_recipe(
     source: Annotated[str, typer.Argument(help="The labelled domain: built-in, or a file.")],
     target: Annotated[str, typer.Argument(help="The domain to adapt to: built-in, or a file.")],
@@ -54,6 +55,8 @@ def new_recipe(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a whole recipe for two domains, with comments."""
+    console = make_console()
+    begin(console, f"reading {source} and {target}")
     from cag_uda.files import write_text
     from cag_uda.recipes.draft import draft_recipe
     from cag_uda.recipes.json_schema import schema_line
@@ -67,14 +70,15 @@ def new_recipe(
     file = out or Path(f"{name}.toml")
     refuse_existing(file, overwrite)
     write_text(file, f"{schema_line('recipe', file.parent)}\n{text}")
-    Console().print(
-        f"{file} is written: read it, then run cag-uda check {file} and cag-uda adapt {file}",
+    name = quote(str(file))
+    console.print(
+        f"{file} is written: read it, then run cag-uda check {name} and cag-uda adapt {name}",
         highlight=False,
         soft_wrap=True,
     )
 
 
-@recipes.command("schema")
+@recipes.command("schema", cls=Command)
 def recipe_schema() -> None:
     """Print the JSON schema of recipes, for editors."""
     from cag_uda.recipes.json_schema import json_schema

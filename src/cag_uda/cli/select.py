@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from cag_uda.cli.console import begin, make_console
 
 if TYPE_CHECKING:
     from cag_uda.runs.records.run import RankedNetwork
@@ -29,6 +30,8 @@ def select(
     ] = None,
 ) -> None:
     """Rank the networks of runs without a label of the target."""
+    console = make_console()
+    begin(console, f"reading {', '.join(map(str, runs))}")
     from cag_uda.runs.criteria import record_missing
     from cag_uda.runs.records.base import write_record
     from cag_uda.runs.records.run import Ranking
@@ -42,7 +45,6 @@ def select(
             record_missing(run)
         found += checkpoints(run)
     chosen, by_rank = best_kept(found, criterion), ordered(found, criterion)
-    console = Console()
     console.print(_table(by_rank, criterion, names, console.width >= _WIDE))
     console.print(f"the best that was kept: {chosen.network}", highlight=False)
     if json_file is not None:

@@ -57,6 +57,7 @@ def export(
     *,
     half: bool = False,
     size_px: tuple[int, int] | None = None,
+    progress: Callable[[str], object] = lambda what: None,
 ) -> Export:
     """Write a network as one file, which takes 8-bit RGB images and gives train ids.
 
@@ -69,6 +70,7 @@ def export(
         half: compute in float16, for GPUs; the file is half as large.
         size_px: (H, W) of all images that the file takes; None for images of any size from
             SMALLEST_PX a side.
+        progress: told what is done next.
 
     Returns:
         How far file and network agree.
@@ -79,15 +81,15 @@ def export(
         ModelError: if the file gives other labels than the network.
         RunError: if the file cannot be written.
     """
-    if path.suffix not in EXPORTERS:
-        raise UserError(f"cannot export to {path}: give a file ending in {' or '.join(EXPORTERS)}")
+    check_exporter(path)
     _refuse_size(segmenter, size_px)
-    if path.suffix == ".onnx":
-        _require_onnx()
+    progress("tracing the network")
     network = copy.deepcopy(segmenter).eval().requires_grad_(False)
     program = _program(LabelNetwork(network.half() if half else network), size_px)
     with whole_file(path) as temporary:
+        progress(f"writing {path}")
         label = EXPORTERS[path.suffix](program, segmenter.classes, temporary)
+        progress("comparing the file with the network")
         found = _compare(label, segmenter, size_px)
         if found.agreement < _LEAST_AGREEMENT[half] or found.largest_gap > _TIE[half]:
             raise ModelError(
@@ -97,6 +99,18 @@ def export(
                 + ("leave out --half" if half else "export with another version of torch")
             )
     return found
+
+
+def check_exporter(path: Path) -> None:
+    """Make sure that a file can be written, before a network is read.
+
+    Raises:
+        UserError: for another ending than those of `EXPORTERS`, or if a package is missing.
+    """
+    if path.suffix not in EXPORTERS:
+        raise UserError(f"cannot export to {path}: give a file ending in {' or '.join(EXPORTERS)}")
+    if path.suffix == ".onnx":
+        _require_onnx()
 
 
 def description(classes: Classes) -> dict[str, str]:
