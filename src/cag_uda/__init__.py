@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from cag_uda.adaptation.pseudo_labels import by_anchor, by_confidence
     from cag_uda.methods.base import Method
     from cag_uda.models import load
+    from cag_uda.models.segmentation import Segmentation
     from cag_uda.models.segmenter import Segmenter
+    from cag_uda.prediction.predict import predict_files
     from cag_uda.runs.runner import Run, adapt
 
 __version__ = "0.1.0"
@@ -19,22 +21,26 @@ __all__ = [
     "CategoryAnchors",
     "Method",
     "Run",
+    "Segmentation",
     "Segmenter",
     "adapt",
     "by_anchor",
     "by_confidence",
     "load",
+    "predict_files",
 ]
 
 _HOMES = {
     "CategoryAnchors": "cag_uda.adaptation.anchors",
     "Method": "cag_uda.methods.base",
     "Run": "cag_uda.runs.runner",
+    "Segmentation": "cag_uda.models.segmentation",
     "Segmenter": "cag_uda.models.segmenter",
     "adapt": "cag_uda.runs.runner",
     "by_anchor": "cag_uda.adaptation.pseudo_labels",
     "by_confidence": "cag_uda.adaptation.pseudo_labels",
     "load": "cag_uda.models",
+    "predict_files": "cag_uda.prediction.predict",
 }
 
 

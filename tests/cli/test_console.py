@@ -6,12 +6,14 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from cag_uda.cli.console import OnConsole
+from cag_uda.cli.console import OnConsole, make_console
+from cag_uda.runs.console import shown
+from cag_uda.runs.progress import Silent
 
 
 def test_lines_now_and_then_tell_what_remains(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 100.0
-    monkeypatch.setattr("cag_uda.cli.console.time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setattr("cag_uda.runs.console.time", SimpleNamespace(monotonic=lambda: now_s))
     written = io.StringIO()
     progress = OnConsole(Console(file=written, width=100))
     # Gone on with: 2 of 10 are no work of this process.
@@ -37,3 +39,14 @@ def test_a_terminal_has_a_bar_and_lines_above_it() -> None:
     assert "labelling" in shown
     assert "4/4" in shown
     assert "remain" not in shown
+
+
+def test_progress_is_shown_where_somebody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    assert isinstance(shown(None), Silent)
+    assert isinstance(shown(True), OnConsole)
+    assert isinstance(shown(False), Silent)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert isinstance(shown(None), OnConsole)
+    told = OnConsole(make_console())
+    assert shown(told) is told

@@ -137,10 +137,10 @@ MODEL_CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         UserError,
         "notes.txt is damaged, cut off or no image",
     ),
-    "predict an array of fractions": (
-        lambda: cag_uda.load("model").predict(np.zeros((48, 64, 3))),  # type: ignore[arg-type]
+    "predict an array of wide integers": (
+        lambda: cag_uda.load("model").predict(np.zeros((48, 64, 3), np.int64)),
         UserError,
-        r"of 8 bits, got \(48, 64, 3\) float64; convert it",
+        r"\(48, 64, 3\) of int64: .* give uint8 from 0 to 255",
     ),
     "adapt over a run": (lambda: cag_uda.adapt("tiny.toml", "run"), UserError, "exists already"),
     "anchors of other channels": (

@@ -12,6 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import cag_uda
 from cag_uda.cli.app import app
 from cag_uda.models.inference import class_logits, inference, most_likely, prepare, upsample
 from cag_uda.models.label_maps import most_likely_with_confidence
@@ -324,3 +325,16 @@ def test_the_log_says_which_file_each_prediction_is_of(
     assert settings["as"] == ["train-ids"]
     by_place: dict[str, Any] = {record["place"]: record["input"] for record in records}
     assert by_place == {name: os.path.join(photos, "deep", f"{name}.png") for name in "ac"}
+
+
+def test_files_from_python(model: Path, photos: Path, tmp_path: Path) -> None:
+    network = cag_uda.load(model)
+    made = cag_uda.predict_files(network, photos / "deep", tmp_path / "out", ["train-ids"])
+    assert {path.name: kinds["train-ids"] for path, kinds in made.items()} == {
+        "a.png": tmp_path / "out" / "a.png",
+        "c.png": tmp_path / "out" / "c.png",
+    }
+    for path, kinds in made.items():
+        assert np.array_equal(read_pixels(kinds["train-ids"]), network.predict(path))
+    again = cag_uda.predict_files(model, [photos / "deep"], tmp_path / "out", ["train-ids"])
+    assert again == made

@@ -19,13 +19,13 @@ import pytest
 from cag_uda.data.files.images import ImageReader
 from cag_uda.models.inference import prepare
 from cag_uda.models.label_maps import Labelling, label_batch
+from cag_uda.models.segmentation import Segmentation, write_picture
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.views import WHOLE
 from cag_uda.prediction import predict as predict_command
 from cag_uda.prediction import stream as predict_stream
 from cag_uda.prediction.jobs import Job
 from cag_uda.prediction.log import PredictionLog
-from cag_uda.prediction.pictures import Segmented, write_picture
 from cag_uda.prediction.stream import BATCH_SIZE, Behind, Frame, batches_of_one_size, segment
 from tests.support.places import REPOSITORY
 from tests.support.predictions import LOG, predict, write_model, write_photo
@@ -156,7 +156,7 @@ def test_no_more_pictures_are_held_than_the_queues_take(
             super().__init__(*parts)
             count(self)
 
-    class CountedSegmented(Segmented):
+    class CountedSegmentation(Segmentation):
         def __init__(self, *parts: Any) -> None:
             super().__init__(*parts)
             count(self)
@@ -167,7 +167,7 @@ def test_no_more_pictures_are_held_than_the_queues_take(
         most = max(most, len(held))
 
     monkeypatch.setattr(predict_stream, "Frame", CountedFrame)
-    monkeypatch.setattr(predict_stream, "Segmented", CountedSegmented)
+    monkeypatch.setattr(predict_stream, "Segmentation", CountedSegmentation)
     folder = copies_of_a_photo(tmp_path / "photos", 200)
     assert "200 predictions" in predict(model, folder, "--out", tmp_path / "out")
     # Read ahead, waiting for others of their size, in the network, waiting to be written.

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+import cag_uda
 from cag_uda.errors import RecipeError
 from cag_uda.methods.margin_fitting import MarginConfig
-from cag_uda.recipes import builtin_recipes, dump_recipe, load_recipe
+from cag_uda.recipes import as_toml, builtin_recipes, changed, dump_recipe, load_recipe
 from tests.support.trees import RECIPE
 
 
@@ -91,5 +92,20 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no recipe file"):
         load_recipe(tmp_path / "none.toml")
     (tmp_path / "broken.toml").write_text("name = ")
-    with pytest.raises(RecipeError, match="not valid TOML"):
+    with pytest.raises(RecipeError, match="TOML"):
         load_recipe(tmp_path / "broken.toml")
+
+
+def test_overrides_from_python_are_changes_of_the_command_line() -> None:
+    recipe = load_recipe("demo")
+    values: dict[str, object] = {"stages.warmup.steps": 7, "loading.crop_px": (64, 96), "name": "x"}
+    changes = [f"{key}={as_toml(value)}" for key, value in values.items()]
+    assert changed(recipe, changes) == load_recipe("demo", changes)
+    assert changed(recipe, changes).loading.crop_px == (64, 96)
+    assert changed(recipe, []) is recipe
+    with pytest.raises(RecipeError, match="loading"):
+        cag_uda.adapt(recipe, "nowhere", overrides={"loading.batch_sise": 2})
+    with pytest.raises(RecipeError, match="cannot be"):
+        cag_uda.adapt("demo", "nowhere", overrides={"seed": object()})
+    with pytest.raises(RecipeError, match="got int"):
+        cag_uda.adapt(3, "nowhere")  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cag_uda.errors import DataError
+from cag_uda.models.config import Classes
 from cag_uda.models.inference import (
     AnySegmenter,
     Image,
@@ -28,6 +29,7 @@ from cag_uda.models.inference import (
     view_logits,
 )
 from cag_uda.models.memory import bytes_per_pixel, free_bytes
+from cag_uda.models.segmentation import Segmentation
 from cag_uda.models.strips import label_strips
 from cag_uda.models.views import WHOLE, Views
 
@@ -50,6 +52,8 @@ class Labelling(NamedTuple):
     """(B, H, W) train ids."""
     confidence: npt.NDArray[np.float32] | None
     """(B, H, W) in [0, 1], the probability of the label; None where nobody asked for it."""
+    probabilities: npt.NDArray[np.float32] | None
+    """(B, K, H, W) in [0, 1], of every class; None where nobody asked for them."""
 
 
 def label_map(segmenter: AnySegmenter, image: Image, views: Views = WHOLE) -> LabelMap:
@@ -98,6 +102,46 @@ def label_maps(
         yield from labels_of_batch(segmenter, [image for image, _ in batch], batch[0][1], views)
 
 
+def segmentations(
+    segmenter: AnySegmenter,
+    images: Iterable[Image],
+    classes: Classes,
+    *,
+    batch_size: int = 4,
+    with_probabilities: bool = False,
+) -> Iterator[Segmentation]:
+    """Segment images as `label_maps` does, with confidence.
+
+    Args:
+        segmenter: the network.
+        images: (H, W, 3) uint8 each, RGB, of any sizes; read one batch at a time.
+        classes: of the network.
+        batch_size: images a pass, at most.
+        with_probabilities: whether to give the probabilities of all classes too.
+
+    Yields:
+        One result an image, in order.
+    """
+    width = segmenter.config.input_width_px
+    for batch in batches_of_one_kind(images, lambda image: image.shape, batch_size):
+        found = label_batch(
+            segmenter,
+            [prepare(image, width) for image in batch],
+            (batch[0].shape[0], batch[0].shape[1]),
+            with_confidence=True,
+            with_probabilities=with_probabilities,
+        )
+        for index, image in enumerate(batch):
+            sure, shares = found.confidence, found.probabilities
+            yield Segmentation(
+                image,
+                found.label[index],
+                None if sure is None else sure[index],
+                classes,
+                None if shares is None else shares[index],
+            )
+
+
 def labels_of_batch(
     segmenter: AnySegmenter,
     prepared: list[Tensor],
@@ -121,6 +165,7 @@ def label_batch(
     views: Views = WHOLE,
     *,
     with_confidence: bool = False,
+    with_probabilities: bool = False,
     num_classes: int | None = None,
 ) -> Labelling:
     """Segment prepared images of one size in bounded memory.
@@ -131,46 +176,74 @@ def label_batch(
         size: (H, W) of the result, in pixels.
         views: whose logits to average.
         with_confidence: whether to give the probabilities of the labels too.
+        with_probabilities: whether to give those of all classes too.
         num_classes: K that the caller counts on; None takes what comes.
 
     Returns:
-        Labels and, if asked for, their probabilities.
+        Labels and, if asked for, probabilities.
 
     Raises:
         DataError: if the network has another number of classes than the caller counts on.
     """
     views = as_trained(views, segmenter)
     shape = prepared[0].shape[2], prepared[0].shape[3]
-    label = np.empty((len(prepared), *size), np.uint8)
-    confidence = np.empty((len(prepared), *size), np.float32) if with_confidence else None
-
-    def place(index: int, rows: slice, looks: list[Tensor]) -> None:
-        if num_classes not in (None, classes := looks[0].shape[1]):
-            raise DataError(
-                f"the network tells {classes} classes apart, but the domain has "
-                f"{num_classes}: use a domain with the label space that it was trained on"
-            )
-        part = rows.stop - rows.start, size[1]
-        count = looks[0].shape[0]
-        if confidence is None:
-            best = most_likely(looks, part, views.align_corners)
-        else:
-            best, sure = most_likely_with_confidence(looks, part, views.align_corners)
-            confidence[index : index + count, rows] = sure.cpu().numpy()
-        label[index : index + count, rows] = best.cpu().numpy()
-
+    found = _Found(len(prepared), size, with_confidence, with_probabilities, views.align_corners)
     with inference(segmenter):
         share = _images_a_pass(segmenter, len(prepared), shape, size, views)
-        if share:
-            for index in range(0, len(prepared), share):
+        for index in range(0, len(prepared), share or 1):
+            if share:
                 looks = view_logits(segmenter, torch.cat([*prepared[index : index + share]]), views)
-                place(index, slice(0, size[0]), looks)
-            return Labelling(label, confidence)
-        window_pixels = _window_pixels(segmenter, views)
-        for index, image in enumerate(prepared):
-            for rows, looks in label_strips(segmenter, image, size, views, window_pixels):
-                place(index, rows, looks)
-    return Labelling(label, confidence)
+                strips: Iterable[tuple[slice, list[Tensor]]] = [(slice(0, size[0]), looks)]
+            else:
+                pixels = _window_pixels(segmenter, views)
+                strips = label_strips(segmenter, prepared[index], size, views, pixels)
+            for rows, looks in strips:
+                _refuse_other_classes(num_classes, looks[0].shape[1])
+                found.add(index, rows, looks)
+    return Labelling(found.label, found.confidence, found.probabilities)
+
+
+class _Found:
+    """What a batch is found to be, filled in strip by strip."""
+
+    def __init__(
+        self,
+        count: int,
+        size: tuple[int, int],
+        with_confidence: bool,
+        with_probabilities: bool,
+        align_corners: bool,
+    ) -> None:
+        self.label = np.empty((count, *size), np.uint8)
+        self.confidence = np.empty((count, *size), np.float32) if with_confidence else None
+        self.probabilities: npt.NDArray[np.float32] | None = None
+        self._wants_probabilities, self._align_corners = with_probabilities, align_corners
+
+    def add(self, index: int, rows: slice, looks: list[Tensor]) -> None:
+        """Fill in rows of images from `index` on, by the logits of each view."""
+        count, classes = looks[0].shape[:2]
+        images, part = slice(index, index + count), (rows.stop - rows.start, self.label.shape[2])
+        if self._wants_probabilities:
+            if self.probabilities is None:
+                shape = len(self.label), classes, *self.label.shape[1:]
+                self.probabilities = np.empty(shape, np.float32)
+            each = [upsample(look, part, self._align_corners) for look in looks]
+            mean = torch.stack(each).mean(0)
+            self.probabilities[images, :, rows] = mean.softmax(1).cpu().numpy()
+        if self.confidence is None:
+            best = most_likely(looks, part, self._align_corners)
+        else:
+            best, sure = most_likely_with_confidence(looks, part, self._align_corners)
+            self.confidence[images, rows] = sure.cpu().numpy()
+        self.label[images, rows] = best.cpu().numpy()
+
+
+def _refuse_other_classes(wanted: int | None, classes: int) -> None:
+    if wanted not in (None, classes):
+        raise DataError(
+            f"the network tells {classes} classes apart, but the domain has {wanted}: use a "
+            "domain with the label space that it was trained on"
+        )
 
 
 def _images_a_pass(

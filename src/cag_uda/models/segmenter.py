@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self, cast
+from typing import Any, Self, cast, overload
 
 import numpy as np
 import PIL.Image
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cag_uda.data.files.images import DEFAULT, as_rgb
+from cag_uda.data.files.images import DEFAULT, ImageReader
 from cag_uda.errors import ModelError
 from cag_uda.models import storage
 from cag_uda.models.backbone import multiples
@@ -23,13 +23,15 @@ from cag_uda.models.backbones import backbone_entry, build_backbone
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.context_detail import ContextDetail
 from cag_uda.models.decoders import DECODERS
-from cag_uda.models.label_maps import label_map
+from cag_uda.models.given_images import GivenImage, as_image, as_images, is_one
+from cag_uda.models.label_maps import label_map, label_maps, segmentations
 from cag_uda.models.norm import (
     DomainBatchNorm2d,
     copy_statistics,
     running_statistics,
     separate_statistics,
 )
+from cag_uda.models.segmentation import Segmentation
 from cag_uda.models.tuning import merged_state
 from cag_uda.types import DomainName, Prediction
 
@@ -164,20 +166,72 @@ class Segmenter(nn.Module):
         )
         return cells[..., :rows, :columns]
 
-    def predict(self, image: str | Path | PIL.Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Segment one image at its own resolution.
+    @overload
+    def predict(self, image: str | Path | PIL.Image.Image) -> NDArray[np.uint8]: ...
+
+    @overload
+    def predict(self, image: NDArray[Any] | Tensor) -> Any: ...  # By its axes: one, or a list.
+
+    @overload
+    def predict(
+        self, image: list[Any] | tuple[Any, ...] | Iterator[Any]
+    ) -> list[NDArray[np.uint8]]: ...
+
+    def predict(self, image: GivenImage | Iterable[GivenImage]) -> Any:
+        """Segment one image, or several, each at its own resolution.
 
         Args:
-            image: a path, a PIL image, or an RGB array (H, W, 3) uint8; files are read by the rules
-                that the network was adapted with, as `cag-uda predict` reads them.
+            image: a path; a PIL image; an array (H, W, 3) uint8, or floats in [0, 1], or grey
+                (H, W); a tensor (3, H, W); or a list of such, or an array or tensor of four axes.
+                Files are read by the rules that the network was adapted with, as `cag-uda predict`
+                reads them. Large images are looked at in windows, as far as memory wants it.
 
         Returns:
-            (H, W) uint8 train ids; their names and colours are in `classes`.
+            (H, W) uint8 train ids, whose names and colours are in `classes`; for several images a
+            list of these.
 
         Raises:
             DataError: if it cannot be read as an image.
         """
-        return label_map(self, as_rgb(image, self.config.images or DEFAULT))
+        if is_one(image):
+            return label_map(self, as_image(cast(GivenImage, image), self._reader))
+        several = cast(Iterable[GivenImage], image)
+        return list(label_maps(self, as_images(several, self._reader)))
+
+    def segment(self, image: GivenImage, *, probabilities: bool = False) -> Segmentation:
+        """Segment one image, and tell how sure that is.
+
+        Args:
+            image: as `predict` takes it.
+            probabilities: whether to give those of all classes, 4 · K bytes a pixel.
+
+        Returns:
+            Ids (`label`), `confidence`, `probabilities` if asked for, and pictures: `overlay()`,
+            `colors()`, `save(path)`.
+
+        Raises:
+            DataError: if it cannot be read as an image.
+        """
+        return next(self.segment_many([image], probabilities=probabilities))
+
+    def segment_many(
+        self, images: Iterable[GivenImage], *, probabilities: bool = False
+    ) -> Iterator[Segmentation]:
+        """Segment images one after the other, as `segment`; neighbours of one size share a pass."""
+        given = as_images(images, self._reader)
+        return segmentations(self, given, self.classes, with_probabilities=probabilities)
+
+    @property
+    def _reader(self) -> ImageReader:
+        return self.config.images or DEFAULT
+
+    def __repr__(self) -> str:
+        """Say what it is in one line; its parts, such as `backbone`, show theirs."""
+        parameters = sum(each.numel() for each in self.parameters())
+        return (
+            f"Segmenter({self.config.backbone} + {self.config.decoder}, {self.num_classes} "
+            f"classes, {parameters / 1e6:.1f} M parameters, on {self.mean.device})"
+        )
 
     def train(self, mode: bool = True) -> Self:
         """Set the training mode; frozen norms, and all else of a frozen backbone, have none."""

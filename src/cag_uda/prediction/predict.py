@@ -12,6 +12,7 @@ import cv2
 
 from cag_uda.data.files.images import DEFAULT
 from cag_uda.errors import DataError, UserError
+from cag_uda.models.segmentation import Picture, Segmentation, write_picture
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.views import WHOLE, Views
 from cag_uda.prediction.jobs import Job, find_jobs, refuse_overwriting
@@ -20,10 +21,7 @@ from cag_uda.prediction.opening import computing_in, open_model
 from cag_uda.prediction.pictures import (
     FOR_LOOKING,
     PAINTERS,
-    Picture,
-    Segmented,
     video_file,
-    write_picture,
 )
 from cag_uda.prediction.stream import (
     BATCH_SIZE,
@@ -33,7 +31,8 @@ from cag_uda.prediction.stream import (
     read_video,
     segment,
 )
-from cag_uda.runs.progress import Progress, Silent
+from cag_uda.runs.console import shown
+from cag_uda.runs.progress import Progress
 from cag_uda.runs.records.prediction import PredictionSettings
 
 Sink: TypeAlias = Callable[[int, Picture], None]
@@ -44,31 +43,34 @@ _WRITERS = 4
 
 
 def predict_files(
-    model: str,
-    inputs: Sequence[str],
-    out: Path,
+    model: str | Path | Segmenter,
+    inputs: str | Path | Sequence[str | Path],
+    out: str | Path,
     kinds: Sequence[str] = ("overlay",),
     *,
     overwrite: bool = False,
     views: Views = WHOLE,
     accelerator: str = "auto",
     precision: str = "32",
-    progress: Progress | None = None,
-) -> None:
+    progress: Progress | bool | None = None,
+) -> dict[Path, dict[str, Path]]:
     """Segment files, folders, globs and videos; outputs mirror the paths of their inputs.
 
     What an earlier command has done is skipped, if input, network and settings are the same.
 
     Args:
-        model: a model folder, a run, or a hub id.
-        inputs: files, folders (all images and videos below) and globs.
+        model: a model folder, a run, or a hub id; or a network, which stays where it is.
+        inputs: files, folders (all images and videos below) and globs, one or more.
         out: the output folder; with several kinds, each has a folder in it.
         kinds: what to write, of `PAINTERS`.
         overwrite: predict everything anew, whatever the folder holds.
         views: whose logits to average.
         accelerator: auto, cpu or cuda.
         precision: 32 or bf16.
-        progress: told how far the work is.
+        progress: told how far the work is; as in `cag_uda.adapt`.
+
+    Returns:
+        For each input what its predictions are, by kind: a PNG, a video, or a folder of PNGs.
 
     Raises:
         UserError: for inputs or a model that cannot be used; and at the end, naming them, for
@@ -77,10 +79,11 @@ def predict_files(
     unknown = [kind for kind in kinds if kind not in PAINTERS]
     if unknown or not kinds:
         raise UserError(f"--as is one or more of {', '.join(PAINTERS)}, got {', '.join(unknown)}")
-    jobs = find_jobs(inputs, out)
+    given = [inputs] if isinstance(inputs, str | Path) else inputs
+    jobs, out = find_jobs([str(each) for each in given], Path(out)), Path(out)
     outputs = {job: list(_outputs(job, out, kinds).values()) for job in jobs}
     refuse_overwriting(jobs, outputs, out)
-    segmenter = open_model(model, accelerator)
+    segmenter = model if isinstance(model, Segmenter) else open_model(str(model), accelerator)
     if "label-ids" in kinds and segmenter.classes.label_ids is None:
         raise UserError(f"the classes of {model} have no label ids; use --as train-ids")
     settings = PredictionSettings(
@@ -94,15 +97,16 @@ def predict_files(
     remaining = [job for job in jobs if not log.is_done(job, outputs[job])]
     log.refuse_others({job: outputs[job] for job in remaining})
     log.begin()
-    progress = progress or Silent()
-    predictor = _Predictor(segmenter, out, kinds, views, log, progress)
+    told = shown(progress)
+    predictor = _Predictor(segmenter, out, kinds, views, log, told)
     with computing_in(precision, segmenter):
         predictor.run(remaining)
     done = len(remaining) - len(predictor.broken)
     skipped = len(jobs) - len(remaining)
     there = f", {skipped} were there already" if skipped else ""
-    progress.note(f"{done} predictions in {out}{there}")
+    told.note(f"{done} predictions in {out}{there}")
     predictor.refuse_broken()
+    return {job.source: _outputs(job, out, kinds) for job in jobs}
 
 
 def fingerprint(segmenter: Segmenter) -> str:
@@ -189,9 +193,9 @@ class _Predictor:
                     writing.call(partial(self._write_image, job, segmented), segmented.label.size)
                 self._advance(len(batch))
 
-    def _write_image(self, job: Job, segmented: Segmented) -> None:
+    def _write_image(self, job: Job, segmented: Segmentation) -> None:
         for kind, path in _outputs(job, self._out, self._kinds).items():
-            write_picture(path, PAINTERS[kind](segmented, self._segmenter.classes))
+            write_picture(path, PAINTERS[kind](segmented))
         self._log.add(job)
 
     def _run_video(self, job: Job) -> None:
@@ -218,9 +222,9 @@ class _Predictor:
                 )
         self._log.add(job)
 
-    def _write_frame(self, sinks: dict[str, Sink], number: int, segmented: Segmented) -> None:
+    def _write_frame(self, sinks: dict[str, Sink], number: int, segmented: Segmentation) -> None:
         for kind, write in sinks.items():
-            write(number, PAINTERS[kind](segmented, self._segmenter.classes))
+            write(number, PAINTERS[kind](segmented))
 
     @property
     def _wants_confidence(self) -> bool:

@@ -19,6 +19,7 @@ from cag_uda.evaluation.pseudo_label_scores import PseudoLabelTally
 from cag_uda.evaluation.scores import or_none, share
 from cag_uda.methods.base import on_grid
 from cag_uda.methods.cag_settings import CAGSettings
+from cag_uda.models.segmentation import write_picture
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.prediction.jobs import Job, refuse_overwriting
 from cag_uda.prediction.labeller import (
@@ -33,7 +34,6 @@ from cag_uda.prediction.labeller import (
     source_of,
 )
 from cag_uda.prediction.opening import as_learned, computing_in, open_model
-from cag_uda.prediction.pictures import write_picture
 from cag_uda.prediction.stream import BATCH_SIZE, Behind, Frame, batches_of_one_size, read_frames
 from cag_uda.recipes import Recipe
 from cag_uda.runs.progress import Progress, Silent

@@ -20,9 +20,9 @@ from cag_uda.data.files.ahead import ahead
 from cag_uda.errors import DataError
 from cag_uda.models.inference import prepare
 from cag_uda.models.label_maps import label_batch
+from cag_uda.models.segmentation import Picture, Segmentation
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.views import Views
-from cag_uda.prediction.pictures import Picture, Segmented
 
 T = TypeVar("T")
 
@@ -145,7 +145,7 @@ def batches_of_one_size(frames: Iterable[Frame[T]]) -> Iterator[list[Frame[T]]]:
 
 def segment(
     segmenter: Segmenter, frames: Iterable[Frame[T]], views: Views, wants_confidence: bool
-) -> Iterator[list[tuple[T, Segmented]]]:
+) -> Iterator[list[tuple[T, Segmentation]]]:
     """Label images batch by batch, in whatever order batches of one size come about.
 
     Args:
@@ -160,7 +160,7 @@ def segment(
         found = label_batch(segmenter, prepared, size, views, with_confidence=wants_confidence)
         confidences = [None] * len(batch) if found.confidence is None else found.confidence
         yield [
-            (frame.origin, Segmented(frame.image, label, confidence))
+            (frame.origin, Segmentation(frame.image, label, confidence, segmenter.classes))
             for frame, label, confidence in zip(batch, found.label, confidences, strict=True)
         ]
 

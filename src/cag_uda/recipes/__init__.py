@@ -16,7 +16,15 @@ from cag_uda.errors import DataError, RecipeError
 if TYPE_CHECKING:
     from cag_uda.recipes.schema import Recipe
 
-__all__ = ["Recipe", "builtin_recipes", "dump_recipe", "load_recipe", "read_recipe_file"]
+__all__ = [
+    "Recipe",
+    "as_toml",
+    "builtin_recipes",
+    "changed",
+    "dump_recipe",
+    "load_recipe",
+    "read_recipe_file",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -76,6 +84,29 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
             "`cag-uda recipes new SOURCE TARGET` writes one"
         )
     return table
+
+
+def changed(recipe: "Recipe", changes: Sequence[str]) -> "Recipe":
+    """Change a recipe as `load_recipe` does. Raises RecipeError with all that is wrong then."""
+    from cag_uda.recipes.schema import Recipe
+
+    if not changes:
+        return recipe
+    table = tomllib.loads(dump_recipe(recipe))
+    for change in changes:
+        _apply(table, change)
+    try:
+        return Recipe.model_validate(table)
+    except ValidationError as error:
+        raise RecipeError(problems_of(error, Recipe)) from error
+
+
+def as_toml(value: object) -> str:
+    """Write a value as a change of a recipe holds it. Raises RecipeError if TOML has none such."""
+    try:
+        return tomli_w.dumps({"value": value}, multiline_strings=False).partition("=")[2].strip()
+    except TypeError as error:
+        raise RecipeError(f"a setting cannot be {value!r}: {error}") from error
 
 
 def dump_recipe(recipe: "Recipe") -> str:

@@ -1,6 +1,6 @@
 """A recipe run from its first stage to the delivered network, or on from where it stopped."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,12 @@ from cag_uda.models.recomputing import check_names, recompute
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.start import start_from
 from cag_uda.models.tuning import check_tuning
-from cag_uda.recipes import Recipe, load_recipe
+from cag_uda.recipes import Recipe, as_toml, changed, load_recipe
 from cag_uda.recipes.schema import INITIAL, Stage
 from cag_uda.report import write_report
 from cag_uda.runs.callbacks import KeepLabelling, ScoreOnTheWay, ShowPictures, ShowProgress
 from cag_uda.runs.card import write_card
+from cag_uda.runs.console import shown
 from cag_uda.runs.folder import RunFolder
 from cag_uda.runs.progress import Progress, Silent
 from cag_uda.runs.records.run import Scores
@@ -79,7 +80,8 @@ def adapt(
     *,
     resume: bool = False,
     data_root: str | Path | None = None,
-    progress: Progress | None = None,
+    overrides: Mapping[str, object] | None = None,
+    progress: Progress | bool | None = None,
 ) -> Run:
     """Adapt a network: every stage of a recipe.
 
@@ -88,7 +90,10 @@ def adapt(
         out: the run folder; it must be new or empty, unless `resume`.
         resume: go on with the run that `out` holds.
         data_root: folder below which built-in domains lie, in place of the recipe's.
-        progress: told how far the work is; None tells nobody.
+        overrides: changes of the recipe by dotted keys, as `--set` takes them on the command line,
+            such as `{"stages.*.steps": 100, "loading.batch_size": 2}`.
+        progress: told how far the work is; True prints it, False tells nobody, None prints it in
+            terminals and notebooks.
 
     Returns:
         The finished run.
@@ -97,8 +102,17 @@ def adapt(
         UserError: for anything wrong with recipe, data, device or folder.
         Interrupted: on SIGTERM or Ctrl-C, with everything saved for `resume`.
     """
-    if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, data_root=None if data_root is None else Path(data_root))
+    if not isinstance(recipe, Recipe | str | Path):
+        raise RecipeError(
+            f"the recipe is a built-in one's name, the path of a TOML file or a Recipe, got "
+            f"{type(recipe).__name__}"
+        )
+    changes = [f"{key}={as_toml(value)}" for key, value in (overrides or {}).items()]
+    if isinstance(recipe, Recipe):
+        recipe = changed(recipe, changes)
+    else:
+        root = None if data_root is None else Path(data_root)
+        recipe = load_recipe(recipe, changes, root)
     prepare_process()
     require_libraries(recipe.tracking.loggers)
     run = RunFolder(Path(out))
@@ -108,7 +122,7 @@ def adapt(
         run.refuse_what_is_in_the_way()
     fabric = launch(recipe.compute)
     processes = Processes(fabric)
-    progress = progress if progress is not None and processes.is_first else Silent()
+    progress = shown(progress) if processes.is_first else Silent()
     with processes.agreed():
         if problem := recipe.problem_with_processes(processes.count):
             raise RecipeError(problem)
