@@ -35,5 +35,9 @@ class RunError(UserError):
     """A run folder that is in the way, incomplete, or of another recipe."""
 
 
+class InUseError(RunError):
+    """A folder that another process is writing to."""
+
+
 class ShapeError(ValueError):
     """Tensors handed to a public function do not have the shapes that it documents."""

@@ -23,6 +23,7 @@ from cag_uda.comparison.plan import plan_ablation, plan_methods
 from cag_uda.comparison.settings import choose, read_contenders, read_variants
 from cag_uda.errors import RecipeError, RunError, UserError
 from cag_uda.evaluation.bootstrap import bootstrap_of_means, paired_bootstrap
+from cag_uda.files import owned
 from cag_uda.recipes import Recipe, load_recipe
 from cag_uda.runs.records.comparison import ComparisonRecord
 from cag_uda.runs.runner import adapt
@@ -358,8 +359,7 @@ def test_a_run_that_another_process_holds_is_left_to_it(compared: Path, tmp_path
     recipe = load_recipe(compared / "tiny.toml", CHANGES)
     entries = plan_methods(recipe, choose(read_contenders(), ["source-only"]))
     made = cells.cells_of(entries, [0], tmp_path)
-    with cells._alone(made[0].folder) as is_mine:
-        assert is_mine
+    with owned(tmp_path / ".source-only-0.lock", "source-only-0 is going on"):
         assert cells.run_missing(made, _Quiet(), lambda: None) == []
     assert not made[0].is_begun
 

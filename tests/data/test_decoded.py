@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cag_uda.data.domains.domain import Domain
+from cag_uda.data.files import cache
 from cag_uda.data.files.images import ImageReader
 from cag_uda.data.loading.config import LoadingConfig
 from cag_uda.data.loading.decoded import DecodedImages
@@ -120,6 +121,25 @@ def test_a_damaged_kept_image_is_made_anew(folder: Path, damage: bytes | None) -
         path.write_bytes(path.read_bytes()[:200] if damage is None else damage)
     assert are_equal(batches(folder, settings), first)
     assert all(np.load(path).shape[:2] == (48, 64) for path in kept(folder))
+
+
+def test_flipped_bits_of_kept_images_are_seen_and_made_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = config(cache=True)
+    first = batches(folder, settings)
+    rng = np.random.default_rng(0)
+    for path in kept(folder):
+        content = bytearray(path.read_bytes())
+        content[rng.integers(len(content) - 8)] ^= 1 << int(rng.integers(8))
+        path.write_bytes(content)
+    monkeypatch.setattr(cache, "_sound", set())  # As in the process of a later run.
+    cache._note_damage.cache_clear()
+    assert are_equal(batches(folder, settings), first)
+    assert "are damaged, or of an earlier version: they are made anew" in caplog.text
+    monkeypatch.setattr(cache, "_sound", set())
+    without_decoding(monkeypatch)
+    assert are_equal(batches(folder, settings), first)
 
 
 def test_a_folder_that_cannot_be_written_costs_time_alone(

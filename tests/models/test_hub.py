@@ -71,7 +71,7 @@ def test_what_is_pushed_comes_back(segmenter: Segmenter, hub: FakeHub) -> None:
     assert hub.created == {"me/dusk": True}
     assert hub.tokens == ["secret"]
     names = {path.name for path in (hub.folder / "me/dusk").iterdir()}
-    assert names == {"config.json", "model.safetensors", "README.md"}
+    assert names == {"config.json", "model.safetensors", "README.md", "SHA256SUMS"}
     loaded = cag_uda.load("me/dusk")
     image = torch.rand(1, 3, 40, 56)
     assert loaded(image).logits.equal(segmenter.eval()(image).logits)

@@ -3,12 +3,14 @@
 import copy
 import json
 import math
+import random
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import cag_uda
 from cag_uda.errors import DataError, ModelError
@@ -220,6 +222,7 @@ def test_saved_and_loaded_is_the_same_network(segmenter: Segmenter, tmp_path: Pa
     segmenter.save_pretrained(tmp_path / "model")
     assert {path.name for path in (tmp_path / "model").iterdir()} == {
         "README.md",
+        "SHA256SUMS",
         "config.json",
         "model.safetensors",
     }
@@ -253,10 +256,54 @@ def test_a_damaged_model_is_one_clear_error(
         cag_uda.load(tmp_path)
 
 
+def test_flipped_bits_of_a_network_are_seen(segmenter: Segmenter, tmp_path: Path) -> None:
+    segmenter.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = path.read_bytes()
+    for bit in random.Random(0).sample(range(8 * len(whole)), 100):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ModelError, match="is damaged"):
+            cag_uda.load(tmp_path)
+
+
+def test_a_network_of_an_earlier_version_is_noted_to_have_no_checksum(
+    segmenter: Segmenter, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    segmenter.save_pretrained(tmp_path)
+    (tmp_path / "SHA256SUMS").unlink()
+    for _ in range(2):
+        cag_uda.load(tmp_path)
+    assert [record.message for record in caplog.records] == [
+        f"{tmp_path} has no checksums, as an earlier version wrote it: damage would not be seen"
+    ]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_network_that_is_not_finite_is_refused_by_name(
+    segmenter: Segmenter, tmp_path: Path, value: float
+) -> None:
+    segmenter.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("weight"))
+    tensors[name].view(-1)[0] = value
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "SHA256SUMS").unlink()
+    with pytest.raises(ModelError, match=f"NaN or infinite numbers, in {name};"):
+        cag_uda.load(tmp_path)
+    broken = copy.deepcopy(segmenter)
+    broken.load_state_dict(tensors)
+    with pytest.raises(ModelError, match="NaN or infinite"):
+        broken.save_pretrained(tmp_path / "again")
+    assert not (tmp_path / "again" / "model.safetensors").exists()
+
+
 def _edit(folder: Path, key: str, value: object) -> None:
     config = json.loads((folder / "config.json").read_text())
     config[key] = value
     (folder / "config.json").write_text(json.dumps(config))
+    (folder / "SHA256SUMS").unlink()
 
 
 def test_a_missing_model_is_an_error_at_once() -> None:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-_OF_THIS_RUN_ALONE = {"environment.json", "recipe.toml", "report.html"}
+_OF_THIS_RUN_ALONE = {"environment.json", "recipe.toml", "report.html", "SHA256SUMS"}
 _TIMES = {"elapsed_s", "images_per_s", "peak_memory_mib"}
 
 
@@ -14,7 +14,7 @@ def contents(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
-        if path.is_dir() or name in _OF_THIS_RUN_ALONE or "/tensorboard/" in name:
+        if path.is_dir() or {name, path.name} & _OF_THIS_RUN_ALONE or "/tensorboard/" in name:
             continue
         if "/checkpoint/" in name:
             continue  # It holds times; its weights are those of the model folder.

@@ -193,7 +193,7 @@ def test_a_disk_that_is_really_full(stage: Stage, segmenter: Segmenter, small_di
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes((8 << 20) - whole - whole // 2))
     on_disk.save(3)
-    with pytest.raises(RunError, match=r"cannot write .*state\.pt.*--resume"):
+    with pytest.raises(RunError, match=r"cannot write .*state\.pt: No space left.*--resume"):
         on_disk.save(5)
     progress = on_disk.load()
     assert progress is not None

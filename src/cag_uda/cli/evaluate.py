@@ -64,8 +64,8 @@ def evaluate(
     from cag_uda.data.domains.domain import Domain as DomainOfImages
     from cag_uda.evaluation.evaluate import evaluate as evaluate_split
     from cag_uda.evaluation.protocols import find_protocol
+    from cag_uda.files import write_json
     from cag_uda.prediction.opening import as_learned, computing_in, open_model
-    from cag_uda.runs.records.base import write_record
     from cag_uda.runs.records.run import Evaluated, Gain
 
     views = views_of(flip, scale, window, align_corners)
@@ -107,7 +107,7 @@ def evaluate(
             gain=Gain(over=against, points=points[0], low=points[1], high=points[2])
         )
     if json_file is not None:
-        write_record(json_file, result)
+        write_json(json_file, result.plain())
 
 
 def _only_labelled(domain: ImageDomain) -> str:

@@ -32,8 +32,8 @@ def select(
     """Rank the networks of runs without a label of the target."""
     console = make_console()
     begin(console, f"reading {', '.join(map(str, runs))}")
+    from cag_uda.files import write_json
     from cag_uda.runs.criteria import record_missing
-    from cag_uda.runs.records.base import write_record
     from cag_uda.runs.records.run import Ranking
     from cag_uda.runs.selection import DEFAULT_CRITERION, best_kept, checkpoints, ordered, parts_of
 
@@ -49,7 +49,7 @@ def select(
     console.print(f"the best that was kept: {chosen.network}", highlight=False)
     if json_file is not None:
         ranking = [_record(rank, each) for rank, each in by_rank]
-        write_record(json_file, Ranking(criterion=criterion, ranking=ranking))
+        write_json(json_file, Ranking(criterion=criterion, ranking=ranking).plain())
 
 
 def _table(

@@ -1,14 +1,13 @@
 """The runs of a comparison: which are missing, how they are made, what they have in common."""
 
-import fcntl
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cag_uda.comparison.plan import Entry
-from cag_uda.errors import RunError
+from cag_uda.errors import InUseError, RunError
+from cag_uda.files import owned
 from cag_uda.recipes import Recipe
 from cag_uda.runs.folder import RunFolder
 from cag_uda.runs.progress import Progress
@@ -86,19 +85,20 @@ def run_missing(
         if cell.is_begun:
             RunFolder(cell.folder).resume(cell.recipe)  # Raises for another recipe.
     for place, cell in enumerate(cells, start=1):
-        with _alone(cell.folder) as is_mine:
-            if not is_mine:
-                progress.note(f"{cell.folder.name} is being run by another process")
-                continue
-            if cell.is_finished:
-                continue
-            progress.note(f"{place}/{len(cells)}: {cell.folder.name}")
-            try:
+        try:
+            lock = cell.folder.with_name(f".{cell.folder.name}.lock")
+            with owned(lock, f"{cell.folder.name} is going on"):
+                if cell.is_finished:
+                    continue
+                progress.note(f"{place}/{len(cells)}: {cell.folder.name}")
                 _run(_like_the_first(cell, cells), cells, progress)
-            except RunError as error:
-                problems += [f"{cell.folder.name}: {problem}" for problem in error.problems]
-                progress.note(f"{cell.folder.name} failed; the others go on")
-                continue
+        except InUseError as error:
+            progress.note(f"{error.problems[0]}; left to it")
+            continue
+        except RunError as error:
+            problems += [f"{cell.folder.name}: {problem}" for problem in error.problems]
+            progress.note(f"{cell.folder.name} failed; the others go on")
+            continue
         after_each()
     return problems
 
@@ -107,20 +107,6 @@ def _run(cell: Cell, others: Sequence[Cell], progress: Progress) -> None:
     if not cell.is_begun:
         _take_over(cell, [_like_the_first(other, others) for other in others])
     adapt(cell.recipe, cell.folder, resume=cell.is_begun, progress=progress)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    """Keep other processes from running a cell; tells whether none of them was first."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-        try:
-            # The system lets go of it when the process ends, however it ends.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 def _like_the_first(cell: Cell, cells: Sequence[Cell]) -> Cell:

@@ -22,11 +22,12 @@ from cag_uda.errors import DataError, ShapeError
 from cag_uda.evaluation.bootstrap import Interval, paired_bootstrap
 from cag_uda.evaluation.confusion import ConfusionMatrix
 from cag_uda.evaluation.scores import Scores, scores
-from cag_uda.files import whole_file
+from cag_uda.files import is_sound, whole_file
 from cag_uda.models.inference import AnySegmenter, LabelMap, batches_of_one_kind, prepare
 from cag_uda.models.label_maps import labels_of_batch
 from cag_uda.models.views import WHOLE, Views
 
+_MEND = "evaluate again; for a run, delete its scores.json and go on with --resume"
 Progress = Callable[[int, int], None]
 """Told how many frames are done, and how many there are."""
 
@@ -78,7 +79,7 @@ class Evaluation:
         Raises:
             RunError: if the disk is full or the folder cannot be written.
         """
-        with whole_file(path) as temporary, temporary.open("wb") as file:
+        with whole_file(path, sealed=True) as temporary, temporary.open("wb") as file:
             np.savez_compressed(
                 file,
                 keys=np.array(self.keys, dtype=np.str_),
@@ -93,6 +94,8 @@ def load_frames(path: Path) -> Evaluation:
     Raises:
         DataError: if the file is missing, damaged, or holds something else.
     """
+    if path.exists() and is_sound(path) is False:
+        raise DataError(f"{path} is damaged: its checksum differs; {_MEND}")
     try:
         with np.load(path, allow_pickle=False) as file:
             keys, confusions, names = file["keys"], file["confusions"], file["names"]
@@ -106,7 +109,7 @@ def load_frames(path: Path) -> Evaluation:
         zlib.error,
     ) as error:
         raise DataError(
-            f"cannot read the frames of an evaluation from {path}: {error}; evaluate again"
+            f"cannot read the frames of an evaluation from {path}: {error}; {_MEND}"
         ) from error
     evaluation = Evaluation(tuple(keys.tolist()), confusions, tuple(names.tolist()))
     shape = (len(keys), len(names), len(names) + 1)

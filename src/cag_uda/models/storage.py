@@ -4,7 +4,10 @@ Nothing is ever unpickled. Knows files and tensors, not how a segmenter computes
 """
 
 import json
+import logging
 import tempfile
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cag_uda.errors import ModelError
-from cag_uda.files import write_json, write_text, write_with
+from cag_uda.files import SUMS, copy_file, is_sound, write_json, write_text, write_with
 from cag_uda.models.card import CARD, PLACEHOLDER, model_card
 from cag_uda.models.config import Classes, SegmenterConfig
 
@@ -35,9 +38,19 @@ class ModelFolder(NamedTuple):
 
 
 def save(model: ModelFolder, folder: Path) -> None:
-    """Write a model folder. Raises RunError if the disk is full or the folder cannot be written."""
+    """Write a model folder.
+
+    Raises:
+        RunError: if the disk is full or the folder cannot be written.
+        ModelError: if weights are not finite.
+    """
     weights = {name: value.cpu().contiguous() for name, value in model.weights.items()}
-    write_with(folder / _WEIGHTS, lambda path: save_file(weights, path, metadata={"format": "pt"}))
+    _refuse_not_finite(weights, f"the network for {folder}")
+    write_with(
+        folder / _WEIGHTS,
+        lambda path: save_file(weights, path, metadata={"format": "pt"}),
+        sealed=True,
+    )
     write_text(folder / CARD, model.card or model_card(model.config, model.classes))
     config = {
         "library_name": "cag-uda",
@@ -45,7 +58,7 @@ def save(model: ModelFolder, folder: Path) -> None:
         "segmenter": model.config.model_dump(mode="json"),
         "classes": model.classes.model_dump(mode="json"),
     }
-    write_json(folder / _CONFIG, config)
+    write_json(folder / _CONFIG, config, sealed=True)
 
 
 def read(path_or_hub_id: str | Path, revision: str | None = None) -> ModelFolder:
@@ -54,9 +67,11 @@ def read(path_or_hub_id: str | Path, revision: str | None = None) -> ModelFolder
     A run folder stands for the network that it delivers.
 
     Raises:
-        ModelError: if it is missing, damaged, or not one of this package's.
+        ModelError: if it is missing, damaged, or not one of this package's; or if its weights are
+            not finite.
     """
     folder = _locate(path_or_hub_id, revision)
+    check(folder)
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
         if config["format"] != _FORMAT:
@@ -80,7 +95,58 @@ def read(path_or_hub_id: str | Path, revision: str | None = None) -> ModelFolder
         raise ModelError(
             f"the model in {folder} is damaged or foreign: {reason}; copy or download it again"
         ) from error
+    _refuse_not_finite(weights, f"the network in {folder}")
     return ModelFolder(segmenter, classes, weights, text)
+
+
+def check(folder: Path) -> None:
+    """Compare a model folder with its checksums; one without them is noted.
+
+    Raises:
+        ModelError: naming the file that is damaged.
+    """
+    for name in (_WEIGHTS, _CONFIG):
+        is_whole = is_sound(folder / name) if (folder / name).exists() else True
+        if is_whole is False:
+            raise ModelError(
+                f"the model in {folder} is damaged: {name} is not as it was written; copy or "
+                f"download it again, or, if you edited it yourself, delete its line in {SUMS}"
+            )
+        if is_whole is None:
+            _note_unsealed(folder)
+
+
+def copy_model(folder: Path, to: Path) -> None:
+    """Copy the network of a model folder, after its checksums; the card is another's.
+
+    Raises:
+        ModelError: if it is damaged.
+        RunError: if the disk is full or the folder cannot be written.
+    """
+    check(folder)
+    for name in (_WEIGHTS, _CONFIG):
+        copy_file(folder / name, to / name, sealed=True)
+
+
+@cache
+def _note_unsealed(folder: Path) -> None:
+    logging.getLogger(__name__).warning(
+        "%s has no checksums, as an earlier version wrote it: damage would not be seen", folder
+    )
+
+
+def _refuse_not_finite(weights: Mapping[str, Tensor], what: str) -> None:
+    broken = [
+        name
+        for name, value in weights.items()
+        if value.is_floating_point() and not bool(value.isfinite().all())
+    ]
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        raise ModelError(
+            f"{what} holds NaN or infinite numbers, in {broken[0]}{more}; take one that was saved "
+            "before its training broke down"
+        )
 
 
 def place(weights: dict[str, Tensor], network: nn.Module, origin: str) -> None:
@@ -130,7 +196,7 @@ def _locate(path_or_hub_id: str | Path, revision: str | None) -> Path:
         )
     try:
         fetched = snapshot_download(
-            name, revision=revision, allow_patterns=[_CONFIG, _WEIGHTS, CARD]
+            name, revision=revision, allow_patterns=[_CONFIG, _WEIGHTS, CARD, SUMS]
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(

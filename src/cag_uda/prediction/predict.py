@@ -12,6 +12,7 @@ import cv2
 
 from cag_uda.data.files.images import DEFAULT
 from cag_uda.errors import DataError, UserError
+from cag_uda.files import LOCK, owned, remove_parts
 from cag_uda.models.segmentation import Picture, Segmentation, write_picture
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.views import WHOLE, Views
@@ -93,13 +94,14 @@ def predict_files(
         precision=precision,
         views=asdict(views),
     )
-    log = PredictionLog(out, settings, overwrite)
-    remaining = [job for job in jobs if not log.is_done(job, outputs[job])]
-    log.refuse_others({job: outputs[job] for job in remaining})
-    log.begin()
     told = shown(progress)
-    predictor = _Predictor(segmenter, out, kinds, views, log, told)
-    with computing_in(precision, segmenter):
+    with owned(out / LOCK, "predictions are being written"), computing_in(precision, segmenter):
+        log = PredictionLog(out, settings, overwrite)
+        remaining = [job for job in jobs if not log.is_done(job, outputs[job])]
+        log.refuse_others({job: outputs[job] for job in remaining})
+        log.begin()
+        remove_parts(out)
+        predictor = _Predictor(segmenter, out, kinds, views, log, told)
         predictor.run(remaining)
     done = len(remaining) - len(predictor.broken)
     skipped = len(jobs) - len(remaining)

@@ -17,6 +17,7 @@ from cag_uda.data.loading.images import LabelledImages, UnlabelledImages
 from cag_uda.errors import UserError
 from cag_uda.evaluation.pseudo_label_scores import PseudoLabelTally
 from cag_uda.evaluation.scores import or_none, share
+from cag_uda.files import write_json
 from cag_uda.methods.base import on_grid
 from cag_uda.methods.cag_settings import CAGSettings
 from cag_uda.models.segmentation import write_picture
@@ -37,7 +38,6 @@ from cag_uda.prediction.opening import as_learned, computing_in, open_model
 from cag_uda.prediction.stream import BATCH_SIZE, Behind, Frame, batches_of_one_size, read_frames
 from cag_uda.recipes import Recipe
 from cag_uda.runs.progress import Progress, Silent
-from cag_uda.runs.records.base import write_record
 from cag_uda.runs.records.prediction import (
     COVERAGE,
     Coverage,
@@ -126,7 +126,7 @@ def pseudo_label_split(
         classes=list(segmenter.classes.names),
         kinds={kind: each.scores() for kind, each in counts.items()},
     )
-    write_record(out / COVERAGE, written)
+    write_json(out / COVERAGE, written.plain())
     return LabelledSplit(written, broken)
 
 

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from cag_uda.files import is_sound
+
 Floats = NDArray[np.float32]
 Ids = NDArray[np.uint8]
 
@@ -139,6 +141,8 @@ def _read(file: Path, read: Callable[[Path], T], remarks: list[str]) -> T | None
     if not file.is_file():
         return None
     try:
+        if is_sound(file) is False:
+            raise ValueError("its checksum differs")
         return read(file)
     except _DAMAGE:
         remarks.append(f"{file.parent.name}/{file.name} cannot be understood and is left out.")

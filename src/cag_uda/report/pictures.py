@@ -13,12 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from cag_uda.files import is_sound
+
 Ids = NDArray[np.uint8]
 """(H, W) train ids, NO_CLASS where there is none."""
 NO_CLASS = 255
 WIDTHS_PX = (640, 480, 320, 224)
 """Widths to try, largest first, until all pictures together fit the budget."""
-_UNREADABLE = (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError)
+_UNREADABLE = (
+    OSError,
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+)
 
 
 class Colours:
@@ -44,7 +53,7 @@ class Colours:
             (H, W); NO_CLASS where a colour is of no class; None if the file cannot be read.
         """
         try:
-            with Image.open(file) as image:
+            with _opened(file) as image:
                 if image.mode == "L":
                     return np.asarray(image)
                 codes = _codes(np.asarray(image.convert("RGB")))
@@ -109,7 +118,7 @@ def embed_all(
 def size_of(file: Path) -> tuple[int, int] | None:
     """Width and height of a picture; None if it cannot be read."""
     try:
-        with Image.open(file) as image:
+        with _opened(file) as image:
             return image.size
     except _UNREADABLE:
         return None
@@ -126,10 +135,17 @@ def at_cells(ids: Ids, cells: tuple[int, int], *, align_corners: bool = False) -
     return chosen
 
 
+def _opened(file: Path) -> Image.Image:
+    """Open a picture, after its checksum if it has one. Raises ValueError if that differs."""
+    if is_sound(file) is False:
+        raise ValueError(f"{file} is damaged")
+    return Image.open(file)
+
+
 def _photograph(file: Path, width_px: int) -> str | None:
     encoded = io.BytesIO()
     try:
-        with Image.open(file) as image:
+        with _opened(file) as image:
             photograph = image.convert("RGB")
     except _UNREADABLE:
         return None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cag_uda.errors import RunError
+from cag_uda.files import is_sound
 from cag_uda.report.gallery import Sample
 from cag_uda.report.metrics_log import Metrics, read_metrics
 from cag_uda.runs.records.run import (
@@ -106,6 +107,8 @@ def read_run(path: Path) -> RunRecord:
     remarks: list[str] = []
     scores = _read_scores(path, remarks)
     recipe = _read_text(path / "recipe.toml", remarks)
+    if recipe is not None and is_sound(path / "recipe.toml") is False:
+        remarks.append("recipe.toml was edited or damaged after the run had written it.")
     plan = _parsed(recipe)
     planned = _planned_stages(plan)
     listed = _with_unfinished_folders(path, scores, planned)
@@ -142,10 +145,19 @@ def _read_stage(
         scores=scores,
         finished=finished,
         folder=folder,
-        metrics=read_metrics(folder / METRICS, remarks),
+        metrics=_metrics_of(folder, finished, remarks),
         pseudo_labels=_or_left_out(folder / PSEUDO_LABELS, read_pseudo_labels, {}, remarks),
         criteria=_or_left_out(folder / CRITERIA, _criteria_of, {}, remarks),
     )
+
+
+def _metrics_of(folder: Path, finished: bool, remarks: list[str]) -> Metrics:
+    if finished and (folder / METRICS).exists() and is_sound(folder / METRICS) is False:
+        remarks.append(
+            f"{folder.name}/{METRICS} was changed after its stage had ended: its curves may be "
+            "wrong."
+        )
+    return read_metrics(folder / METRICS, remarks)
 
 
 def _read_scores(path: Path, remarks: list[str]) -> Scores:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.errors import ModelError
-from cag_uda.files import write_with
+from cag_uda.files import is_sound, write_with
 from cag_uda.models.weight_files import read_torch_file
 
 ANCHORS = "anchors.safetensors"
@@ -27,20 +27,26 @@ def save_anchors(path: Path, anchors: CategoryAnchors) -> None:
     """
     tensors = {"vectors": anchors.vectors, "counts": anchors.counts}
     on_host = {name: value.cpu().contiguous() for name, value in tensors.items()}
-    write_with(path, lambda temporary: save_file(on_host, temporary))
+    write_with(path, lambda temporary: save_file(on_host, temporary), sealed=True)
 
 
 def load_anchors(path: Path) -> CategoryAnchors:
     """Read what `save_anchors` wrote.
 
     Raises:
-        ModelError: if it is missing, damaged, or something else.
+        ModelError: if it is missing, damaged, not finite, or something else.
     """
+    mend = "restore it, or make the anchors anew by its stage or by `pseudo-label --source`"
+    if path.exists() and is_sound(path) is False:
+        raise ModelError(f"the anchors {path} are damaged: their checksum differs; {mend}")
     try:
         tensors = load_file(path)
-        return CategoryAnchors.from_vectors(tensors["vectors"], tensors["counts"])
+        anchors = CategoryAnchors.from_vectors(tensors["vectors"], tensors["counts"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ModelError(f"cannot read the anchors {path}: {error}") from error
+        raise ModelError(f"cannot read the anchors {path}: {error}; {mend}") from error
+    if not anchors.vectors[anchors.counts > 0].isfinite().all():
+        raise ModelError(f"the anchors {path} hold values that are not finite; {mend}")
+    return anchors
 
 
 def read_released_anchors(path: Path, num_classes: int, feature_channels: int) -> CategoryAnchors:

@@ -19,6 +19,7 @@ null where it was not kept; `elapsed_s` is what the measurement took. No label o
 nothing that was found with one, ever stands in this file.
 """
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from torch import Tensor
 from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.data.loading.augment import Image, resize_label
 from cag_uda.data.loading.images import LabelledImages, read_or_next
+from cag_uda.errors import RunError
 from cag_uda.evaluation.confusion import ConfusionMatrix
 from cag_uda.evaluation.label_free import look_at, target_criteria
 from cag_uda.evaluation.scores import intersection_and_union, mean_over_classes, share
@@ -97,15 +99,35 @@ class Criteria:
             step: steps of the stage that it has taken; records of as many or more are dropped.
             network: where it is kept, relative to the folder; None where it is not.
         """
-        begun_s = time.monotonic()
-        criteria = self.measure(segmenter)
-        found = CriteriaRecord(
-            step=step, network=network, elapsed_s=time.monotonic() - begun_s, criteria=criteria
-        )
+        found = self._measured(segmenter, step, network)
         # What a run that is now resumed recorded further on is found anew.
-        kept = [record for record in read_criteria(folder) if record.step < step]
+        kept = [record for record in self._records(folder, segmenter) if record.step < step]
         made = StageCriteria(source_validation=self.source_validation, records=[*kept, found])
         write_record(folder / CRITERIA, made)
+
+    def _measured(self, segmenter: Segmenter, step: int, network: str | None) -> CriteriaRecord:
+        begun_s = time.monotonic()
+        criteria = self.measure(segmenter)
+        elapsed_s = time.monotonic() - begun_s
+        return CriteriaRecord(step=step, network=network, elapsed_s=elapsed_s, criteria=criteria)
+
+    def _records(self, folder: Path, segmenter: Segmenter) -> list[CriteriaRecord]:
+        """Read a stage's records; where they are damaged, measure the kept networks again."""
+        try:
+            return read_criteria(folder)
+        except RunError as error:
+            logging.getLogger(__name__).warning(
+                "%s; the networks that were kept are measured again", error.problems[0]
+            )
+        kept = [path for path in folder.glob("networks/*") if path.name.isdecimal()]
+        return [
+            self._measured(
+                Segmenter.from_pretrained(path).to(segmenter.mean.device),
+                int(path.name),
+                f"networks/{path.name}",
+            )
+            for path in sorted(kept, key=lambda path: int(path.name))
+        ]
 
     def _look_at_source(self, segmenter: Segmenter) -> tuple[CategoryAnchors, float]:
         """Anchors and mIoU on the feature grid, of the source sample."""
@@ -169,13 +191,20 @@ def record_missing(run: Path) -> None:
     missing = [
         (folder, steps)
         for folder, steps in stages
-        if (folder / "model" / "config.json").is_file()
-        and not any(record.network == "model" for record in read_criteria(folder))
+        if (folder / "model" / "config.json").is_file() and not _is_measured(folder)
     ]
     criteria = Criteria(recipe, Scenario.open(recipe)) if missing else None
     for folder, steps in missing:
         if criteria is not None:
             criteria.record(folder, Segmenter.from_pretrained(folder / "model"), steps, "model")
+
+
+def _is_measured(stage_folder: Path) -> bool:
+    """Tell whether the criteria of a stage's network are known, in a file that is sound."""
+    try:
+        return any(record.network == "model" for record in read_criteria(stage_folder))
+    except RunError:
+        return False
 
 
 def _some_of(images: LabelledImages, most: int) -> tuple[LabelledImages, list[int]]:

@@ -3,12 +3,14 @@
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cag_uda.errors import RunError
-from cag_uda.files import is_part, remove_parts, write_text
+from cag_uda.files import LOCK, SUMS, is_part, is_sound, owned, remove_parts, seal, write_text
 from cag_uda.recipes import Recipe, dump_recipe, load_recipe
 from cag_uda.runs.records.base import write_record
 from cag_uda.runs.records.run import ENVIRONMENT, SCORES, Environment, Scores, read_scores
@@ -43,13 +45,17 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; choose a new folder by --out")
-        begins_with = {self.path / ENVIRONMENT}
+        begins_with = {self.path / name for name in (ENVIRONMENT, SUMS, LOCK)}
         if self.path.exists() and any(
             path not in begins_with and not is_part(path) for path in self.path.iterdir()
         ):
             raise RunError(
                 f"{self.path} exists already; go on with --resume, or choose another --out"
             )
+
+    def owned(self) -> AbstractContextManager[None]:
+        """Own the folder: one process at a time. Raises InUseError, naming the other one."""
+        return owned(self.path / LOCK, "this run is going on")
 
     def create(self, recipe: Recipe) -> None:
         """Begin a run; it has begun when the recipe is there.
@@ -63,7 +69,7 @@ class RunFolder:
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Keep the resolved recipe."""
-        write_text(self.path / _RECIPE, dump_recipe(recipe))
+        write_text(self.path / _RECIPE, dump_recipe(recipe), sealed=True)
 
     def resume(self, recipe: Recipe) -> Recipe:
         """The recipe that the run goes on with.
@@ -93,10 +99,19 @@ class RunFolder:
             )
         return going_on
 
-    def reopen(self, recipe: Recipe) -> None:
-        """Make a run's folder ready to go on: nothing unfinished, and the recipe that goes on."""
+    def reopen(self, recipe: Recipe, note: Callable[[str], None] = lambda text: None) -> None:
+        """Make a run's folder ready to go on: nothing unfinished, and the recipe that goes on.
+
+        Args:
+            recipe: as `resume` gave it.
+            note: told if the recipe in the folder was changed by another hand.
+        """
         remove_parts(self.path)
-        if load_recipe(self.path / _RECIPE) != recipe:
+        path = self.path / _RECIPE
+        if is_sound(path) is False:
+            note(f"{path} was edited, or damaged, since the run wrote it: the run goes on by it")
+            seal(path)
+        if load_recipe(path) != recipe:
             self.write_recipe(recipe)
 
     def read_scores(self) -> Scores | None:

@@ -47,7 +47,7 @@ def write_picture(path: Path, picture: Image) -> None:
     ok, encoded = cv2.imencode(path.suffix, stored)
     if not ok:
         raise RunError(f"cannot encode the picture {path}")
-    write_with(path, lambda temporary: temporary.write_bytes(encoded.tobytes()))
+    write_with(path, lambda temporary: temporary.write_bytes(encoded.tobytes()), sealed=True)
 
 
 def side_by_side(*pictures: Image | None) -> Image:
@@ -126,7 +126,7 @@ def write_features(
     }
     is_labelled = all(label is not None for _, label in target)
     metadata = {"target_classes": "truth" if is_labelled else "prediction"}
-    write_with(path, lambda temporary: save_file(small, temporary, metadata=metadata))
+    write_with(path, lambda temporary: save_file(small, temporary, metadata=metadata), sealed=True)
 
 
 def plane(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,10 @@ import torch
 from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.data.domains.domain import Item
 from cag_uda.data.loading.augment import Image
+from cag_uda.errors import DataError, RunError
 from cag_uda.evaluation.evaluate import Evaluation, evaluate, load_frames, merge
 from cag_uda.evaluation.pseudo_label_scores import PseudoLabelTally
+from cag_uda.files import seal
 from cag_uda.methods.base import Method
 from cag_uda.models.inference import prepare
 from cag_uda.models.label_maps import label_map
@@ -30,7 +32,7 @@ from cag_uda.runs.pictures import (
 from cag_uda.runs.progress import Progress
 from cag_uda.runs.records.base import write_record
 from cag_uda.runs.records.run import Gain, Scores, StageScores
-from cag_uda.runs.records.stage import PSEUDO_LABELS, PseudoLabelScores, StagePseudoLabels
+from cag_uda.runs.records.stage import METRICS, PSEUDO_LABELS, PseudoLabelScores, StagePseudoLabels
 from cag_uda.runs.scenario import Scenario
 from cag_uda.training.loggers import Loggers
 from cag_uda.training.processes import Processes
@@ -77,7 +79,7 @@ class Results:
         target = recipe.target
         is_scored = scenario.is_scored
         with processes.agreed():
-            found = run.read_scores() if processes.is_first else None
+            found = self._scores_so_far() if processes.is_first else None
         self.scores = processes.gather(found)[0] or Scores(
             recipe=recipe.name,
             source=" + ".join(f"{entry.domain}/{entry.split}" for entry in recipe.source),
@@ -86,6 +88,16 @@ class Results:
             palette=scenario.label_space.palette.tolist(),
             stages=[],
         )
+
+    def _scores_so_far(self) -> Scores | None:
+        """Read what the run has scored; where that is damaged, all stages are scored again."""
+        try:
+            return self._run.read_scores()
+        except RunError as error:
+            self._progress.note(
+                f"{error.problems[0]}; the stages are taken from their last checkpoints again"
+            )
+            return None
 
     def has(self, stage: str) -> bool:
         """Whether a stage is done."""
@@ -168,9 +180,11 @@ class Results:
                 self._criteria.record(folder, segmenter, stage.steps, "model")
                 if evaluation is not None:
                     evaluation.save_frames(folder / "frames.npz")
-                    entry = self._with_gain(entry, evaluation)
+                    entry = self._with_gain(entry, evaluation, segmenter.mean.device)
                 self._keep_samples(segmenter, folder, stage.steps)
                 self._keep_features(segmenter, folder)
+                if (folder / METRICS).exists():
+                    seal(folder / METRICS)
                 self._run.write_scores(self.scores.with_stage(entry))
                 if entry.miou is not None:
                     self._loggers.numbers(stage.steps, {"scores/miou": entry.miou})
@@ -190,15 +204,28 @@ class Results:
             )
         return merge(self._processes.gather(part))
 
-    def _with_gain(self, entry: StageScores, evaluation: Evaluation) -> StageScores:
+    def _with_gain(
+        self, entry: StageScores, evaluation: Evaluation, device: torch.device
+    ) -> StageScores:
         """Add the mIoU points over the source-only stage, with a 95 % interval over frames."""
         floor = self.scores.stage(_FLOOR)
         if floor is None:
             return entry
-        frames = load_frames(self._run.path / "stages" / floor.folder / "frames.npz")
+        frames = self._frames_of(self._run.path / "stages" / floor.folder, device)
         points = [100 * value for value in evaluation.gain_over(frames)]
         gain = Gain(over=_FLOOR, points=points[0], low=points[1], high=points[2])
         return entry.with_changes(gain=gain)
+
+    def _frames_of(self, folder: Path, device: torch.device) -> Evaluation:
+        """Read the evaluation of a finished stage, or make it again where it is damaged."""
+        try:
+            return load_frames(folder / "frames.npz")
+        except DataError as error:
+            self._progress.note(f"{error}: the stage's network is evaluated again")
+        segmenter = Segmenter.from_pretrained(folder / "model").to(device)
+        evaluation = evaluate(segmenter, self._scenario.test, str(self._scenario.test_split))
+        evaluation.save_frames(folder / "frames.npz")
+        return evaluation
 
     def _pseudo_label_quality(self, method: Method) -> dict[str, PseudoLabelScores]:
         """Measure each kind on the test split: precision and coverage; without labels, coverage."""

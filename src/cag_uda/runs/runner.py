@@ -1,7 +1,7 @@
 """A recipe run from its first stage to the delivered network, or on from where it stopped."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeVar, cast
@@ -13,13 +13,13 @@ from cag_uda.data.files.images import DEFAULT
 from cag_uda.data.loading.sampler import BatchSource, Shard, load_batches
 from cag_uda.data.loading.sweeps import sweep_source, sweep_target
 from cag_uda.errors import ModelError, RecipeError, RunError
-from cag_uda.files import copy_file
 from cag_uda.methods import METHODS
 from cag_uda.methods.base import Method, Passes
 from cag_uda.models.norm import make_shareable
 from cag_uda.models.recomputing import check_names, recompute
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.start import start_from
+from cag_uda.models.storage import copy_model
 from cag_uda.models.tuning import check_tuning
 from cag_uda.recipes import Recipe, as_toml, changed, load_recipe
 from cag_uda.recipes.schema import INITIAL, Stage
@@ -27,6 +27,7 @@ from cag_uda.report import write_report
 from cag_uda.runs.callbacks import KeepLabelling, ScoreOnTheWay, ShowPictures, ShowProgress
 from cag_uda.runs.card import write_card
 from cag_uda.runs.console import shown
+from cag_uda.runs.criteria import record_missing
 from cag_uda.runs.folder import RunFolder
 from cag_uda.runs.progress import Progress, Silent
 from cag_uda.runs.records.run import Scores
@@ -123,20 +124,23 @@ def adapt(
     fabric = launch(recipe.compute)
     processes = Processes(fabric)
     progress = shown(progress) if processes.is_first else Silent()
-    with processes.agreed():
-        if problem := recipe.problem_with_processes(processes.count):
-            raise RecipeError(problem)
-        if resume and processes.is_first:
-            run.reopen(recipe)
-    scenario = _open_scenario(recipe, processes, progress)
-    initial = initial_segmenter(recipe, scenario)
-    if initial.backbone.origin:
-        progress.note(initial.backbone.origin)
-    if not resume:
-        recipe = _begin(recipe, run, processes, initial)
-    progress.note(describe(recipe.compute, processes.count))
-    fabric = with_precision(fabric, recipe.compute)
-    with stop_on_signals() as stop, _logged(recipe, run, processes, progress) as loggers:
+    with ExitStack() as held:
+        with processes.agreed():
+            if problem := recipe.problem_with_processes(processes.count):
+                raise RecipeError(problem)
+            if resume and processes.is_first:
+                held.enter_context(run.owned())
+                run.reopen(recipe, progress.note)
+        scenario = _open_scenario(recipe, processes, progress)
+        initial = initial_segmenter(recipe, scenario)
+        if initial.backbone.origin:
+            progress.note(initial.backbone.origin)
+        if not resume:
+            recipe = _begin(recipe, run, processes, initial, held)
+        progress.note(describe(recipe.compute, processes.count))
+        fabric = with_precision(fabric, recipe.compute)
+        stop = held.enter_context(stop_on_signals())
+        loggers = held.enter_context(_logged(recipe, run, processes, progress))
         runner = StageRunner(recipe, run, scenario, fabric, processes, stop, progress, loggers)
         scores = runner.run(initial)
     return Run(run.path, scores)
@@ -173,7 +177,9 @@ def _open_scenario(recipe: Recipe, processes: Processes, progress: Progress) -> 
     return cast(Scenario, scenario)
 
 
-def _begin(recipe: Recipe, run: RunFolder, processes: Processes, initial: Segmenter) -> Recipe:
+def _begin(
+    recipe: Recipe, run: RunFolder, processes: Processes, initial: Segmenter, held: ExitStack
+) -> Recipe:
     """Settle in the first process, for all of them, what is "auto", and begin the run folder."""
     compute = recipe.compute
     with processes.agreed():
@@ -181,6 +187,7 @@ def _begin(recipe: Recipe, run: RunFolder, processes: Processes, initial: Segmen
             batch = recipe.loading.batch_size // processes.count
             compute = resolve(compute, initial, recipe.loading.crop_px, batch)
             recipe = recipe.model_copy(update={"compute": compute})
+            held.enter_context(run.owned())
             run.create(recipe)
     return processes.gather(recipe)[0]
 
@@ -230,8 +237,7 @@ class StageRunner:
         with self.processes.agreed():
             if self.processes.is_first:
                 delivered = self._delivered()
-                for path in delivered.iterdir():
-                    copy_file(path, self.run_folder.model / path.name)
+                copy_model(delivered, self.run_folder.model)
                 scores = self.results.scores
                 write_card(self.run_folder.model, initial, self.recipe, scores, delivered)
                 write_report(self.run_folder.path)
@@ -242,6 +248,7 @@ class StageRunner:
         last = len(self.recipe.stages) - 1
         if self.recipe.deliver == "last":
             return self.run_folder.stage(last, self.recipe.stages[last].name) / "model"
+        record_missing(self.run_folder.path)
         chosen = best_kept(checkpoints(self.run_folder.path), self.recipe.deliver)
         self.progress.note(
             f"delivered by {self.recipe.deliver}: {chosen.stage} after {chosen.step} steps"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cag_uda.errors import DataError, RunError
-from cag_uda.files import write_with
+from cag_uda.files import LOCK, owned, remove_parts, write_with
 from cag_uda.scenes.looks import Look
 from cag_uda.scenes.picture import check_arguments, render
 
@@ -36,6 +36,10 @@ class _Job:
     def paths(self, index: int) -> tuple[Path, Path]:
         name = f"{index:06d}.png"
         return self.folder / "images" / name, self.folder / "labels" / name
+
+    def missing(self, indices: range) -> list[int]:
+        """The scenes that are not there yet."""
+        return [each for each in indices if not all(path.exists() for path in self.paths(each))]
 
     def write(self, batch: Sequence[int]) -> None:
         """Render some pictures while those before are being written: disks take their time."""
@@ -93,9 +97,17 @@ def render_folder(
         return
     check_arguments(seed, min(indices[0], indices[-1]), look, height_px, width_px)
     job = _Job(folder, look, seed, height_px, width_px)
-    missing = [index for index in indices if not all(path.exists() for path in job.paths(index))]
+    if job.missing(indices):
+        with owned(folder / LOCK, "scenes are being rendered", waits=True):
+            remove_parts(folder)
+            _render(job, job.missing(indices), processes)
+
+
+def _render(job: _Job, missing: list[int], processes: int | None) -> None:
+    if not missing:
+        return
     if processes is None:
-        is_small = len(missing) * height_px * width_px < _PAYING_PX
+        is_small = len(missing) * job.height_px * job.width_px < _PAYING_PX
         processes = 1 if is_small else _usable_cores()
     processes = min(processes, len(missing))
     size = min(_BATCH, max(1, len(missing) // (4 * processes))) if processes > 1 else _BATCH

@@ -6,8 +6,11 @@ same end.
 """
 
 import contextlib
+import errno
 import logging
+import os
 import pickle
+import shutil
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +24,8 @@ from cag_uda.files import write_with
 from cag_uda.methods.base import Method
 
 _FILE, _PREVIOUS = "state.pt", "previous.pt"
+_FULL_BYTES = 1 << 20
+"""A disk with less room than this is full: the writer keeps back less than a block of its own."""
 
 
 class Stateful(Protocol):
@@ -149,7 +154,9 @@ def _save(state: dict[str, Any], path: Path, folder: Path) -> None:
     try:
         torch.save(state, path)
     except RuntimeError as error:
-        # torch's zip writer reports a full disk as a RuntimeError.
+        # torch's zip writer reports a full disk as a RuntimeError, in words of its own.
+        if shutil.disk_usage(path.parent).free < _FULL_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         raise OSError(None, _first_line(error)) from error
     last = folder / _FILE
     if last.exists():

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from cag_uda.errors import RunError
-from cag_uda.files import write_json
+from cag_uda.files import SUMS, is_sound, write_json
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 """An IoU, a precision or a coverage, in [0, 1]."""
@@ -72,12 +72,12 @@ AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
 
 
 def write_record(path: Path, record: BaseModel) -> None:
-    """Write a record to a JSON file, whole or not at all. Raises RunError as `write_json` does."""
-    write_json(path, plain(record))
+    """Write and seal a record of a run. Raises RunError as `files.write_json` does."""
+    write_json(path, plain(record), sealed=True)
 
 
 def read_record(model: type[AnyRecord], path: Path, mend: str) -> AnyRecord:
-    """Read a JSON file.
+    """Read a JSON file, after its checksum if it has one.
 
     Args:
         model: what it holds.
@@ -87,6 +87,11 @@ def read_record(model: type[AnyRecord], path: Path, mend: str) -> AnyRecord:
     Raises:
         RunError: naming the file, what is wrong in it and what to do.
     """
+    if path.exists() and is_sound(path) is False:
+        raise RunError(
+            f"{path} is damaged: it is not as it was written; {mend}; or, if you edited it "
+            f"yourself, delete its line in {SUMS}"
+        )
     try:
         return model.model_validate_json(path.read_bytes())
     except ValidationError as error:
