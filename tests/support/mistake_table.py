@@ -268,7 +268,7 @@ RUNS = [
         "adapt tiny.toml --out run --resume --seed 3",
         ("begun with another recipe", "seed", "run/recipe.toml"),
     ),
-    Mistake("adapt tiny.toml --out run-scores --resume", ("scores.json is damaged", "delete it")),
+    Mistake("report run-scores", ("scores.json is damaged", "delete it")),
     Mistake(
         "adapt tiny.toml --out run-cut-off --resume",
         ("no sound checkpoint", "state.pt", "take its stage anew"),
