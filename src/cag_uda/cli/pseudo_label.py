@@ -7,7 +7,15 @@ import typer
 from rich.table import Table
 
 from cag_uda.cli.console import OnConsole, begin, make_console
-from cag_uda.cli.options import Accelerator, DataRoot, Domain, ExactPrecision, Model, Split
+from cag_uda.cli.options import (
+    Accelerator,
+    DataRoot,
+    Domain,
+    ExactPrecision,
+    Model,
+    Split,
+    names_in,
+)
 from cag_uda.errors import DataError
 
 if TYPE_CHECKING:
@@ -36,6 +44,13 @@ def pseudo_label(
     score: Annotated[
         bool, typer.Option("--score", help="Read the split's labels too, for precision.")
     ] = False,
+    forms: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--as",
+            help="For annotation tools, beside the PNGs: coco, yolo, labelme, cvat, label-studio.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace labels that are in --out already.")
     ] = False,
@@ -54,6 +69,7 @@ def pseudo_label(
         margin=margin,
         confidence=confidence,
         score=score,
+        forms=tuple(name for each in forms or () for name in names_in(each)),
         overwrite=overwrite,
         data_root=data_root,
         accelerator=accelerator,

@@ -24,6 +24,7 @@ from cag_uda.prediction.pictures import (
     PAINTERS,
     video_file,
 )
+from cag_uda.prediction.shapes import WRITABLE, LabelFile, write_shapes
 from cag_uda.prediction.stream import (
     BATCH_SIZE,
     Behind,
@@ -63,7 +64,8 @@ def predict_files(
         model: a model folder, a run, or a hub id; or a network, which stays where it is.
         inputs: files, folders (all images and videos below) and globs, one or more.
         out: the output folder; with several kinds, each has a folder in it.
-        kinds: what to write, of `PAINTERS`.
+        kinds: what to write, of `PAINTERS`, or forms of annotation tools, of `WRITABLE`, which
+            stand beside PNGs of train ids.
         overwrite: predict everything anew, whatever the folder holds.
         views: whose logits to average.
         accelerator: auto, cpu or cuda.
@@ -77,9 +79,10 @@ def predict_files(
         UserError: for inputs or a model that cannot be used; and at the end, naming them, for
             images that could not be read, when the predictions of all others are written.
     """
-    unknown = [kind for kind in kinds if kind not in PAINTERS]
+    known = (*PAINTERS, *WRITABLE)
+    unknown = [kind for kind in kinds if kind not in known]
     if unknown or not kinds:
-        raise UserError(f"--as is one or more of {', '.join(PAINTERS)}, got {', '.join(unknown)}")
+        raise UserError(f"--as is one or more of {', '.join(known)}, got {', '.join(unknown)}")
     given = [inputs] if isinstance(inputs, str | Path) else inputs
     jobs, out = find_jobs([str(each) for each in given], Path(out)), Path(out)
     outputs = {job: list(_outputs(job, out, kinds).values()) for job in jobs}
@@ -103,12 +106,28 @@ def predict_files(
         remove_parts(out)
         predictor = _Predictor(segmenter, out, kinds, views, log, told)
         predictor.run(remaining)
+    _write_shapes(jobs, out, kinds, segmenter)
     done = len(remaining) - len(predictor.broken)
     skipped = len(jobs) - len(remaining)
     there = f", {skipped} were there already" if skipped else ""
     told.note(f"{done} predictions in {out}{there}")
     predictor.refuse_broken()
     return {job.source: _outputs(job, out, kinds) for job in jobs}
+
+
+def _write_shapes(jobs: Sequence[Job], out: Path, kinds: Sequence[str], network: Segmenter) -> None:
+    """Write the files of annotation tools of all images that have a prediction, from its PNG."""
+    for kind in kinds:
+        if kind not in WRITABLE:
+            continue
+        pictures = {job: _outputs(job, out, kinds)[kind] for job in jobs if not job.is_video}
+        labels = [
+            LabelFile(path, job.place, job.place + job.source.suffix)
+            for job, path in pictures.items()
+            if path.is_file()
+        ]
+        folder = out / kind if len(kinds) > 1 else out
+        write_shapes(kind, folder, labels, network.classes.names)
 
 
 def fingerprint(segmenter: Segmenter) -> str:
@@ -197,7 +216,7 @@ class _Predictor:
 
     def _write_image(self, job: Job, segmented: Segmentation) -> None:
         for kind, path in _outputs(job, self._out, self._kinds).items():
-            write_picture(path, PAINTERS[kind](segmented))
+            write_picture(path, _painted(kind, segmented))
         self._log.add(job)
 
     def _run_video(self, job: Job) -> None:
@@ -226,7 +245,7 @@ class _Predictor:
 
     def _write_frame(self, sinks: dict[str, Sink], number: int, segmented: Segmentation) -> None:
         for kind, write in sinks.items():
-            write(number, PAINTERS[kind](segmented))
+            write(number, _painted(kind, segmented))
 
     @property
     def _wants_confidence(self) -> bool:
@@ -241,6 +260,10 @@ class _Predictor:
         # Videos announce their frames, not always rightly.
         self._total = max(self._total, self._done)
         self._progress.update("predicting", self._done, self._total)
+
+
+def _painted(kind: str, segmented: Segmentation) -> Picture:
+    return segmented.label if kind in WRITABLE else PAINTERS[kind](segmented)
 
 
 def _write_numbered(folder: Path, number: int, picture: Picture) -> None:

@@ -35,6 +35,7 @@ from cag_uda.prediction.labeller import (
     source_of,
 )
 from cag_uda.prediction.opening import as_learned, computing_in, open_model
+from cag_uda.prediction.shapes import WRITABLE, LabelFile, write_shapes
 from cag_uda.prediction.stream import BATCH_SIZE, Behind, Frame, batches_of_one_size, read_frames
 from cag_uda.recipes import Recipe
 from cag_uda.runs.progress import Progress, Silent
@@ -62,6 +63,8 @@ class Asked:
     """As `labelling_config` takes it."""
     score: bool = False
     """Whether to read the split's labels, for precision."""
+    forms: tuple[str, ...] = ()
+    """Forms of annotation tools, of `shapes.WRITABLE`, to write beside the PNGs."""
     overwrite: bool = False
     """Whether files of an earlier command may be replaced."""
     data_root: Path | None = None
@@ -104,6 +107,8 @@ def pseudo_label_split(
         UserError: for a model, domain, split or folder that cannot be used.
     """
     asked, progress = asked or Asked(), progress or Silent()
+    if unknown := [name for name in asked.forms if name not in WRITABLE]:
+        raise UserError(f"--as is of {', '.join(WRITABLE)}, got {', '.join(unknown)}")
     recipe = read_recipe_of(model)
     config = labelling_config(recipe, asked.margin, asked.confidence)
     segmenter = open_model(model, asked.accelerator)
@@ -115,6 +120,14 @@ def pseudo_label_split(
     with computing_in(asked.precision, segmenter):
         labeller = _labeller(segmenter, model, target, split, asked, config, recipe, progress)
         counts, broken = _label(labeller, segmenter, target, items, out, asked.score, progress)
+    for form in asked.forms:
+        for kind in KINDS:
+            labels = [
+                LabelFile(path, item.key, item.key + item.image.suffix)
+                for item in items
+                if (path := out / kind / f"{item.key}.png").is_file()
+            ]
+            write_shapes(form, out / kind, labels, segmenter.classes.names)
     written = Coverage(
         model=model,
         domain=target.name,

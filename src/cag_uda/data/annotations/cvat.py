@@ -46,6 +46,10 @@ def write(path: Path, drawings: Sequence[Drawing], names: Sequence[str]) -> None
     """Write drawings as polygons. Raises RunError."""
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
+    meta = ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "task")
+    labels = ElementTree.SubElement(meta, "labels")
+    for name in names:
+        ElementTree.SubElement(ElementTree.SubElement(labels, "label"), "name").text = name
     for number, drawing in enumerate(drawings):
         height, width = drawing.size or (0, 0)
         image = ElementTree.SubElement(

@@ -1,9 +1,9 @@
 """What every annotation tool holds: shapes with names, one above the other, on one image.
 
-Tools differ in what a whole number means. In COCO, YOLO, CVAT and Label Studio it is an edge
-between pixels, and pycocotools says which pixels an outline holds; in LabelMe and Cityscapes it is
-the centre of a pixel, and the outline itself belongs to the shape, as Pillow draws it. Painted so,
-labels equal to the pixel those that the tools' own converters write.
+Tools differ in what a whole number means. In COCO, CVAT and Label Studio it is an edge between
+pixels, and pycocotools says which pixels an outline holds; in LabelMe, Cityscapes and YOLO (as
+Ultralytics and supervision draw it) it is the centre of a pixel, and the outline itself belongs to
+the shape, as Pillow draws it. Painted so, labels equal those that the tools' own converters write.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,8 @@ class Shape:
     name: str
     outlines: tuple[Points, ...] = ()
     """Polygons in pixels, all of them part of the area; corners of an "ellipse"'s box; a "line"."""
-    kind: Literal["polygon", "ellipse", "line"] = "polygon"
+    kind: Literal["polygon", "box", "ellipse", "line"] = "polygon"
+    """A "box" is what a detector wants: the area is not all of the thing's."""
     bitmap: NDArray[np.bool_] | None = None
     """(h, w), in place of outlines."""
     left: int = 0
@@ -84,6 +85,9 @@ def paint(
             label[shape.top + first_row : bottom, shape.left + first_column : right][part] = value
             continue
         outlines = [points * scale for points in shape.outlines]
+        if drawing.size is None and convention == "centres":
+            # Five digits of a share are a little beside the pixel that is meant.
+            outlines = [np.rint(points) for points in outlines]
         if convention == "edges":
             label[_between_edges(shape, outlines, height, width)] = value
         else:

@@ -38,7 +38,7 @@ class AnnotationFormat:
 
 FORMATS: dict[FormatName, AnnotationFormat] = {
     "coco": AnnotationFormat(".json", True, "edges", coco.read, coco.write),
-    "yolo": AnnotationFormat(".txt", False, "edges", yolo.read, yolo.write),
+    "yolo": AnnotationFormat(".txt", False, "centres", yolo.read, yolo.write),
     "labelme": AnnotationFormat(".json", False, "centres", labelme.read, labelme.write),
     "cvat": AnnotationFormat(".xml", True, "edges", cvat.read, cvat.write),
     "label-studio": AnnotationFormat(".json", True, "edges", label_studio.read, label_studio.write),

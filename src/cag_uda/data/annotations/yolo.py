@@ -1,7 +1,8 @@
 """YOLO's segmentation labels: one text file an image, a class number and a polygon a line.
 
 Points are shares of the image's sides. Small areas stand above large ones, as Ultralytics' own
-semantic training has it (docs.ultralytics.com, "Semantic segmentation datasets").
+semantic training has it (docs.ultralytics.com, "Semantic segmentation datasets"). Tools write boxes
+for shapes that are too small for a polygon.
 """
 
 from collections.abc import Sequence
@@ -25,10 +26,12 @@ def read(path: Path) -> list[Drawing]:
         for line in filter(str.strip, lines):
             number, *numbers = line.split()
             if len(numbers) + 1 == _OF_A_BOX:
-                raise DataError(
-                    f"{path} has a box where a polygon is wanted ({line.strip()!r}): it is made "
-                    "for detection; export segmentation"
-                )
+                x, y, width, height = np.array(numbers, np.float64)
+                left, right = x - width / 2, x + width / 2
+                top, bottom = y - height / 2, y + height / 2
+                corners = [[left, top], [right, top], [right, bottom], [left, bottom]]
+                shapes.append(Shape(str(int(number)), (np.array(corners),), "box"))
+                continue
             if len(numbers) + 1 < _LEAST_NUMBERS or len(numbers) % 2:
                 raise ValueError(f"{len(numbers)} numbers make no polygon")
             points = np.array(numbers, np.float64).reshape(-1, 2)

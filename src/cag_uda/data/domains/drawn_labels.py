@@ -3,10 +3,11 @@
 Finds the drawing of each image, by the name of its file or by what the file says; draws train ids.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
@@ -53,14 +54,22 @@ class LabelArtist:
         for key, image, path in wanted:
             if (drawing := files[path].of(key)) is not None:
                 jobs.append((key, image, path, drawing))
-        self._refuse_unknown([drawing for *_, drawing in jobs])
+        self._refuse([drawing for *_, drawing in jobs])
         return {key: self._drawn(image, path, drawing) for key, image, path, drawing in jobs}
 
-    def _refuse_unknown(self, drawings: Sequence[Drawing]) -> None:
+    def _refuse(self, drawings: Sequence[Drawing]) -> None:
+        shapes = [shape for drawing in drawings for shape in drawing.shapes]
+        boxes = sum(shape.kind == "box" for shape in shapes)
+        if boxes and 2 * boxes > len(shapes):
+            raise DataError(
+                f"{boxes} of {len(shapes)} shapes of {self.described_in} are boxes: they are made "
+                "for detection; export segmentation"
+            )
+        if boxes:
+            _warn_once(f"{boxes} of {len(shapes)} shapes are boxes, and are drawn as such")
         counts: dict[str, int] = defaultdict(int)
-        for drawing in drawings:
-            for shape in drawing.shapes:
-                counts[shape.name] += 1
+        for shape in shapes:
+            counts[shape.name] += 1
         unknown = sorted(self.names.unknown(counts), key=lambda name: -counts[name])
         if unknown:
             listed = first_of([f"{name} ({counts[name]:,} shapes)" for name in unknown], 8)
@@ -130,6 +139,11 @@ class _Annotations:
         for drawing in self._drawings:
             found[PurePosixPath(_stem(drawing.image)).name].append(drawing)
         return found
+
+
+@cache
+def _warn_once(text: str) -> None:
+    logging.getLogger(__name__).warning(text)
 
 
 def _stem(image: str) -> str:

@@ -20,7 +20,7 @@ from cag_uda.errors import DataError
 _LARGEST_BYTES = 1 << 30
 _FILES_LOOKED_AT = 200
 _LEAST_COVERAGE = 0.5
-_LEAST_YOLO_NUMBERS = 7
+_LEAST_YOLO_NUMBERS, _OF_A_BOX = 7, 5
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,10 @@ def _json_format(content: Any) -> FormatName | None:
 def _is_yolo(text: str) -> bool:
     lines = [line.split() for line in text.splitlines() if line.strip()]
     try:
-        return bool(lines) and all(
+        has_polygon = any(len(numbers) >= _LEAST_YOLO_NUMBERS for numbers in lines)
+        return has_polygon and all(
             float(numbers[0]) == int(numbers[0])
-            and len(numbers) >= _LEAST_YOLO_NUMBERS
+            and (len(numbers) == _OF_A_BOX or len(numbers) >= _LEAST_YOLO_NUMBERS)
             and all(-0.01 <= float(number) <= 1.01 for number in numbers[1:])
             for numbers in lines
         )

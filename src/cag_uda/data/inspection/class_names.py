@@ -53,7 +53,7 @@ _Found = tuple[dict[int, str], dict[int, str]]
 
 
 def _is_name(name: str) -> bool:
-    return 0 < len(name) <= 80 and name != "ignore" and not name.isdigit() and "/" not in name
+    return 0 < len(name) <= 80 and not name.isdigit() and "/" not in name
 
 
 def _lines(text: str) -> list[str]:

@@ -174,10 +174,14 @@ def _by_class_names(look: LabelLook, names: ClassNames | None) -> Meaning | None
         return None
     classes, mapped = [], {}
     for code, name in by_code.items():
+        if name == "ignore":
+            mapped[written(look, code)] = name
+            continue
         found = seen.get(code, SeenCode(code, 0.0, 0))
         classes.append(GuessedClass(name, _colour_of(look, code), found))
         mapped[written(look, code)] = name
-    is_plain = look.encoding != "rgb" and list(by_code) == list(range(len(by_code)))
+    kept = [code for code, name in by_code.items() if name != "ignore"]
+    is_plain = look.encoding != "rgb" and kept == list(range(len(by_code)))
     if unnamed and not is_plain:
         mapped[written(look, nothing)] = "ignore"
     why = f"{names.file} tells the classes' names"

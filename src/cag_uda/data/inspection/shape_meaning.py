@@ -57,7 +57,12 @@ def _of_numbers(look: AnnotationLook, names: ClassNames | None) -> ShapeMeaning:
     """YOLO's classes, in the order of their numbers; the background comes last, as it has none."""
     count = 1 + max((int(name) for name in look.names), default=0)
     by_id = names.by_id if names is not None and len(names.by_id) >= count else {}
-    classes = [by_id.get(number, f"class-{number}") for number in range(max(count, len(by_id)))]
+    named = [by_id.get(number, f"class-{number}") for number in range(max(count, len(by_id)))]
+    mapped = {str(number): name for number, name in enumerate(named) if name == "ignore"}
+    classes = [name for name in named if name != "ignore"]
+    if mapped and named[-1] != "ignore":
+        # Numbers after one that is no class count the classes no more.
+        mapped = {str(number): name for number, name in enumerate(named)}
     if not set(classes) & set(BACKGROUNDS):
         classes.append(BACKGROUNDS[0])
-    return ShapeMeaning(classes=tuple(classes))
+    return ShapeMeaning(classes=tuple(classes), map=mapped)

@@ -1,0 +1,82 @@
+"""Label maps as files of annotation tools, so that people correct what a network proposes there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cag_uda.data.annotations.formats import FORMATS, AnnotationFormat
+from cag_uda.data.annotations.tracing import IGNORED, TOLERANCE_PX, trace
+from cag_uda.data.files.decoding import Bytes
+from cag_uda.files import write_text
+
+WRITABLE: dict[str, AnnotationFormat] = {
+    name: each for name, each in FORMATS.items() if each.write is not None
+}
+"""Formats that predictions can be written in, by the name that `--as` takes."""
+ANNOTATIONS = "annotations"
+"""What the one file of a format for many images is called, without its extension."""
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """A label map on disk, and the image that it is of."""
+
+    path: Path
+    """A PNG of train ids."""
+    place: str
+    """Path of the image's file below the output folder, without extension."""
+    image: str
+    """What a tool shall call the image: its path with extension."""
+
+
+def write_shapes(
+    name: str,
+    folder: Path,
+    labels: Sequence[LabelFile],
+    class_names: Sequence[str],
+    tolerance_px: float = TOLERANCE_PX,
+) -> list[Path]:
+    """Write label maps in the form of an annotation tool.
+
+    Args:
+        name: of the format, of `WRITABLE`.
+        folder: where to put one file for all images, or one for each at its place.
+        labels: what to write.
+        class_names: of the train ids.
+        tolerance_px: how far an outline may run from the border of its region.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        RunError: if the disk is full or the folder cannot be written.
+    """
+    form = WRITABLE[name]
+    assert form.write is not None, "formats without a writer are not listed"
+    drawings = [
+        trace(_train_ids(each.path), class_names, each.image, form.convention, tolerance_px)
+        for each in labels
+    ]
+    if form.is_of_split:
+        written = [folder / f"{ANNOTATIONS}{form.extension}"]
+        form.write(written[0], drawings, class_names)
+        return written
+    written = [folder / f"{each.place}{form.extension}" for each in labels]
+    for path, drawing in zip(written, drawings, strict=True):
+        form.write(path, [drawing], class_names)
+    if name == "yolo":
+        # The files hold numbers alone; Ultralytics and others look for the names here.
+        is_partial = any(shape.name == IGNORED for each in drawings for shape in each.shapes)
+        names = [*class_names, IGNORED] if is_partial else class_names
+        lines = [f"  {number}: {each}\n" for number, each in enumerate(names)]
+        write_text(folder / "data.yaml", f"names:\n{''.join(lines)}")
+        written.append(folder / "data.yaml")
+    return written
+
+
+def _train_ids(path: Path) -> Bytes:
+    with Image.open(path) as image:
+        return np.asarray(image)
