@@ -88,6 +88,8 @@ class _Look:
             self._rows, self._columns = plan_windows(size, most_pixels, segmenter.grid_px)
             self._cell = self._cell_of_network()
         self._height, self._width = (math.ceil(side / self._cell) for side in size)
+        self._blank: dict[tuple[int, ...], Tensor] = {}
+        """Logits of windows of one colour, by size and colour."""
         self._next = 0
         self._top = 0
         """First row of the grid that is held."""
@@ -164,7 +166,17 @@ class _Look:
         start, stop = columns.start, columns.stop
         if mirrored and self._views.window_px is None:
             start, stop = self._image.shape[3] - stop, self._image.shape[3] - start
-        window = on_device(self._image[..., rows.start : rows.stop, start:stop], self._segmenter)
+        piece = self._image[..., rows.start : rows.stop, start:stop]
+        if bool((piece == piece[..., :1, :1]).all()):
+            # Most of a slide, or of a mosaic of aerial images, is of one colour: look at it once.
+            key = (*piece.shape[2:], *piece[0, :, 0, 0].tolist())
+            if key not in self._blank:
+                self._blank[key] = self._seen(piece, mirrored, rows, columns)
+            return self._blank[key]
+        return self._seen(piece, mirrored, rows, columns)
+
+    def _seen(self, piece: Tensor, mirrored: bool, rows: Stretch, columns: Stretch) -> Tensor:
+        window = on_device(piece, self._segmenter)
         logits = self._segmenter(window.flip(-1) if mirrored else window).logits.float()
         height, width = (
             self._on_grid(each.stop) - self._on_grid(each.start) for each in (rows, columns)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cag_uda.data.files.patterns import IMAGE_EXTENSIONS
+from cag_uda.data.files.patterns import IMAGE_EXTENSIONS, is_no_data
 from cag_uda.errors import UserError
 
 VIDEO_EXTENSIONS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -126,7 +126,7 @@ def _below(folder: str) -> Iterator[str]:
         folders[:] = sorted(
             name
             for name in folders
-            if not name.startswith(".") and os.path.realpath(os.path.join(root, name)) not in seen
+            if not is_no_data(name) and os.path.realpath(os.path.join(root, name)) not in seen
         )
         for name in sorted(names):
             if _is_known(name) and not name.startswith("."):

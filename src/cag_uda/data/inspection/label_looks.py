@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from cag_uda.data.domains.label_map import ImageEncoding, LabelMap
 from cag_uda.data.domains.label_reader import LabelReader
-from cag_uda.data.files.decoding import Stored, bytes_of, stored
+from cag_uda.data.files.decoding import Codes, Stored, bytes_of, stored
 from cag_uda.data.files.images import read_image
 from cag_uda.errors import DataError
 
@@ -28,7 +28,8 @@ _LEAST_FLATNESS_INSIDE = 0.4
 _FEW_CODES = 24
 _ALIKE_PX, _LEAST_CORRELATION = 24, 0.6
 _CLEAR_SHARE, _CLEAR_TOLERANCE, _LOSSY_TOLERANCE = 0.95, 40, 64
-_MOST_CLEAR, _LEAST_CLEAR_SHARE = 24, 0.4
+_MOST_CLEAR, _LEAST_INNER = 24, 0.3
+_LEAST_INNER_SHARE, _LEAST_LOSSY_SHARE = 0.0005, 0.005
 _MOST_CODES = 256
 _MOST_IDS_OF_A_CHANNEL = 63
 
@@ -146,13 +147,16 @@ def _counted(paths: Sequence[Path], encoding: ImageEncoding, channel: int | None
     label_map = LabelMap(encoding, np.zeros(1, np.uint8), tolerance=1)
     reader = LabelReader(label_map, channel or 0, "this folder")
     pixels: Counter[int] = Counter()
+    inner: Counter[int] = Counter()
     images: list[list[int]] = []
     for path in paths:
-        values, counts = np.unique(reader.codes(path), return_counts=True)
-        pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-        images.append(values.tolist())
-    is_lossy = any(stored(bytes_of(path), path).is_lossy for path in paths if path.suffix != ".npy")
-    clear, tolerance = _cleared(pixels, encoding, is_lossy)
+        found = reader.codes(path)
+        for counter, part in ((pixels, found), (inner, _inner(found))):
+            values, counts = np.unique(part, return_counts=True)
+            counter.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        images.append(np.unique(found).tolist())
+    are_lossy = encoding != "npy" and stored(bytes_of(paths[0]), paths[0]).is_lossy
+    clear, tolerance = _cleared(pixels, pixels if are_lossy else inner, encoding, are_lossy)
     shares: Counter[int] = Counter()
     for code, count in pixels.items():
         shares[clear.get(code, code)] += count
@@ -163,28 +167,56 @@ def _counted(paths: Sequence[Path], encoding: ImageEncoding, channel: int | None
     return LabelLook(encoding, channel, codes, kept, len(paths), tolerance)
 
 
+def _inner(codes: Codes) -> Codes:
+    """The codes of pixels that lie within an area of their own: no edge is among them."""
+    middle = codes[1:-1, 1:-1]
+    sides = (codes[:-2, 1:-1], codes[2:, 1:-1], codes[1:-1, :-2], codes[1:-1, 2:])
+    inner: Codes = middle[np.logical_and.reduce([middle == side for side in sides])]
+    return inner
+
+
 def _cleared(
-    pixels: Counter[int], encoding: ImageEncoding, is_lossy: bool
+    pixels: Counter[int], inner: Counter[int], encoding: ImageEncoding, are_lossy: bool
 ) -> tuple[dict[int, int], int]:
     """For each code of soft labels the clear one that it is near to, and how far the furthest is.
+
+    Clear are codes that fill areas, not only their edges; in JPEGs, which may have none, the most
+    frequent ones that are far enough from each other.
+
+    Args:
+        pixels: of each code.
+        inner: of each code, those within an area of it.
+        encoding: of the labels.
+        are_lossy: whether they are JPEGs.
 
     Returns:
         Nothing, and 0, for labels that are clear.
     """
-    if encoding not in ("ids", "rgb") or len(pixels) <= _FEW_CODES:
+    least = (_LEAST_LOSSY_SHARE if are_lossy else _LEAST_INNER_SHARE) * pixels.total()
+    apart = _LOSSY_TOLERANCE if are_lossy else _CLEAR_TOLERANCE
+    is_deep = encoding == "ids" and max(pixels) > 255
+    if encoding not in ("ids", "rgb") or len(pixels) <= _FEW_CODES or is_deep:
         return {}, 0
-    codes = np.array(list(pixels), np.int64)
-    counts = np.array(list(pixels.values()), np.int64)
     shifts = (16, 8, 0) if encoding == "rgb" else (0,)
-    channels = np.stack([codes >> shift & 255 for shift in shifts], axis=1)
-    chosen = _clear_rows(channels, counts, is_lossy)
-    least = 0 if is_lossy else _LEAST_CLEAR_SHARE * counts.sum()
-    if chosen is None or counts[chosen].sum() < least:
+
+    def channels_of(codes: Iterable[int]) -> npt.NDArray[np.int64]:
+        return np.array([[code >> shift & 255 for shift in shifts] for code in codes], np.int64)
+
+    chosen: list[int] = []
+    for code, count in inner.most_common():
+        if count < least:
+            break
+        if chosen and np.abs(channels_of(chosen) - channels_of([code])).max(1).min() <= apart:
+            if not are_lossy:
+                return {}, 0  # Two that fill areas and are near to each other are two classes.
+            continue
+        chosen.append(code)
+    if not 1 < len(chosen) <= _MOST_CLEAR or inner.total() < _LEAST_INNER * pixels.total():
         return {}, 0
-    distances = np.abs(channels[:, None] - channels[None, chosen]).max(axis=2)
-    nearest = codes[chosen][distances.argmin(axis=1)]
+    distances = np.abs(channels_of(pixels)[:, None] - channels_of(chosen)[None]).max(axis=2)
+    nearest = np.array(chosen)[distances.argmin(axis=1)].tolist()
     furthest = int(distances.min(axis=1).max())
-    return dict(zip(codes.tolist(), nearest.tolist(), strict=True)), min(127, max(1, furthest))
+    return dict(zip(pixels, nearest, strict=True)), min(127, max(1, furthest))
 
 
 def _encoding_of(path: Path) -> tuple[ImageEncoding, int | None] | None:
