@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "scenes": COMMON,
     "data": COMMON | {"scenes"},
     # One function reads an image for training, Python and the commands: `data.files.images`.
-    "models": COMMON | {"data.files"},
+    "models": COMMON | {"adaptation", "data.files"},
     "methods": NETWORKS,
     "training": COMMON | {"methods"},
     "evaluation": COMMON | {"data", "models"},

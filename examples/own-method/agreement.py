@@ -14,7 +14,6 @@ from pydantic import Field
 from torch import Tensor
 
 import cag_uda
-from cag_uda.adaptation import cross_entropy
 from cag_uda.methods import METHODS, Method, MethodConfig
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import IGNORE, Batch, Losses
@@ -40,10 +39,10 @@ class Agreement(Method):
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yields {source/ce}, {target/ce}: one yield a graph, which the loop backpropagates."""
         source = self.student(batch.source.image, "source")
-        yield {"source/ce": cross_entropy(source.logits, batch.source.label)}
+        yield {"source/ce": self.cross_entropy(source.logits, batch.source.label)}
         label = self.agreed(batch.target.plain)
         target = self.student(batch.target.image, "target")
-        yield {"target/ce": self.config.target_weight * cross_entropy(target.logits, label)}
+        yield {"target/ce": self.config.target_weight * self.cross_entropy(target.logits, label)}
 
     def agreed(self, image: Tensor) -> Tensor:
         """Labels (B, h, w) of images (B, 3, H, W), IGNORE where the two views differ."""

@@ -31,7 +31,7 @@ def test_labels_are_the_sure_pixels_of_the_pool(segmenter: Segmenter) -> None:
     with torch.no_grad():
         for batch in make_passes().source():
             seen = labeller(batch.image, "source")
-            source.update(seen.features, method.on_grid(batch.label, seen.logits))
+            source.update(seen.features, method.segmenter.on_grid(batch.label, seen.logits))
         for images in make_passes().target():
             target.update(labeller(images.plain, "target").features)
         anchors = AdaptedAnchors(4, 128)

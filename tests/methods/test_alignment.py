@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import cag_uda
-from cag_uda.adaptation.losses import class_probability, cross_entropy, entropy, self_information
+from cag_uda.adaptation.losses import entropy, self_information
 from cag_uda.errors import ShapeError
 from cag_uda.methods.adaptsegnet import AdaptSegNet, AdaptSegNetConfig
 from cag_uda.methods.advent import Advent, AdventConfig
@@ -27,36 +27,38 @@ from tests.support.method_steps import gradients
 
 def test_self_information_by_hand() -> None:
     logits = torch.log(torch.tensor([0.5, 0.25, 0.25])).view(1, 3, 1, 1)
-    got = self_information(logits, (1, 1)).flatten()
+    got = self_information(logits).flatten()
     expected = torch.tensor([0.5, 0.5, 0.5]) / math.log2(3)  # 0.5·1, 0.25·2, 0.25·2 bits
     torch.testing.assert_close(got, expected)
     certain = torch.tensor([200.0, -200.0]).view(1, 2, 1, 1)
-    assert self_information(certain, (1, 1)).tolist() == [[[[0.0]], [[0.0]]]]
+    assert self_information(certain).tolist() == [[[[0.0]], [[0.0]]]]
     with pytest.raises(ShapeError):
-        self_information(torch.zeros(1, 1, 2, 2), (2, 2))
+        self_information(torch.zeros(1, 1, 2, 2))
 
 
 def test_self_information_is_the_released_formula_and_sums_to_the_entropy() -> None:
     logits = torch.randn(2, 19, 5, 7, generator=torch.Generator().manual_seed(0)) * 3
     probability = logits.softmax(1)
     released = -(probability * torch.log2(probability + 1e-30)) / math.log2(19)
-    got = self_information(logits, (5, 7))
+    got = self_information(logits)
     torch.testing.assert_close(got, released, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(got.sum(1).mean(), entropy(logits))
 
 
 @pytest.mark.parametrize("aligned", [False, True])
-def test_corners_are_aligned_where_asked(aligned: bool) -> None:
+def test_methods_resize_logits_as_the_network_does(aligned: bool, segmenter: Segmenter) -> None:
+    """Corners on corners or edges on edges, in cross entropies and in what discriminators see."""
+    config = segmenter.config.model_copy(update={"align_corners": aligned})
+    method = Advent(Segmenter(config, segmenter.classes), AdventConfig(discriminator_channels=4))
     logits = torch.randn(1, 4, 3, 5, generator=torch.Generator().manual_seed(0))
     label = torch.randint(0, 4, (1, 12, 20), generator=torch.Generator().manual_seed(1))
     upsampled = F.interpolate(logits, (12, 20), mode="bilinear", align_corners=aligned)
     torch.testing.assert_close(
-        cross_entropy(logits, label, align_corners=aligned), F.cross_entropy(upsampled, label)
+        method.cross_entropy(logits, label), F.cross_entropy(upsampled, label)
     )
-    torch.testing.assert_close(class_probability(logits, (12, 20), aligned), upsampled.softmax(1))
     probability = upsampled.softmax(1)
     torch.testing.assert_close(
-        self_information(logits, (12, 20), aligned),
+        method.evidence(method.upsample(logits, label)),
         -probability * probability.log2() / 2,  # log₂ 4 classes
     )
 
@@ -126,7 +128,7 @@ def test_a_step_at_two_levels_is_the_alternating_original(kind: str, segmenter: 
     both = TwoLevelSegmenter(reference.segmenter, reference.auxiliary)
     discriminators = (reference.discriminator, reference.auxiliary_discriminator)
     bce = F.binary_cross_entropy_with_logits
-    (_, main), auxiliary = both(batch.source.image, "source")
+    (_, main, _), auxiliary = both(batch.source.image, "source")
     supervised = [
         F.cross_entropy(
             F.interpolate(logits, (32, 32), mode="bilinear"),
@@ -136,7 +138,7 @@ def test_a_step_at_two_levels_is_the_alternating_original(kind: str, segmenter: 
         for logits in (main, auxiliary)
     ]
     (supervised[0] + 0.1 * supervised[1]).backward()
-    (_, target), auxiliary_target = both(batch.target.image, "target")
+    (_, target, _), auxiliary_target = both(batch.target.image, "target")
     for weight, judge, logits in zip(
         (1e-3, 2e-4), discriminators, (target, auxiliary_target), strict=True
     ):

@@ -59,7 +59,7 @@ def predict(segmenter: Segmenter, path: Path, domain: DomainName) -> Prediction:
 def anchors_by_hand(segmenter: Segmenter, day: Path) -> CategoryAnchors:
     anchors = CategoryAnchors(segmenter.num_classes, segmenter.feature_channels)
     for path in images_of(day):
-        features, _ = predict(segmenter, path, "source")
+        features = predict(segmenter, path, "source").features
         stored = read_pixels(day.parent / "day" / "labels" / path.name)
         label = torch.from_numpy(stored).long()[None]
         height, width = features.shape[2:]
@@ -86,10 +86,10 @@ def test_both_kinds_are_those_of_the_tensor_maths(
     anchors = anchors_by_hand(segmenter, day)
     trusted = dict.fromkeys(("anchor", "confidence"), 0)
     for path in images_of(dusk):
-        features, logits = predict(segmenter, path, "target")
+        prediction = predict(segmenter, path, "target")
         expected = {
-            "anchor": by_anchor(anchors.distances(features), RelativeMargin(0.02)),
-            "confidence": by_confidence(logits, 0.5),
+            "anchor": by_anchor(anchors.distances(prediction.features), RelativeMargin(0.02)),
+            "confidence": by_confidence(prediction.logits, 0.5),
         }
         for kind, pseudo in expected.items():
             label = pseudo.label[0].numpy().astype(np.uint8)

@@ -178,7 +178,7 @@ def test_row_anchors(released: Recipe, classes: Classes) -> None:
     means: dict[int, list[Tensor]] = {}
     for batch in batches():
         with torch.no_grad():
-            features, logits = frozen(batch.source.image)
+            features, logits, _ = frozen(batch.source.image)
         label = F.interpolate(batch.source.label[:, None].float(), features.shape[2:])[:, 0]
         for image in range(2):
             for category in range(4):
@@ -283,7 +283,7 @@ def test_row_target_cross_entropy_and_distance_loss(released: Recipe, classes: C
     torch.testing.assert_close(losses["source/ce"], expected)
     grid = F.interpolate(batch.source.label[:, None].float(), source.logits.shape[2:])[:, 0].long()
     anchors = reference.anchors.vectors
-    for name, (features, logits), label in (
+    for name, (features, logits, _), label in (
         ("source", source, grid),
         ("target", target, pseudo["anchor"].label),
     ):

@@ -41,7 +41,7 @@ def recorded(segmenter: Segmenter, tmp_path: Path) -> FeatureMap:
     segmenter.train()
     state = torch.random.get_rng_state()
     target: list[tuple[np.ndarray, np.ndarray | None]] = [*pairs(2, 2)]
-    write_features(tmp_path / "features.safetensors", segmenter, pairs(4, 1), target, None)
+    write_features(tmp_path / "features.safetensors", segmenter, pairs(4, 1), target)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert segmenter.training
     remarks: list[str] = []
@@ -84,7 +84,7 @@ def test_cells_lie_around_their_anchor_in_the_plane(recorded: FeatureMap) -> Non
 def test_target_without_labels_goes_by_the_prediction(segmenter: Segmenter, tmp_path: Path) -> None:
     target: list[tuple[np.ndarray, np.ndarray | None]] = [(x, None) for x, _ in pairs(2, 2)]
     source = [(x, np.where(y == 3, 255, y).astype(np.uint8)) for x, y in pairs(2, 1)]
-    write_features(tmp_path / "features.safetensors", segmenter, source, target, None)
+    write_features(tmp_path / "features.safetensors", segmenter, source, target)
     found = read_features(tmp_path, 4, [])
     assert found is not None
     assert not found.by_truth
@@ -143,7 +143,7 @@ def test_pseudo_labels_are_those_of_the_method(segmenter: Segmenter, tmp_path: P
             grid = downsample(torch.from_numpy(label).long()[None], size)
             method.anchors.update(prediction.features, grid)
     images = [image for image, _ in pairs(2, 2)]
-    write_pseudo_labels(tmp_path, method, images, None)
+    write_pseudo_labels(tmp_path, method, images)
     found = pseudo_label_pictures(tmp_path)
     assert set(found) >= {"anchor", "confidence"}
     for number, image in enumerate(images):
@@ -152,7 +152,7 @@ def test_pseudo_labels_are_those_of_the_method(segmenter: Segmenter, tmp_path: P
         assert np.array_equal(stored, expected.numpy())
     assert (stored == 255).any()
     source_only = SourceOnly(segmenter, SourceOnlyConfig())
-    write_pseudo_labels(tmp_path / "none", source_only, images, 96)
+    write_pseudo_labels(tmp_path / "none", source_only, images)
     assert not (tmp_path / "none").exists()
 
 

@@ -12,9 +12,8 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from cag_uda.adaptation.losses import cross_entropy
 from cag_uda.errors import RunError
-from cag_uda.methods import source_only
+from cag_uda.methods.source_only import SourceOnly
 from cag_uda.recipes import load_recipe
 from cag_uda.runs.runner import adapt
 from cag_uda.training.log import StageLog
@@ -25,13 +24,13 @@ ONE_STAGE = "[[stages]]".join(RECIPE.split("[[stages]]")[:2]).replace("steps = 3
 
 def spoil(monkeypatch: pytest.MonkeyPatch, change: Callable[[int, Tensor], Tensor]) -> None:
     """Change the loss of source-only by the number of its call, from 0."""
-    calls, whole = [0], cross_entropy
+    calls, whole = [0], SourceOnly.cross_entropy
 
     def spoiled(*arguments: Any, **keywords: Any) -> Tensor:
         calls[0] += 1
         return change(calls[0] - 1, whole(*arguments, **keywords))
 
-    monkeypatch.setattr(source_only, "cross_entropy", spoiled)
+    monkeypatch.setattr(SourceOnly, "cross_entropy", spoiled)
 
 
 def nan_at(*steps: int) -> Callable[[int, Tensor], Tensor]:

@@ -2,7 +2,7 @@
 
 Every one is a scalar that a backward pass may start from, 0 with zero gradients where no pixel is
 labelled, and never NaN for finite input. They know nothing of weights (λ), schedules or networks.
-`class_probability` and `self_information` make the discriminator's input of logits.
+`self_information` makes ADVENT's discriminator's input of logits.
 
 Under torch.distributed, the means over labelled pixels are means over the pixels of all processes:
 every process must then call the same losses in the same order.
@@ -45,17 +45,15 @@ def pixel_mean(total: Tensor, count: Tensor) -> Tensor:
     return total * (processes / everywhere.clamp(min=1)).to(total.dtype)
 
 
-def cross_entropy(
-    logits: Tensor, label: Tensor, weight: Tensor | None = None, *, align_corners: bool = False
-) -> Tensor:
+def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
     """Cross entropy, mean over labelled pixels.
 
     Args:
-        logits: (B, K, h, w); resized bilinearly to the label's size where that is another.
+        logits: (B, K, H, W) at the label's size: a network knows how its own are resized
+            (`Segmenter.upsample`).
         label: (B, H, W) int64 train ids with IGNORE.
         weight: (B, H, W) factor of each pixel's loss. It is not part of the divisor: weights of
             one half give half the loss, as self-training with confidence weights wants it.
-        align_corners: how logits are resized: corner cells on corner pixels, or edges on edges.
 
     Returns:
         Scalar, in nats.
@@ -63,16 +61,14 @@ def cross_entropy(
     Raises:
         ShapeError: if the shapes do not fit.
     """
-    if logits.ndim != 4 or label.ndim != 3 or logits.shape[0] != label.shape[0]:
+    if logits.ndim != 4 or label.shape != (logits.shape[0], *logits.shape[2:]):
         raise ShapeError(
-            "cross_entropy wants logits (B, K, h, w) and a label (B, H, W), got "
-            f"{tuple(logits.shape)} and {tuple(label.shape)}"
+            "cross_entropy wants logits (B, K, H, W) and a label (B, H, W) of one size, got "
+            f"{tuple(logits.shape)} and {tuple(label.shape)}; resize the logits as the network "
+            "does (Segmenter.upsample), or the label (Segmenter.on_grid, adaptation.downsample)"
         )
     _check_weight(weight, label)
     logits = at_least_float32(logits)
-    if logits.shape[2:] != label.shape[1:]:
-        size = (label.shape[1], label.shape[2])
-        logits = F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
     # Summed here: torch's own sum is not of a fixed order on a GPU.
     loss = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none")
     total = loss.sum() if weight is None else (loss * weight).sum()
@@ -361,33 +357,15 @@ def feature_distance(
     return pixel_mean(distance.sum(), is_counted.sum())
 
 
-def class_probability(logits: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
-    """Class probabilities at image size: what AdaptSegNet's discriminator sees.
+def self_information(logits: Tensor) -> Tensor:
+    """Weighted self-information, the input of ADVENT's discriminator.
 
     Args:
-        logits: (B, K, h, w).
-        size: (H, W), in pixels.
-        align_corners: how logits are resized: corner cells on corner pixels, or edges on edges.
+        logits: (B, K, H, W), K of at least 2.
 
     Returns:
-        (B, K, H, W), softmax of the bilinearly upsampled logits.
-
-    Source: Tsai et al., *AdaptSegNet*, CVPR 2018.
-    """
-    return _resized(logits, size, align_corners).softmax(dim=1)
-
-
-def self_information(logits: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
-    """Weighted self-information at image size: what ADVENT's discriminator sees.
-
-    Args:
-        logits: (B, K, h, w), K of at least 2.
-        size: (H, W), in pixels.
-        align_corners: as in `class_probability`.
-
-    Returns:
-        (B, K, H, W), −p·log₂ p / log₂ K of the upsampled logits' softmax; its sum over the classes
-        is the entropy as a share of the greatest possible one.
+        (B, K, H, W), −p·log₂ p / log₂ K of the logits' softmax; its sum over the classes is the
+        entropy as a share of the greatest possible one.
 
     Raises:
         ShapeError: if there are fewer than two classes.
@@ -396,13 +374,9 @@ def self_information(logits: Tensor, size: tuple[int, int], align_corners: bool 
     """
     if logits.ndim != 4 or logits.shape[1] < 2:
         raise ShapeError(
-            "self_information wants logits (B, K, h, w) with K of at least 2, got "
+            "self_information wants logits (B, K, H, W) with K of at least 2, got "
             f"{tuple(logits.shape)}"
         )
     # From log-softmax: a probability that underflows gives 0 · a finite number.
-    log_probability = _resized(logits, size, align_corners).log_softmax(dim=1)
+    log_probability = logits.log_softmax(dim=1)
     return -(log_probability.exp() * log_probability) / math.log(logits.shape[1])
-
-
-def _resized(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
-    return F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)

@@ -108,30 +108,25 @@ def with_known(soft: SoftLabels, known: Tensor) -> SoftLabels:
     return SoftLabels(probability, torch.where(is_known, 1.0, soft.weight))
 
 
-def soft_cross_entropy(logits: Tensor, soft: SoftLabels, *, align_corners: bool = False) -> Tensor:
+def soft_cross_entropy(logits: Tensor, soft: SoftLabels) -> Tensor:
     """Cross entropy with soft labels, mean over all pixels; weights are no part of the divisor.
 
     Args:
-        logits: (B, K, h, w); resized bilinearly to the labels' size where that is another.
+        logits: (B, K, H, W), at the labels' size.
         soft: (B, K, H, W) and (B, H, W).
-        align_corners: how logits are resized: corner cells on corner pixels, or edges on edges.
 
     Returns:
         Scalar mean of −weight · Σ_k y_k · log p_k, in nats.
 
     Raises:
-        ShapeError: if images or classes are not as many.
+        ShapeError: if the two are not of one shape.
     """
-    if logits.ndim != 4 or logits.shape[:2] != soft.probability.shape[:2]:
+    if logits.ndim != 4 or logits.shape != soft.probability.shape:
         raise ShapeError(
-            "soft_cross_entropy wants logits (B, K, h, w) and labels (B, K, H, W), got "
+            "soft_cross_entropy wants logits and labels (B, K, H, W) of one shape, got "
             f"{tuple(logits.shape)} and {tuple(soft.probability.shape)}"
         )
-    logits = at_least_float32(logits)
-    size = (soft.weight.shape[1], soft.weight.shape[2])
-    if logits.shape[2:] != size:
-        logits = F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
-    loss = F.cross_entropy(logits, soft.probability, reduction="none")
+    loss = F.cross_entropy(at_least_float32(logits), soft.probability, reduction="none")
     weighted = loss * soft.weight
     return pixel_mean(weighted.sum(), weighted.new_full((), weighted.numel()))
 

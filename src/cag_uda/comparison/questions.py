@@ -21,7 +21,6 @@ from cag_uda.data.loading.augment import Image
 from cag_uda.evaluation.class_separation import ClassScatter, centroid_shift, separation
 from cag_uda.evaluation.precision_curves import PrecisionCurves, precision_at
 from cag_uda.evaluation.scores import or_none
-from cag_uda.methods.base import on_grid
 from cag_uda.models.inference import inference, prepare
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import Recipe, load_recipe
@@ -88,17 +87,18 @@ class Questions:
 
     def _separation(self, segmenter: Segmenter, label: str) -> Separation:
         """RQ1 of one network."""
+        width_px = segmenter.config.input_width_px
         scatters: dict[DomainName, ClassScatter] = {}
         of_domain: dict[DomainName, Iterator[tuple[Tensor, Tensor]]] = {
-            "source": self._of_source(),
-            "target": self._of_target(label),
+            "source": self._of_source(width_px),
+            "target": self._of_target(label, width_px),
         }
         for domain, pairs in of_domain.items():
             scatter = ClassScatter(segmenter.num_classes, segmenter.feature_channels)
             with inference(segmenter):
                 for image, truth in pairs:
                     features = segmenter(image, domain).features
-                    scatter.update(features, on_grid(segmenter, truth.long(), features))
+                    scatter.update(features, segmenter.on_grid(truth.long(), features))
             scatters[domain] = scatter
         shift = centroid_shift(scatters["source"], scatters["target"])
         defined = [float(value) for value in shift if value == value]
@@ -124,33 +124,36 @@ class Questions:
             "confidence": PrecisionCurves(classes, _PROBABILITIES),
         }
         with inference(labeller):
-            for image, truth in self._of_target(label, most=None):
-                features, logits = labeller(image, "target")
-                cells = on_grid(labeller, truth.long(), features)
+            for image, truth in self._of_target(label, labeller.config.input_width_px, most=None):
+                prediction = labeller(image, "target")
+                features, logits = prediction.features, prediction.logits
+                cells = labeller.on_grid(truth.long(), features)
                 nearest, second, assigned = two_nearest(anchors.distances(features))
                 kinds["anchor"].update(relative_gap(nearest, second), assigned, cells)
                 confidence, likeliest = logits.softmax(dim=1).max(dim=1)
                 kinds["confidence"].update(confidence, likeliest, cells)
         return StageCurves({kind: curves.curves() for kind, curves in kinds.items()})
 
-    def _of_source(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _of_source(self, width_px: int | None) -> Iterator[tuple[Tensor, Tensor]]:
         for images in self._scenario.sources:
             for index in evenly(len(images), _IMAGES // len(self._scenario.sources)):
                 image, label = images.read(index)
-                yield self._on_device(image, label)
+                yield self._on_device(image, label, width_px)
 
-    def _of_target(self, label: str, most: int | None = _IMAGES) -> Iterator[tuple[Tensor, Tensor]]:
+    def _of_target(
+        self, label: str, width_px: int | None, most: int | None = _IMAGES
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         domain = self._scenario.test
         items = domain.items(str(self._scenario.test_split))
         chosen = list(evenly(len(items), most or len(items)))
         for done, index in enumerate(chosen, start=1):
             image, truth = domain.read_pair(items[index])
-            yield self._on_device(image, truth)
+            yield self._on_device(image, truth, width_px)
             self._progress.update(label, done, len(chosen))
 
-    def _on_device(self, image: Image, label: Image) -> tuple[Tensor, Tensor]:
-        prepared = prepare(image, self._recipe.loading.width_px).to(self._device)
-        return prepared.float() / 255, torch.from_numpy(label)[None].to(self._device)
+    def _on_device(self, image: Image, label: Image, width_px: int | None) -> tuple[Tensor, Tensor]:
+        prepared = prepare(image, width_px).to(self._device)
+        return prepared, torch.from_numpy(label)[None].to(self._device)
 
 
 def answers(runs: Sequence[tuple[str, Path]]) -> dict[str, dict[str, StageAnswers]]:

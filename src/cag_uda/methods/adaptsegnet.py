@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cag_uda.adaptation.losses import adversarial, class_probability, cross_entropy
+from cag_uda.adaptation.losses import adversarial
 from cag_uda.methods.base import Method, MethodConfig
 from cag_uda.methods.optim import OptimConfig, build_discriminator_optimizer, build_optimizer
 from cag_uda.models.discriminator import Discriminator
@@ -80,9 +80,9 @@ class AdaptSegNet(Method):
             ),
         }
 
-    def evidence(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        """What the discriminators see of logits (B, K, h, w): probabilities (B, K, H, W)."""
-        return class_probability(logits, size, self.segmenter.config.align_corners)
+    def evidence(self, logits: Tensor) -> Tensor:
+        """Make the discriminators' input of logits (B, K, H, W): their softmax."""
+        return logits.softmax(dim=1)
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yields {source/ce, …_auxiliary}, {target/fool, …_auxiliary}, {discriminator/…}.
@@ -91,17 +91,14 @@ class AdaptSegNet(Method):
         gives the gradients of the alternating original.
         """
         config, kind = self.config, self.config.loss
-        aligned = self.segmenter.config.align_corners
-        size = (batch.source.image.shape[-2], batch.source.image.shape[-1])
-
         source = self._two_levels(batch.source.image, "source")
-        ce, auxiliary_ce = (
-            cross_entropy(logits, batch.source.label, align_corners=aligned) for logits in source
-        )
+        ce, auxiliary_ce = (self.cross_entropy(each, batch.source.label) for each in source)
         yield {"source/ce": ce, "source/ce_auxiliary": config.auxiliary_ce_weight * auxiliary_ce}
 
         target = self._two_levels(batch.target.image, "target")
-        seen, auxiliary_seen = (self.evidence(logits, size) for logits in target)
+        seen, auxiliary_seen = (
+            self.evidence(self.upsample(each, batch.target.image)) for each in target
+        )
         fool = adversarial(self.discriminator.frozen(seen), "source", kind)
         auxiliary_fool = self.auxiliary_discriminator.frozen(auxiliary_seen)
         yield {
@@ -110,7 +107,9 @@ class AdaptSegNet(Method):
             * adversarial(auxiliary_fool, "source", kind),
         }
 
-        source_seen = [self.evidence(logits.detach(), size) for logits in source]
+        source_seen = [
+            self.evidence(self.upsample(each.detach(), batch.source.image)) for each in source
+        ]
         yield {
             **self._judged("discriminator", source_seen[0], seen.detach()),
             **self._judged("auxiliary_discriminator", source_seen[1], auxiliary_seen.detach()),

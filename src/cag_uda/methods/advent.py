@@ -23,6 +23,6 @@ class Advent(AdaptSegNet):
 
     Config = AdventConfig
 
-    def evidence(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        """What the discriminators see of logits (B, K, h, w): −p·log₂ p / log₂ K (B, K, H, W)."""
-        return self_information(logits, size, self.segmenter.config.align_corners)
+    def evidence(self, logits: Tensor) -> Tensor:
+        """Make the discriminators' input of logits (B, K, H, W): −p·log₂ p / log₂ K."""
+        return self_information(logits)

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cag_uda.adaptation.losses import adversarial, class_probability, cross_entropy
+from cag_uda.adaptation.losses import adversarial
 from cag_uda.methods.base import Method, MethodConfig
 from cag_uda.methods.optim import OptimConfig, build_discriminator_optimizer
 from cag_uda.models.discriminator import Discriminator
@@ -59,19 +59,17 @@ class Adversarial(Method):
         The discriminator judges with its weights before the step in both roles, so that one pass
         gives the gradients of the alternating original.
         """
-        size = (batch.source.image.shape[-2], batch.source.image.shape[-1])
-        kind, aligned = self.config.loss, self.segmenter.config.align_corners
-
+        kind = self.config.loss
         source = self.student(batch.source.image, "source")
-        ce = cross_entropy(source.logits, batch.source.label, align_corners=aligned)
-        yield {"source/ce": ce}
+        yield {"source/ce": self.cross_entropy(source.logits, batch.source.label)}
 
         target = self.student(batch.target.image, "target")
-        probability = class_probability(target.logits, size, aligned)
+        probability = self.upsample(target.logits, batch.target.image).softmax(dim=1)
         fool = adversarial(self.discriminator.frozen(probability), "source", kind)
         yield {"target/fool": self.config.weight * fool}
 
-        on_source = self._judge(class_probability(source.logits.detach(), size, aligned))
+        logits = self.upsample(source.logits.detach(), batch.source.image)
+        on_source = self._judge(logits.softmax(dim=1))
         on_target = self._judge(probability.detach())
         yield {
             "discriminator/source": adversarial(on_source, "source", kind) / 2,

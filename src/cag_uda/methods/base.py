@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cag_uda.adaptation.tensors import downsample
+from cag_uda.adaptation.losses import cross_entropy
+from cag_uda.adaptation.tensors import at_least_float32
 from cag_uda.methods.optim import OptimConfig, build_optimizer
 from cag_uda.models.config import SegmenterConfig
 from cag_uda.models.norm import share_statistics
@@ -30,26 +31,11 @@ from cag_uda.types import (
 )
 
 
-def on_grid(segmenter: Segmenter, label: Tensor, maps: Tensor) -> Tensor:
-    """Read labels of images at the cells of what a segmenter makes of these images.
-
-    Args:
-        segmenter: whose config says where its cells lie: centred in their pixels, or on corners.
-        label: (B, H, W) int64 train ids.
-        maps: (B, …, h, w) features, logits or pseudo-labels.
-
-    Returns:
-        (B, h, w) int64.
-    """
-    height, width = maps.shape[-2:]
-    return downsample(label, (height, width), align_corners=segmenter.config.align_corners)
-
-
 @torch.no_grad()
 def predict(network: Segmenter, image: Tensor, domain: DomainName) -> Prediction:
     """Predict images (B, 3, H, W) by a network that is not trained; float32 comes out."""
-    features, logits = network(image, domain)
-    return Prediction(features.float(), logits.float())
+    prediction = network(image, domain)
+    return Prediction(prediction.features.float(), prediction.logits.float())
 
 
 class MethodConfig(Config):
@@ -130,19 +116,39 @@ class Method(nn.Module, ABC):
         for network in self.networks().values():
             share_statistics(network, is_shared)
 
-    def student(self, image: Tensor, domain: DomainName = "target") -> Prediction:
-        """The segmenter in training, as `Segmenter.forward`, through whatever wraps it."""
-        prediction: Prediction = self._calls.get("segmenter", self.segmenter)(image, domain)
+    def student(
+        self, image: Tensor, domain: DomainName = "target", *, last_map: bool = False
+    ) -> Prediction:
+        """Predict by the segmenter in training, as `Segmenter.forward`, through its wrapper."""
+        network = self._calls.get("segmenter", self.segmenter)
+        options = {"last_map": True} if last_map else {}
+        prediction: Prediction = network(image, domain, **options)
         return prediction
+
+    def cross_entropy(self, logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Compute the cross entropy of the segmenter's logits, mean over labelled pixels.
+
+        Args:
+            logits: (B, K, h, w).
+            label: (B, H, W) int64 train ids of the images, to whose size the logits are resized,
+                or (B, h, w) on the feature grid.
+            weight: factor of each pixel's loss, of the label's shape.
+        """
+        return cross_entropy(self.upsample(logits, label), label, weight)
+
+    def upsample(self, logits: Tensor, like: Tensor) -> Tensor:
+        """Resize the segmenter's logits (B, K, h, w) to (B, K, H, W), the size of `like` (…, H, W).
+
+        They are at least float32 then.
+        """
+        size = (like.shape[-2], like.shape[-1])
+        logits = at_least_float32(logits)
+        return logits if logits.shape[2:] == size else self.segmenter.upsample(logits, size)
 
     def frozen(self, network: Segmenter, image: Tensor, domain: DomainName) -> Prediction:
         """Predict images by a network that is not trained, in the run's precision."""
         with self._autocast():
             return predict(network, image, domain)
-
-    def on_grid(self, label: Tensor, maps: Tensor) -> Tensor:
-        """As the function `on_grid`, for this method's segmenter."""
-        return on_grid(self.segmenter, label, maps)
 
     def prepare(self, passes: Passes) -> None:
         """What precedes the first step: snapshots, anchors, thresholds. Nothing by default."""

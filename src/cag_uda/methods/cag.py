@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from cag_uda.adaptation.anchors import CategoryAnchors
-from cag_uda.adaptation.losses import anchor_distance, cross_entropy
+from cag_uda.adaptation.losses import anchor_distance
 from cag_uda.adaptation.pseudo_labels import by_anchor
 from cag_uda.methods.adapted_labels import AdaptedLabels
 from cag_uda.methods.base import Passes
@@ -79,10 +79,7 @@ class AnchorLabels(LabelKind):
 
 
 class CAG(FrozenLabeller):
-    """One stage: anchors, margin and pseudo-labels by the frozen incoming network; then training.
-
-    Anchors are fixed within a stage, unless `refresh_every` lets it prepare anew.
-    """
+    """One stage: anchors, margin and pseudo-labels by the frozen incoming network; then steps."""
 
     Config: ClassVar[type[CAGSettings]] = CAGConfig
 
@@ -133,21 +130,20 @@ class CAG(FrozenLabeller):
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yields {source/ce, source/distance}, {target/<kind>, …, target/distance}."""
         source = self.student(batch.source.image, "source")
-        label = self.on_grid(batch.source.label, source.logits)
+        label = self.segmenter.on_grid(batch.source.label, source.logits)
         self.watch(source.features.detach(), label)
-        aligned = self.segmenter.config.align_corners
         yield {
-            "source/ce": cross_entropy(source.logits, batch.source.label, align_corners=aligned),
+            "source/ce": self.cross_entropy(source.logits, batch.source.label),
             "source/distance": self.config.distance_weight * self.distance(source, label),
         }
         pseudo = self.pseudo_labels(batch.target.plain, self.config.labels)
         target = self.student(batch.target.image, "target")
-        each = self.config.target_weight / len(pseudo)
-        ce = {
-            f"target/{k}": each * cross_entropy(target.logits, p.label) for k, p in pseudo.items()
-        }
+        ce = {kind: self.cross_entropy(target.logits, p.label) for kind, p in pseudo.items()}
         first = pseudo[self.config.labels[0]].label
-        yield {**ce, "target/distance": self.config.distance_weight * self.distance(target, first)}
+        yield {
+            **{f"target/{k}": self.config.target_weight / len(ce) * ce[k] for k in ce},
+            "target/distance": self.config.distance_weight * self.distance(target, first),
+        }
 
     def distance(self, prediction: Prediction, label: Tensor) -> Tensor:
         """L_dis: mean distance of pixels' features to the anchors of their (pseudo-)labels."""

@@ -18,13 +18,14 @@ a matter of the loader: `loading.rare_class_temperature`.)
 
 import copy
 from collections.abc import Iterator
-from typing import NamedTuple, Self
+from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from cag_uda.adaptation.anchors import CategoryAnchors, follow, nearest_of
-from cag_uda.adaptation.losses import anchor_contrast, cross_entropy, feature_distance
+from cag_uda.adaptation.losses import anchor_contrast, feature_distance
 from cag_uda.adaptation.mixing import (
     Mixed,
     choose_half_of_classes,
@@ -47,30 +48,19 @@ from cag_uda.adaptation.tensors import over_processes
 from cag_uda.errors import UserError
 from cag_uda.methods.base import Method, Passes
 from cag_uda.methods.cag_plus_settings import CAGPlusConfig
+from cag_uda.methods.labeller import LabellerPasses
 from cag_uda.models.backbones import build_backbone
-from cag_uda.models.inference import upsample
-from cag_uda.models.last_map import WithLastMap
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.teacher import follow as follow_weights
 from cag_uda.models.teacher import statistics_follow
-from cag_uda.types import IGNORE, Batch, DomainName, Labelled, Losses, Prediction, PseudoLabels
-
-
-class _Seen(NamedTuple):
-    """What a step has seen that anchors and class shares follow after it."""
-
-    source: CategoryAnchors
-    """Of the student's features of the source."""
-    target: CategoryAnchors
-    """Of the teacher's features of the target, where its labels are sure."""
-    share: Tensor
-    """(K,) sums of the labels' probabilities, before their alignment."""
+from cag_uda.types import IGNORE, Batch, Labelled, Losses, Prediction, PseudoLabels
 
 
 class CAGPlus(Method):
     """One stage: anchors and class shares by the incoming network, then steps that all follow.
 
-    Delivered is the teacher, the mean of the latest students.
+    Delivered is the teacher, the mean of the latest students. What a setting turns off is not
+    computed; the source's anchors are made in any case, since a run keeps them.
     """
 
     Config = CAGPlusConfig
@@ -88,10 +78,6 @@ class CAGPlus(Method):
         self.register_buffer("counted", counted, persistent=False)
         self.before_step()
 
-    def networks(self) -> dict[str, nn.Module]:
-        """The segmenter, which gives its backbone's last map too."""
-        return {"segmenter": WithLastMap(self.segmenter)}
-
     def train(self, mode: bool = True) -> Self:
         """Set the training mode; teacher and initial backbone are never in it."""
         super().train(mode)
@@ -101,114 +87,108 @@ class CAGPlus(Method):
         return self
 
     def prepare(self, passes: Passes) -> None:
-        """The teacher begins as the student; anchors and class shares of both domains with it.
+        """Copy the student into the teacher; by it, make anchors and class shares of both domains.
 
-        The target's first anchors are of what the source's make the teacher sure of; a class of
-        which it is nowhere sure begins with the source's.
+        The target's first anchors are means of pixels that the teacher is sure of; a class of which
+        it is nowhere sure begins with the source's.
         """
         self.teacher.load_state_dict(self.segmenter.state_dict())
+        seen = LabellerPasses(self.teacher, partial(self.frozen, self.teacher), passes)
         self.anchors.reset()
-        for source in passes.source():
-            features, _ = self.frozen(self.teacher, source.image, "source")
-            self.anchors.update(features, self.on_grid(source.label, features))
-        self.anchors.reduce(passes.all_reduce)
+        for prediction, label in seen.source():
+            self.anchors.update(prediction.features, label)
+        self.anchors.reduce(seen.all_reduce)
         self.target_anchors.load_state_dict(self.anchors.state_dict())
-        found, share = self._no_anchors(), torch.zeros_like(self.prior.target)
-        for target in passes.target():
-            features, logits = self._rectified(target.plain)
-            found.update(features, by_confidence(logits, self.config.anchor_confidence).label)
-            share += _class_sums(logits)
-        found.reduce(passes.all_reduce)
-        follow(self.target_anchors, found, momentum=0.0)
-        self.prior.begin(self.anchors.counts, passes.all_reduce(share))
-
-    def before_step(self) -> None:
-        """Forget what the last step has seen."""
-        unseen = torch.zeros_like(self.prior.target)
-        self._seen = _Seen(self._no_anchors(), self._no_anchors(), unseen)
+        if "target" in self.config.anchored_domains or self.config.prior_strength:
+            self._sweep_target(seen)
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yields {source/ce, source/contrast, …}, {mixed/ce, mixed/contrast}."""
-        aligned = self.segmenter.config.align_corners
-        anchors = self.anchors.vectors
-
-        prediction, last_map = self._student(batch.source.image, "source")
-        label = self.on_grid(batch.source.label, prediction.logits)
-        seen = self._seen
-        seen.source.update(prediction.features.detach(), label)
+        source = self.student(batch.source.image, "source", last_map=self.initial is not None)
+        label = self.segmenter.on_grid(batch.source.label, source.logits)
+        if "source" in self._latest:
+            self._latest["source"].update(source.features.detach(), label)
         yield {
-            "source/ce": cross_entropy(
-                prediction.logits, batch.source.label, align_corners=aligned
-            ),
-            **self._contrast("source", prediction, anchors, label),
-            **self._feature_distance(batch.source, last_map),
+            "source/ce": self.cross_entropy(source.logits, batch.source.label),
+            **self._contrast("source", source.features, label),
+            **self._feature_distance(batch.source, source.last_map),
         }
 
-        with statistics_follow(self.teacher):
-            features, rectified = self._rectified(batch.target.plain)
-        logits = self.prior.align(rectified, self.config.prior_strength)
-        seen.target.update(features, by_confidence(logits, self.config.anchor_confidence).label)
-
+        logits = self.label_target(batch.target.plain)
         mixed, soft = self.mix(batch, logits)
-        prediction, _ = self._student(mixed.image, "target")
-        known = self.on_grid(mixed.label, logits)
-        label = torch.where(known == IGNORE, logits.argmax(dim=1), known)
-        weight = self.on_grid(soft.weight, logits)
+        student = self.student(mixed.image, "target")
         yield {
-            "mixed/ce": soft_cross_entropy(prediction.logits, soft, align_corners=aligned),
-            **self._contrast("mixed", prediction, anchors, label, weight),
+            "mixed/ce": soft_cross_entropy(self.upsample(student.logits, mixed.image), soft),
+            **self._contrast_of_mixed(student.features, logits, mixed, soft),
         }
-        seen.share.add_(_class_sums(rectified))
+
+    @torch.no_grad()
+    def label_target(self, image: Tensor) -> Tensor:
+        """Label target images (B, 3, H, W) by the teacher, as logits (B, K, h, w).
+
+        Its batch norms take the images into their statistics first. Anchors and class shares count
+        what it sees.
+        """
+        with statistics_follow(self.teacher):
+            prediction = self.frozen(self.teacher, image, "target")
+        rectified = self.rectified(prediction)
+        self._share += _class_sums(rectified)
+        logits = self.prior.align(rectified, self.config.prior_strength)
+        if "target" in self._latest:
+            sure = by_confidence(logits, self.config.anchor_confidence)
+            self._latest["target"].update(prediction.features, sure.label)
+        return logits
+
+    def rectified(self, prediction: Prediction) -> Tensor:
+        """Correct the teacher's logits (B, K, h, w) by the distances of its features to anchors."""
+        if not self.config.anchor_weight:
+            return prediction.logits
+        anchors = {"source": self.anchors, "target": self.target_anchors}
+        sets = [anchors[domain] for domain in self.config.label_anchors]
+        distances = nearest_of(sets, prediction.features)
+        return rectify(prediction.logits, distances, self.config.anchor_weight)
 
     @torch.no_grad()
     def mix(self, batch: Batch, logits: Tensor) -> tuple[Mixed, SoftLabels]:
-        """What the student sees of the target in a step, and what it is told about it.
+        """Make the student's target images, and labels for all of their pixels.
 
         Args:
             batch: of the step.
             logits: (B, K, h, w) of the target's labels.
 
         Returns:
-            Images with source classes pasted on them, jittered, blurred, and in the end partly
-            hidden, with the labels of the pasted pixels, IGNORE elsewhere; and labels for all.
+            Target images with source classes pasted on them, then jittered, blurred and partly
+            hidden, with the labels of the pasted pixels, IGNORE elsewhere; and soft labels.
         """
-        config = self.config
-        image = batch.target.image
-        count, size = len(image), (image.shape[-2], image.shape[-1])
-        labels = soften(
-            upsample(logits, size, self.segmenter.config.align_corners), config.label_temperature
-        )
+        config, image = self.config, batch.target.image
+        labels = soften(self.upsample(logits, image), config.label_temperature)
         if config.confidence:
             labels = labels._replace(weight=confident_share(labels.weight, config.confidence))
-        chosen = choose_half_of_classes(batch.source.label, self.segmenter.num_classes)
-        chosen &= (torch.rand(count, 1) < config.mix.probability).to(
-            chosen.device, non_blocking=True
-        )
-        unknown = torch.full_like(batch.source.label, IGNORE)
-        mixed = class_mix(batch.source, (image, unknown), labels.weight, chosen)
+        mixed = self._paste(batch, labels.weight)
         image = colour_jitter(mixed.image, config.mix.jitter, config.mix.jitter_probability)
         image = gaussian_blur(image, config.mix.blur_px, config.mix.blur_probability)
-        mask = config.mask
-        hidden = hidden_blocks(count, size, mask.ratio, mask.block, mask.probability)
-        hidden = hidden.to(image.device, non_blocking=True) & (mixed.label == IGNORE)
-        image = torch.where(hidden[:, None], self.segmenter.mean, image)
+        image = self._hide(image, mixed.label == IGNORE)
         return mixed._replace(image=image), with_known(labels, mixed.label)
+
+    def before_step(self) -> None:
+        """Forget what the last step has counted."""
+        self._latest = {each: self._no_anchors() for each in self.config.anchored_domains}
+        self._share = torch.zeros_like(self.prior.target)
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Teacher, anchors and class shares follow what the step has made and seen."""
+        """Update teacher, anchors and class shares by moving averages."""
         momentum = min(1 - 1 / (step + 1), self.config.momentum)
         follow_weights(self.teacher, self.segmenter, momentum)
-        for anchors, latest in (
-            (self.anchors, self._seen.source),
-            (self.target_anchors, self._seen.target),
-        ):
+        anchors = {"source": self.anchors, "target": self.target_anchors}
+        for domain, latest in self._latest.items():
             latest.reduce(over_processes)
-            follow(anchors, latest, self.config.anchor_momentum)
-        self.prior.follow(over_processes(self._seen.share), self.config.prior_momentum)
+            follow(anchors[domain], latest, self.config.anchor_momentum)
+        if self.config.prior_strength:
+            self.prior.follow(over_processes(self._share), self.config.prior_momentum)
 
     def finish(self, passes: Passes) -> None:
-        """The teacher becomes what is delivered, with statistics of the target's whole images."""
+        """Deliver the teacher, with statistics of the target's whole images."""
         self.segmenter.load_state_dict(self.teacher.state_dict())
         super().finish(passes)
         self.teacher.load_state_dict(self.segmenter.state_dict())
@@ -219,54 +199,66 @@ class CAGPlus(Method):
 
     @torch.no_grad()
     def pseudo_labels(self, image: Tensor) -> dict[str, PseudoLabels]:
-        """What the corrected labels are sure of, and the teacher alone; for reporting.
+        """Label target images (B, 3, H, W) where corrected labels, or the teacher alone, are sure.
 
-        Args:
-            image: (B, 3, H, W) target images in [0, 1].
+        For reporting: training weighs all of the corrected labels alike.
         """
-        _, rectified = self._rectified(image)
-        corrected = self.prior.align(rectified, self.config.prior_strength)
-        alone = self.frozen(self.teacher, image, "target").logits
+        alone = self.frozen(self.teacher, image, "target")
+        corrected = self.prior.align(self.rectified(alone), self.config.prior_strength)
         least = self.config.anchor_confidence
         return {
             "corrected": by_confidence(corrected, least),
-            "confidence": by_confidence(alone, least),
+            "confidence": by_confidence(alone.logits, least),
         }
 
-    def _rectified(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """The teacher's features (B, D, h, w) of the target and its corrected logits."""
-        features, logits = self.frozen(self.teacher, image, "target")
-        if not self.config.anchor_weight:
-            return features, logits
-        anchors = {"source": self.anchors, "target": self.target_anchors}
-        sets = [anchors[domain] for domain in self.config.label_anchors]
-        distances = nearest_of(sets, features)
-        return features, rectify(logits, distances, self.config.anchor_weight)
+    def _sweep_target(self, seen: LabellerPasses) -> None:
+        """Make the target's anchors and class shares."""
+        found, share = self._no_anchors(), torch.zeros_like(self.prior.target)
+        for prediction in seen.target():
+            logits = self.rectified(prediction)
+            sure = by_confidence(logits, self.config.anchor_confidence)
+            found.update(prediction.features, sure.label)
+            share += _class_sums(logits)
+        found.reduce(seen.all_reduce)
+        follow(self.target_anchors, found, momentum=0.0)
+        self.prior.begin(self.anchors.counts, seen.all_reduce(share))
 
-    def _student(self, image: Tensor, domain: DomainName) -> tuple[Prediction, Tensor]:
-        """The student's prediction and last map, through whatever wraps it."""
-        network = self._calls.get("segmenter") or self.networks()["segmenter"]
-        prediction, last_map = network(image, domain)
-        return prediction, last_map
+    def _paste(self, batch: Batch, weight: Tensor) -> Mixed:
+        """Paste half of each source image's classes on target images (ClassMix)."""
+        chosen = choose_half_of_classes(batch.source.label, self.segmenter.num_classes)
+        is_mixed = torch.rand(len(chosen), 1) < self.config.mix.probability
+        chosen &= is_mixed.to(chosen.device, non_blocking=True)
+        unknown = torch.full_like(batch.source.label, IGNORE)
+        return class_mix(batch.source, (batch.target.image, unknown), weight, chosen)
+
+    def _hide(self, image: Tensor, may_be: Tensor) -> Tensor:
+        """Hide random blocks of the pixels (B, H, W) that may be hidden (masked consistency)."""
+        mask, size = self.config.mask, (image.shape[-2], image.shape[-1])
+        hidden = hidden_blocks(len(image), size, mask.ratio, mask.block, mask.probability)
+        hidden = hidden.to(image.device, non_blocking=True) & may_be
+        return torch.where(hidden[:, None], self.segmenter.mean, image)
 
     def _contrast(
-        self,
-        images: str,
-        prediction: Prediction,
-        anchors: Tensor,
-        label: Tensor,
-        weight: Tensor | None = None,
+        self, images: str, features: Tensor, label: Tensor, weight: Tensor | None = None
     ) -> Losses:
-        """The contrast of features with the anchors; nothing where it is taken out."""
-        contrast = self.config.contrast
+        """Contrast features with the source's anchors; nothing where that is off."""
+        contrast, anchors = self.config.contrast, self.anchors.vectors
         if not contrast.weight:
             return {}
-        loss = anchor_contrast(prediction.features, anchors, label, weight, contrast.temperature)
+        loss = anchor_contrast(features, anchors, label, weight, contrast.temperature)
         return {f"{images}/contrast": contrast.weight * loss}
 
-    def _feature_distance(self, source: Labelled, last_map: Tensor) -> Losses:
-        """The distance to the initial backbone's features; nothing where there is none."""
-        if self.initial is None:
+    def _contrast_of_mixed(
+        self, features: Tensor, logits: Tensor, mixed: Mixed, soft: SoftLabels
+    ) -> Losses:
+        """Contrast features of mixed images by the pasted labels and, elsewhere, by `logits`."""
+        known = self.segmenter.on_grid(mixed.label, logits)
+        label = torch.where(known == IGNORE, logits.argmax(dim=1), known)
+        return self._contrast("mixed", features, label, self.segmenter.on_grid(soft.weight, logits))
+
+    def _feature_distance(self, source: Labelled, last_map: Tensor | None) -> Losses:
+        """Measure the distance to the initial backbone's features; nothing where that is off."""
+        if self.initial is None or last_map is None:
             return {}
         with torch.no_grad(), self._autocast():
             initial = self.initial(self.segmenter.backbone_input(source.image))[-1]
@@ -274,13 +266,13 @@ class CAGPlus(Method):
         return {"source/initial": self.config.initial.weight * distance}
 
     def _no_anchors(self) -> CategoryAnchors:
-        """Anchors that have seen nothing, where the network is."""
+        """Make anchors that have seen nothing, where the network is."""
         with self.segmenter.mean.device:
             return CategoryAnchors(self.segmenter.num_classes, self.segmenter.feature_channels)
 
 
 def _initial_backbone(segmenter: Segmenter, config: CAGPlusConfig) -> nn.Module | None:
-    """The backbone with its published weights, frozen; None where they are not looked at."""
+    """Load the backbone with its published weights, frozen; None where that piece is off."""
     if not config.initial.weight:
         return None
     made_of = segmenter.config
@@ -297,5 +289,5 @@ def _initial_backbone(segmenter: Segmenter, config: CAGPlusConfig) -> nn.Module 
 
 
 def _class_sums(logits: Tensor) -> Tensor:
-    """Probabilities (K,) of the classes, summed over the pixels of logits (B, K, h, w)."""
+    """Sum the classes' probabilities over the pixels of logits (B, K, h, w); gives (K,)."""
     return logits.softmax(dim=1).sum(dim=(0, 2, 3))

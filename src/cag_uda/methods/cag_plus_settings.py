@@ -3,7 +3,7 @@
 What the pieces do is told in `cag_plus`; what is taken from whom, in their files in `adaptation`.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
@@ -93,6 +93,14 @@ class CAGPlusConfig(MethodConfig):
     mix: MixConfig = MixConfig()
     mask: MaskConfig = MaskConfig()
     initial: InitialConfig = InitialConfig()
+
+    @property
+    def anchored_domains(self) -> tuple[DomainName, ...]:
+        """The domains whose anchors labels or losses use; by default none."""
+        used = set(self.label_anchors if self.anchor_weight else ())
+        if self.contrast.weight:
+            used.add("source")
+        return tuple(domain for domain in get_args(DomainName) if domain in used)
 
     def problem_with(self, segmenter: SegmenterConfig) -> str | None:
         """Features near the initial ones want weights that know something."""

@@ -100,4 +100,5 @@ class CAGReleased(CAG):
         """Give the distance of an image's mean features by class to the anchors."""
         if self.config.distance == "pixel":
             return super().distance(prediction, label)
-        return centroid_distance(*prediction, self.anchors.vectors, label)
+        features, anchors = prediction.features, self.anchors.vectors
+        return centroid_distance(features, prediction.logits, anchors, label)

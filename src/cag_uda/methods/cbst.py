@@ -11,7 +11,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from cag_uda.adaptation.losses import cross_entropy
 from cag_uda.adaptation.pseudo_labels import ConfidenceStatistics, by_class_balance
 from cag_uda.methods.base import MethodConfig, Passes
 from cag_uda.methods.labeller import FrozenLabeller
@@ -73,13 +72,11 @@ class CBST(FrozenLabeller):
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yields {source/ce}, {target/ce}."""
-        aligned = self.segmenter.config.align_corners
         source = self.student(batch.source.image, "source")
-        ce = cross_entropy(source.logits, batch.source.label, align_corners=aligned)
-        yield {"source/ce": ce}
+        yield {"source/ce": self.cross_entropy(source.logits, batch.source.label)}
         pseudo = self.pseudo_labels(batch.target.plain)["class-balanced"]
         target = self.student(batch.target.image, "target")
-        yield {"target/ce": cross_entropy(target.logits, pseudo.label)}
+        yield {"target/ce": self.cross_entropy(target.logits, pseudo.label)}
 
     @torch.no_grad()
     def pseudo_labels(self, image: Tensor) -> dict[str, PseudoLabels]:

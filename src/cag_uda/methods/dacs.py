@@ -12,7 +12,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from cag_uda.adaptation.losses import cross_entropy
 from cag_uda.adaptation.mixing import (
     Mixed,
     choose_half_of_classes,
@@ -23,7 +22,7 @@ from cag_uda.adaptation.mixing import (
 )
 from cag_uda.adaptation.pseudo_labels import by_confidence
 from cag_uda.methods.base import Method, MethodConfig, Passes
-from cag_uda.models.inference import inference, upsample
+from cag_uda.models.inference import inference
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.teacher import follow
 from cag_uda.types import Batch, Losses, PseudoLabels
@@ -78,21 +77,18 @@ class DACS(Method):
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yields {source/ce}, {mixed/ce}."""
-        aligned = self.segmenter.config.align_corners
         source = self.student(batch.source.image, "source")
-        ce = cross_entropy(source.logits, batch.source.label, align_corners=aligned)
-        yield {"source/ce": ce}
+        yield {"source/ce": self.cross_entropy(source.logits, batch.source.label)}
         mixed = self.mix(batch)
         prediction = self.student(mixed.image, "target")
-        ce = cross_entropy(prediction.logits, mixed.label, mixed.weight, align_corners=aligned)
+        ce = self.cross_entropy(prediction.logits, mixed.label, mixed.weight)
         yield {"mixed/ce": ce}
 
     @torch.no_grad()
     def mix(self, batch: Batch) -> Mixed:
         """The mixed images of a step, jittered and blurred, with labels and weights."""
-        height, width = batch.target.plain.shape[-2:]
         logits = self.frozen(self.teacher, batch.target.plain, "target").logits
-        logits = upsample(logits, (height, width), self.segmenter.config.align_corners)
+        logits = self.upsample(logits, batch.target.plain)
         confidence, label = logits.softmax(dim=1).max(dim=1)
         mixed = class_mix(
             source=batch.source,

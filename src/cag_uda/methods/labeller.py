@@ -7,7 +7,7 @@ from typing import Self
 
 from torch import Tensor
 
-from cag_uda.methods.base import Method, MethodConfig, Passes, on_grid
+from cag_uda.methods.base import Method, MethodConfig, Passes
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import DomainName, Labelled, Prediction
 
@@ -42,7 +42,7 @@ class LabellerPasses:
     def _labelled(self, batches: Iterable[Labelled]) -> Iterator[tuple[Prediction, Tensor]]:
         for batch in batches:
             prediction = self.predict(batch.image, "source")
-            yield prediction, on_grid(self.network, batch.label, prediction.logits)
+            yield prediction, self.network.on_grid(batch.label, prediction.logits)
 
 
 class FrozenLabeller(Method):

@@ -149,7 +149,8 @@ def _in_halves(seen: LabellerPasses) -> Iterator[tuple[int, Prediction, Tensor]]
         for half in (0, 1):
             mine = slice((count + half) % 2, None, 2)
             if label[mine].numel():
-                yield half, Prediction(*(maps[mine] for maps in prediction)), label[mine]
+                part = Prediction(prediction.features[mine], prediction.logits[mine])
+                yield half, part, label[mine]
         count += len(label)
 
 

@@ -9,9 +9,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from cag_uda.adaptation.losses import cross_entropy, entropy
+from cag_uda.adaptation.losses import entropy
 from cag_uda.methods.base import Method, MethodConfig
-from cag_uda.models.inference import upsample
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import Batch, Losses
 
@@ -35,11 +34,8 @@ class MinEnt(Method):
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yields {source/ce}, {target/entropy}."""
-        aligned = self.segmenter.config.align_corners
         source = self.student(batch.source.image, "source")
-        ce = cross_entropy(source.logits, batch.source.label, align_corners=aligned)
-        yield {"source/ce": ce}
+        yield {"source/ce": self.cross_entropy(source.logits, batch.source.label)}
         target = self.student(batch.target.image, "target")
-        height, width = batch.target.image.shape[-2:]
-        logits = upsample(target.logits.float(), (height, width), aligned)
+        logits = self.upsample(target.logits, batch.target.image)
         yield {"target/entropy": self.config.weight * entropy(logits)}

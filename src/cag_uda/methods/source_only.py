@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from cag_uda.adaptation.losses import cross_entropy
 from cag_uda.methods.base import Method, MethodConfig, Passes
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import Batch, Losses
@@ -26,9 +25,7 @@ class SourceOnly(Method):
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yields {source/ce}."""
         prediction = self.student(batch.source.image, "source")
-        aligned = self.segmenter.config.align_corners
-        loss = cross_entropy(prediction.logits, batch.source.label, align_corners=aligned)
-        yield {"source/ce": loss}
+        yield {"source/ce": self.cross_entropy(prediction.logits, batch.source.label)}
 
     def finish(self, passes: Passes) -> None:
         """Nothing: the target is not looked at."""

@@ -119,7 +119,8 @@ class ContextDetail(nn.Module):
             places = [(top, left) for top in tops for left in lefts]
         detail = self._detail(self._enlarged(image), places, units, logits_of)
         # A pooling that reaches beyond the edge may give a cell more.
-        features, logits = (each[..., : coarse[0], : coarse[1]] for each in context)
+        features = context.features[..., : coarse[0], : coarse[1]]
+        logits = context.logits[..., : coarse[0], : coarse[1]]
         logits = upsample((1 - attention) * logits, grid) + upsample(attention, grid) * detail
         rows, columns = (multiples(side * self.cells, self.unit_px) for side in (height, width))
         return Prediction(

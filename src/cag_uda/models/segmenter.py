@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cag_uda.adaptation.tensors import downsample
 from cag_uda.data.files.images import DEFAULT, ImageReader
 from cag_uda.errors import ModelError
 from cag_uda.models import storage
@@ -24,6 +25,7 @@ from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.context_detail import ContextDetail
 from cag_uda.models.decoders import DECODERS
 from cag_uda.models.given_images import GivenImage, as_image, as_images, is_one
+from cag_uda.models.inference import upsample
 from cag_uda.models.label_maps import label_map, label_maps, segmentations
 from cag_uda.models.norm import (
     DomainBatchNorm2d,
@@ -89,20 +91,52 @@ class Segmenter(nn.Module):
             return unit_px
         return math.lcm(unit_px * self.detail.scale, self.detail.unit_px)
 
-    def forward(self, image: Tensor, domain: DomainName = "target") -> Prediction:
+    def forward(
+        self, image: Tensor, domain: DomainName = "target", *, last_map: bool = False
+    ) -> Prediction:
         """Segment images.
 
         Args:
-            image: (B, 3, H, W) float in [0, 1], RGB, of any size from 32 pixels.
+            image: (B, 3, H, W) uint8, or float in [0, 1], RGB, of any size from 32 pixels.
             domain: whose batch-norm statistics are used, and in training updated; without effect
                 where they are shared.
+            last_map: whether the prediction holds the backbone's last map too, for losses on it.
 
         Returns:
             Features (B, D, h, w) and logits (B, K, h, w) at the decoder's stride, 4 with most, both
             not upsampled. The features are the classifier's input before its dropout, so that
             anchors see no noise. With detail they are the context's, enlarged to the logits' grid.
         """
-        return self.decode(self.encode(image, domain), image)
+        maps = self.encode(image, domain)
+        prediction = self.decode(maps, image)
+        return prediction._replace(last_map=maps[-1]) if last_map else prediction
+
+    def upsample(self, cells: Tensor, size: tuple[int, int]) -> Tensor:
+        """Resize what lies on the feature grid bilinearly to pixels, as the network is trained to.
+
+        Args:
+            cells: (B, C, h, w), for example logits.
+            size: (H, W) of the images that they are of, in pixels.
+
+        Returns:
+            (B, C, H, W): `config.align_corners` says whether the outermost cells lie on the
+            outermost pixels, or the edges of both on each other.
+        """
+        return upsample(cells, size, self.config.align_corners)
+
+    def on_grid(self, label: Tensor, cells: Tensor) -> Tensor:
+        """Read a label map at the cells of the feature grid.
+
+        Args:
+            label: (B, H, W) train ids, or weights, of images.
+            cells: (B, …, h, w) features, logits or pseudo-labels of these images.
+
+        Returns:
+            (B, h, w): where cells are aligned at corners, the pixel at each cell's first corner, as
+            the released CAG-UDA code reads it; else the pixel at each cell's centre.
+        """
+        size = (cells.shape[-2], cells.shape[-1])
+        return downsample(label, size, align_corners=self.config.align_corners)
 
     def encode(self, image: Tensor, domain: DomainName = "target") -> list[Tensor]:
         """Images, as `forward` takes them, to the backbone's maps (B, C_i, h_i, w_i)."""
@@ -131,6 +165,8 @@ class Segmenter(nn.Module):
         return self.detail.fuse(prediction, attention, self._normalised(image), self._logits_of)
 
     def _normalised(self, image: Tensor) -> Tensor:
+        if image.dtype == torch.uint8:
+            image = image.float().div_(255)
         return (image - self.mean) / self.std
 
     def _classified(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Prediction:

@@ -78,7 +78,7 @@ class Labeller:
         Returns:
             For each kind.
         """
-        seen = predict(self.network, image.to(self.network.mean.device).float().div_(255), "target")
+        seen = predict(self.network, image.to(self.network.mean.device), "target")
         return {
             name: Given(kind.labels(seen), kind.labels_everywhere(seen))
             for name, kind in self.kinds.items()

@@ -18,7 +18,6 @@ from cag_uda.errors import UserError
 from cag_uda.evaluation.pseudo_label_scores import PseudoLabelTally
 from cag_uda.evaluation.scores import or_none, share
 from cag_uda.files import write_json
-from cag_uda.methods.base import on_grid
 from cag_uda.methods.cag_settings import CAGSettings
 from cag_uda.models.segmentation import write_picture
 from cag_uda.models.segmenter import Segmenter
@@ -190,7 +189,7 @@ class _Counts:
             self._tally = self._tally or PseudoLabelTally(self._num_classes)
             one = type(given.trusted)(*(each[index : index + 1].cpu() for each in given.trusted))
             whole = torch.from_numpy(truth).long()[None]
-            self._tally.update(one, on_grid(self._segmenter, whole, one.label))
+            self._tally.update(one, self._segmenter.on_grid(whole, one.label))
         return trusted
 
     def scores(self) -> KindCoverage:

@@ -180,6 +180,12 @@ class Recipe(Config):
             )
         return None
 
+    @property
+    def sweep_loading(self) -> LoadingConfig:
+        """The loader's settings for whole images, which have the width of the network's input."""
+        width_px = self.segmenter.input_width_px or self.loading.width_px
+        return self.loading.model_copy(update={"width_px": width_px})
+
     def start_of(self, index: int) -> str:
         """The name of the stage, or INITIAL, whose network stage `index` starts from."""
         start = self.stages[index].start

@@ -36,7 +36,6 @@ from cag_uda.errors import RunError
 from cag_uda.evaluation.confusion import ConfusionMatrix
 from cag_uda.evaluation.label_free import look_at, target_criteria
 from cag_uda.evaluation.scores import intersection_and_union, mean_over_classes, share
-from cag_uda.methods.base import on_grid
 from cag_uda.models.inference import batches_of_one_kind, inference, prepare
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import Recipe, load_recipe
@@ -81,7 +80,7 @@ class Criteria:
         Args:
             segmenter: the network, on whatever device; its mode is restored.
         """
-        self._read()
+        self._read(segmenter.config.input_width_px)
         device = segmenter.mean.device
         bf16 = self._recipe.compute.precision == "bf16"
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -137,7 +136,7 @@ class Criteria:
         with inference(segmenter):
             for image, label in self._source_batches(segmenter.mean.device):
                 prediction = segmenter(image, "source")
-                cells = on_grid(segmenter, label.long(), prediction.logits)
+                cells = segmenter.on_grid(label.long(), prediction.logits)
                 anchors.update(prediction.features, cells)
                 confusion.update(cells, prediction.logits.argmax(1))
         iou = share(*intersection_and_union(confusion.counts))
@@ -145,16 +144,15 @@ class Criteria:
 
     def _source_batches(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         for image, label in self._source:
-            yield image.to(device).float() / 255, label.to(device)
+            yield image.to(device), label.to(device)
 
     def _target_batches(self, device: torch.device) -> Iterator[Tensor]:
         for image in self._target:
-            yield image.to(device).float() / 255
+            yield image.to(device)
 
-    def _read(self) -> None:
+    def _read(self, width: int | None) -> None:
         if self._target:
             return
-        width = self._recipe.loading.width_px
         loading, target = self._recipe.loading, self._scenario.target
         read = (read_or_next(target, i, loading) for i in evenly(len(target), _IMAGES))
         images = (prepare(image, width) for image in read)

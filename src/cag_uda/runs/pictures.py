@@ -27,7 +27,7 @@ from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.data.loading.augment import Image
 from cag_uda.errors import RunError
 from cag_uda.files import write_with
-from cag_uda.methods.base import Method, on_grid
+from cag_uda.methods.base import Method
 from cag_uda.models.inference import inference, prepare
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import IGNORE, DomainName
@@ -67,21 +67,18 @@ def side_by_side(*pictures: Image | None) -> Image:
     return np.asarray(np.concatenate(small, axis=1), np.uint8)
 
 
-def write_pseudo_labels(
-    folder: Path, method: Method, images: Iterable[Image], width_px: int | None
-) -> None:
+def write_pseudo_labels(folder: Path, method: Method, images: Iterable[Image]) -> None:
     """Write each kind of pseudo-label of each image; nothing where the method has none.
 
     Args:
         folder: of the stage.
         method: whose labels.
         images: (H, W, 3) uint8 RGB each.
-        width_px: width that the network was trained at.
     """
-    device = next(method.parameters()).device
+    network = method.segmenter
     for number, image in enumerate(images):
-        batch = prepare(image, width_px).to(device).float() / 255
-        for kind, pseudo in method.pseudo_labels(batch).items():
+        pixels = prepare(image, network.config.input_width_px).to(network.mean.device)
+        for kind, pseudo in method.pseudo_labels(pixels).items():
             label = pseudo.label[0].to(torch.uint8).cpu().numpy()
             write_picture(folder / "pseudo_labels" / f"{number}-{kind}.png", label)
 
@@ -91,7 +88,6 @@ def write_features(
     segmenter: Segmenter,
     source: Iterable[tuple[Image, Image]],
     target: Iterable[tuple[Image, Image | None]],
-    width_px: int | None,
 ) -> None:
     """Write where a network puts the classes of both domains.
 
@@ -101,11 +97,10 @@ def write_features(
         source: image (H, W, 3) uint8 RGB and label (H, W) uint8 train ids. Every other image shapes
             the plane, and the rest are shown in it, so that no cell is shown where it was fitted.
         target: the same; the label is None where there is none, and the prediction serves instead.
-        width_px: width that the network was trained at.
     """
     target = list(target)
-    by_source = _Cells.of(segmenter, source, "source", width_px)
-    by_target = _Cells.of(segmenter, target, "target", width_px)
+    by_source = _Cells.of(segmenter, source, "source")
+    by_target = _Cells.of(segmenter, target, "target")
     fitted, shown = by_source.halves()
     centre, axes = plane(*fitted, segmenter.num_classes)
     anchors = by_source.anchors.vectors.cpu().double()
@@ -180,7 +175,6 @@ class _Cells:
         segmenter: Segmenter,
         images: Iterable[tuple[Image, Image | None]],
         domain: DomainName,
-        width_px: int | None,
     ) -> "_Cells":
         """Take cells of images; the label of an image without one is the network's own."""
         cells = cls(segmenter)
@@ -188,13 +182,13 @@ class _Cells:
         cells.anchors.to(device)
         with inference(segmenter):
             for image, label in images:
-                batch = prepare(image, width_px).to(device).float() / 255
-                prediction = segmenter(batch, domain)
+                pixels = prepare(image, segmenter.config.input_width_px).to(device)
+                prediction = segmenter(pixels, domain)
                 if label is None:
                     assigned = prediction.logits.argmax(1)
                 else:
                     truth = torch.from_numpy(label).long()[None].to(device)
-                    assigned = on_grid(segmenter, truth, prediction.features)
+                    assigned = segmenter.on_grid(truth, prediction.features)
                 cells.anchors.update(prediction.features, assigned)
                 cells._add(prediction.features[0].flatten(1).T, assigned[0].flatten())
         return cells

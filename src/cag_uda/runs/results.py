@@ -146,7 +146,7 @@ class Results:
         if quality:
             write_record(folder / PSEUDO_LABELS, StagePseudoLabels(quality))
         images = (self._scenario.test.read_image(item) for item in self._samples())
-        write_pseudo_labels(folder, method, images, self._recipe.loading.width_px)
+        write_pseudo_labels(folder, method, images)
 
     def keep(self, stage: Stage, start: str, method: Method, folder: Path, cost: Cost) -> None:
         """Keep a stage's network, its scores and its sample pictures; the stage is then done.
@@ -247,13 +247,13 @@ class Results:
         device = next(method.parameters()).device
         for item in domain.items(split)[self._processes.rank :: self._processes.count]:
             picture, label = self._pair(item)
-            image = prepare(picture, self._recipe.loading.width_px)
-            labels = method.pseudo_labels(image.to(device).float() / 255)
+            pixels = prepare(picture, method.segmenter.config.input_width_px).to(device)
+            labels = method.pseudo_labels(pixels)
             if not labels:
                 break
             truth = None if label is None else torch.from_numpy(label).long()[None].to(device)
             for kind, pseudo in labels.items():
-                cells = None if truth is None else method.on_grid(truth, pseudo.label)
+                cells = None if truth is None else method.segmenter.on_grid(truth, pseudo.label)
                 tallies.setdefault(kind, PseudoLabelTally(classes)).update(pseudo, cells)
         return tallies
 
@@ -282,7 +282,7 @@ class Results:
         source = (images.read(index) for index in evenly(len(images), _SOURCE_SAMPLES))
         target = [self._pair(item) for item in self._samples()]
         path = folder / "features.safetensors"
-        write_features(path, segmenter, source, target, self._recipe.loading.width_px)
+        write_features(path, segmenter, source, target)
 
     def _pair(self, item: Item) -> tuple[Image, Image | None]:
         """A test image, with its label of the same size where the target is scored."""

@@ -329,7 +329,7 @@ class StageRunner:
         ]
 
     def _passes(self) -> Passes:
-        loading, device = self.recipe.loading, self.fabric.device
+        loading, device = self.recipe.sweep_loading, self.fabric.device
 
         def source() -> Iterator[Labelled]:
             for images in self.scenario.sources:

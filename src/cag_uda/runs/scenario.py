@@ -43,7 +43,8 @@ class Scenario:
             UserError: with all that is wrong: missing folders, splits, labels, unequal classes.
         """
         root = None if recipe.data_root is None else Path(recipe.data_root)
-        decoded = DecodedImages(recipe.loading) if recipe.loading.cache else None
+        loading, whole_px = recipe.loading, recipe.sweep_loading.width_px
+        decoded = DecodedImages(loading, whole_px) if loading.cache else None
         sources, problems = [], []
         label_space: LabelSpace | None = None
         for entry in recipe.source:

@@ -23,12 +23,13 @@ class DecodedImages:
     """Keeps decoded images, and the labels that go with them, below the cache folder.
 
     Args:
-        config: how wide images are wanted.
+        config: how wide images are wanted for crops.
+        whole_px: how wide they are wanted whole; None: as the config's `width_px` says.
     """
 
-    def __init__(self, config: LoadingConfig) -> None:
+    def __init__(self, config: LoadingConfig, whole_px: int | None = None) -> None:
         self._folder = cache_folder() / "decoded"
-        self._width_px = _widest_px(config)
+        self._width_px = _widest_px(config, whole_px or config.width_px)
 
     def read(
         self, paths: Sequence[Path], salt: str, decode: Callable[[], tuple[Image, ...]]
@@ -72,12 +73,12 @@ class DecodedImages:
         return image, *(resize_label(label, *image.shape[:2]) for label in labels)
 
 
-def _widest_px(config: LoadingConfig) -> int | None:
-    """The largest width that an image is wanted at, by crops and sweeps; None: its own."""
+def _widest_px(config: LoadingConfig, whole_px: int | None) -> int | None:
+    """Find the largest width that an image is wanted at, by crops and whole; None: its own."""
     base = config.scale_width_px or config.width_px
     if base is None:
         return None
-    return max(config.width_px or base, math.ceil(base * config.scale[1]))
+    return max(whole_px or base, math.ceil(base * config.scale[1]))
 
 
 def _together(arrays: tuple[Image, ...]) -> Image:

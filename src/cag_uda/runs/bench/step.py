@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 import torch
 
-from cag_uda.adaptation.losses import cross_entropy
-from cag_uda.adaptation.tensors import downsample
 from cag_uda.methods.base import Method, MethodConfig, Passes
 from cag_uda.methods.cag import CAG
 from cag_uda.methods.cag_plus import CAGPlus
@@ -88,11 +86,11 @@ class Bare(Method):
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yields {source/ce}, {target/ce}."""
         source = self.student(batch.source.image, "source")
-        yield {"source/ce": cross_entropy(source.logits, batch.source.label)}
-        height, width = self.frozen(self.labeller, batch.target.plain, "target").logits.shape[-2:]
+        yield {"source/ce": self.cross_entropy(source.logits, batch.source.label)}
+        grid = self.frozen(self.labeller, batch.target.plain, "target").logits
         target = self.student(batch.target.image, "target")
-        label = downsample(batch.source.label, (height, width))
-        yield {"target/ce": cross_entropy(target.logits, label)}
+        label = self.segmenter.on_grid(batch.source.label, grid)
+        yield {"target/ce": self.cross_entropy(target.logits, label)}
 
 
 _Made = Callable[[Segmenter], Method]
