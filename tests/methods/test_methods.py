@@ -17,9 +17,23 @@ from cag_uda.methods.optim import OptimConfig, build_optimizer
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import IGNORE, Batch, Unlabelled
 from tests.support.batches import make_batch, make_passes, same
-from tests.support.method_steps import gradients, make, step
+from tests.support.method_steps import gradients, make, settings_of, step
 
 TRAINED = [name for name, method in METHODS.items() if method.trains]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_some_of_the_target_is_labelled_and_learned_from(name: str, segmenter: Segmenter) -> None:
+    """What the other tests of the contract go through is not a step without target labels."""
+    method = make(name, segmenter)
+    for kind, labels in method.pseudo_labels(make_batch(7).target.plain).items():
+        coverage = (labels.label != IGNORE).float().mean().item()
+        assert 0 < coverage < 1, kind
+        assert (labels.weight > 0).equal(labels.label != IGNORE), kind
+    losses = step(method, make_batch(7))
+    of_target = {key: loss for key, loss in losses.items() if not key.startswith("source/")}
+    assert bool(of_target) == (name != "source-only")
+    assert all(loss > 0 for loss in of_target.values()), of_target
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -64,7 +78,7 @@ def test_two_steps_give_finite_losses_and_change_only_trained_networks(
 @pytest.mark.parametrize("name", METHODS)
 def test_state_dict_resumes_to_identical_losses(name: str, segmenter: Segmenter) -> None:
     method = make(name, segmenter)
-    fresh = METHODS[name](copy.deepcopy(segmenter), METHODS[name].Config(name=name)).train()
+    fresh = METHODS[name](copy.deepcopy(segmenter), settings_of(name)).train()
     fresh.load_state_dict(method.state_dict())
     assert step(fresh, make_batch(7)) == step(method, make_batch(7))
 
@@ -210,6 +224,6 @@ def test_labels_are_read_where_the_cells_of_the_network_are(
     config = segmenter.config.model_copy(update={"align_corners": align_corners})
     method = make("source-only", Segmenter(config, segmenter.classes))
     label = torch.arange(8 * 12).view(1, 8, 12)
-    found = method.on_grid(label, torch.zeros(1, 5, 2, 3))
+    found = method.segmenter.on_grid(label, torch.zeros(1, 5, 2, 3))
     corners = F.interpolate(label[None].double(), (2, 3), mode="nearest")[0].long()
     assert torch.equal(found, corners if align_corners else label[:, 2::4, 2::4])

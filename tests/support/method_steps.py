@@ -1,9 +1,11 @@
 """Methods with small settings, and single steps of them."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from cag_uda.methods import METHODS, Method
+from cag_uda.methods import METHODS, Method, MethodConfig
 from cag_uda.methods.optim import OptimConfig
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import Batch, Losses
@@ -12,10 +14,33 @@ from tests.support.batches import make_passes
 OPTIM = OptimConfig(learning_rate=0.01, head_multiplier=1.0)
 
 
+CLEAREST = {"kind": "clearest", "value": 0.5}
+ALL_KINDS = {"labels": ["anchor", "confidence", "intersection"], "confidence": 0.2775}
+ACTIVE: dict[str, dict[str, Any]] = {
+    "dacs": {"confidence": 0.2775},
+    "cag": {**ALL_KINDS, "margin": CLEAREST},
+    "cag-released": {**ALL_KINDS, "margin": {"value": 0.05}, "min_pixels": 2},
+    "cag-moving": {**ALL_KINDS, "margin": CLEAREST},
+    "cag-released-moving": {**ALL_KINDS, "margin": {"value": 0.05}, "min_pixels": 2},
+    "cag-plus": {
+        "anchor_weight": 0.5,
+        "anchor_confidence": 0.2775,
+        "confidence": 0.2775,
+        "contrast": {"weight": 0.1},
+    },
+}
+"""Settings with which a network with random weights labels a part of the target, by method."""
+
+
+def settings_of(name: str) -> MethodConfig:
+    """Settings of a method with which pseudo-labels are active, if it has any."""
+    return METHODS[name].Config.model_validate({"name": name, **ACTIVE.get(name, {})})
+
+
 def make(name: str, segmenter: Segmenter) -> Method:
-    """A method with small settings, prepared."""
+    """A method with such settings, prepared."""
     torch.manual_seed(1)
-    method = METHODS[name](segmenter, METHODS[name].Config(name=name))
+    method = METHODS[name](segmenter, settings_of(name))
     method.prepare(make_passes())
     return method.train()
 
