@@ -29,7 +29,7 @@ from cag_uda.data.loading.sampler import Shard
 from cag_uda.data.loading.sweeps import sweep_source, sweep_target
 from cag_uda.evaluation.evaluate import evaluate
 from cag_uda.methods.adapted_labels import AdaptedLabels
-from cag_uda.methods.base import Passes, on_grid, predict
+from cag_uda.methods.base import Passes, predict
 from cag_uda.methods.labeller import LabellerPasses
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import Recipe, load_recipe
@@ -81,7 +81,7 @@ def kinds_of_label(
     test = LabelledImages(scenario.test, str(scenario.test_split))
     for batch in sweep_source(test, recipe.loading, CHUNK, Shard(0, 1), CPU):
         prediction = predict(network, batch.image, "target")
-        truths.append(on_grid(network, batch.label, prediction.logits).flatten())
+        truths.append(network.on_grid(batch.label, prediction.logits).flatten())
         first, second, label = two_nearest(nearest.distances(prediction.features))
         likelihood = adapted.anchors.log_likelihood(prediction.features)
         kinds = {
