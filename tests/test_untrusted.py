@@ -1,5 +1,6 @@
 """Files from strangers: nothing in them is executed, and nothing is written where they say."""
 
+import json
 import os
 import pickle
 import zipfile
@@ -8,14 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from cag_uda.data.domains.domain import Domain
 from cag_uda.errors import DataError, ModelError, RecipeError, UserError
 from cag_uda.evaluation.evaluate import load_frames
 from cag_uda.models import load
+from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import load_recipe
 from cag_uda.runs.anchor_files import ANCHORS, load_anchors
 from cag_uda.runs.runner import adapt
+from tests.support.command_line import failure
 from tests.support.trees import RECIPE, write_domain, write_recipe
 
 
@@ -121,3 +125,76 @@ def test_a_run_writes_into_its_folder_alone_and_its_report_escapes_names(tmp_pat
     page = (run / "report.html").read_text()
     assert "&lt;img src=x" in page
     assert "<img src=x" not in page
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ([[[[]]]], "a list"),
+        ({"model": [1, 2]}, "model"),
+        ({"\x1b[31m" * 10**5: torch.zeros(1)}, "is no checkpoint"),
+        ({"x" * 10**6: 1}, "holds no network"),
+        ({"backbone.conv1.weight": torch.zeros(3, device="meta")}, "holds no network"),
+        ({}, "holds no network"),
+        ("just text", "a str"),
+    ],
+    ids=["lists", "list", "escapes", "long", "meta", "empty", "text"],
+)
+def test_odd_checkpoints_are_refused_in_few_words(
+    content: Any, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(content, tmp_path / "odd.pth")
+    message = failure(capsys, "import", tmp_path / "odd.pth", "--out", tmp_path / "model")
+    assert says in message
+    assert len(message) < 4000
+    assert "\x1b" not in message
+
+
+def test_nested_beyond_measure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    deep: Any = torch.zeros(1)
+    for _ in range(200):
+        deep = [deep]
+    torch.save({"model": {"a": torch.zeros(1)}, "optimizer": deep}, tmp_path / "deep.pth")
+    message = failure(capsys, "import", tmp_path / "deep.pth", "--out", tmp_path / "model")
+    assert "is no checkpoint" in message
+
+
+def test_what_is_no_file_is_no_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    (tmp_path / "loop.pth").symlink_to(tmp_path / "loop.pth")
+    (tmp_path / "folder.pth").mkdir()
+    for name in ("pipe.pth", "loop.pth", "folder.pth"):
+        message = failure(capsys, "import", tmp_path / name, "--out", tmp_path / "model")
+        assert name in message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": {"names": [], "palette": []}},
+        {"classes": {"names": ["a", "a"], "palette": [[0, 0, 0], [1, 1, 1]]}},
+        {"classes": {"names": ["a", "b"], "palette": [[0, 0, 256], [1, 1, -1]]}},
+        {"classes": {"names": ["a"], "palette": [[0, 0, 0]], "label_ids": [999]}},
+        {"segmenter": {"input_width_px": 10**9}},
+        {"segmenter": {"mean": [float("nan"), 0, 0]}},
+        {"segmenter": {"std": [1, 1, float("inf")]}},
+        {"segmenter": {"multi_grid": [10**9]}},
+        {"segmenter": {"detail": {"crop_px": [10**9, 64]}}},
+        {"segmenter": {"lora_rank": 10**9}},
+    ],
+    ids=str,
+)
+def test_values_of_a_models_configuration_that_are_out_of_range(
+    change: dict[str, dict[str, Any]], segmenter: Segmenter, tmp_path: Path
+) -> None:
+    segmenter.save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    for table, values in change.items():
+        config[table].update(values)
+    path.write_text(json.dumps(config))
+    with pytest.raises(ModelError) as refused:
+        Segmenter.from_pretrained(tmp_path / "model")
+    assert str(refused.value)

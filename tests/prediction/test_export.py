@@ -112,6 +112,16 @@ def test_onnx_labels_are_the_networks_at_any_size(model: Path, onnx_file: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_onnx_takes_batches_of_any_size(onnx_file: Path, count: int) -> None:
+    session = onnxruntime.InferenceSession(str(onnx_file))
+    images = np.stack([render(1, index, "hard", 80, 112)[0] for index in range(count)])
+    together = session.run(None, {"image": images})[0]
+    alone = [session.run(None, {"image": image[None]})[0][0] for image in images]
+    assert together.shape == (count, 80, 112)
+    assert np.mean(together == np.stack(alone)) > 0.999
+
+
 def test_onnx_says_what_its_classes_are(onnx_file: Path) -> None:
     session = onnxruntime.InferenceSession(onnx_file)
     told = session.get_modelmeta().custom_metadata_map
@@ -119,7 +129,7 @@ def test_onnx_says_what_its_classes_are(onnx_file: Path) -> None:
     assert json.loads(told["palette"]) == [list(colour) for colour in CLASSES.palette]
     assert json.loads(told["label_ids"]) == [7, 26, 21, 23]
     (image,) = session.get_inputs()
-    assert (image.type, image.shape) == ("tensor(uint8)", [1, "height", "width", 3])
+    assert (image.type, image.shape) == ("tensor(uint8)", ["batch", "height", "width", 3])
 
 
 @pytest.mark.slow
@@ -169,9 +179,9 @@ def test_other_endings_are_refused_before_any_work(model: Path, tmp_path: Path) 
 def test_a_file_that_labels_otherwise_is_not_written(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(program: object, classes: Classes, path: Path) -> object:
+    def wrong(program: object, classes: Classes, path: Path, size_px: object) -> object:
         path.write_bytes(b"a network")
-        return lambda image: np.zeros(image.shape[:2], np.uint8)
+        return lambda images: np.zeros(images.shape[:3], np.uint8)
 
     monkeypatch.setitem(export.__globals__["EXPORTERS"], ".onnx", wrong)
     with pytest.raises(ModelError, match="was not written"):
@@ -184,13 +194,13 @@ def test_a_file_that_differs_where_there_is_no_tie_is_refused(
 ) -> None:
     segmenter = network()
 
-    def nearly_right(program: object, classes: Classes, path: Path) -> object:
+    def nearly_right(program: object, classes: Classes, path: Path, size_px: object) -> object:
         path.write_bytes(b"a network")
         return label
 
-    def label(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        found = np.array(segmenter.predict(image), np.uint8)
-        found[0, 0] = (found[0, 0] + 1) % len(CLASSES.names)
+    def label(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        found = np.stack(segmenter.predict(images))
+        found[:, 0, 0] = (found[:, 0, 0] + 1) % len(CLASSES.names)
         return found
 
     monkeypatch.setitem(export.__globals__["EXPORTERS"], ".onnx", nearly_right)
@@ -273,7 +283,7 @@ def test_a_file_for_one_size(tmp_path: Path) -> None:
     label = by_onnx(tmp_path / "it.onnx")
     assert min(agreement(segmenter, label, [size])) >= 0.999
     (image,) = onnxruntime.InferenceSession(tmp_path / "it.onnx").get_inputs()
-    assert image.shape == [1, 45, 67, 3]
+    assert image.shape == ["batch", 45, 67, 3]
 
 
 def test_what_no_file_can_be_made_for_is_told_before_any_work(

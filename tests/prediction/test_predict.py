@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,14 @@ from typer.testing import CliRunner
 
 import cag_uda
 from cag_uda.cli.app import app
+from cag_uda.errors import UserError
 from cag_uda.models.inference import class_logits, inference, most_likely, prepare, upsample
 from cag_uda.models.label_maps import most_likely_with_confidence
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.prediction.jobs import find_jobs
+from cag_uda.prediction.jobs import find_jobs, refuse_overwriting
+from cag_uda.prediction.log import PredictionLog
+from cag_uda.prediction.predict import outputs_of
+from cag_uda.runs.records.prediction import PredictionSettings
 from tests.support.command_line import failure, run
 from tests.support.predictions import LOG, files_in, predict, write_model, write_photo
 from tests.support.trees import read_pixels
@@ -338,3 +343,73 @@ def test_files_from_python(model: Path, photos: Path, tmp_path: Path) -> None:
         assert np.array_equal(read_pixels(kinds["train-ids"]), network.predict(path))
     again = cag_uda.predict_files(model, [photos / "deep"], tmp_path / "out", ["train-ids"])
     assert again == made
+
+
+def test_a_video_that_breaks_off_is_no_finished_prediction(
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clip, out = tmp_path / "clip.mp4", tmp_path / "out"
+    write_video(clip, frames=12)
+    whole = cv2.VideoCapture
+    broken = {"after": 3}
+
+    class BreaksOff:
+        def __init__(self, path: str) -> None:
+            self._video, self._read = whole(path), 0
+
+        def read(self) -> Any:
+            self._read += 1
+            return self._video.read() if self._read <= broken["after"] else (False, None)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._video, name)
+
+    monkeypatch.setattr("cag_uda.prediction.stream.cv2.VideoCapture", BreaksOff)
+    arguments = ("predict", model, clip, "--out", out, "--as", "train-ids,color")
+    message = failure(capsys, *arguments)
+    assert "of its 12 frames only the first 3" in message
+    assert len([name for name in files_in(out) if name.endswith(".png")]) == 3
+    assert len((out / LOG).read_text().splitlines()) == 1
+    broken["after"] = 12
+    assert "1 predictions" in run(*arguments)
+    assert len([name for name in files_in(out) if name.endswith(".png")]) == 12
+
+
+def test_long_names_are_shortened_and_stay_apart(model: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    long = ["é" * 124 + "a.png", "é" * 124 + "b.png", "x" * 251 + ".png"]
+    for seed, name in enumerate(long):
+        write_photo(folder / name, seed)
+    assert "3 predictions" in predict(model, folder, "--out", out, "--as", "train-ids")
+    written = [name for name in files_in(out) if name != LOG]
+    assert len(written) == 3
+    assert all("~" in name for name in written)
+    assert "0 predictions" in predict(model, folder, "--out", out, "--as", "train-ids")
+
+
+def test_paths_that_are_none(model: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for wrong in ("a\0b.png", "~nobody/a.png", str(tmp_path / "pipe.png"), "/dev/zero", "x" * 5000):
+        with pytest.raises(UserError, match="no image at"):
+            cag_uda.predict_files(model, [wrong], tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_fifty_thousand_files_begin_within_three_seconds(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    write_photo(folder / "0.png", 0)
+    for number in range(1, 50_000):
+        os.link(folder / "0.png", folder / f"{number}.png")
+    begun_s = time.process_time()
+    jobs = find_jobs([str(folder)], tmp_path / "out")
+    outputs = {job: list(outputs_of(job, tmp_path / "out", ["overlay"]).values()) for job in jobs}
+    refuse_overwriting(jobs, outputs, tmp_path / "out")
+    log = PredictionLog(tmp_path / "out", PredictionSettings(), overwrite=False)
+    assert not any(log.is_done(job, outputs[job]) for job in jobs)
+    log.refuse_others(outputs)
+    assert time.process_time() - begun_s < 3

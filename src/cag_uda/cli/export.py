@@ -40,8 +40,8 @@ def export(
     )
     sides = "H, W" if size_px is None else f"{size_px[0]}, {size_px[1]}"
     console.print(
-        f"{file}: {file.stat().st_size / 2**20:.1f} MiB; takes uint8 RGB (1, {sides}, 3), "
-        f"gives train ids (1, {sides})\n"
+        f"{file}: {file.stat().st_size / 2**20:.1f} MiB; takes uint8 RGB (B, {sides}, 3), "
+        f"gives train ids (B, {sides})\n"
         f"labels equal on {100 * found.agreement:.3f} % of pixels{elsewhere}",
         highlight=False,
         soft_wrap=True,

@@ -1,13 +1,17 @@
 """What a segmenter is made of, as data: a recipe's `[segmenter]` and a model's config.json."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from cag_uda.data.files.images import ImageReader
 from cag_uda.types import Config
 
-Colour = tuple[int, int, int]
+_MOST_PX = 1 << 16
+_Side = Annotated[int, Field(le=_MOST_PX)]
+_Byte = Annotated[int, Field(ge=0, le=255)]
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+Colour = tuple[_Byte, _Byte, _Byte]
 
 
 class DetailConfig(Config):
@@ -16,11 +20,11 @@ class DetailConfig(Config):
     The defaults are those of Hoyer, Dai, Van Gool, *HRDA*, ECCV 2022, for crops of 1024 pixels.
     """
 
-    crop_px: tuple[int, int] = (512, 512)
+    crop_px: tuple[_Side, _Side] = (512, 512)
     """Height and width of the part of a training crop that is seen in detail, and of the windows
     by which prediction sees all of an image so: multiples of 8 with most networks, `scale` times
     the cells of the backbone's finest map."""
-    scale: int = Field(default=2, ge=2)
+    scale: int = Field(default=2, ge=2, le=16)
     """How many times smaller the whole crop or image, the context, is seen."""
     weight: float = Field(default=0.1, ge=0, lt=1)
     """λ_d: what the detail's own prediction counts in losses, beside the fused one."""
@@ -55,7 +59,7 @@ class SegmenterConfig(Config):
     output_stride: Literal[8, 16, 32] = 16
     """Image pixels per cell of a ResNet's last feature map; strides are traded for dilation. The
     other backbones have strides of their own."""
-    multi_grid: tuple[int, ...] | None = None
+    multi_grid: tuple[Annotated[int, Field(ge=1, le=64)], ...] | None = None
     """Factors of the dilation of each block of the backbone's last stage; (1, 2, 4) in the released
     CAG-UDA code (Chen et al., DeepLab v3, 2017); None is 1 for each."""
     align_corners: bool = False
@@ -65,7 +69,7 @@ class SegmenterConfig(Config):
     """What of the backbone learns: all of it, nothing, or low-rank additions to its linear layers
     (LoRA), which the delivered network holds merged. The decoder always learns. LoRA wants the
     package's extra `lora`."""
-    lora_rank: int = Field(default=16, ge=1)
+    lora_rank: int = Field(default=16, ge=1, le=1024)
     """Rank of these additions."""
     norm: Literal["shared", "per-domain", "frozen"] = "per-domain"
     """Batch-norm statistics: one set for both domains, a set per domain (scale and shift shared),
@@ -75,12 +79,12 @@ class SegmenterConfig(Config):
     images are normalised by in evaluation, labelling and prediction; the source's have 1 − α. 1 is
     AdaBN, 0 the source's alone. Where the classes' shares differ between the domains, the target's
     alone ruin a good network (Schneider et al., NeurIPS 2020; You et al., α-BN, 2021)."""
-    mean: tuple[float, float, float] | None = None
+    mean: tuple[_Number, _Number, _Number] | None = None
     """Per RGB channel, subtracted from an image in [0, 1]; None is the backbone's own, ImageNet's
     with most."""
-    std: tuple[float, float, float] | None = None
+    std: tuple[_Number, _Number, _Number] | None = None
     """Per RGB channel, divides after the mean; None is the backbone's own."""
-    input_width_px: int | None = Field(default=None, ge=16)
+    input_width_px: int | None = Field(default=None, ge=16, le=_MOST_PX)
     """Width to which images are resized, aspect ratio kept, before they enter the network in
     sweeps,
     evaluation and prediction; None takes them as they are."""
@@ -107,15 +111,17 @@ class SegmenterConfig(Config):
 class Classes(Config):
     """The classes that a network tells apart, so that a model folder explains itself."""
 
-    names: tuple[str, ...]
+    names: tuple[str, ...] = Field(min_length=1, max_length=255)
     """One name a class, in the order of train ids."""
     palette: tuple[Colour, ...]
     """One RGB colour a class."""
-    label_ids: tuple[int, ...] | None = None
+    label_ids: tuple[_Byte, ...] | None = None
     """Ids that a benchmark's server wants in place of train ids."""
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> "Classes":
+        if len(set(self.names)) != len(self.names):
+            raise ValueError(f"two classes have the same name among {', '.join(self.names)}")
         if len(self.names) != len(self.palette):
             raise ValueError(f"{len(self.names)} class names but {len(self.palette)} colours")
         if self.label_ids is not None and len(self.label_ids) != len(self.names):

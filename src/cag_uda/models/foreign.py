@@ -17,7 +17,13 @@ from cag_uda.models.backbones import find_resnet
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.published import resnet_depths, transformers_name
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.models.weight_files import fill, is_state_dict, read_torch_file, tensor_names
+from cag_uda.models.weight_files import (
+    fill,
+    is_state_dict,
+    outline,
+    read_torch_file,
+    tensor_names,
+)
 
 Family: TypeAlias = Literal["cag", "adaptsegnet", "advent", "dacs"]
 """Whose code saved a checkpoint."""
@@ -126,7 +132,7 @@ def _what_it_is(state: Mapping[str, Tensor]) -> str:
     for parts, whose, advice in _OTHERS:
         if all(any(part in name for name in state) for part in parts):
             return f": by its names it is {whose}, which import does not take; {advice}"
-    names = ", ".join(list(state)[:6])
+    names = ", ".join(name[:80] for name in list(state)[:6])
     return f": its tensors are called {names}, …; give a file that their released code wrote"
 
 
@@ -145,7 +151,7 @@ def _network_in(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, 
     if not is_state_dict(inside):
         raise ModelError(
             f"{path} holds no network: want tensors by name, alone or below DeepLab.model_state or "
-            f"model, got {', '.join(map(str, inside)) if isinstance(inside, Mapping) else inside!r}"
+            f"model, got {outline(inside)}"
         )
     parallel = all(name.startswith("module.") for name in inside)
     return {n.removeprefix("module.") if parallel else n: t for n, t in inside.items()}, left_out

@@ -21,6 +21,7 @@ from cag_uda.errors import ModelError
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl")
 """How files that `torch.save` wrote usually end; they may end otherwise."""
 
+_DEEPEST = 20
 _RECONSTRUCT, _SCALAR = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
 """Where numpy keeps the two functions, before its version 2 and since; files of both are about."""
@@ -48,6 +49,8 @@ def read_torch_file(path: Path) -> Any:
     Raises:
         ModelError: if it is missing, damaged, or wants to run code; it is then not run.
     """
+    if path.exists() and not path.is_file():
+        raise ModelError(f"{path} is a folder, pipe or device; give a file that torch.save wrote")
     try:
         with torch.serialization.safe_globals(_NUMPY_PARTS), warnings.catch_warnings():
             # torch wonders at foreign files aloud; the error below says what there is to say.
@@ -83,7 +86,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             raise ModelError(f"cannot read {path}: {error}") from error
     content = read_torch_file(path)
     if not is_state_dict(content):
-        raise ModelError(f"{path} holds no state dict (tensors by name) but {_outline(content)}")
+        raise ModelError(f"{path} holds no state dict (tensors by name) but {outline(content)}")
     return dict(content)
 
 
@@ -93,20 +96,22 @@ def is_state_dict(content: Any) -> bool:
         isinstance(content, Mapping)
         and len(content) > 0
         and all(isinstance(name, str) for name in content)
-        and all(isinstance(value, Tensor) for value in content.values())
+        and all(isinstance(value, Tensor) and not value.is_meta for value in content.values())
     )
 
 
-def tensor_names(content: Any, name: str) -> Iterator[str]:
-    """Dotted names of all tensors and numpy arrays anywhere inside something nested."""
+def tensor_names(content: Any, name: str, depth: int = 0) -> Iterator[str]:
+    """Dotted names of all tensors and numpy arrays inside something nested, to some depth."""
+    if depth > _DEEPEST:
+        return  # Something that holds itself, or was made to exhaust whoever reads it.
     if isinstance(content, Tensor | np.ndarray):
         yield name
     elif isinstance(content, Mapping):
         for key, value in content.items():
-            yield from tensor_names(value, f"{name}.{key}")
+            yield from tensor_names(value, f"{name}.{key}", depth + 1)
     elif isinstance(content, list | tuple):
         for index, value in enumerate(content):
-            yield from tensor_names(value, f"{name}.{index}")
+            yield from tensor_names(value, f"{name}.{index}", depth + 1)
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
@@ -146,7 +151,8 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None
     network.load_state_dict({**counters, **tensors})
 
 
-def _outline(content: Any) -> str:
+def outline(content: Any) -> str:
+    """Say in a few words what something is."""
     if isinstance(content, Mapping):
-        return f"a dict of {', '.join(map(str, list(content)[:8]))}"
+        return f"a dict of {', '.join(str(key)[:80] for key in list(content)[:8])}"
     return f"a {type(content).__name__}"

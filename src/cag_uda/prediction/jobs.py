@@ -5,10 +5,12 @@ in common: the folder that was given, or the deepest folder that holds all that 
 """
 
 import glob
+import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from cag_uda.data.files.patterns import IMAGE_EXTENSIONS, is_no_data
@@ -20,6 +22,8 @@ FROM_STDIN = "-"
 """What stands for a list of inputs on standard input."""
 
 _SHOWN = 5
+_LONGEST_NAME = 220
+"""Bytes of a file's name; file systems take 255, its endings while it is written included."""
 
 
 @dataclass(frozen=True)
@@ -85,21 +89,35 @@ def refuse_overwriting(jobs: Iterable[Job], outputs: dict[Job, list[Path]], out:
     Raises:
         UserError: naming the first that does.
     """
-    inputs = {os.path.realpath(job.source) for job in jobs}
+    real_path = _quick_realpath()
+    inputs = {real_path(job.source) for job in jobs}
     holding = {os.path.dirname(path) for path in inputs}
-    inside = os.path.realpath(out)
+    inside = real_path(out)
     for job, paths in outputs.items():
         for path in paths:
-            real = os.path.realpath(path)
+            real = real_path(path)
             if real in inputs or real in holding:
                 raise UserError(
                     f"{path} is an input and would be overwritten; choose another --out"
                 )
-            if os.path.commonpath((os.path.realpath(path.parent), inside)) != inside:
+            if os.path.commonpath((real_path(path.parent), inside)) != inside:
                 raise UserError(
                     f"the prediction of {job.source} would leave {out} through a link, to {real}; "
                     "choose another --out"
                 )
+
+
+def _quick_realpath() -> Callable[[Path], str]:
+    """`os.path.realpath` for many files of few folders, each of which is looked up once."""
+    real_folder = cache(os.path.realpath)
+
+    def real_path(path: Path) -> str:
+        folder, name = os.path.split(path)
+        if name in ("", "..") or os.path.islink(path):
+            return os.path.realpath(path)
+        return os.path.join(real_folder(folder), name)
+
+    return real_path
 
 
 def _files_of(given: str, out: Path) -> tuple[str, list[str]]:
@@ -110,12 +128,12 @@ def _files_of(given: str, out: Path) -> tuple[str, list[str]]:
             raise UserError(
                 f"--out {out} is an input folder, whose images might be overwritten; choose another"
             )
-        return path, [file for file in _below(path) if not _lies_in(file, out, path)]
+        return path, _without_outputs(_below(path), out, path)
     if os.path.isfile(path):
         return os.path.dirname(path), [path]
     base = _literal_folder(path)
     matched = sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
-    return base, [file for file in matched if _is_known(file) and not _lies_in(file, out, base)]
+    return base, _without_outputs(filter(_is_known, matched), out, base)
 
 
 def _below(folder: str) -> Iterator[str]:
@@ -137,11 +155,14 @@ def _is_known(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS)
 
 
-def _lies_in(file: str, out: Path, base: str) -> bool:
-    """Whether a file is an earlier output: in the output folder, which lies in its base."""
+def _without_outputs(files: Iterable[str], out: Path, base: str) -> list[str]:
+    """Leave out earlier outputs: what is in the output folder, where that lies in the base."""
     real, inside = os.path.realpath(base), os.path.realpath(out)
-    is_within = inside != real and os.path.commonpath((real, inside)) == real
-    return is_within and os.path.commonpath((os.path.realpath(file), inside)) == inside
+    if inside == real or os.path.commonpath((real, inside)) != real:
+        return list(files)
+    return [
+        file for file in files if os.path.commonpath((os.path.realpath(file), inside)) != inside
+    ]
 
 
 def _literal_folder(pattern: str) -> str:
@@ -160,7 +181,18 @@ def _distinct_places(relative: list[str]) -> list[str]:
         places = [
             path if place in shared else place for path, place in zip(relative, places, strict=True)
         ]
-    return [place.replace(os.sep, "/") for place in places]
+    return [_shortened(place).replace(os.sep, "/") for place in places]
+
+
+def _shortened(place: str) -> str:
+    """A path whose last part is not too long to be given an ending: its beginning and a digest."""
+    folder, name = os.path.split(place)
+    encoded = os.fsencode(name)
+    if len(encoded) <= _LONGEST_NAME:
+        return place
+    digest = hashlib.sha256(encoded).hexdigest()[:12]
+    kept = encoded[: _LONGEST_NAME - len(digest) - 1].decode("utf-8", "ignore")
+    return os.path.join(folder, f"{kept}~{digest}")
 
 
 def _first(problems: list[str]) -> list[str]:

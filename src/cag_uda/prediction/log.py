@@ -40,8 +40,9 @@ class PredictionLog:
 
     def is_done(self, job: Job, outputs: Iterable[Path]) -> bool:
         """Whether a job's outputs stand there, made of its input as it is now."""
-        return self._done.get(job.place) == _identity(job) and all(
-            path.exists() for path in outputs
+        known = self._done.get(job.place)
+        return (
+            known is not None and known == _identity(job) and all(path.exists() for path in outputs)
         )
 
     def refuse_others(self, outputs: Mapping[Job, list[Path]]) -> None:

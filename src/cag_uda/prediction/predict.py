@@ -42,6 +42,10 @@ Sink: TypeAlias = Callable[[int, Picture], None]
 
 _SHOWN = 20
 _WRITERS = 4
+_LEAST_SHARE_OF_FRAMES = 0.95
+"""Of what a video announces, which may be a little off; with fewer it is damaged."""
+_MOST_FRAMES = 10**8
+_MOST_FRAMES_PER_S, _USUAL_FRAMES_PER_S = 1000.0, 25.0
 
 
 def predict_files(
@@ -85,7 +89,7 @@ def predict_files(
         raise UserError(f"--as is one or more of {', '.join(known)}, got {', '.join(unknown)}")
     given = [inputs] if isinstance(inputs, str | Path) else inputs
     jobs, out = find_jobs([str(each) for each in given], Path(out)), Path(out)
-    outputs = {job: list(_outputs(job, out, kinds).values()) for job in jobs}
+    outputs = {job: list(outputs_of(job, out, kinds).values()) for job in jobs}
     refuse_overwriting(jobs, outputs, out)
     segmenter = model if isinstance(model, Segmenter) else open_model(str(model), accelerator)
     if "label-ids" in kinds and segmenter.classes.label_ids is None:
@@ -112,7 +116,7 @@ def predict_files(
     there = f", {skipped} were there already" if skipped else ""
     told.note(f"{done} predictions in {out}{there}")
     predictor.refuse_broken()
-    return {job.source: _outputs(job, out, kinds) for job in jobs}
+    return {job.source: outputs_of(job, out, kinds) for job in jobs}
 
 
 def _write_shapes(jobs: Sequence[Job], out: Path, kinds: Sequence[str], network: Segmenter) -> None:
@@ -120,7 +124,7 @@ def _write_shapes(jobs: Sequence[Job], out: Path, kinds: Sequence[str], network:
     for kind in kinds:
         if kind not in WRITABLE:
             continue
-        pictures = {job: _outputs(job, out, kinds)[kind] for job in jobs if not job.is_video}
+        pictures = {job: outputs_of(job, out, kinds)[kind] for job in jobs if not job.is_video}
         labels = [
             LabelFile(path, job.place, job.place + job.source.suffix)
             for job, path in pictures.items()
@@ -140,7 +144,7 @@ def fingerprint(segmenter: Segmenter) -> str:
     return digest.hexdigest()[:16]
 
 
-def _outputs(job: Job, out: Path, kinds: Sequence[str]) -> dict[str, Path]:
+def outputs_of(job: Job, out: Path, kinds: Sequence[str]) -> dict[str, Path]:
     """Where each kind of a job's prediction goes: a PNG, a video, or a folder of PNGs."""
     paths = {}
     for kind in kinds:
@@ -215,19 +219,24 @@ class _Predictor:
                 self._advance(len(batch))
 
     def _write_image(self, job: Job, segmented: Segmentation) -> None:
-        for kind, path in _outputs(job, self._out, self._kinds).items():
+        for kind, path in outputs_of(job, self._out, self._kinds).items():
             write_picture(path, _painted(kind, segmented))
         self._log.add(job)
 
     def _run_video(self, job: Job) -> None:
         with opened_video(job.source) as capture, ExitStack() as files:
-            self._total += max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-            frames_per_s = capture.get(cv2.CAP_PROP_FPS) or 25.0
+            announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+            # Formats that do not say tell something negative, or more than there can be.
+            announced = announced if 0 < announced < _MOST_FRAMES else 0
+            self._total += announced
+            frames_per_s = capture.get(cv2.CAP_PROP_FPS)
+            if not 0 < frames_per_s < _MOST_FRAMES_PER_S:
+                frames_per_s = _USUAL_FRAMES_PER_S
             sinks = {
                 kind: files.enter_context(video_file(path, frames_per_s))
                 if kind in FOR_LOOKING
                 else partial(_write_numbered, path)
-                for kind, path in _outputs(job, self._out, self._kinds).items()
+                for kind, path in outputs_of(job, self._out, self._kinds).items()
             }
             # One thread: frames are written in their order.
             writing = files.enter_context(Behind(1, 2 * BATCH_SIZE))
@@ -237,10 +246,17 @@ class _Predictor:
                 for number, segmented in batch:
                     writing.call(partial(self._write_frame, sinks, number, segmented))
                 self._advance(len(batch))
-            if self._done == before:
+            read = self._done - before
+            if not read:
                 raise DataError(
                     f"{job.source} has no frame that OpenCV can decode; convert it to MP4"
                 )
+        if read < _LEAST_SHARE_OF_FRAMES * announced:
+            raise DataError(
+                f"{job.source} is damaged: of its {announced} frames only the first {read} can be "
+                "decoded, whose prediction is written but not recorded as done; copy the video "
+                "again, or convert it to MP4"
+            )
         self._log.add(job)
 
     def _write_frame(self, sinks: dict[str, Sink], number: int, segmented: Segmentation) -> None:

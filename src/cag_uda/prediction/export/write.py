@@ -15,23 +15,29 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as symbolic
 
 from cag_uda.errors import ModelError, UserError
 from cag_uda.files import whole_file
 from cag_uda.models.config import Classes
-from cag_uda.models.inference import Image, LabelMap, class_logits, inference, prepare
+from cag_uda.models.inference import Image, class_logits, inference, prepare
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.prediction.export.network import LabelNetwork
 from cag_uda.scenes import render
 
-Labeller: TypeAlias = Callable[[Image], LabelMap]
-"""Gives an image (H, W, 3) uint8 its train ids (H, W) uint8."""
+Images: TypeAlias = NDArray[np.uint8]
+"""(B, H, W, 3) RGB."""
+LabelMaps: TypeAlias = NDArray[np.uint8]
+"""(B, H, W) train ids."""
+Labeller: TypeAlias = Callable[[Images], LabelMaps]
+Exporter: TypeAlias = Callable[[ExportedProgram, Classes, Path, "tuple[int, int] | None"], Labeller]
 
 SMALLEST_PX = 64
 """Least height and width of images for files that take any size."""
 _LARGEST_PX = 16384
+_LARGEST_BATCH = 1024
 _SMALLEST_FIXED_PX = 32
 _EXAMPLE_PX = (96, 160)
 # Half precision keeps 11 bits of a logit, so more pixels lie within its rounding of a tie.
@@ -88,7 +94,7 @@ def export(
     program = _program(LabelNetwork(network.half() if half else network), size_px)
     with whole_file(path) as temporary:
         progress(f"writing {path}")
-        label = EXPORTERS[path.suffix](program, segmenter.classes, temporary)
+        label = EXPORTERS[path.suffix](program, segmenter.classes, temporary, size_px)
         progress("comparing the file with the network")
         found = _compare(label, segmenter, size_px)
         if found.agreement < _LEAST_AGREEMENT[half] or found.largest_gap > _TIE[half]:
@@ -136,8 +142,8 @@ def _refuse_size(segmenter: Segmenter, size_px: tuple[int, int] | None) -> None:
 
 
 def _program(network: LabelNetwork, size_px: tuple[int, int] | None) -> ExportedProgram:
-    example = torch.zeros((1, *(size_px or _EXAMPLE_PX), 3), dtype=torch.uint8)
-    dynamic = None if size_px is not None else (_any_size(),)
+    example = torch.zeros((2, *(size_px or _EXAMPLE_PX), 3), dtype=torch.uint8)
+    dynamic = (_free_axes(size_px),)
     # As in torch's own way to ONNX: nothing is taken to hold for all sizes because it does for the
     # example, such as that a side is longer than 1, or that two are equally long.
     for_all_sizes = symbolic.patch(  # type: ignore[attr-defined] # torch adds it at run time
@@ -168,11 +174,13 @@ def _without_assertions(program: ExportedProgram) -> ExportedProgram:
     return program
 
 
-def _any_size() -> dict[int, Any]:
-    return {
-        axis: Dim(name, min=SMALLEST_PX, max=_LARGEST_PX)
-        for axis, name in ((1, "height"), (2, "width"))
-    }
+def _free_axes(size_px: tuple[int, int] | None) -> dict[int, Any]:
+    """The axes of the images whose length the file leaves open: how many, and their sides."""
+    free = {0: Dim("batch", min=1, max=_LARGEST_BATCH)}
+    if size_px is None:
+        free[1] = Dim("height", min=SMALLEST_PX, max=_LARGEST_PX)
+        free[2] = Dim("width", min=SMALLEST_PX, max=_LARGEST_PX)
+    return free
 
 
 def _require_onnx() -> None:
@@ -186,7 +194,9 @@ def _require_onnx() -> None:
         ) from error
 
 
-def _write_onnx(program: ExportedProgram, classes: Classes, path: Path) -> Labeller:
+def _write_onnx(
+    program: ExportedProgram, classes: Classes, path: Path, size_px: tuple[int, int] | None
+) -> Labeller:
     import onnxruntime
 
     with _quiet():
@@ -194,7 +204,7 @@ def _write_onnx(program: ExportedProgram, classes: Classes, path: Path) -> Label
             program,
             input_names=["image"],
             output_names=["labels"],
-            dynamic_shapes=(_any_size(),) if program.range_constraints else None,
+            dynamic_shapes=(_free_axes(size_px),),
             dynamo=True,
             verbose=False,
         )
@@ -203,13 +213,15 @@ def _write_onnx(program: ExportedProgram, classes: Classes, path: Path) -> Label
     model.save(path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
-    def label(image: Image) -> LabelMap:
-        return np.asarray(session.run(["labels"], {"image": image[None]})[0][0])
+    def label(images: Images) -> LabelMaps:
+        return np.asarray(session.run(["labels"], {"image": images})[0])
 
     return label
 
 
-def _write_program(program: ExportedProgram, classes: Classes, path: Path) -> Labeller:
+def _write_program(
+    program: ExportedProgram, classes: Classes, path: Path, size_px: tuple[int, int] | None
+) -> Labeller:
     written = io.BytesIO()
     torch.export.save(program, written, extra_files=description(classes))
     path.write_bytes(written.getvalue())
@@ -217,13 +229,13 @@ def _write_program(program: ExportedProgram, classes: Classes, path: Path) -> La
     with _quiet():
         network = torch.export.load(written).module()
 
-    def label(image: Image) -> LabelMap:
-        return np.asarray(network(torch.from_numpy(image)[None])[0].numpy())
+    def label(images: Images) -> LabelMaps:
+        return np.asarray(network(torch.from_numpy(images)).numpy())
 
     return label
 
 
-EXPORTERS: dict[str, Callable[[ExportedProgram, Classes, Path], Labeller]] = {
+EXPORTERS: dict[str, Exporter] = {
     ".onnx": _write_onnx,
     ".pt2": _write_program,
 }
@@ -233,13 +245,15 @@ EXPORTERS: dict[str, Callable[[ExportedProgram, Classes, Path], Labeller]] = {
 def _compare(label: Labeller, segmenter: Segmenter, size_px: tuple[int, int] | None) -> Export:
     """Label scenes by a file and by the network that it was made of."""
     equal, pixels, largest_gap = 0, 0, 0.0
-    for image in _scenes(segmenter.config.input_width_px, size_px):
+    for count, image in enumerate(_scenes(segmenter.config.input_width_px, size_px)):
         size = (image.shape[0], image.shape[1])
         with inference(segmenter):
             prepared = prepare(image, segmenter.config.input_width_px)
             shares = class_logits(segmenter, prepared, size).softmax(1)[0]
         best, mine = shares.max(0)
-        theirs = torch.from_numpy(label(image)).long()
+        # Beside its mirror image: the file takes batches of any size, of one too.
+        images = np.stack([image, image[:, ::-1]][: 1 + count % 2])
+        theirs = torch.from_numpy(label(images)[0]).long()
         gap = best - shares.gather(0, theirs[None])[0]
         equal += int((mine == theirs).sum())
         pixels += mine.numel()
