@@ -22,7 +22,8 @@ from cag_uda.models.label_maps import label_map
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.prediction.export import export
 from cag_uda.scenes import render
-from cag_uda.training.compute import prepare_process
+from cag_uda.training.compute import settle_arithmetic
+from cag_uda.training.process import prepare_process
 
 CLASSES = 19
 
@@ -47,6 +48,7 @@ def main() -> None:
     """Print both latencies, their ratio, and how far the labels agree."""
     asked = options()
     prepare_process()
+    settle_arithmetic()
     torch.set_num_threads(asked.threads)
     torch.manual_seed(0)
     classes = Classes(

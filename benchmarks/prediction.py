@@ -27,7 +27,8 @@ from cag_uda.models.segmenter import Segmenter
 from cag_uda.prediction.predict import predict_files
 from cag_uda.prediction.stream import BATCH_SIZE
 from cag_uda.scenes import render
-from cag_uda.training.compute import prepare_process
+from cag_uda.training.compute import settle_arithmetic
+from cag_uda.training.process import prepare_process
 
 CLASSES = 19
 
@@ -114,6 +115,7 @@ def main() -> None:
     """Print both throughputs and their ratio."""
     asked = options()
     prepare_process()
+    settle_arithmetic()
     theirs, ours, load_s = measure(asked)
     print(
         f"{asked.backbone} {asked.decoder}, {asked.images} images of {asked.size[0]}×"

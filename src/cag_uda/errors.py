@@ -10,6 +10,9 @@ class UserError(Exception):
         problems: one message, or all the problems found at once, one line each.
     """
 
+    exit_code = 2
+    """Status of a command that ends with it."""
+
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))

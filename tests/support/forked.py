@@ -6,13 +6,16 @@ wait for it. Several processes find each other by the variables that torchrun se
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
 import sys
+import threading
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,6 +92,8 @@ def _adapt(
 
     from cag_uda.cli.app import main
 
+    # Loaders are forked, as those of a fresh interpreter are.
+    set_start_method("fork", force=True)
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
@@ -98,7 +103,19 @@ def _adapt(
     if act is not None:
         act()
     sys.argv = ["cag-uda", "adapt", *command]
-    main()
+    code: Any = 1
+    try:
+        main()
+    except SystemExit as ended:
+        code = ended.code
+    except BaseException:
+        traceback.print_exc()
+    # As an interpreter ends, and not as a process of `multiprocessing`.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(code or 0))
 
 
 def _as_torchrun(rank: int, processes: int, port: int) -> dict[str, str]:

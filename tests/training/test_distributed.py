@@ -140,7 +140,7 @@ def test_a_signal_to_one_process_stops_both_and_resumes_exactly(
     recipe = write_recipe(tmp_path, RECIPE.replace("batch_size = 2", "batch_size = 4"))
     stop = partial(stop_after, "3-stage-1", 2, number, rank)
     out, log = tmp_path / "stopped", tmp_path / "log"
-    assert adapt(recipe, out, processes=2, act=stop, log=log).wait() == [code, 0]
+    assert adapt(recipe, out, processes=2, act=stop, log=log).wait() == [code, code]
     assert log.read_text().count("go on with --resume") == 1
     assert adapt(recipe, out, "--resume", processes=2).wait() == [0, 0]
     assert adapt(recipe, tmp_path / "whole", processes=2).wait() == [0, 0]
@@ -183,7 +183,7 @@ def test_an_error_of_one_process_is_told_once_and_ends_both(
 ) -> None:
     recipe = write_recipe(tmp_path, RECIPE.replace("batch_size = 2", "batch_size = 4"))
     log = tmp_path / "log"
-    assert adapt(recipe, tmp_path / "run", processes=2, act=act, log=log).wait() == [2, 0]
+    assert adapt(recipe, tmp_path / "run", processes=2, act=act, log=log).wait() == [2, 2]
     text = log.read_text()
     assert text.count("error: ") == 1
     assert said in text
@@ -289,7 +289,7 @@ def test_one_process_renders_and_the_other_waits(tmp_path: Path) -> None:
 def test_a_batch_that_processes_cannot_share_is_refused(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, RECIPE.replace("batch_size = 2", "batch_size = 3"))
     log = tmp_path / "log"
-    assert adapt(recipe, tmp_path / "run", processes=2, log=log).wait() == [2, 0]
+    assert adapt(recipe, tmp_path / "run", processes=2, log=log).wait() == [2, 2]
     assert log.read_text().count("error: loading.batch_size 3 is no multiple of 2") == 1
 
 

@@ -176,7 +176,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_space(
     out, log = small_disk / "run", tmp_path / "log"
     arguments = [recipe, "--out", out, *MANY_EVENTS]
     failed = Run(*arguments, processes=processes, log=log)
-    assert failed.wait() == [2, 0][:processes]
+    assert failed.wait() == [2, 2][:processes]
     said = log.read_text()
     assert said.count("error: ") == 1
     assert "cannot write" in said

@@ -5,7 +5,6 @@ at once.
 """
 
 import io
-import os
 import sys
 from typing import Annotated, Any
 
@@ -29,6 +28,7 @@ from cag_uda.cli.recipes import recipes
 from cag_uda.cli.report import report
 from cag_uda.cli.select import select
 from cag_uda.errors import UserError
+from cag_uda.training.process import prepare_process
 
 app = typer.Typer(
     name="cag-uda",
@@ -78,8 +78,7 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 
 def main() -> None:
     """Run the command line; user errors end with code 2 and one line each."""
-    # Loader and network share few cores: a thread that waits must not spin (libgomp reads it once).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare_process()
     _print_any_name()
     try:
         sys.exit(app(standalone_mode=False) or 0)
@@ -89,7 +88,7 @@ def main() -> None:
         problems = _usage_problems(error)
     for problem in problems:
         sys.stderr.write(f"error: {printable(problem)}\n")
-    sys.exit(2)
+    sys.exit(UserError.exit_code)
 
 
 def _print_any_name() -> None:

@@ -41,10 +41,10 @@ def bench(
 
     from cag_uda.files import write_json
     from cag_uda.runs.bench import anchors, ladder, step
-    from cag_uda.training.compute import prepare_process, resolve_accelerator
+    from cag_uda.training.compute import resolve_accelerator, settle_arithmetic
     from cag_uda.training.settings import ComputeConfig
 
-    prepare_process()
+    settle_arithmetic()
     compute = ComputeConfig.model_validate({"accelerator": accelerator, "precision": precision})
     device = torch.device(resolve_accelerator(compute))
     work: dict[str, Callable[[], list[Row]]] = {

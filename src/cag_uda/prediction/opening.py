@@ -9,7 +9,7 @@ from cag_uda.data.domains.class_subset import with_classes
 from cag_uda.data.domains.domain import Domain
 from cag_uda.errors import UserError
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.training.compute import prepare_process
+from cag_uda.training.compute import settle_arithmetic
 
 
 def open_model(name: str, accelerator: str) -> Segmenter:
@@ -22,7 +22,7 @@ def open_model(name: str, accelerator: str) -> Segmenter:
     Raises:
         UserError: if the model or the device cannot be had.
     """
-    prepare_process()
+    settle_arithmetic()
     if accelerator not in ("auto", "cpu", "cuda"):
         raise UserError(f"--accelerator is auto, cpu or cuda, got {accelerator!r}")
     has_cuda = torch.cuda.is_available()

@@ -40,7 +40,6 @@ from cag_uda.training.compute import (
     describe,
     launch,
     memory_format,
-    prepare_process,
     resolve,
     set_memory_format,
     with_precision,
@@ -48,7 +47,7 @@ from cag_uda.training.compute import (
 from cag_uda.training.interrupt import StopRequest, stop_on_signals
 from cag_uda.training.loggers import Loggers, open_loggers, require_libraries
 from cag_uda.training.loop import StageData, train_stage
-from cag_uda.training.memory import PeakMemory
+from cag_uda.training.memory import PeakMemory, out_of_memory_told
 from cag_uda.training.processes import Processes
 from cag_uda.training.settings import ComputeConfig
 from cag_uda.types import Batch, Labelled, Unlabelled
@@ -114,7 +113,6 @@ def adapt(
     else:
         root = None if data_root is None else Path(data_root)
         recipe = load_recipe(recipe, changes, root)
-    prepare_process()
     require_libraries(recipe.tracking.loggers)
     run = RunFolder(Path(out))
     if resume:
@@ -122,28 +120,41 @@ def adapt(
     else:
         run.refuse_what_is_in_the_way()
     fabric = launch(recipe.compute)
-    processes = Processes(fabric)
-    progress = shown(progress) if processes.is_first else Silent()
-    with ExitStack() as held:
-        with processes.agreed():
-            if problem := recipe.problem_with_processes(processes.count):
-                raise RecipeError(problem)
-            if resume and processes.is_first:
-                held.enter_context(run.owned())
-                run.reopen(recipe, progress.note)
-        scenario = _open_scenario(recipe, processes, progress)
-        initial = initial_segmenter(recipe, scenario)
-        if initial.backbone.origin:
-            progress.note(initial.backbone.origin)
-        if not resume:
-            recipe = _begin(recipe, run, processes, initial, held)
-        progress.note(describe(recipe.compute, processes.count))
-        fabric = with_precision(fabric, recipe.compute)
-        stop = held.enter_context(stop_on_signals())
-        loggers = held.enter_context(_logged(recipe, run, processes, progress))
-        runner = StageRunner(recipe, run, scenario, fabric, processes, stop, progress, loggers)
-        scores = runner.run(initial)
+    with Processes(fabric) as processes, out_of_memory_told(), ExitStack() as held:
+        progress = shown(progress) if processes.is_first else Silent()
+        scores = _run(recipe, run, fabric, processes, progress, resume, held)
     return Run(run.path, scores)
+
+
+def _run(
+    recipe: Recipe,
+    run: RunFolder,
+    fabric: Fabric,
+    processes: Processes,
+    progress: Progress,
+    resume: bool,
+    held: ExitStack,
+) -> Scores:
+    """Begin the run, or go on with it, on every process; `held` is left at its end."""
+    with processes.agreed():
+        if problem := recipe.problem_with_processes(processes.count):
+            raise RecipeError(problem)
+        if resume and processes.is_first:
+            held.enter_context(run.owned())
+            run.reopen(recipe, progress.note)
+    scenario = _open_scenario(recipe, processes, progress)
+    with processes.agreed():
+        initial = initial_segmenter(recipe, scenario)
+    if initial.backbone.origin:
+        progress.note(initial.backbone.origin)
+    if not resume:
+        recipe = _begin(recipe, run, processes, initial, held)
+    progress.note(describe(recipe.compute, processes.count))
+    fabric = with_precision(fabric, recipe.compute)
+    stop = held.enter_context(stop_on_signals())
+    loggers = held.enter_context(_logged(recipe, run, processes, progress))
+    runner = StageRunner(recipe, run, scenario, fabric, processes, stop, progress, loggers)
+    return runner.run(initial)
 
 
 @contextmanager

@@ -3,12 +3,9 @@
 What is "auto" is measured once, at the start of a run, and written resolved into its recipe.
 """
 
-import ctypes
-import logging
 import math
 import os
 import time
-import warnings
 from inspect import signature
 from typing import Any, Literal
 
@@ -25,8 +22,6 @@ from cag_uda.errors import UserError
 from cag_uda.training.settings import ComputeConfig, Precision
 from cag_uda.types import Prediction
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEPT_BYTES = 1 << 30
 _TIMED_ROUNDS, _HOPELESS = 4, 1.5
 # Statistics of batch norms are averaged after each step. By default torch sends those of the first
 # process before every forward pass, which would undo what the others learnt since.
@@ -71,19 +66,11 @@ def shared_scale(fabric: Fabric) -> SharedScale | None:
     return precision if isinstance(precision, SharedScale) else None
 
 
-def prepare_process() -> None:
-    """Settings of the process that must precede the first large tensor.
+def settle_arithmetic() -> None:
+    """Take a large square root, the first of which is sometimes wrong on some CPU builds of torch.
 
-    glibc gives each large block back to the kernel, and half of a CPU step's time is then spent on
-    page faults; raised thresholds keep the memory. The first large square root after a matrix
-    product is sometimes wrong on some CPU builds of torch unless one came before.
+    It is, after a matrix product, unless one came before.
     """
-    try:
-        allocator = ctypes.CDLL("libc.so.6")
-        allocator.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-        allocator.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-    except (OSError, AttributeError):
-        pass  # Another C library: it has no such setting.
     torch.rand(1_000_000).sqrt()
 
 
@@ -153,14 +140,11 @@ def launch(config: ComputeConfig) -> Fabric:
     Raises:
         UserError: if a GPU is asked for and there is none.
     """
+    settle_arithmetic()
     if config.deterministic:
         # cuBLAS reads it when it is first used.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-    for name in ("lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # Of 1×1 convolutions with channels last, whose layout is the same either way.
-    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     accelerator = resolve_accelerator(config)
     return _launched(config.model_copy(update={"accelerator": accelerator, "precision": "32"}))
 

@@ -3,13 +3,37 @@
 import ctypes
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from cag_uda.errors import RunError
+
 _MIB = 1 << 20
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 _RESET_PEAK = "5"
+
+
+@contextmanager
+def out_of_memory_told() -> Iterator[None]:
+    """Turn what torch and NumPy raise for want of memory into one line that says what to do.
+
+    Raises:
+        RunError: in place of theirs.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        wanted = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not wanted and "not enough memory" not in str(error):
+            raise
+        what = (str(error).strip().splitlines() or ["no more is to be had"])[0]
+        raise RunError(
+            f"memory does not suffice: {what}; set loading.batch_size or loading.crop_px lower, or "
+            "compute.accumulation higher; `cag-uda plan RECIPE` says what fits"
+        ) from error
 
 
 class PeakMemory:

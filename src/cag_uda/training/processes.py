@@ -1,4 +1,4 @@
-"""The processes that share a run: how they come to one mind about errors, signals and results.
+"""The processes that share a run: how they exchange results, agree on errors, and end together.
 
 What is exchanged here is small and lies on the host, so it goes by its own gloo group: it never
 waits for a device, and it is patient while the first process renders or scores.
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cag_uda.errors import UserError
 from cag_uda.training.interrupt import Interrupted
+from cag_uda.training.watch import Watch
 
 T = TypeVar("T")
 
@@ -38,7 +39,7 @@ def speaks() -> bool:
 
 
 class Processes:
-    """The processes of a run.
+    """The processes of a run; as a context, they end together or watch over each other's end.
 
     Args:
         fabric: launched.
@@ -47,9 +48,22 @@ class Processes:
     def __init__(self, fabric: Fabric) -> None:
         self._fabric = fabric
         self.rank, self.count = fabric.global_rank, fabric.world_size
-        self._group = None
+        self._group, self._watch = None, None
         if self.count > 1:
             self._group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+            self._watch = Watch(self.rank, self.count)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._watch is None:
+            return
+        if kind is None:
+            self._watch.close()
+        elif not issubclass(kind, UserError | Interrupted | SystemExit):
+            self._watch.hesitate()
+        self._watch.is_over()
 
     @property
     def is_first(self) -> bool:
@@ -101,7 +115,8 @@ class Processes:
             A number that the part may set; afterwards it is the largest of all processes.
 
         Raises:
-            UserError: in the first process, for what was raised in any; the others end.
+            UserError: in the first process, for what was raised in any; the others end with the
+                status that it has on the command line.
             Interrupted: likewise.
         """
         problem: UserError | Interrupted | None = None
@@ -120,9 +135,10 @@ class Processes:
     def _end_together(self, problem: UserError | Interrupted | None) -> None:
         """End every process: the first raises, the others have nothing to add."""
         found = [each for each in self.gather(problem) if each is not None]
-        if not self.is_first:
-            # Success, as launchers kill the first process, which is about to tell, where one fails.
-            raise SystemExit(0)
+        if self._watch is not None and not self.is_first:
+            self._watch.outlive_first()
+            stopped = [each.exit_code for each in found if isinstance(each, Interrupted)]
+            raise SystemExit(stopped[0] if stopped else UserError.exit_code)
         for each in found:
             if isinstance(each, Interrupted):
                 raise each

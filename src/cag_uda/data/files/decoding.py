@@ -22,9 +22,6 @@ from cag_uda.errors import DataError
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Codes: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.int32]
 
-# Damaged files become errors here; what OpenCV itself prints about them would only stand beside.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
 MOST_PIXELS = 178_956_970
 """Pillow's own limit: a small file that claims more is made to exhaust the memory."""
 MOST_LARGE_PIXELS = 1 << 30

@@ -4,10 +4,16 @@ Neither the number of processes nor the number of loader workers changes which i
 how they are augmented, so a resumed run is the run. Knows files and crops, not networks.
 """
 
+import atexit
+import ctypes
+import multiprocessing
 import signal
-from collections.abc import Generator, Sequence
+import sys
+import threading
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
+from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
 import cv2
@@ -23,6 +29,9 @@ from cag_uda.data.loading.images import LabelledImages, UnlabelledImages, read_o
 from cag_uda.data.loading.rare_classes import RareClasses, crop_showing
 from cag_uda.errors import RunError, UserError
 from cag_uda.types import Batch, Labelled, Unlabelled
+
+_PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl: the signal that a process gets when its parent dies."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +170,7 @@ def load_batches(
         DataError: when the step with an unreadable image is reached.
     """
     workers = source.config.workers
+    others = set(multiprocessing.active_children())
     loader: DataLoader[Batch | UserError] = DataLoader(
         source,
         batch_size=None,
@@ -170,11 +180,18 @@ def load_batches(
         prefetch_factor=3 if workers else None,
         worker_init_fn=_begin_worker,
     )
+    batches = iter(loader)
+    end = partial(_end_loaders, set(multiprocessing.active_children()) - others)
+    atexit.register(end)
     try:
-        for batch in loader:
+        for batch in batches:
             if isinstance(batch, UserError):
                 raise batch
             yield on_device(batch, device)
+    except GeneratorExit:
+        # Closed before its end: what is being loaded is not waited for.
+        end()
+        raise
     except RuntimeError as error:
         if not _is_death_of_a_loader(error):
             raise
@@ -182,6 +199,18 @@ def load_batches(
             "a loader process died, probably for want of memory; set loading.workers lower, or "
             "loading.batch_size, and go on with --resume"
         ) from error
+
+
+def _end_loaders(loaders: Iterable[BaseProcess]) -> None:
+    """End loader processes at once: they ignore the signal by which Python would."""
+    is_main = threading.current_thread() is threading.main_thread()
+    # torch's own would raise an error for each of them.
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if is_main else None
+    for loader in loaders:
+        loader.kill()
+        loader.join()
+    if is_main:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 def _is_death_of_a_loader(error: RuntimeError) -> bool:
@@ -200,11 +229,14 @@ def _permutation(count: int, key: tuple[int, ...]) -> NDArray[np.int64]:
 
 
 def _begin_worker(_: int) -> None:
-    """A loader process uses one core, and leaves signals to the process that it serves.
+    """Let a loader process use one core, and live as long as the process that it serves.
 
     Ctrl-C and a scheduler's SIGTERM reach the whole process group; were the loaders to die of them,
-    the run could not finish its step and save.
+    the run could not finish its step and save. Were they to outlive it, its connections to other
+    processes would stay open, and these would wait.
     """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)

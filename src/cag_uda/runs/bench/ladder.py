@@ -15,7 +15,8 @@ from cag_uda.errors import UserError
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.runs.bench.timing import Row
-from cag_uda.training.compute import prepare_process, set_memory_format
+from cag_uda.training.compute import set_memory_format
+from cag_uda.training.process import prepare_process
 
 _BATCH, _CROP_PX, _CLASSES = 4, (240, 320), 11
 RUNGS: dict[str, tuple[bool, bool, bool]] = {
