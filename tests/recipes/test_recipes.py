@@ -7,7 +7,7 @@ import pytest
 import cag_uda
 from cag_uda.errors import RecipeError
 from cag_uda.methods.margin_fitting import MarginConfig
-from cag_uda.recipes import as_toml, builtin_recipes, changed, dump_recipe, load_recipe
+from cag_uda.recipes import Recipe, as_toml, builtin_recipes, changed, dump_recipe, load_recipe
 from tests.support.trees import RECIPE
 
 
@@ -109,3 +109,29 @@ def test_overrides_from_python_are_changes_of_the_command_line() -> None:
         cag_uda.adapt("demo", "nowhere", overrides={"seed": object()})
     with pytest.raises(RecipeError, match="got int"):
         cag_uda.adapt(3, "nowhere")  # type: ignore[arg-type]
+
+
+def test_a_repeated_stage_is_written_out(tmp_path: Path) -> None:
+    """Settings of the whole and of single repetitions can be changed, in any order."""
+    changes = ["stages.stage-2.steps=7", "stages.stage.steps=5", "stages.*.log_every=3"]
+    recipe = load_recipe("demo", [*changes, "stages.stage.repeat=2"])
+    stages = [(each.name, each.steps, each.log_every) for each in recipe.stages[2:]]
+    assert stages == [("stage-1", 5, 3), ("stage-2", 7, 3)]
+    assert [recipe.start_of(index) for index in (2, 3)] == ["warmup", "stage-1"]
+    path = tmp_path / "again.toml"
+    path.write_text(dump_recipe(recipe))
+    assert "repeat" not in path.read_text()
+    assert load_recipe(path).stages == recipe.stages
+
+
+@pytest.mark.parametrize("value", ["0", "101", "many", "1.5"])
+def test_a_stage_is_repeated_a_sensible_number_of_times(value: str) -> None:
+    with pytest.raises(RecipeError, match=r"stages\.2\.repeat"):
+        load_recipe("demo", [f"stages.stage.repeat={value}"])
+
+
+def test_repetitions_start_where_the_stage_says() -> None:
+    table = load_recipe("demo").model_dump(mode="json")
+    cag = {**table["stages"][2], "name": "more", "start": "initial", "repeat": 2}
+    recipe = Recipe.model_validate({**table, "stages": [table["stages"][0], cag]})
+    assert [recipe.start_of(index) for index in (1, 2)] == ["initial", "more-1"]

@@ -51,18 +51,28 @@ def load_recipe(
         name_or_path: a built-in recipe's name, or the path of a TOML file; domain files that it
             names are looked for beside it.
         changes: `KEY=VALUE` each, applied in order: KEY is a dotted path in which a stage goes by
-            its name, its number, or `*` for all; VALUE is TOML, or text where it is not.
+            its name, its number, or `*` for all; VALUE is TOML, or text where it is not. A stage
+            that is repeated goes by its name (`stages.stage.steps`, for all repetitions), each
+            repetition by its own (`stages.stage-2.steps`).
         data_root: folder below which built-in domains lie, in place of the recipe's.
 
     Raises:
         RecipeError: with every problem of the file at once.
     """
-    from cag_uda.recipes.schema import Recipe
+    from cag_uda.recipes.schema import Recipe, repeated_names, written_out
 
     path = _find(name_or_path)
     table = read_recipe_file(path)
+    # What concerns a repeated stage as a whole comes first: others may name its repetitions.
+    repeated = tuple(f"stages.{name}." for name in repeated_names(table.get("stages")))
     for change in changes:
-        _apply(table, change)
+        if change.strip().startswith(repeated):
+            _apply(table, change)
+    if "stages" in table:
+        table["stages"] = written_out(table["stages"])
+    for change in changes:
+        if not change.strip().startswith(repeated):
+            _apply(table, change)
     if data_root is not None:
         table["data_root"] = str(data_root.absolute())
     try:

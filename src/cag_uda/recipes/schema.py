@@ -1,5 +1,6 @@
 """What a recipe says: source, target, network, loading, compute, and the stages in order."""
 
+import copy
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -26,6 +27,9 @@ else:
 
 INITIAL = "initial"
 """The name, as a stage's `start`, of the network that no stage has trained yet."""
+
+
+_MOST_REPEATS = 100
 
 
 class Source(Config):
@@ -56,6 +60,9 @@ class Stage(StageSettings):
 
     method: AnyMethod
     """The method by its `name`, with its settings."""
+    repeat: int | None = Field(default=None, ge=1, le=_MOST_REPEATS, exclude=True)
+    """How often the stage is taken, each time from the one before: NAME-1, NAME-2 and so on; a
+    resolved recipe has them written out."""
     start: str | None = None
     """Whose network this stage starts from: an earlier stage's name, or "initial"; left out, the
     stage before this one."""
@@ -75,6 +82,37 @@ class Stage(StageSettings):
                 f"method {self.method.name!r} takes no training steps; leave out `steps`"
             )
         return self
+
+
+def repeated_names(stages: Any) -> list[str]:
+    """The names of the stages, of a recipe's tables, that say `repeat`."""
+    tables = stages if isinstance(stages, list | tuple) else ()
+    return [str(each.get("name")) for each in tables if isinstance(each, dict) and "repeat" in each]
+
+
+def written_out(stages: Any) -> Any:
+    """Write out stages that say `repeat`.
+
+    Args:
+        stages: a recipe's tables; what is none of a stage, or says no such number, stays as it is.
+
+    Returns:
+        In place of each stage that is repeated NAME-1, NAME-2 …; all but the first start from the
+        one before.
+    """
+    if not isinstance(stages, list | tuple):
+        return stages
+    found: list[Any] = []
+    for stage in stages:
+        times = stage.get("repeat") if isinstance(stage, dict) else None
+        if not isinstance(times, int) or not 1 <= times <= _MOST_REPEATS:
+            found.append(stage)
+            continue
+        alike = {key: value for key, value in stage.items() if key != "repeat"}
+        for number in range(1, times + 1):
+            found.append(copy.deepcopy({**alike, "name": f"{stage.get('name')}-{number}"}))
+            alike.pop("start", None)
+    return found
 
 
 class Recipe(Config):
@@ -111,6 +149,11 @@ class Recipe(Config):
                 f"deliver wants last or criteria joined by +, of {', '.join(known)}; got {value!r}"
             )
         return value
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _repeated_stages_are_written_out(cls, value: Any) -> Any:
+        return written_out(value)
 
     @field_validator("source", mode="before")
     @classmethod
