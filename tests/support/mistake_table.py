@@ -74,8 +74,8 @@ RECIPES = [
     Mistake(ADAPT + '\'classes=["road", "bus"]\'', ("no class 'bus'", "it has road, car")),
     Mistake(ADAPT + "deliver=entropie", ("deliver wants last or", "entropy", "got 'entropie'")),
     Mistake(ADAPT + "seed=-1", ("seed", "greater than or equal to 0", "got -1")),
-    Mistake("adapt tiny.toml --precision fp16", ("'bf16' or '16'", "got 'fp16'")),
-    Mistake("adapt tiny.toml --accelerator tpu", ("'cpu' or 'cuda'", "got 'tpu'")),
+    Mistake("adapt tiny.toml --precision fp16", ("'fp16' is not one of", "'bf16', '16'")),
+    Mistake("adapt tiny.toml --accelerator tpu", ("'tpu' is not", "'cuda'")),
     Mistake("adapt tiny.toml --accelerator cuda", ("no CUDA device", "--accelerator cpu")),
     Mistake("plan tiny.toml --accelerator cuda", ("no CUDA device", "--accelerator cpu")),
     Mistake("adapt tiny.toml --track tensorbord", ("'tensorbord'", "did you mean 'tensorboard'")),
@@ -228,8 +228,11 @@ MODELS = [
     ),
     Mistake("evaluate model --domain day.toml --window 12", ("HEIGHTxWIDTH", "got '12'")),
     Mistake("evaluate model --domain day.toml --scale 0", ("from 0.1 to 8", "(0.0,)")),
-    Mistake("evaluate model --domain day.toml --precision 16", ("32 or bf16", "got '16'")),
-    Mistake("evaluate model --domain day.toml --accelerator gpu", ("cpu or cuda", "got 'gpu'")),
+    Mistake("evaluate model --domain day.toml --precision 16", ("'16' is not", "'bf16'")),
+    Mistake(
+        "evaluate model --domain day.toml --accelerator gpu",
+        ("'gpu' is not", "'cuda'"),
+    ),
     Mistake("evaluate model --domain day.toml --accelerator cuda", ("no CUDA device", "cpu")),
     Mistake("evaluate model --domain day.toml --against nowhere", ("no model at nowhere",)),
     Mistake("predict model nowhere --out new", ("no image at nowhere", "give files, folders")),
@@ -257,7 +260,7 @@ MODELS = [
     Mistake("import hostile.pkl --out new", ("hostile.pkl", "nothing in it was run")),
     Mistake("import strange.pth --out new", ("some.layer.weight", "give a file that")),
     Mistake("import strange.pth --out model", ("model exists already", "another --out")),
-    Mistake("import strange.pth --out new --family cagg", ("auto, cag, adaptsegnet", "'cagg'")),
+    Mistake("import strange.pth --out new --family cagg", ("'cagg' is not", "'adaptsegnet'")),
 ]
 
 RUNS = [

@@ -100,6 +100,6 @@ def _print_any_name() -> None:
 
 def _usage_problems(error: Any) -> list[str]:
     """What is wrong with a command line; nothing where the help that was shown says it all."""
-    message = str(error.format_message()).strip().rstrip(".")
+    message = str(error.format_message()).strip().rstrip(".").replace("Value error, ", "")
     command = "cag-uda" if error.ctx is None else error.ctx.command_path
     return [f"{message[0].lower()}{message[1:]}; see `{command} --help`"] if message else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -24,7 +24,8 @@ def import_(
         Path | None, typer.Option(help="An anchor file of the released CAG-UDA code.")
     ] = None,
     family: Annotated[
-        str, typer.Option(help="auto, cag, adaptsegnet, advent or dacs: whose code saved it.")
+        Literal["auto", "cag", "adaptsegnet", "advent", "dacs"],
+        typer.Option(help="Whose code saved it."),
     ] = "auto",
     domain: Annotated[
         str | None, typer.Option(help="A domain with its classes; default: those of Cityscapes.")
