@@ -149,15 +149,16 @@ def test_a_signal_to_one_process_stops_both_and_resumes_exactly(
 
 def break_reading(name: str, rank: int) -> None:
     """Let one process fail to read one file."""
-    from cag_uda.data.domains import domain
-    from cag_uda.data.files.images import read_image
+    from cag_uda.data.domains.domain import Domain, Item
 
-    def broken(path: Path) -> Any:
-        if path.name == name and os.environ["RANK"] == str(rank):
-            raise DataError(f"{path} is damaged, cut off or no image")
-        return read_image(path)
+    read_image = Domain.read_image
 
-    replace(domain, "read_image", broken)
+    def broken(self: Domain, item: Item) -> Any:
+        if item.image.name == name and os.environ["RANK"] == str(rank):
+            raise DataError(f"{item.image} is damaged, cut off or no image")
+        return read_image(self, item)
+
+    replace(Domain, "read_image", broken)
 
 
 def break_writing(rank: int) -> None:
