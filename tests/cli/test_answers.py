@@ -40,7 +40,7 @@ COMMANDS = [
     "check camvid",
     "evaluate model --domain camvid",
     "predict model photos",
-    "bench step --accelerator tpu",
+    "bench step --accelerator cuda",
 ]
 
 
