@@ -127,3 +127,33 @@ def test_steps_of_every_stage(tmp_path: Path) -> None:
         "steps = 0",  # Of the stage that takes statistics alone.
         "steps = 1",
     }
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "--version",
+        "domains",
+        "domains new photos --overwrite",
+        "recipes",
+        "recipes show demo",
+        "check photos",
+    ],
+)
+def test_light_commands_import_no_framework(command: str, tmp_path: Path) -> None:
+    write_domain(tmp_path, "photos", seed=1)
+    arguments = command.replace("check photos", "check photos.toml").split()
+    code = (
+        f"import sys; sys.argv[1:] = {arguments!r}\nfrom cag_uda.cli.app import app\n"
+        "app(standalone_mode=False)\n"
+        "print([each for each in ('torch', 'transformers', 'lightning') if each in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"

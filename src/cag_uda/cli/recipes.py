@@ -35,11 +35,15 @@ def show_recipe(
     ] = False,
 ) -> None:
     """Print a recipe, to start your own from; `recipes NAME` does the same."""
-    from cag_uda.recipes import builtin_recipes, dump_recipe, load_recipe
+    from cag_uda.data.files.toml import text_of
+    from cag_uda.recipes import dump_recipe, find_recipe, load_recipe, read_recipe_file
 
-    recipe = load_recipe(name)
-    path = builtin_recipes().get(name, Path(name))
-    typer.echo(dump_recipe(recipe) if complete else path.read_text(encoding="utf-8"), nl=False)
+    path = find_recipe(name)
+    if complete:
+        typer.echo(dump_recipe(load_recipe(name)), nl=False)
+        return
+    read_recipe_file(path)  # Raises for what is no recipe.
+    typer.echo(text_of(path, "recipe"), nl=False)
 
 
 @recipes.command("new", cls=Command)

@@ -22,6 +22,7 @@ __all__ = [
     "builtin_recipes",
     "changed",
     "dump_recipe",
+    "find_recipe",
     "load_recipe",
     "read_recipe_file",
 ]
@@ -61,7 +62,7 @@ def load_recipe(
     """
     from cag_uda.recipes.schema import Recipe, repeated_names, written_out
 
-    path = _find(name_or_path)
+    path = find_recipe(name_or_path)
     table = read_recipe_file(path)
     # What concerns a repeated stage as a whole comes first: others may name its repetitions.
     repeated = tuple(f"stages.{name}." for name in repeated_names(table.get("stages")))
@@ -124,7 +125,8 @@ def dump_recipe(recipe: "Recipe") -> str:
     return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
 
 
-def _find(name_or_path: str | Path) -> Path:
+def find_recipe(name_or_path: str | Path) -> Path:
+    """Find the file of a recipe. Raises RecipeError if there is none of that name or path."""
     path = Path(name_or_path)
     if path.suffix == ".toml" or len(path.parts) > 1:
         if not path.is_file():
