@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from cag_uda.adaptation.tensors import downsample
 from cag_uda.methods import METHODS, Passes
@@ -214,16 +213,3 @@ def test_source_only_never_looks_at_the_target(segmenter: Segmenter) -> None:
         predictor.statistics("target"), predictor.statistics("source"), strict=True
     ):
         assert ours.equal(theirs)
-
-
-@pytest.mark.parametrize("align_corners", [False, True])
-def test_labels_are_read_where_the_cells_of_the_network_are(
-    align_corners: bool, segmenter: Segmenter
-) -> None:
-    """Aligned grids: as the released code reads them. Others: at the centre of each cell."""
-    config = segmenter.config.model_copy(update={"align_corners": align_corners})
-    method = make("source-only", Segmenter(config, segmenter.classes))
-    label = torch.arange(8 * 12).view(1, 8, 12)
-    found = method.segmenter.on_grid(label, torch.zeros(1, 5, 2, 3))
-    corners = F.interpolate(label[None].double(), (2, 3), mode="nearest")[0].long()
-    assert torch.equal(found, corners if align_corners else label[:, 2::4, 2::4])

@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 import cag_uda
@@ -39,6 +40,36 @@ def test_features_and_logits_at_the_decoders_stride(
     height, width = segmenter(torch.rand(1, 3, 45, 67)).logits.shape[-2:]
     assert (height, width) == (math.ceil(45 / cells), math.ceil(67 / cells))
     torch.testing.assert_close(segmenter.classifier(features), logits)
+
+
+def test_pixels_of_8_bits_are_those_in_0_to_1(segmenter: Segmenter) -> None:
+    image = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    segmenter.eval()
+    assert segmenter(image).logits.equal(segmenter(image.float() / 255).logits)
+
+
+def test_the_last_map_comes_with_the_prediction_where_it_is_asked_for(segmenter: Segmenter) -> None:
+    image = torch.rand(2, 3, 64, 96)
+    segmenter.eval()
+    assert segmenter(image).last_map is None
+    prediction = segmenter(image, last_map=True)
+    assert prediction.last_map.equal(segmenter.encode(image)[-1])
+    assert prediction.logits.equal(segmenter(image).logits)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_cells_and_pixels_lie_where_the_network_was_trained_to_have_them(
+    aligned: bool, segmenter: Segmenter
+) -> None:
+    """Edges on edges and labels at centres, or corners on corners, as the released code."""
+    config = segmenter.config.model_copy(update={"align_corners": aligned})
+    network = Segmenter(config, segmenter.classes)
+    cells = torch.rand(1, 5, 2, 3)
+    wanted = F.interpolate(cells, (8, 12), mode="bilinear", align_corners=aligned)
+    assert network.upsample(cells, (8, 12)).equal(wanted)
+    label = torch.arange(8 * 12).view(1, 8, 12)
+    corners = F.interpolate(label[None].double(), (2, 3), mode="nearest")[0].long()
+    assert network.on_grid(label, cells).equal(corners if aligned else label[:, 2::4, 2::4])
 
 
 @pytest.mark.parametrize("name", ["resnet-tiny", "resnet-18-half", "resnet-18", "resnet-50"])

@@ -135,3 +135,9 @@ def test_repetitions_start_where_the_stage_says() -> None:
     cag = {**table["stages"][2], "name": "more", "start": "initial", "repeat": 2}
     recipe = Recipe.model_validate({**table, "stages": [table["stages"][0], cag]})
     assert [recipe.start_of(index) for index in (1, 2)] == ["initial", "more-1"]
+
+
+def test_whole_images_have_the_width_of_the_networks_input() -> None:
+    assert load_recipe("demo").sweep_loading.width_px == load_recipe("demo").loading.width_px
+    wider = load_recipe("demo", ["segmenter.input_width_px=256"])
+    assert (wider.loading.width_px, wider.sweep_loading.width_px) == (192, 256)

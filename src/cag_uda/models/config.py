@@ -85,9 +85,9 @@ class SegmenterConfig(Config):
     std: tuple[_Number, _Number, _Number] | None = None
     """Per RGB channel, divides after the mean; None is the backbone's own."""
     input_width_px: int | None = Field(default=None, ge=16, le=_MOST_PX)
-    """Width to which images are resized, aspect ratio kept, before they enter the network in
-    sweeps,
-    evaluation and prediction; None takes them as they are."""
+    """Width to which whole images are resized, aspect ratio kept, before they enter the network, in
+    sweeps, evaluation and prediction; None takes them as they are. A run fills in its loader's
+    `width_px`."""
 
     images: ImageReader | None = None
     """How photographs are read in prediction; a run fills in `[images]` of its target's file."""

@@ -14,7 +14,8 @@ class LoadingConfig(Config):
     """Images of each domain in the global batch, over all processes."""
     width_px: int | None = Field(default=None, ge=16)
     """Width to which every image is resized, aspect ratio kept, before `scale`; None keeps the
-    image's own."""
+    image's own. Whole images have the network's `input_width_px`, which is this if it is left
+    out."""
     scale_width_px: int | None = Field(default=None, ge=16)
     """Width that `scale` multiplies in place of an image's own (or of `width_px`), so that crops of
     both domains have one scale while sweeps and evaluation keep the images' sizes; the released
