@@ -35,12 +35,12 @@ class AdaBN(Method):
             segmenter.set_target_share(config.target_share)
 
     def prepare(self, passes: Passes) -> None:
-        """Sweep over the target."""
+        """Recompute the target's statistics in a sweep over its images."""
         self.estimate_target_statistics(passes)
 
     def finish(self, passes: Passes) -> None:
-        """Nothing remains to be done."""
+        """Do nothing: `prepare` has done it all."""
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
-        """Nothing is trained."""
+        """Yield nothing: no weight is trained."""
         yield from ()

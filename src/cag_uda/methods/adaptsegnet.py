@@ -60,7 +60,7 @@ class AdaptSegNet(Method):
         )
 
     def networks(self) -> dict[str, nn.Module]:
-        """The segmenter with its second classifier, and a discriminator for each level."""
+        """Name the segmenter with its second classifier, and a discriminator for each level."""
         return {
             "segmenter": TwoLevelSegmenter(self.segmenter, self.auxiliary),
             "discriminator": self.discriminator,
@@ -68,7 +68,7 @@ class AdaptSegNet(Method):
         }
 
     def optimizers(self, config: OptimConfig) -> dict[str, Optimizer]:
-        """The segmenter's as configured, the second classifier in its head; Adam for the others."""
+        """Make the segmenter's, its head with the second classifier; Adam for the others."""
         groups = self.segmenter.parameter_groups()
         groups["head"] = [*groups["head"], *self.auxiliary.parameters()]
         rate = self.config.discriminator_rate
@@ -85,7 +85,7 @@ class AdaptSegNet(Method):
         return logits.softmax(dim=1)
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
-        """Yields {source/ce, …_auxiliary}, {target/fool, …_auxiliary}, {discriminator/…}.
+        """Yield {source/ce, …_auxiliary}, {target/fool, …_auxiliary}, {discriminator/…}.
 
         The discriminators judge with their weights before the step in both roles, so that one pass
         gives the gradients of the alternating original.
@@ -116,13 +116,13 @@ class AdaptSegNet(Method):
         }
 
     def _two_levels(self, image: Tensor, domain: DomainName) -> tuple[Tensor, Tensor]:
-        """Logits of both levels, the last one first, through whatever wraps the network."""
+        """Predict logits of both levels, the last one first, through the network's wrapper."""
         network = self._calls.get("segmenter") or self.networks()["segmenter"]
         prediction, auxiliary = network(image, domain)
         return prediction.logits, auxiliary
 
     def _judged(self, name: str, source: Tensor, target: Tensor) -> Losses:
-        """A discriminator's own losses on what it sees of both domains."""
+        """Compute a discriminator's own losses on its inputs from both domains."""
         judge = self._calls.get(name) or self.networks()[name]
         return {
             f"{name}/source": adversarial(judge(source), "source", self.config.loss) / 2,

@@ -44,17 +44,17 @@ class Adversarial(Method):
         self.discriminator = Discriminator(segmenter.num_classes, config.discriminator_channels)
 
     def networks(self) -> dict[str, nn.Module]:
-        """The segmenter and the discriminator."""
+        """Name the segmenter and the discriminator."""
         return {"segmenter": self.segmenter, "discriminator": self.discriminator}
 
     def optimizers(self, config: OptimConfig) -> dict[str, Optimizer]:
-        """The segmenter's as configured; Adam for the discriminator."""
+        """Make the segmenter's as configured, and Adam for the discriminator."""
         rate = self.config.discriminator_rate
         discriminators = build_discriminator_optimizer(self.discriminator, rate)
         return {**super().optimizers(config), "discriminator": discriminators}
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
-        """Yields {source/ce}, {target/fool}, {discriminator/source, discriminator/target}.
+        """Yield {source/ce}, {target/fool}, {discriminator/source, discriminator/target}.
 
         The discriminator judges with its weights before the step in both roles, so that one pass
         gives the gradients of the alternating original.

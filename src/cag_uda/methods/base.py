@@ -52,7 +52,7 @@ class MethodConfig(Config):
         return self.variant_of or self.name
 
     def problem_with(self, segmenter: SegmenterConfig) -> str | None:
-        """What keeps the method from training such a network, or None; recipes are checked so."""
+        """Say why the method cannot train such a network, or None; recipes are checked so."""
         return None
 
 
@@ -94,7 +94,7 @@ class Method(nn.Module, ABC):
         self._autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def networks(self) -> dict[str, nn.Module]:
-        """The networks that are trained, by name."""
+        """Name the networks that are trained."""
         return {"segmenter": self.segmenter}
 
     def attach(
@@ -112,7 +112,7 @@ class Method(nn.Module, ABC):
         self._autocast = autocast
 
     def share_statistics(self, is_shared: bool) -> None:
-        """Say whether the batch norms in training look at the images of all processes."""
+        """Set whether batch norms in training normalise over the images of all processes."""
         for network in self.networks().values():
             share_statistics(network, is_shared)
 
@@ -151,16 +151,16 @@ class Method(nn.Module, ABC):
             return predict(network, image, domain)
 
     def prepare(self, passes: Passes) -> None:
-        """What precedes the first step: snapshots, anchors, thresholds. Nothing by default."""
+        """Prepare a stage: snapshots, anchors, thresholds. Nothing by default."""
         return
 
     def before_step(self) -> None:
-        """What precedes a step's losses. Nothing by default."""
+        """Prepare a step before its losses. Nothing by default."""
         return
 
     @abstractmethod
     def losses(self, batch: Batch) -> Iterator[Losses]:
-        """The losses of one step, one yield per graph, in the order of the paper.
+        """Yield the losses of one step, one yield per graph, in the order of the paper.
 
         The loop backpropagates each yield at once, so that its graph is freed before the next
         forward; losses that share a forward share a yield. A step that takes its batch in parts
@@ -168,7 +168,7 @@ class Method(nn.Module, ABC):
         """
 
     def after_step(self, step: int) -> None:
-        """What follows the optimisers' step: moving averages. Nothing by default."""
+        """Finish a step after the optimisers': moving averages. Nothing by default."""
         return
 
     def finish(self, passes: Passes) -> None:
@@ -202,16 +202,16 @@ class Method(nn.Module, ABC):
             statistic.copy_(passes.all_reduce(statistic * share))
 
     def optimizers(self, config: OptimConfig) -> dict[str, Optimizer]:
-        """One optimiser for each trained network, by the network's name."""
+        """Make one optimiser for each trained network, by the network's name."""
         groups, layers = self.segmenter.parameter_groups(), self.segmenter.backbone.layers()
         return {"segmenter": build_optimizer(groups, config, layers)}
 
     def predictor(self) -> Segmenter:
-        """The network that is evaluated, delivered, and handed to the next stage."""
+        """Give the network that is evaluated, delivered, and handed to the next stage."""
         return self.segmenter
 
     def pseudo_labels(self, image: Tensor) -> dict[str, PseudoLabels]:
-        """Every kind of pseudo-label that the method gives an image (B, 3, H, W) of the target.
+        """Label target images (B, 3, H, W) by every kind of pseudo-label that the method has.
 
         For reporting and for `cag-uda pseudo-label`; empty where the method has none.
         """

@@ -128,7 +128,7 @@ class CAG(FrozenLabeller):
         self.freeze_labeller()
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
-        """Yields {source/ce, source/distance}, {target/<kind>, …, target/distance}."""
+        """Yield {source/ce, source/distance}, {target/<kind>, …, target/distance}."""
         source = self.student(batch.source.image, "source")
         label = self.segmenter.on_grid(batch.source.label, source.logits)
         self.watch(source.features.detach(), label)
@@ -146,11 +146,11 @@ class CAG(FrozenLabeller):
         }
 
     def distance(self, prediction: Prediction, label: Tensor) -> Tensor:
-        """L_dis: mean distance of pixels' features to the anchors of their (pseudo-)labels."""
+        """Compute L_dis: mean distance of features to the anchors of their (pseudo-)labels."""
         return anchor_distance(prediction.features, self.anchors.vectors, label)
 
     def watch(self, features: Tensor, label: Tensor) -> None:
-        """See the student's source features (B, D, h, w) of a step. Nothing: anchors are fixed."""
+        """Note a step's source features (B, D, h, w). Nothing here: anchors are fixed."""
 
     @torch.no_grad()
     def pseudo_labels(

@@ -103,7 +103,7 @@ class CAGPlus(Method):
             self._sweep_target(seen)
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
-        """Yields {source/ce, source/contrast, …}, {mixed/ce, mixed/contrast}."""
+        """Yield {source/ce, source/contrast, …}, {mixed/ce, mixed/contrast}."""
         source = self.student(batch.source.image, "source", last_map=self.initial is not None)
         label = self.segmenter.on_grid(batch.source.label, source.logits)
         if "source" in self._latest:
@@ -194,7 +194,7 @@ class CAGPlus(Method):
         self.teacher.load_state_dict(self.segmenter.state_dict())
 
     def predictor(self) -> Segmenter:
-        """The teacher."""
+        """Give the teacher."""
         return self.teacher
 
     @torch.no_grad()

@@ -103,7 +103,7 @@ class CAGPlusConfig(MethodConfig):
         return tuple(domain for domain in get_args(DomainName) if domain in used)
 
     def problem_with(self, segmenter: SegmenterConfig) -> str | None:
-        """Features near the initial ones want weights that know something."""
+        """Refuse a distance to initial features of a backbone with random weights."""
         if self.initial.weight and segmenter.weights is None:
             return (
                 "initial.weight holds features near those of published weights, but the backbone "

@@ -63,13 +63,13 @@ class ReleasedAnchorLabels(AnchorLabels):
         self.only_correct = only_correct
 
     def counted(self, prediction: Prediction, label: Tensor) -> Tensor:
-        """Choose the labelled source pixels that anchors are means of: those told rightly."""
+        """Choose the source pixels that anchors are means of: those predicted correctly."""
         if not self.only_correct:
             return label
         return label.masked_fill(prediction.logits.argmax(dim=1) != label, IGNORE)
 
     def source_shares(self, seen: LabellerPasses) -> Tensor:
-        """Give each class's share (K,) of the source's labelled pixels, told rightly or not."""
+        """Give each class's share (K,) of the source's pixels, predicted correctly or not."""
         pixels = torch.zeros_like(self.anchors.counts)
         for _, label in seen.source():
             pixels += one_hot(label, len(pixels)).sum(dim=(0, 2)).long()
@@ -97,7 +97,7 @@ class CAGReleased(CAG):
         return ReleasedAnchorLabels(anchors, settings.margin, settings.only_correct)
 
     def distance(self, prediction: Prediction, label: Tensor) -> Tensor:
-        """Give the distance of an image's mean features by class to the anchors."""
+        """Compute the distance of an image's mean features by class to the anchors."""
         if self.config.distance == "pixel":
             return super().distance(prediction, label)
         features, anchors = prediction.features, self.anchors.vectors

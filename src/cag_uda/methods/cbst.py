@@ -71,7 +71,7 @@ class CBST(FrozenLabeller):
         return min(grown, max(self.config.portion, self.config.portion_most))
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
-        """Yields {source/ce}, {target/ce}."""
+        """Yield {source/ce}, {target/ce}."""
         source = self.student(batch.source.image, "source")
         yield {"source/ce": self.cross_entropy(source.logits, batch.source.label)}
         pseudo = self.pseudo_labels(batch.target.plain)["class-balanced"]
@@ -80,7 +80,7 @@ class CBST(FrozenLabeller):
 
     @torch.no_grad()
     def pseudo_labels(self, image: Tensor) -> dict[str, PseudoLabels]:
-        """Labels of the round, on the feature grid.
+        """Label target images as the round does, on the feature grid.
 
         Args:
             image: (B, 3, H, W) target images in [0, 1].

@@ -61,7 +61,7 @@ class DACS(Method):
         self.teacher = copy.deepcopy(segmenter).requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the training mode; the teacher drops nothing out, neither values nor whole blocks.
+        """Set the training mode; the teacher has neither dropout nor stochastic depth.
 
         Its batch norms, as in the released code, normalise by the batch of plain target images.
         """
@@ -72,11 +72,11 @@ class DACS(Method):
         return self
 
     def prepare(self, passes: Passes) -> None:
-        """The teacher begins as the student."""
+        """Copy the student into the teacher."""
         self.teacher.load_state_dict(self.segmenter.state_dict())
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
-        """Yields {source/ce}, {mixed/ce}."""
+        """Yield {source/ce}, {mixed/ce}."""
         source = self.student(batch.source.image, "source")
         yield {"source/ce": self.cross_entropy(source.logits, batch.source.label)}
         mixed = self.mix(batch)
@@ -86,7 +86,7 @@ class DACS(Method):
 
     @torch.no_grad()
     def mix(self, batch: Batch) -> Mixed:
-        """The mixed images of a step, jittered and blurred, with labels and weights."""
+        """Make the mixed images of a step, jittered and blurred, with labels and weights."""
         logits = self.frozen(self.teacher, batch.target.plain, "target").logits
         logits = self.upsample(logits, batch.target.plain)
         confidence, label = logits.softmax(dim=1).max(dim=1)
@@ -101,13 +101,13 @@ class DACS(Method):
         return mixed._replace(image=image)
 
     def after_step(self, step: int) -> None:
-        """The teacher's weights follow the student's."""
+        """Update the teacher's weights by the moving average (EMA)."""
         momentum = min(1 - 1 / (step + 1), self.config.momentum)
         follow(self.teacher, self.segmenter, momentum)
 
     @torch.no_grad()
     def pseudo_labels(self, image: Tensor) -> dict[str, PseudoLabels]:
-        """What the teacher is sure of, for reporting; training weighs all of its labels alike.
+        """Label the pixels that the teacher is sure of, for reporting; training uses all labels.
 
         Args:
             image: (B, 3, H, W) target images in [0, 1].

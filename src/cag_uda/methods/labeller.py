@@ -26,7 +26,7 @@ class LabellerPasses:
         return self._labelled(self.passes.source())
 
     def held_out(self) -> Iterator[tuple[Prediction, Tensor]] | None:
-        """As `source`, of labelled images that are not trained on; None where there are none."""
+        """Yield as `source`, for labelled images that are not trained on; None without any."""
         batches = self.passes.held_out()
         return None if batches is None else self._labelled(batches)
 

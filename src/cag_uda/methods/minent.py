@@ -33,7 +33,7 @@ class MinEnt(Method):
         self.config = config
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
-        """Yields {source/ce}, {target/entropy}."""
+        """Yield {source/ce}, {target/entropy}."""
         source = self.student(batch.source.image, "source")
         yield {"source/ce": self.cross_entropy(source.logits, batch.source.label)}
         target = self.student(batch.target.image, "target")

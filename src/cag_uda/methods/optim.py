@@ -44,7 +44,7 @@ class OptimConfig(Config):
     """Largest norm of a network's gradient; None does not clip."""
 
     def factor(self, step: int, steps: int) -> float:
-        """Share of the peak rate in force at a step (0-based) of a stage of `steps` steps."""
+        """Compute the share of the peak rate at a step (0-based) of a stage of `steps` steps."""
         rise = min(1.0, (step + 1) / (self.warmup_steps + 1))
         if self.schedule == "constant":
             return rise
@@ -56,7 +56,7 @@ def build_optimizer(
     config: OptimConfig,
     layers: Sequence[Sequence[nn.Parameter]] = (),
 ) -> Optimizer:
-    """An optimiser over named parameter groups.
+    """Make an optimiser over named parameter groups.
 
     Args:
         groups: parameters by name; the group "head" learns at `head_multiplier` times the rate.
@@ -87,7 +87,7 @@ def build_optimizer(
 def _by_decay(
     parameters: Sequence[nn.Parameter], config: OptimConfig
 ) -> list[tuple[list[nn.Parameter], dict[str, float]]]:
-    """The parameters that decay as the rest, and those that do not, with what says so."""
+    """Split parameters into those that decay and those that do not, with their settings."""
     if config.decays_norms:
         return [(list(parameters), {})]
     return [
@@ -101,7 +101,7 @@ def _by_depth(
     layers: Sequence[Sequence[nn.Parameter]],
     config: OptimConfig,
 ) -> dict[str, tuple[list[nn.Parameter], float]]:
-    """Each layer's parameters that learn and their rate by the layer's name, the deepest first.
+    """Give the learning parameters and rate of each layer by name, the deepest first.
 
     The first group's rate is what the log shows.
     """
@@ -118,7 +118,7 @@ def _by_depth(
 
 
 def build_discriminator_optimizer(discriminator: nn.Module, learning_rate: float) -> Optimizer:
-    """The optimiser of a discriminator: Adam with betas 0.9 and 0.99, no weight decay.
+    """Make a discriminator's optimiser: Adam, betas 0.9 and 0.99, no weight decay.
 
     Args:
         discriminator: all of its parameters are trained.

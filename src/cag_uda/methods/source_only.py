@@ -23,14 +23,14 @@ class SourceOnly(Method):
     Config = SourceOnlyConfig
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
-        """Yields {source/ce}."""
+        """Yield {source/ce}."""
         prediction = self.student(batch.source.image, "source")
         yield {"source/ce": self.cross_entropy(prediction.logits, batch.source.label)}
 
     def finish(self, passes: Passes) -> None:
-        """Nothing: the target is not looked at."""
+        """Do nothing: the target's images are not used."""
 
     def predictor(self) -> Segmenter:
-        """The segmenter; where statistics are per domain the target's are the source's."""
+        """Give the segmenter; statistics per domain are the source's for the target too."""
         self.segmenter.adopt_source_statistics()
         return self.segmenter

@@ -139,24 +139,24 @@ class Segmenter(nn.Module):
         return downsample(label, size, align_corners=self.config.align_corners)
 
     def encode(self, image: Tensor, domain: DomainName = "target") -> list[Tensor]:
-        """Images, as `forward` takes them, to the backbone's maps (B, C_i, h_i, w_i)."""
+        """Compute the backbone's maps (B, C_i, h_i, w_i) of images, as `forward` takes them."""
         for norm in self._domain_norms:
             norm.domain = domain
         maps: list[Tensor] = self.backbone(self.backbone_input(image))
         return maps
 
     def backbone_input(self, image: Tensor) -> Tensor:
-        """What `encode` gives the backbone of images: normalised, with detail the context alone."""
+        """Make the backbone's input of images: normalised; with detail, the context alone."""
         normalised = self._normalised(image)
         return normalised if self.detail is None else self.detail.context_of(normalised)
 
     def input_size(self, image: Tensor) -> tuple[int, int]:
-        """Height and width of `backbone_input` of images."""
+        """Compute height and width of `backbone_input` of images."""
         size = (image.shape[-2], image.shape[-1])
         return size if self.detail is None else self.detail.context_size(size)
 
     def decode(self, maps: Sequence[Tensor], image: Tensor) -> Prediction:
-        """The maps that `encode` gives of images to what `forward` gives of them."""
+        """Decode the maps of `encode` to the prediction of `forward`."""
         size = self.input_size(image)
         prediction = self._classified(maps, size)
         if self.detail is None:
@@ -170,17 +170,17 @@ class Segmenter(nn.Module):
         return (image - self.mean) / self.std
 
     def _classified(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Prediction:
-        """Decode and classify the maps of what the backbone was given, of a size in pixels."""
+        """Decode and classify the maps of an input of a size in pixels."""
         features = self.crop(self.decoder(maps), size)
         return Prediction(features, self.classifier(self.dropout(features)))
 
     def _logits_of(self, normalised: Tensor) -> Tensor:
-        """Logits (B, K, h, w) of normalised images as they are."""
+        """Compute logits (B, K, h, w) of normalised images as they are."""
         size = (normalised.shape[-2], normalised.shape[-1])
         return self._classified(self.backbone(normalised), size).logits
 
     def crop(self, cells: Tensor, size: tuple[int, int]) -> Tensor:
-        """Leave out the cells of what a backbone has added to images of a size (H, W).
+        """Cut off the cells of padding that a backbone has added to images of a size (H, W).
 
         Args:
             cells: (B, C, h, w) of the images as the backbone has enlarged them.
@@ -283,7 +283,7 @@ class Segmenter(nn.Module):
         return self
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """The backbone's parameters that learn, and the head's, which usually learns faster."""
+        """Group the backbone's parameters that learn, and the head's, usually at a higher rate."""
         backbone = [each for each in self.backbone.parameters() if each.requires_grad]
         head = [*self.decoder.parameters(), *self.classifier.parameters()]
         if self.detail is not None:
@@ -297,11 +297,11 @@ class Segmenter(nn.Module):
             norm.target_share = share
 
     def adopt_source_statistics(self) -> None:
-        """Give the target the source's statistics: what a network that saw no target has."""
+        """Copy the source's batch-norm statistics to the target's: of a network without target."""
         copy_statistics(self, "source", "target")
 
     def statistics(self, domain: DomainName) -> list[Tensor]:
-        """Running means and variances of every batch norm for a domain, each (channels,)."""
+        """List running means and variances of every batch norm for a domain, each (channels,)."""
         norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm2d)]
         return [each for norm in norms for each in running_statistics(norm, domain)]
 

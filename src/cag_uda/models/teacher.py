@@ -18,7 +18,7 @@ from cag_uda.models.segmenter import Segmenter
 
 @torch.no_grad()
 def follow(teacher: Segmenter, student: Segmenter, momentum: float) -> None:
-    """Draw the teacher towards the student, in place.
+    """Update the teacher by the moving average of the student's weights (EMA), in place.
 
     All weights follow, and where statistics are per domain those of the source. The target's (or
     the common ones) do not: the student's are of mixed images, the teacher's of the plain ones that
@@ -44,7 +44,7 @@ def follow(teacher: Segmenter, student: Segmenter, momentum: float) -> None:
 
 @contextmanager
 def statistics_follow(teacher: Segmenter) -> Iterator[None]:
-    """Let the batch norms of a network in evaluation take what they see into their statistics.
+    """Update running statistics by what a network in evaluation mode normalises.
 
     Each norm takes the batch into its running mean and variance first, and normalises by these. So
     labels do not shake with the batch, as they do in training mode (of four crops, an image-level

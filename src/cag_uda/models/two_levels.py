@@ -8,7 +8,7 @@ from cag_uda.types import DomainName, Prediction
 
 
 def auxiliary_classifier(segmenter: Segmenter) -> AtrousClassifier:
-    """A new classifier of the map before the backbone's last one: layer3 of a ResNet.
+    """Make a classifier of the map before the backbone's last one: layer3 of a ResNet.
 
     It has four dilations whatever the segmenter's own classifier has.
     """
