@@ -252,6 +252,8 @@ class CAGPlus(Method):
         self, features: Tensor, logits: Tensor, mixed: Mixed, soft: SoftLabels
     ) -> Losses:
         """Contrast features of mixed images by the pasted labels and, elsewhere, by `logits`."""
+        if not self.config.contrast.weight:
+            return {}
         known = self.segmenter.on_grid(mixed.label, logits)
         label = torch.where(known == IGNORE, logits.argmax(dim=1), known)
         return self._contrast("mixed", features, label, self.segmenter.on_grid(soft.weight, logits))
