@@ -1,7 +1,7 @@
 """How much CPU time the commands take that only read files, and how soon they say something.
 
-Run as `python benchmarks/commands.py`; 30 images of 320×240 are rendered first for two of them. Each
-figure is the median of some processes, interpreter and imports included.
+Run as `python benchmarks/commands.py`; 30 images of 320×240 are rendered first for two of them.
+Each figure is the median of some processes, interpreter and imports included.
 """
 
 import argparse

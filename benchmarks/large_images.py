@@ -40,8 +40,10 @@ def label(segmenter: Segmenter, image: Image, budget_bytes: int) -> tuple[LabelM
     memory = PeakMemory(torch.device("cpu"))
     before_mib = memory.mib()
     begun_s = time.perf_counter()
-    there = {"free_bytes": lambda device: budget_bytes, "_WINDOW_BYTES": budget_bytes}
-    with patch.multiple(label_maps, **there):
+    with (
+        patch.object(label_maps, "free_bytes", lambda device: budget_bytes),
+        patch.object(label_maps, "_WINDOW_BYTES", budget_bytes),
+    ):
         found = label_maps.label_map(segmenter, image)
     return found, time.perf_counter() - begun_s, memory.mib() - before_mib
 
