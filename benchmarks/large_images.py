@@ -17,8 +17,8 @@ from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.inference import Image, LabelMap
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.scenes import render
-from cag_uda.training.compute import prepare_process
 from cag_uda.training.memory import PeakMemory
+from cag_uda.training.process import prepare_process
 
 _CLASSES = 19
 _ROOMY = 1 << 50
