@@ -150,7 +150,7 @@ def _apply(table: dict[str, Any], change: str) -> None:
         raise RecipeError(f"--set wants KEY=VALUE, got {change!r}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     *parents, last = key.strip().split(".")
     holders: list[Any] = [table]

@@ -115,7 +115,7 @@ class Domain:
         """
         text = str(name_or_path)
         if "/" in text or os.sep in text or text.endswith(".toml"):
-            path = Path(text).expanduser()
+            path = Path(os.path.expanduser(text))
             return cls(read_domain_file(path), str(path), path.parent)
         known = domain_names()
         if text not in known:
@@ -139,7 +139,7 @@ class Domain:
         if self._description.rendered is not None:
             return _rendered_folder(self._description.rendered)
         names = self._description.root or ()
-        folders = [self._base / Path(name).expanduser() for name in names]
+        folders = [self._base / os.path.expanduser(name) for name in names]
         for folder in folders:
             if folder.is_dir():
                 return folder

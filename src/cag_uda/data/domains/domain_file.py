@@ -68,9 +68,14 @@ def _checked_slice(text: str) -> str:
     return text
 
 
+_MOST_SCENES = 1_000_000
+
+
 def _checked_scenes(scenes: tuple[int, int]) -> tuple[int, int]:
     if not 0 <= scenes[0] < scenes[1]:
         raise ValueError(f"{list(scenes)} is empty; want [first, stop] with 0 ≤ first < stop")
+    if scenes[1] > _MOST_SCENES:
+        raise ValueError(f"{list(scenes)} goes beyond scene {_MOST_SCENES:,}, the last")
     return scenes
 
 

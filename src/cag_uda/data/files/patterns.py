@@ -8,6 +8,7 @@ Hidden files, and folders that systems and disks make for themselves, are never 
 compared in Unicode's composed form, since systems differ in it. Knows names, opens no file.
 """
 
+import math
 import os
 import re
 import unicodedata
@@ -29,6 +30,8 @@ SYSTEM_FOLDERS = {
 """Folders, in small letters, that network disks and systems make beside people's files."""
 
 _WILDCARD = re.compile(r"\*\*|\*|\?|\[\]\]|\[[^\]/]+\]")
+_MOST_ALTERNATIVES = 1000
+"""Patterns that the braces of one may stand for."""
 _BRACES = re.compile(r"(?<!\[)\{([^{}]*,[^{}]*)\}")
 _ESCAPED = re.compile(r"\[([*?\[\]{}])\]")
 
@@ -72,6 +75,12 @@ def alternatives(pattern: str) -> tuple[str, ...]:
 
 def pattern_problem(pattern: str) -> str | None:
     """What is wrong with a pattern, or None. It may not leave the root nor be ambiguous."""
+    count = math.prod(choices.count(",") + 1 for choices in _BRACES.findall(pattern))
+    if count > _MOST_ALTERNATIVES:
+        return (
+            f"braces that stand for {count:,} patterns; want {_MOST_ALTERNATIVES:,} at most, or a "
+            "wildcard in their place"
+        )
     problems = (_plain_pattern_problem(plain) for plain in alternatives(pattern))
     return next((problem for problem in problems if problem), None)
 

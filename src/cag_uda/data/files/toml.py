@@ -23,8 +23,9 @@ def text_of(path: Path, what: str) -> str:
     """
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read the {what} {path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path.
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read the {what} {path}: {why}") from error
     encoding = "utf-16" if data.startswith(_UTF16_MARKS) else "utf-8-sig"
     try:
         return data.decode(encoding).replace("\r\n", "\n")
@@ -38,6 +39,10 @@ def parse_toml(text: str, shown_as: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"{shown_as} is no TOML: {error}{_advice(text, str(error))}") from error
+    except RecursionError as error:
+        raise DataError(f"{shown_as} is no TOML to read: it is nested too deep") from error
+    except ValueError as error:  # Of a number of thousands of digits.
+        raise DataError(f"{shown_as} holds a number that is too long: {error}") from error
 
 
 def _advice(text: str, problem: str) -> str:

@@ -6,17 +6,21 @@ from pydantic import Field, model_validator
 
 from cag_uda.types import Config
 
+MOST_PX = 1 << 16
+"""A side of any image that this package makes, in pixels."""
+_MOST_SCALE = 64
+
 
 class LoadingConfig(Config):
     """Sizes, augmentation and worker processes of the loader."""
 
-    batch_size: int = Field(default=4, ge=1)
+    batch_size: int = Field(default=4, ge=1, le=4096)
     """Images of each domain in the global batch, over all processes."""
-    width_px: int | None = Field(default=None, ge=16)
+    width_px: int | None = Field(default=None, ge=16, le=MOST_PX)
     """Width to which every image is resized, aspect ratio kept, before `scale`; None keeps the
     image's own. Whole images have the network's `input_width_px`, which is this if it is left
     out."""
-    scale_width_px: int | None = Field(default=None, ge=16)
+    scale_width_px: int | None = Field(default=None, ge=16, le=MOST_PX)
     """Width that `scale` multiplies in place of an image's own (or of `width_px`), so that crops of
     both domains have one scale while sweeps and evaluation keep the images' sizes; the released
     CAG-UDA code has 2200."""
@@ -35,7 +39,7 @@ class LoadingConfig(Config):
     """Where above 0, each source image is drawn for a class, with chances ∝ exp((1 − f) / this), f
     being the class's share of the source's pixels, and cropped to show it: the smaller, the rarer;
     0.01 in DAFormer, for 19 classes. 0 takes that out: every image once an epoch."""
-    workers: int = Field(default=1, ge=0)
+    workers: int = Field(default=1, ge=0, le=512)
     """Loader processes of each training process; 0 loads in the training process."""
     cache: bool = False
     """Whether decoded images are kept on disk for later epochs, below CAG_UDA_CACHE, at the largest
@@ -49,6 +53,11 @@ class LoadingConfig(Config):
     def _ranges(self) -> "LoadingConfig":
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale must rise from above 0, got {list(self.scale)}")
-        if min(self.crop_px) < 32:
-            raise ValueError(f"crop_px must be at least 32 by 32, got {list(self.crop_px)}")
+        if self.scale[1] > _MOST_SCALE:
+            raise ValueError(f"scale should stay below {_MOST_SCALE}, got {list(self.scale)}")
+        if min(self.crop_px) < 32 or max(self.crop_px) > MOST_PX:
+            raise ValueError(
+                f"crop_px must be at least 32 by 32, and at most {MOST_PX:,} px a side, got "
+                f"{list(self.crop_px)}"
+            )
         return self
