@@ -78,6 +78,15 @@ def test_every_kind_in_one_pass(model: Path, photos: Path, tmp_path: Path) -> No
     assert np.abs(read_pixels(out / "confidence/a.png") / 255 - probability).max() < 0.003
 
 
+def test_an_overlay_with_a_legend(model: Path, photos: Path, tmp_path: Path) -> None:
+    predict(model, photos / "a.png", "--out", tmp_path / "out", "--as", "overlay-legend,overlay")
+    overlay = read_pixels(tmp_path / "out" / "overlay" / "a.png")
+    both = read_pixels(tmp_path / "out" / "overlay-legend" / "a.png")
+    assert np.array_equal(both[: len(overlay)], overlay)
+    for colour in Segmenter.from_pretrained(model).classes.palette:
+        assert (both[len(overlay) :] == colour).all(-1).any()
+
+
 def test_confidence_is_the_largest_softmax_of_the_mean_of_views() -> None:
     torch.manual_seed(0)
     looks = [torch.randn(2, 5, 6, 7) * 30, torch.randn(2, 5, 12, 9) * 30]
@@ -259,7 +268,7 @@ def test_mistakes_are_told_before_any_work(
     model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert "overlay, color" in failure(
+    assert "overlay, overlay-legend, color" in failure(
         capsys, "predict", model, photos, "--out", out, "--as", "gif"
     )
     missing = failure(capsys, "predict", model, "x.png", photos, "y/*.png", "--out", out)

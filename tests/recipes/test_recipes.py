@@ -141,3 +141,11 @@ def test_whole_images_have_the_width_of_the_networks_input() -> None:
     assert load_recipe("demo").sweep_loading.width_px == load_recipe("demo").loading.width_px
     wider = load_recipe("demo", ["segmenter.input_width_px=256"])
     assert (wider.loading.width_px, wider.sweep_loading.width_px) == (192, 256)
+
+
+def test_a_misspelt_key_is_one_problem(tiny: Path) -> None:
+    tiny.write_text(tiny.read_text().replace("[target]\ndomain", "[target]\ndomian", 1))
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(tiny)
+    assert len(refused.value.problems) == 1
+    assert "did you mean 'domain'" in refused.value.problems[0]

@@ -238,7 +238,7 @@ MODELS = [
     Mistake("predict model nowhere --out new", ("no image at nowhere", "give files, folders")),
     Mistake("predict model empty --out new", ("no image at empty", ".png")),
     Mistake("predict model 'day/images/*.jpg' --out new", ("no image at day/images/*.jpg",)),
-    Mistake("predict model day/images --out new --as gif", ("overlay, color", "got gif")),
+    Mistake("predict model day/images --out new --as gif", ("overlay, overlay-legend", "got gif")),
     Mistake("predict model day/images --out new --as label-ids", ("no label ids", "train-ids")),
     Mistake("predict model day/images --out day/images", ("is an input folder", "choose another")),
     Mistake("predict model photo.jpg --out begun-3", ("photo.jpg is damaged", "same command")),

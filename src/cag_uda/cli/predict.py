@@ -31,8 +31,8 @@ def predict(
         list[str] | None,
         typer.Option(
             "--as",
-            help="overlay, color, train-ids, label-ids, confidence; for annotation tools coco, "
-            "yolo, labelme, cvat, label-studio; several by commas or repeated. [default: overlay]",
+            help="overlay, overlay-legend, color, train-ids, label-ids, confidence; for "
+            "annotation tools coco, yolo, labelme, cvat, label-studio; several by commas or repeated. [default: overlay]",
         ),
     ] = None,
     overwrite: Annotated[

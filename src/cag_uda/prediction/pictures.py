@@ -10,7 +10,7 @@ import numpy as np
 
 from cag_uda.errors import RunError
 from cag_uda.files import whole_file
-from cag_uda.models.segmentation import Picture, Segmentation, as_opencv
+from cag_uda.models.segmentation import Picture, Segmentation, as_opencv, legend_of
 from cag_uda.types import IGNORE
 
 Painter: TypeAlias = Callable[[Segmentation], Picture]
@@ -22,8 +22,16 @@ def _label_ids(segmentation: Segmentation) -> Picture:
     return table[segmentation.label]
 
 
+def _overlay_with_legend(segmentation: Segmentation) -> Picture:
+    """The overlay above a legend of all classes, so that all frames of a video are of one size."""
+    overlay, classes = segmentation.overlay(), segmentation.classes
+    legend = legend_of(classes, list(range(len(classes.names))), overlay.shape[1])
+    return np.concatenate([overlay, legend])
+
+
 PAINTERS: dict[str, Painter] = {
     "overlay": Segmentation.overlay,
+    "overlay-legend": _overlay_with_legend,
     "color": Segmentation.colors,
     "train-ids": lambda segmentation: segmentation.label,
     "label-ids": _label_ids,
@@ -31,7 +39,7 @@ PAINTERS: dict[str, Painter] = {
 }
 """What can be written, by the name that `--as` takes."""
 
-FOR_LOOKING = ("overlay", "color")
+FOR_LOOKING = ("overlay", "overlay-legend", "color")
 """The kinds that may lose detail to a video's compression; the others become numbered PNGs."""
 
 

@@ -4,7 +4,7 @@ Knows pydantic models in general, and no particular one.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin
 
@@ -18,7 +18,20 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[str]:
         error: what `model.model_validate` raised.
         model: the model that was validated; its field names are suggested for misspelt keys.
     """
-    return [_problem(detail, model) for detail in error.errors()]
+    details = error.errors()
+    unknown = [detail["loc"] for detail in details if detail["type"] == "extra_forbidden"]
+    return [
+        _problem(detail, model)
+        for detail in details
+        if detail["type"] != "missing" or not _is_misspelt(detail["loc"], unknown)
+    ]
+
+
+def _is_misspelt(missing: tuple[str | int, ...], unknown: Sequence[tuple[str | int, ...]]) -> bool:
+    """Whether a missing key stands in the file under a name that is nearly right."""
+    *table, name = missing
+    beside = [str(each[-1]) for each in unknown if list(each[:-1]) == table]
+    return bool(get_close_matches(str(name), beside, n=1, cutoff=0.6))
 
 
 def is_only_unknown_keys(error: ValidationError) -> bool:
