@@ -250,6 +250,7 @@ def test_weights_and_the_sources_statistics_follow(segmenter: Segmenter) -> None
 
 
 def test_statistics_take_the_batch_in_and_then_normalise_it(segmenter: Segmenter) -> None:
+    segmenter.set_target_share(1.0)
     image = make_batch().target.plain
     norm = next(m for m in segmenter.modules() if isinstance(m, torch.nn.BatchNorm2d))
     seen: list[tuple[Tensor, Tensor]] = []

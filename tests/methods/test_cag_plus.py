@@ -66,7 +66,8 @@ def test_a_step_passes_as_many_images_through_networks_as_one_of_dacs(
 
 def test_anchors_and_class_shares_follow_what_the_step_saw(segmenter: Segmenter) -> None:
     settings = {"anchor_momentum": 0.8, "prior_momentum": 0.7, "anchor_confidence": 0.0}
-    method = make(segmenter, anchor_weight=4.0, prior_strength=0.5, **settings)
+    pieces = {"anchor_weight": 4.0, "prior_strength": 0.5, "adapted_weight": 0.0}
+    method = make(segmenter, **pieces, **settings)
     before = {name: value.clone() for name, value in method.state_dict().items()}
     batch = make_batch(3)
     reference = copy.deepcopy(method)
@@ -186,10 +187,11 @@ def test_mixing_and_hiding_can_be_taken_out(segmenter: Segmenter) -> None:
         {"confidence": 0.0},
         {"label_anchors": ["source"], "anchor_weight": 0.5},
         {"label_anchors": ["target"], "anchor_weight": 0.5},
-        {"anchor_weight": 0.0},
+        {"adapted_weight": 0.0},
+        {"adapted_weight": 0.2},
         {"anchor_weight": 0.5},
         {"anchor_weight": 0.5, "anchor_momentum": 1.0},
-        {"prior_strength": 0.0},
+        {"prior_strength": 0.3},
         {"label_temperature": 0.0},
         {"contrast": {"weight": 0.1}},
         {"mix": {"probability": 0.0}},
@@ -208,10 +210,9 @@ def test_every_piece_can_be_taken_out_or_put_in(
         assert all(math.isfinite(loss) for loss in losses.values()), losses
     labels = method.pseudo_labels(make_batch(4).target.plain)
     assert set(labels) == {"corrected", "confidence"}
-    if settings == {"anchor_weight": 0.0}:
-        plain = make(copy.deepcopy(segmenter), anchor_weight=0.0, prior_strength=0.0)
-        given = plain.pseudo_labels(make_batch(4).target.plain)
-        assert given["corrected"].label.equal(given["confidence"].label)
+    assert labels["corrected"].label.equal(labels["confidence"].label) == (
+        settings == {"adapted_weight": 0.0}
+    )
     uses_source = "source" in method.config.anchored_domains
     is_moved = uses_source and settings.get("anchor_momentum") != 1.0
     assert method.anchors.vectors.equal(anchors) != is_moved
@@ -243,7 +244,7 @@ def test_other_norms_do(norm: str, classes: Classes) -> None:
 
 def test_labels_flood_less_with_the_sources_shares(segmenter: Segmenter) -> None:
     """A class that the labels prefer beyond its share of the source gets fewer of them."""
-    method = make(segmenter, anchor_weight=0.0)
+    method = make(segmenter, adapted_weight=0.0, prior_strength=0.3)
     with torch.no_grad():
         method.teacher.get_parameter("classifier.bias")[0] += 2.0
     image = make_batch(4).target.plain

@@ -21,6 +21,7 @@ from cag_uda.types import IGNORE, Batch
 from tests.support.batches import make_batch, make_passes
 
 SETTINGS = {
+    "adapted_weight": 0.3,
     "anchor_weight": 2.0,
     "prior_strength": 0.5,
     "label_temperature": 0.5,
@@ -35,10 +36,12 @@ def enlarged(cells: Tensor) -> Tensor:
     return F.interpolate(cells, (32, 32), mode="bilinear", align_corners=False)
 
 
-def target_probability(method: CAGPlus, batch: Batch) -> Tensor:
-    """(B, K, h, w): teacher × nearness to the anchors of both domains × shares of the classes."""
+def target_log_probability(method: CAGPlus, batch: Batch) -> Tensor:
+    """(B, K, h, w): teacher × p(f | c) × nearness to both domains' anchors × class shares."""
+    assert method.adapted is not None
     with torch.no_grad(), statistics_follow(method.teacher):
         features, logits, _ = method.teacher(batch.target.plain, "target")
+    logits = 0.7 * logits + 0.3 * method.adapted.anchors.log_likelihood(features)
     each = [
         (features[:, None] - anchors.vectors[None, :, :, None, None]).norm(dim=2)
         for anchors in (method.anchors, method.target_anchors)
@@ -46,8 +49,9 @@ def target_probability(method: CAGPlus, batch: Batch) -> Tensor:
     distance = torch.minimum(*each)
     unit = distance.amin(dim=1).mean(dim=(1, 2)).view(-1, 1, 1, 1)
     shares = (method.prior.source / method.prior.target).sqrt().view(1, -1, 1, 1)
-    product: Tensor = logits.softmax(1) * torch.exp(-2.0 * distance / unit) * shares
-    return product / product.sum(dim=1, keepdim=True)
+    # In logarithms: untrained features make probabilities that float32 has none for.
+    scores: Tensor = logits - 2.0 * distance / unit + shares.log()
+    return scores.log_softmax(1)
 
 
 def clear_cut(values: Tensor) -> tuple[float, Tensor]:
@@ -75,8 +79,8 @@ def test_the_losses_of_a_step_are_those_written_out(
     method.prepare(make_passes())
     method.train()
     reference, batch = copy.deepcopy(method), make_batch(3)
-    probability = target_probability(reference, batch)
-    score = enlarged(probability.log())
+    log_probability_of_labels = target_log_probability(reference, batch)
+    score = enlarged(log_probability_of_labels)
     surest = score.softmax(1).amax(1)
     least, share = clear_cut(surest)
     method.config = method.config.model_copy(update={"confidence": least})
@@ -113,7 +117,7 @@ def test_the_losses_of_a_step_are_those_written_out(
     features, logits, _ = reference.segmenter(mixed.image, "target")
     log_probability = enlarged(logits).log_softmax(1)
     expected["mixed/ce"] = -(weight * (wanted * log_probability).sum(1)).mean()
-    own = torch.where(is_pasted[CENTRES], label[CENTRES], probability.argmax(1))
+    own = torch.where(is_pasted[CENTRES], label[CENTRES], log_probability_of_labels.argmax(1))
     expected["mixed/contrast"] = contrast_loss(features, anchors, own, weight[CENTRES])
     assert got.keys() == expected.keys()
     for name, value in expected.items():

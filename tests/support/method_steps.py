@@ -15,14 +15,21 @@ OPTIM = OptimConfig(learning_rate=0.01, head_multiplier=1.0)
 
 
 CLEAREST = {"kind": "clearest", "value": 0.5}
-ALL_KINDS = {"labels": ["anchor", "confidence", "intersection"], "confidence": 0.2775}
+KINDS = ["anchor", "confidence", "intersection"]
+ALL_KINDS = {"labels": KINDS, "confidence": 0.2775}
 ACTIVE: dict[str, dict[str, Any]] = {
     "dacs": {"confidence": 0.2775},
-    "cag": {**ALL_KINDS, "margin": CLEAREST},
+    "cag": {
+        **ALL_KINDS,
+        "labels": [*KINDS, "adapted"],
+        "adapted_confidence": 0.6,
+        "margin": CLEAREST,
+    },
     "cag-released": {**ALL_KINDS, "margin": {"value": 0.05}, "min_pixels": 2},
     "cag-moving": {**ALL_KINDS, "margin": CLEAREST},
     "cag-released-moving": {**ALL_KINDS, "margin": {"value": 0.05}, "min_pixels": 2},
     "cag-plus": {
+        "adapted_weight": 0.0,  # With random weights it is sure of all pixels that the teacher is.
         "anchor_weight": 0.5,
         "anchor_confidence": 0.2775,
         "confidence": 0.2775,

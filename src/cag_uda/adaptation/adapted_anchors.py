@@ -339,16 +339,17 @@ class AdaptedAnchors(nn.Module):
 
 
 @torch.no_grad()
-def pool(logits: Tensor, log_likelihood: Tensor) -> Tensor:
-    """Multiply the classifier's p(c | x) by the anchors' p(f | c), both to the power ½.
+def pool(logits: Tensor, log_likelihood: Tensor, weight: float = 0.5) -> Tensor:
+    """Multiply the classifier's p(c | x)^(1 − weight) by the anchors' p(f | c)^weight.
 
-    The logarithmic opinion pool with equal weights. Its argmax is that of the plain product; the
+    The logarithmic opinion pool. With equal weights its argmax is that of the plain product; the
     root keeps it from counting twice what both have seen in the same features, so that the softmax
     of the result is nearer to the share of right labels.
 
     Args:
         logits: (B, K, h, w) of the classifier, any floating type.
         log_likelihood: (B, K, h, w) of `AdaptedAnchors.log_likelihood`.
+        weight: of the anchors, in [0, 1].
 
     Returns:
         (B, K, h, w) logits, at least float32.
@@ -363,4 +364,4 @@ def pool(logits: Tensor, log_likelihood: Tensor) -> Tensor:
             f"pool wants logits of one grid, got {tuple(logits.shape)} and "
             f"{tuple(log_likelihood.shape)}"
         )
-    return (at_least_float32(logits) + log_likelihood) / 2
+    return torch.lerp(at_least_float32(logits), log_likelihood, weight)

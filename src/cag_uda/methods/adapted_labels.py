@@ -20,12 +20,13 @@ class AdaptedLabels(LabelKind):
     Args:
         segmenter: for its numbers of classes K and of feature channels D.
         threshold: pooled probability that a label must exceed.
+        weight: of the anchors in the pool, in [0, 1].
     """
 
-    def __init__(self, segmenter: Segmenter, threshold: float) -> None:
+    def __init__(self, segmenter: Segmenter, threshold: float, weight: float = 0.5) -> None:
         super().__init__()
         self.anchors = AdaptedAnchors(segmenter.num_classes, segmenter.feature_channels)
-        self.threshold = threshold
+        self.threshold, self.weight = threshold, weight
 
     def prepare(self, seen: LabellerPasses) -> None:
         """Fit Gaussians to the source's features, then move them to the target's by EM."""
@@ -43,11 +44,13 @@ class AdaptedLabels(LabelKind):
 
     def labels(self, prediction: Prediction) -> PseudoLabels:
         """Label each pixel by argmax of the pool, where its probability exceeds the threshold."""
-        return by_confidence(self._pooled(prediction), self.threshold)
+        return by_confidence(self.pooled(prediction), self.threshold)
 
     def labels_everywhere(self, prediction: Prediction) -> PseudoLabels:
         """Label each pixel by argmax of the pool."""
-        return by_confidence(self._pooled(prediction), 0.0)
+        return by_confidence(self.pooled(prediction), 0.0)
 
-    def _pooled(self, prediction: Prediction) -> Tensor:
-        return pool(prediction.logits, self.anchors.log_likelihood(prediction.features))
+    def pooled(self, prediction: Prediction) -> Tensor:
+        """Pool classifier and anchors: logits (B, K, h, w)."""
+        likelihood = self.anchors.log_likelihood(prediction.features)
+        return pool(prediction.logits, likelihood, self.weight)

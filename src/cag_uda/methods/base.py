@@ -154,6 +154,10 @@ class Method(nn.Module, ABC):
         """Prepare a stage: snapshots, anchors, thresholds. Nothing by default."""
         return
 
+    def refresh(self, passes: Passes) -> None:
+        """Prepare anew within a stage, every `refresh_every` steps; by default as at its start."""
+        self.prepare(passes)
+
     def before_step(self) -> None:
         """Prepare a step before its losses. Nothing by default."""
         return

@@ -1,10 +1,10 @@
 """CAG-plus: category anchors with what has been learnt since, one stage of it.
 
-A teacher follows the student and labels the target softly: its probabilities, drawn towards the
-source's class shares. The student learns from the source and from source classes pasted on the
-target, a part of which is hidden from it. The anchors of both domains follow too, the target's by
-the teacher's features and the source's by the student's: the teacher's would take another pass.
-They can correct the labels and draw the student's features: two pieces to put in, off by default.
+An EMA teacher labels the target softly: its classifier's probabilities pooled with those of the
+category anchors, which EM has adapted to the target in the teacher's own features. The student
+learns from the source and from source classes pasted on the target, a part of which is masked.
+Off by default are anchors that correct labels by distance (ProDA), anchor contrast (SePiCo) and the
+alignment of the labels' class shares with the source's (ReMixMatch).
 
 A step passes as many images through networks as one of DACS does: masked consistency, a third pass
 of the student in MIC, here hides blocks of the target's part of the mixed images.
@@ -46,6 +46,7 @@ from cag_uda.adaptation.soft_labels import (
 )
 from cag_uda.adaptation.tensors import over_processes
 from cag_uda.errors import UserError
+from cag_uda.methods.adapted_labels import AdaptedLabels
 from cag_uda.methods.base import Method, Passes
 from cag_uda.methods.cag_plus_settings import CAGPlusConfig
 from cag_uda.methods.labeller import LabellerPasses
@@ -72,6 +73,9 @@ class CAGPlus(Method):
         self.config = config
         self.teacher = copy.deepcopy(segmenter).requires_grad_(False).eval()
         self.anchors, self.target_anchors = self._no_anchors(), self._no_anchors()
+        self.adapted: AdaptedLabels | None = None
+        if config.adapted_weight:
+            self.adapted = AdaptedLabels(segmenter, config.anchor_confidence, config.adapted_weight)
         self.prior = ClassPrior(segmenter.num_classes)
         self.initial = _initial_backbone(segmenter, config)
         counted = torch.tensor([name in config.initial.classes for name in segmenter.classes.names])
@@ -93,7 +97,8 @@ class CAGPlus(Method):
         it is nowhere sure begins with the source's.
         """
         self.teacher.load_state_dict(self.segmenter.state_dict())
-        seen = LabellerPasses(self.teacher, partial(self.frozen, self.teacher), passes)
+        self.refresh(passes)
+        seen = self._teacher_passes(passes)
         self.anchors.reset()
         for prediction, label in seen.source():
             self.anchors.update(prediction.features, label)
@@ -101,6 +106,11 @@ class CAGPlus(Method):
         self.target_anchors.load_state_dict(self.anchors.state_dict())
         if "target" in self.config.anchored_domains or self.config.prior_strength:
             self._sweep_target(seen)
+
+    def refresh(self, passes: Passes) -> None:
+        """Adapt the anchors to the target anew, by what the teacher has become."""
+        if self.adapted is not None:
+            self.adapted.prepare(self._teacher_passes(passes))
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yield {source/ce, source/contrast, …}, {mixed/ce, mixed/contrast}."""
@@ -140,7 +150,9 @@ class CAGPlus(Method):
         return logits
 
     def rectified(self, prediction: Prediction) -> Tensor:
-        """Correct the teacher's logits (B, K, h, w) by the distances of its features to anchors."""
+        """Correct the teacher's logits (B, K, h, w) by what anchors say of its features."""
+        if self.adapted is not None:
+            prediction = prediction._replace(logits=self.adapted.pooled(prediction))
         if not self.config.anchor_weight:
             return prediction.logits
         anchors = {"source": self.anchors, "target": self.target_anchors}
@@ -211,6 +223,10 @@ class CAGPlus(Method):
             "confidence": by_confidence(alone.logits, least),
         }
 
+    def _teacher_passes(self, passes: Passes) -> LabellerPasses:
+        """Wrap sweeps over images such that they give the teacher's predictions."""
+        return LabellerPasses(self.teacher, partial(self.frozen, self.teacher), passes)
+
     def _sweep_target(self, seen: LabellerPasses) -> None:
         """Make the target's anchors and class shares."""
         found, share = self._no_anchors(), torch.zeros_like(self.prior.target)
@@ -234,6 +250,8 @@ class CAGPlus(Method):
     def _hide(self, image: Tensor, may_be: Tensor) -> Tensor:
         """Hide random blocks of the pixels (B, H, W) that may be hidden (masked consistency)."""
         mask, size = self.config.mask, (image.shape[-2], image.shape[-1])
+        if not mask.ratio * mask.probability:
+            return image
         hidden = hidden_blocks(len(image), size, mask.ratio, mask.block, mask.probability)
         hidden = hidden.to(image.device, non_blocking=True) & may_be
         return torch.where(hidden[:, None], self.segmenter.mean, image)

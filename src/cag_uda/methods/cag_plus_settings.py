@@ -45,9 +45,9 @@ class MixConfig(Config):
 class MaskConfig(Config):
     """`[stages.method.mask]`: blocks of the target's pixels hidden from the student; MIC's."""
 
-    probability: float = Field(default=0.5, ge=0, le=1)
-    """That blocks of an image are hidden; 0 takes it out. Not 1: no other pass shows the student
-    the target whole."""
+    probability: float = Field(default=0.0, ge=0, le=1)
+    """That blocks of an image are hidden; 0 takes it out: small networks lose by it in few steps
+    (docs/LOG.md). Not 1: no other pass shows the student the target whole."""
     ratio: float = Field(default=0.7, ge=0, le=1)
     """Of the blocks that are hidden."""
     block: float = Field(default=1 / 16, gt=0, le=1)
@@ -70,6 +70,11 @@ class CAGPlusConfig(MethodConfig):
     momentum: float = Field(default=0.99, ge=0, lt=1)
     """Of the teacher (DACS; 0.999 in DAFormer); smaller in the first steps, 1 − 1 / (step + 1).
     With 0 the student labels for itself."""
+    adapted_weight: float = Field(default=0.5, ge=0, lt=1)
+    """Of the anchors that are adapted to the target (`adaptation.adapted_anchors`) in the labels,
+    pooled with the teacher's probabilities; 0 takes them out. A stage's `refresh_every` says how
+    often they are fitted to what the teacher has become; once, at its start, where it is left
+    out."""
     label_anchors: tuple[DomainName, ...] = Field(default=("source", "target"), min_length=1)
     """Whose anchors labels are corrected by; of two the nearer."""
     anchor_weight: float = Field(default=0.0, ge=0)
@@ -80,8 +85,9 @@ class CAGPlusConfig(MethodConfig):
     """Of the anchors; 1 fixes them for the stage, as in the paper."""
     anchor_confidence: float = Field(default=0.9, ge=0, lt=1)
     """Of the target's pixels that its anchors are the mean of."""
-    prior_strength: float = Field(default=0.3, ge=0, le=1)
-    """Of drawing the labels' class shares towards the source's; 0 takes it out."""
+    prior_strength: float = Field(default=0.0, ge=0, le=1)
+    """Of drawing the labels' class shares towards the source's (ReMixMatch). Off: where the domains
+    show classes in other shares it turns one class into another (docs/LOG.md)."""
     prior_momentum: float = Field(default=0.99, ge=0, le=1)
     """Of the running class shares of the labels."""
     confidence: float = Field(default=0.968, ge=0, lt=1)

@@ -103,7 +103,7 @@ def train_stage(
 
             if step and is_due(step, settings.refresh_every):
                 seed_for(seed, step)
-                method.prepare(data.passes)
+                method.refresh(data.passes)
             losses, is_taken = train_step(trainer, step, batch)
             if is_taken:
                 log.add(step, losses, len(batch.source.image))
