@@ -1,6 +1,7 @@
 """CAG-plus in comparisons: beside the other methods, and taken apart piece by piece."""
 
 import pytest
+from pydantic import ValidationError
 
 from cag_uda.comparison.plan import (
     base_of,
@@ -10,9 +11,8 @@ from cag_uda.comparison.plan import (
     plan_methods,
 )
 from cag_uda.comparison.settings import choose, read_contenders, read_variants
-from cag_uda.errors import RecipeError
 from cag_uda.methods.cag_plus_settings import CAGPlusConfig
-from cag_uda.recipes import builtin_recipes, load_recipe
+from cag_uda.recipes import Recipe, builtin_recipes, load_recipe
 
 RECIPES = [name for name in builtin_recipes() if name.startswith("cag-plus-")]
 
@@ -21,12 +21,13 @@ def test_beside_cag_it_has_a_warm_up_and_as_many_steps_as_the_recipe() -> None:
     recipe = load_recipe("camvid-day-dusk")
     cag, plus = plan_methods(recipe, choose(read_contenders(), ["cag", "cag-plus"]))
     assert [(s.name, s.method.name, s.steps) for s in plus.recipe.stages] == [
-        ("warmup", "adversarial", 300),
-        ("cag-plus", "cag-plus", 900),
+        ("warmup", "source-only", 150),
+        ("cag-plus", "cag-plus", 450),
     ]
     assert plus.steps == cag.steps == budget_of(recipe)["steps"]
-    warmup = cag.recipe.stages[0].model_copy(update={"steps": 300})
-    assert plus.recipe.stages[0] == warmup, "half of CAG's warm-up"
+    assert plus.recipe.stages[0].optim == cag.recipe.stages[0].optim
+    assert plus.recipe.stages[0].steps == cag.recipe.stages[0].steps / 2, "half of CAG's warm-up"
+    assert plus.recipe.stages[1].refresh_every == 90, "anchors are fitted five times"
     assert (cag.recipe.loading.rare_class_temperature, base_of(recipe)) == (0, "cag")
     assert plus.recipe.loading.rare_class_temperature == 0.1
     own = load_recipe("cag-plus-camvid-day-dusk")
@@ -49,7 +50,7 @@ def test_every_variant_takes_one_thing_out_and_keeps_the_rest() -> None:
     recipe = load_recipe("cag-plus-camvid-day-dusk")
     (base,) = plan_methods(recipe, choose(read_contenders(), ["cag-plus"]))
     entries = {e.name: e for e in plan_ablation(base, read_variants(base="cag-plus"))}
-    assert {e.steps for e in entries.values()} == {1200}
+    assert {e.steps for e in entries.values()} == {600}
     assert (entries["warmup"].run, entries["warmup"].scored) == ("cag-plus", ("warmup",))
     own = delivered_stages(recipe)[-1].method.model_dump()
     for name, entry in entries.items():
@@ -58,8 +59,8 @@ def test_every_variant_takes_one_thing_out_and_keeps_the_rest() -> None:
         changed = [key for key in own if own[key] != method[key]]
         if entry.recipe.loading != recipe.loading:
             changed.append("loading")
-        # Another stage of the same run; from random weights there is nothing to take out; and what
-        # anchors do shows only where features are drawn to them.
+        # Another stage of the same run; small recipes have no initial features to take out; and what
+        # moving anchors do shows only where features are drawn to them.
         expected = {"warmup": 0, "initial-none": 0, "contrast-fixed": 2}.get(name, 1)
         assert len(changed) == expected, name
         assert (entry.run == name) == (expected > 0)
@@ -68,8 +69,11 @@ def test_every_variant_takes_one_thing_out_and_keeps_the_rest() -> None:
 
 
 def test_a_recipe_that_wants_features_near_random_ones_is_refused_before_any_training() -> None:
-    with pytest.raises(RecipeError, match=r"'cag-plus': initial\.weight .*set initial\.weight = 0"):
-        load_recipe("cag-plus-camvid-day-dusk", ["stages.cag-plus.method.initial.weight=0.005"])
+    table = load_recipe("cag-plus-camvid-day-dusk").model_dump()
+    table["segmenter"]["weights"] = None
+    table["stages"][1]["method"]["initial"]["weight"] = 0.005
+    with pytest.raises(ValidationError, match=r"'cag-plus': initial\.weight .*initial\.weight = 0"):
+        Recipe.model_validate(table)
 
 
 def test_the_defaults_are_the_published_numbers() -> None:
