@@ -32,7 +32,8 @@ def predict(
         typer.Option(
             "--as",
             help="overlay, overlay-legend, color, train-ids, label-ids, confidence; for "
-            "annotation tools coco, yolo, labelme, cvat, label-studio; several by commas or repeated. [default: overlay]",
+            "annotation tools coco, yolo, labelme, cvat, label-studio; several by commas or "
+            "repeated. [default: overlay]",
         ),
     ] = None,
     overwrite: Annotated[
