@@ -103,6 +103,52 @@ def test_verdict_follows_the_interval(
     assert headline in text_of(write_report(run).read_text(encoding="utf-8"))
 
 
+def test_a_gain_over_what_hardly_learned_is_named_as_such(tmp_path: Path) -> None:
+    first, last = ("source-only", "source-only", "initial", 9), ("stage-2", "cag", "stage-1", 400)
+    stages = ((*first, 0.036), *STAGES[1:3], (*last, 0.12))
+    run = make_run(tmp_path / "run", stages)
+    page = write_report(run).read_text(encoding="utf-8")
+    text = text_of(page)
+    assert "8.4 points above source-only, which hardly learned (3.6 %)." in text
+    assert "Below 25 % mIoU a network is of little use as it is." in text
+    assert "Measured with one seed" in text
+    assert '<h1 class="unsure">' in page, "no success in green"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("[segmenter]\n", "The network began from random weights."),
+        ('[segmenter]\nweights = "imagenet"\n', "began from pretrained weights (imagenet)."),
+        ('seed = 4\n[segmenter]\nstart = "me/x"\n', "began from the network in me/x."),
+    ],
+)
+def test_what_the_network_began_from_is_said(run: Path, recipe: str, words: str) -> None:
+    (run / "recipe.toml").write_text(recipe)
+    text = text_of(write_report(run).read_text(encoding="utf-8"))
+    assert words in text
+    assert f"one seed ({4 if 'seed' in recipe else 0})" in text
+
+
+@pytest.mark.parametrize(
+    ("keys", "is_one"),
+    [
+        (["0001TP_006690", "0001TP_006720"], True),
+        (["0001TP_1", "0006R0_1"], False),
+        (["000", "001"], False),
+        (["berlin/berlin_1", "ulm/ulm_1"], False),
+    ],
+)
+def test_frames_of_one_drive_are_named_as_such(run: Path, keys: list[str], is_one: bool) -> None:
+    path = run / "stages" / "3-stage-2" / "frames.npz"
+    with np.load(path) as held:
+        arrays = dict(held)
+    np.savez(path, **{**arrays, "keys": np.array(keys)})
+    text = text_of(write_report(run).read_text(encoding="utf-8"))
+    assert "on 2 frames" in text
+    assert ("by their names are of one drive" in text) == is_one
+
+
 def test_oracle_is_a_yardstick_and_not_what_is_delivered(tmp_path: Path) -> None:
     stages = (*STAGES, ("oracle", "oracle", "initial", 900, 0.654))
     text = text_of(write_report(make_run(tmp_path / "run", stages)).read_text(encoding="utf-8"))

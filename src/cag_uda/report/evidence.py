@@ -116,6 +116,16 @@ def read_confusion(folder: Path, num_classes: int, remarks: list[str]) -> Floats
     return _read(folder / "frames.npz", read, remarks)
 
 
+def read_frame_keys(folder: Path) -> list[str]:
+    """Give the names of the frames that a stage was scored on; none where that is not known."""
+
+    def read(file: Path) -> list[str]:
+        with np.load(file, allow_pickle=False) as frames:
+            return [str(key) for key in frames["keys"]]
+
+    return _read(folder / "frames.npz", read, []) or []
+
+
 def pseudo_label_pictures(folder: Path) -> dict[str, dict[str, Path]]:
     """Kind → sample → picture of pseudo-labels on the feature grid."""
     found: dict[str, dict[str, Path]] = {}

@@ -77,6 +77,9 @@ class RunRecord:
     """Name of the stage whose network was delivered, where that is not just the last."""
     chosen_by: str | None
     """The label-free criterion by which it was chosen."""
+    seed: int | None
+    begins_from: str | None
+    """What the network was before the first stage, in words."""
     environment: Environment
     remarks: list[str]
     """What is missing or cannot be read, in words for the page."""
@@ -133,6 +136,8 @@ def read_run(path: Path) -> RunRecord:
         align_corners=_has_aligned_corners(plan),
         delivered=delivered,
         chosen_by=criterion,
+        seed=_seed(plan),
+        begins_from=_begins_from(plan),
         environment=_read_environment(path / ENVIRONMENT, remarks),
         remarks=remarks,
     )
@@ -213,6 +218,22 @@ def _planned_stages(plan: dict[str, Any]) -> list[str]:
 def _has_aligned_corners(plan: dict[str, Any]) -> bool:
     segmenter = plan.get("segmenter", {})
     return isinstance(segmenter, dict) and segmenter.get("align_corners") is True
+
+
+def _seed(plan: dict[str, Any]) -> int | None:
+    seed = plan.get("seed", 0) if plan else None
+    return seed if isinstance(seed, int) else None
+
+
+def _begins_from(plan: dict[str, Any]) -> str | None:
+    segmenter = plan.get("segmenter")
+    if not isinstance(segmenter, dict):
+        return None
+    if "start" in segmenter:
+        return f"the network in {segmenter['start']}"
+    if "weights" in segmenter:
+        return f"pretrained weights ({segmenter['weights']})"
+    return "random weights"
 
 
 def _criterion(plan: dict[str, Any]) -> str | None:

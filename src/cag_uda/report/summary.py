@@ -6,6 +6,7 @@ Knows which stages follow from which and what each one added; does not know how 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
+from cag_uda.report.caveats import OF_USE, caveats, which_hardly_learned
 from cag_uda.report.run_folder import RunRecord
 from cag_uda.report.words import NO_BREAK, THIN_SPACE, counted, percent, signed
 from cag_uda.runs.records.run import Gain, StageScores
@@ -242,7 +243,16 @@ def _scored(run: RunRecord, delivered: Step) -> Verdict:
             f"{miou}{NO_BREAK}mIoU on {target}.",
             f"{subject} No stage is named {BASELINE}, so there is nothing to hold it against.",
         )
-    return _judged(miou, subject + _better_one(run, delivered), delivered.gain, bool(run.awaited))
+    subject += _better_one(run, delivered)
+    baseline = next((each.miou for each in run.scores.stages if each.name == BASELINE), None)
+    verdict = _judged(miou, subject, delivered.gain, bool(run.awaited), baseline)
+    worth = caveats(run, delivered.stage.folder, delivered.miou)
+    is_of_use = delivered.miou >= OF_USE
+    return Verdict(
+        verdict.tone if is_of_use or verdict.tone != "good" else "unsure",
+        verdict.headline,
+        f"{verdict.explanation} {worth}",
+    )
 
 
 def _better_one(run: RunRecord, delivered: Step) -> str:
@@ -257,7 +267,9 @@ def _better_one(run: RunRecord, delivered: Step) -> str:
     )
 
 
-def _judged(miou: str, subject: str, gain: Gain, unfinished: bool) -> Verdict:
+def _judged(
+    miou: str, subject: str, gain: Gain, unfinished: bool, baseline: float | None
+) -> Verdict:
     """Judge a gain by its interval; without one, a difference below NOISE_POINTS is chance."""
     if gain.low is None or gain.high is None:
         low, high = gain.points - NOISE_POINTS, gain.points + NOISE_POINTS
@@ -273,12 +285,13 @@ def _judged(miou: str, subject: str, gain: Gain, unfinished: bool) -> Verdict:
         )
     size = signed(abs(gain.points)).lstrip("+±")
     so_far = " so far" if unfinished else ""
+    over = gain.over + (which_hardly_learned(baseline) if gain.over == BASELINE else "")
     score = f"{so_far}: {miou}{NO_BREAK}mIoU"
     if low > 0:
-        headline = f"It worked{score}, {size}{NO_BREAK}points above {gain.over}."
+        headline = f"It worked{score}, {size}{NO_BREAK}points above {over}."
         return Verdict("good", headline, f"{subject} {certainty}")
     if high < 0:
-        headline = f"It did not work{score}, {size}{NO_BREAK}points below {gain.over}."
+        headline = f"It did not work{score}, {size}{NO_BREAK}points below {over}."
         return Verdict("bad", headline, f"{subject} {certainty}")
-    headline = f"Undecided{score}, {signed(gain.points)}{NO_BREAK}points on {gain.over}."
+    headline = f"Undecided{score}, {signed(gain.points)}{NO_BREAK}points on {over}."
     return Verdict("unsure", headline, f"{subject} {certainty}")

@@ -1,0 +1,50 @@
+"""What limits a verdict, in sentences: one seed, frames of one drive, networks of little use.
+
+Knows what a run recorded; judges nothing.
+"""
+
+from collections.abc import Sequence
+
+from cag_uda.report.evidence import read_frame_keys
+from cag_uda.report.run_folder import RunRecord
+from cag_uda.report.words import counted, percent
+
+HARDLY_LEARNED = 0.10
+"""mIoU below which a network has hardly learned its task, and a gain over it says little."""
+OF_USE = 0.25
+"""mIoU below which a network is of little use as it is."""
+
+
+def which_hardly_learned(miou: float | None) -> str:
+    """Give the words that follow a baseline's name if it has hardly learned; else nothing."""
+    if miou is None or miou >= HARDLY_LEARNED:
+        return ""
+    return f", which hardly learned ({percent(miou)})"
+
+
+def caveats(run: RunRecord, folder: str, miou: float) -> str:
+    """Say what a score was measured on, and what it is worth.
+
+    Args:
+        run: as it was read.
+        folder: name of the scored stage's folder.
+        miou: of that stage, in [0, 1].
+    """
+    told = []
+    if miou < OF_USE:
+        told.append(f"Below {percent(OF_USE, 0)} mIoU a network is of little use as it is.")
+    keys = read_frame_keys(run.path / "stages" / folder)
+    seed = "one seed" if run.seed is None else f"one seed ({run.seed})"
+    on = f" on {counted(len(keys), 'frame')}{_of_one_recording(keys)}" if keys else ""
+    told.append(f"Measured with {seed}{on}: another seed may differ by more than the interval.")
+    if run.begins_from is not None:
+        told.append(f"The network began from {run.begins_from}.")
+    return " ".join(told)
+
+
+def _of_one_recording(keys: Sequence[str]) -> str:
+    """Frames whose names differ by a number alone are most likely of one drive."""
+    stems = {key.rstrip("0123456789") for key in keys}
+    if len(keys) < 2 or len(stems) > 1 or not stems.pop().strip("/"):
+        return ""
+    return ", which by their names are of one drive or series, where neighbours resemble each other"

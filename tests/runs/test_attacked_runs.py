@@ -1,0 +1,200 @@
+"""Every file of a run damaged in many ways: an error that names it, or the undamaged result."""
+
+import contextlib
+import io
+import logging
+import re
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cag_uda.cli.app import main
+from cag_uda.recipes import load_recipe
+from cag_uda.runs.folder import RunFolder
+from cag_uda.runs.records.base import write_record
+from cag_uda.runs.records.run import SCORES, read_scores
+from cag_uda.runs.runner import adapt
+from tests.support.run_folders import contents
+from tests.support.trees import write_recipe
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+CHANGES = [
+    "stages.*.evaluate_every=2",
+    "stages.*.keep_networks=true",
+    "stages.*.checkpoint_every=2",
+    'deliver="infomax"',
+]
+LEFT_ALONE = {"report.html", "README.md", ".lock"}
+"""What no command reads."""
+SEEN = re.compile(r"pictures? left out|picture left out")
+
+
+def flip(data: bytes, rng: np.random.Generator) -> bytes:
+    place = int(rng.integers(len(data)))
+    return data[:place] + bytes([data[place] ^ 1 << int(rng.integers(8))]) + data[place + 1 :]
+
+
+def swap_digits(data: bytes, rng: np.random.Generator) -> bytes:
+    places = [place for place, byte in enumerate(data) if byte in b"12345678"]
+    place = places[int(rng.integers(len(places)))] if places else 0
+    return data[:place] + bytes([data[place] + 1]) + data[place + 1 :]
+
+
+DAMAGES: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
+    "flip": flip,
+    "cut": lambda data, rng: data[: int(rng.integers(len(data)))],
+    "digit": swap_digits,
+    "empty": lambda data, rng: b"",
+    "number": lambda data, rng: b"3\n",
+    "object": lambda data, rng: b"{}\n",
+    "latin": lambda data, rng: b"\xff\xfe" + data,
+    "deep": lambda data, rng: b"[" * 20_000,
+}
+
+
+def command(words: list[str]) -> tuple[int, str]:
+    """Run a command in this process; its exit status and all that it says."""
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    logging.getLogger().addHandler(handler)
+    before, sys.argv = sys.argv, ["cag-uda", *words]
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            main()
+        status = 0
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    except BaseException:
+        status = 1
+        said.write(traceback.format_exc())
+    finally:
+        sys.argv = before
+        logging.getLogger().removeHandler(handler)
+    return status, said.getvalue()
+
+
+def outcome(run: Path, name: str) -> Callable[[], tuple[int, str, Any]]:
+    """One command on a run: its status, its words, and what it made, without its times."""
+    out = run.parent / f"{run.name}-{name}"
+    dusk = ["--domain", str(run.parent / "dusk.toml"), "--split", "test"]
+    words = {
+        "report": ["report", str(run)],
+        "select": ["select", str(run), "--json", str(out)],
+        "evaluate": ["evaluate", str(run), "--json", str(out), *dusk],
+        "predict": ["predict", str(run), str(run.parent / "dusk/images"), "--out", str(out)],
+        "resume": ["adapt", str(run / "recipe.toml"), "--out", str(run), "--resume"],
+    }[name]
+
+    def take() -> tuple[int, str, Any]:
+        status, said = command(words)
+        made: Any = None
+        if status == 0 and name == "report":
+            made = re.sub(r"\d+(\.\d+)?[\u202f ](s|min)\b", "", (run / "report.html").read_text())
+        elif status == 0 and name == "resume":
+            made = contents(run)
+        elif status == 0 and name == "predict":
+            made = {path.name: path.read_bytes() for path in sorted(out.glob("*.png"))}
+        elif status == 0:
+            made = out.read_text().replace(str(run), "RUN")
+        return status, said, made
+
+    return take
+
+
+COMMANDS = ("report", "select", "evaluate", "predict", "resume")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A finished run, and the same one that was stopped when its last stage was trained."""
+    folder = tmp_path_factory.mktemp("attacked")
+    recipe = load_recipe(write_recipe(folder), CHANGES)
+    finished = adapt(recipe, folder / "finished", progress=False).folder
+    stopped = folder / "stopped"
+    shutil.copytree(finished, stopped)
+    scores = read_scores(stopped)
+    assert scores is not None
+    last = RunFolder(stopped).stage(3, "stage-1")
+    write_record(stopped / SCORES, scores.with_changes(stages=scores.stages[:-1]))
+    shutil.rmtree(last / "model")
+    shutil.rmtree(stopped / "model")
+    return finished, stopped
+
+
+def attacks(run: Path, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
+    """File and damage: every file at least twice, records in every way."""
+    for path in sorted(run.rglob("*")):
+        name = path.relative_to(run).as_posix()
+        if not path.is_file() or path.name in LEFT_ALONE or "/tensorboard/" in name:
+            continue
+        is_text = path.suffix in (".json", ".jsonl", ".toml") or path.name == "SHA256SUMS"
+        binary = ["flip", "cut", "empty"]
+        chosen = list(DAMAGES) if is_text else list(rng.permutation(binary)[:2])
+        for how in chosen:
+            yield name, str(how)
+
+
+def silent(name: str, command_name: str, before: Any, after: Any, said: str) -> bool:
+    """Whether a command that succeeded gave another result without naming the damaged file."""
+    file = Path(name).name
+    if command_name == "resume":
+        differing = {
+            key for key in {*before, *after} if before.get(key) != after.get(key) and key != name
+        }
+        return bool(differing) and file not in said
+    if before == after:
+        return False
+    return file not in said and file not in str(after) and not SEEN.search(str(after))
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["finished", "stopped"])
+def test_damage_is_named_or_mended(runs: tuple[Path, Path], which: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(which)
+    names = COMMANDS if which == 0 else ("resume", "report")
+    for domain in ("day", "dusk"):
+        shutil.copytree(runs[0].parent / domain, tmp_path / domain)
+        shutil.copy(runs[0].parent / f"{domain}.toml", tmp_path)
+    place = tmp_path / "run"
+
+    def afresh() -> None:
+        for path in tmp_path.glob("run*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.copytree(runs[which], place)
+
+    reference = {}
+    for each in names:
+        afresh()
+        status, said, made = outcome(place, each)()
+        assert status == 0, said
+        reference[each] = made
+    count, problems = 0, []
+    for place_in_turn, (name, how) in enumerate(attacks(runs[which], rng)):
+        # A record is read by several commands; each damage of it takes the next two in turn.
+        turns = 2 if how in ("digit", "object", "flip") else 1
+        for turn in range(turns):
+            each = names[(place_in_turn + turn * 2) % len(names)]
+            afresh()
+            whole = (place / name).read_bytes()
+            damaged = DAMAGES[how](whole, rng) if whole else b"x"
+            if damaged == whole:
+                continue
+            (place / name).write_bytes(damaged)
+            status, said, made = outcome(place, each)()
+            count += 1
+            told = f"{how} of {name}: {each}: status {status}: {said[-600:]}"
+            if status not in (0, 2) or "Traceback" in said:
+                problems.append(f"TRACEBACK {told}")
+            elif status == 2 and Path(name).parent.name not in said and name not in said:
+                problems.append(f"UNNAMED {told}")
+            elif status == 0 and silent(name, each, reference[each], made, said):
+                problems.append(f"SILENT {told}")
+    print(f"{count} commands on damaged runs, {len(problems)} problems")
+    assert count >= 150
+    assert not problems, "\n".join(problems)
