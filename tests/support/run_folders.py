@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-_OF_THIS_RUN_ALONE = {"environment.json", "recipe.toml", "report.html", "SHA256SUMS"}
+_OF_THIS_RUN_ALONE = {"environment.json", "recipe.toml", "report.html", "SHA256SUMS", "data.json"}
 _TIMES = {"elapsed_s", "images_per_s", "peak_memory_mib"}
 
 

@@ -46,6 +46,8 @@ def adapt(
     changes += [] if devices is None else [f"compute.devices={devices}"]
     changes += [] if track is None else [f"tracking.loggers={names_in(track)}"]
     changes += compute_changes(accelerator, precision)
+    if resume and (Path(recipe) / "recipe.toml").is_file():
+        out, recipe = out or Path(recipe), str(Path(recipe) / "recipe.toml")
     place = out or Path("runs") / Path(recipe).stem
     _adapt(recipe, place, changes, data_root, resume, steps)
 

@@ -23,6 +23,7 @@ from cag_uda.comparison.table import Finished, make_table
 from cag_uda.errors import RecipeError, UserError
 from cag_uda.files import write_text
 from cag_uda.recipes import Recipe
+from cag_uda.runs.own_domains import name_of
 from cag_uda.runs.progress import Progress, Silent
 from cag_uda.runs.records.base import write_record
 from cag_uda.runs.records.comparison import ComparisonRecord
@@ -109,7 +110,9 @@ class Comparison:
             Finished(self.shown, self.seeds, self.out),
             name=self.recipe.name,
             kind=self.kind,
-            source=" + ".join(f"{each.domain}/{each.split}" for each in self.recipe.source),
+            source=" + ".join(
+                f"{name_of(each.domain)}/{each.split}" for each in self.recipe.source
+            ),
             budget=budget_of(self.recipe),
             notes=self.notes,
         )

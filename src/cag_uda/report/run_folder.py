@@ -6,6 +6,7 @@ be read is named in `RunRecord.remarks`. Only a folder that is no run is refused
 """
 
 import filecmp
+import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from cag_uda.files import is_sound
 from cag_uda.report.gallery import Sample
 from cag_uda.report.metrics_log import Metrics, read_metrics
 from cag_uda.runs.records.run import (
+    DATA,
     ENVIRONMENT,
     Environment,
     Scores,
     StageScores,
+    read_data_record,
     read_environment,
     read_scores,
 )
@@ -113,6 +116,9 @@ def read_run(path: Path) -> RunRecord:
     if recipe is not None and is_sound(path / "recipe.toml") is False:
         remarks.append("recipe.toml was edited or damaged after the run had written it.")
     plan = _parsed(recipe)
+    data = _or_left_out(path / DATA, read_data_record, None, remarks)
+    if data is not None and data.changed:
+        remarks.append(f"The data changed while the run was stopped: {'; '.join(data.changed)}.")
     planned = _planned_stages(plan)
     listed = _with_unfinished_folders(path, scores, planned)
     finished = {stage.name for stage in scores.stages}
@@ -132,7 +138,7 @@ def read_run(path: Path) -> RunRecord:
         stages=stages,
         awaited=[name for name in planned if name not in finished],
         samples=find_samples(path, [stage.folder for stage in listed]),
-        recipe=recipe,
+        recipe=None if recipe is None else _without_folders(recipe),
         align_corners=_has_aligned_corners(plan),
         delivered=delivered,
         chosen_by=criterion,
@@ -218,6 +224,11 @@ def _planned_stages(plan: dict[str, Any]) -> list[str]:
 def _has_aligned_corners(plan: dict[str, Any]) -> bool:
     segmenter = plan.get("segmenter", {})
     return isinstance(segmenter, dict) and segmenter.get("align_corners") is True
+
+
+def _without_folders(recipe: str) -> str:
+    """The recipe for a page: names in place of folders of the machine."""
+    return re.sub(r'(?m)^(data_root|start) = ".*?([^"/\\\\]*)"$', r'\1 = "\2"', recipe)
 
 
 def _seed(plan: dict[str, Any]) -> int | None:

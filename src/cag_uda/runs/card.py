@@ -7,6 +7,7 @@ from cag_uda.models.card import CARD, StageFacts, Training, model_card
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import Recipe
 from cag_uda.recipes.schema import INITIAL
+from cag_uda.runs.own_domains import name_of
 from cag_uda.runs.records.run import Scores
 
 
@@ -31,18 +32,21 @@ def write_card(
     of_stage = next((each for each in scores.stages if each.folder == folder_name), None)
     scored = of_stage if is_last else None
     step = "" if is_last else f", after {delivered.name} steps"
+    target = name_of(recipe.target.domain)
     training = Training(
         recipe=recipe.name,
         description=recipe.description,
-        source=" + ".join(f"{_name(entry.domain)}/{entry.split}" for entry in recipe.source),
-        target=f"{_name(recipe.target.domain)}/{recipe.target.train}",
+        source=" + ".join(f"{name_of(entry.domain)}/{entry.split}" for entry in recipe.source),
+        target=f"{target}/{recipe.target.train}",
         stages=[
             StageFacts(each.name, each.method, each.start or INITIAL, each.steps or 0, each.miou)
             for each in scores.stages
         ],
         delivered=f"the network of {of_stage.name if of_stage else recipe.stages[-1].name}{step}",
         reads_target_labels=recipe.target.domain in [entry.domain for entry in recipe.source],
-        scored_on=f"{_name(recipe.target.domain)}/{recipe.target.test}" if scores.target else None,
+        scored_on=f"{name_of(recipe.target.domain)}/{recipe.target.test}"
+        if scores.target
+        else None,
         miou=scored.miou if scored else None,
         iou=scored.iou if scored else None,
     )
@@ -52,8 +56,3 @@ def write_card(
 def _stage_folder(model: Path) -> str:
     """Name of the folder of the stage that a model folder lies in."""
     return (model.parent if model.name == "model" else model.parents[1]).name
-
-
-def _name(domain: str) -> str:
-    """A domain without the folders of this machine."""
-    return Path(domain).stem

@@ -12,8 +12,19 @@ from pathlib import Path
 from cag_uda.errors import RunError
 from cag_uda.files import LOCK, SUMS, is_part, is_sound, owned, remove_parts, seal, write_text
 from cag_uda.recipes import Recipe, dump_recipe, load_recipe
+from cag_uda.runs.fingerprint import changes
+from cag_uda.runs.own_domains import FOLDER, copy_domains, is_file, is_same, with_domains
 from cag_uda.runs.records.base import write_record
-from cag_uda.runs.records.run import ENVIRONMENT, SCORES, Environment, Scores, read_scores
+from cag_uda.runs.records.run import (
+    DATA,
+    ENVIRONMENT,
+    SCORES,
+    DataRecord,
+    Environment,
+    Scores,
+    read_data_record,
+    read_scores,
+)
 
 _RECIPE = "recipe.toml"
 _AUTO = {"accelerator": "auto", "precision": "auto", "channels_last": "auto"}
@@ -45,7 +56,7 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; choose a new folder by --out")
-        begins_with = {self.path / name for name in (ENVIRONMENT, SUMS, LOCK)}
+        begins_with = {self.path / name for name in (ENVIRONMENT, DATA, FOLDER, SUMS, LOCK)}
         if self.path.exists() and any(
             path not in begins_with and not is_part(path) for path in self.path.iterdir()
         ):
@@ -57,27 +68,66 @@ class RunFolder:
         """Own the folder: one process at a time. Raises InUseError, naming the other one."""
         return owned(self.path / LOCK, "this run is going on")
 
-    def create(self, recipe: Recipe) -> None:
+    def create(self, recipe: Recipe, data: DataRecord | None = None) -> Recipe:
         """Begin a run; it has begun when the recipe is there.
+
+        Args:
+            recipe: resolved.
+            data: what is read; None where that is not looked at.
+
+        Returns:
+            The recipe with the domain files that now lie in the folder.
 
         Raises:
             RunError: if the folder holds something already, or cannot be written.
         """
         self.refuse_what_is_in_the_way()
         write_record(self.path / ENVIRONMENT, environment())
+        if data is not None:
+            write_record(self.path / DATA, data)
+        recipe = copy_domains(recipe, self.path)
         self.write_recipe(recipe)
+        return recipe
 
     def write_recipe(self, recipe: Recipe) -> None:
-        """Keep the resolved recipe."""
-        write_text(self.path / _RECIPE, dump_recipe(recipe), sealed=True)
+        """Keep the resolved recipe; what lies in the folder is named relative to it."""
+        own = str(self.path.resolve())
+        inside = with_domains(
+            recipe,
+            lambda name: (
+                Path(name).relative_to(own).as_posix()
+                if is_file(name) and Path(name).is_relative_to(own)
+                else name
+            ),
+        )
+        write_text(self.path / _RECIPE, dump_recipe(inside), sealed=True)
+
+    def compare_data(self, now: DataRecord, note: Callable[[str], None]) -> None:
+        """Say what of the data has changed since the run began, and keep that with the run.
+
+        Args:
+            now: what is read.
+            note: told of changes.
+        """
+        try:
+            before = read_data_record(self.path)
+        except RunError as error:
+            note(f"{error.problems[0]}; it is made again")
+            before = None
+        told = changes(before, now) if before else []
+        if told:
+            note(f"the data have changed since the run began: {'; '.join(told)}")
+        if before is None or told:
+            kept = before.changed if before else []
+            write_record(self.path / DATA, now.with_changes(changed=[*kept, *told]))
 
     def resume(self, recipe: Recipe) -> Recipe:
         """The recipe that the run goes on with.
 
         It must be the one that the run began with, but for what was "auto" and for what changes
-        nothing of what has been done: devices, loader processes, what is computed again in the
-        backward pass, how often checkpoints are made, who is told of it, and what is done about
-        unreadable files and losses that are not finite.
+        nothing of what has been done: where data lie, devices, loader processes, what is computed
+        again in the backward pass, how often checkpoints are made, who is told of it, and what is
+        done about unreadable files and losses that are not finite.
 
         Raises:
             RunError: if there is no run here, or it is of another recipe.
@@ -86,8 +136,10 @@ class RunFolder:
         if not path.is_file():
             raise RunError(f"nothing to resume: {path} does not exist; leave out --resume")
         begun = load_recipe(path)
+        recipe = _with_begun_domains(begun, recipe)
         going_on = _with_free_settings(begun, recipe)
         was, asked = going_on.model_dump(), recipe.model_dump()
+        asked["data_root"] = was["data_root"]
         for key, value in asked["compute"].items():
             if _AUTO.get(key) == value:
                 asked["compute"][key] = was["compute"][key]
@@ -138,8 +190,17 @@ def _with_free_settings(begun: Recipe, asked: Recipe) -> Recipe:
             "compute": begun.compute.model_copy(update=compute),
             "loading": begun.loading.model_copy(update=loading),
             "tracking": asked.tracking,
+            "data_root": asked.data_root or begun.data_root,
             "stages": stages + begun.stages[len(stages) :],
         }
+    )
+
+
+def _with_begun_domains(begun: Recipe, asked: Recipe) -> Recipe:
+    """The recipe that is asked for, with the run's own domain files where they say the same."""
+    known = [*(entry.domain for entry in begun.source), begun.target.domain]
+    return with_domains(
+        asked, lambda name: next((each for each in known if is_same(each, name)), name)
     )
 
 

@@ -22,6 +22,7 @@ from cag_uda.recipes.schema import Stage
 from cag_uda.runs.anchor_files import ANCHORS, save_anchors
 from cag_uda.runs.criteria import Criteria
 from cag_uda.runs.folder import RunFolder
+from cag_uda.runs.own_domains import name_of
 from cag_uda.runs.pictures import (
     evenly,
     side_by_side,
@@ -82,8 +83,8 @@ class Results:
             found = self._scores_so_far() if processes.is_first else None
         self.scores = processes.gather(found)[0] or Scores(
             recipe=recipe.name,
-            source=" + ".join(f"{entry.domain}/{entry.split}" for entry in recipe.source),
-            target=f"{target.domain}/{target.test}" if is_scored else None,
+            source=" + ".join(f"{name_of(entry.domain)}/{entry.split}" for entry in recipe.source),
+            target=f"{name_of(target.domain)}/{target.test}" if is_scored else None,
             classes=list(scenario.label_space.names),
             palette=scenario.label_space.palette.tolist(),
             stages=[],

@@ -28,6 +28,7 @@ from cag_uda.runs.callbacks import KeepLabelling, ScoreOnTheWay, ShowPictures, S
 from cag_uda.runs.card import write_card
 from cag_uda.runs.console import shown
 from cag_uda.runs.criteria import record_missing
+from cag_uda.runs.fingerprint import fingerprint
 from cag_uda.runs.folder import RunFolder
 from cag_uda.runs.progress import Progress, Silent
 from cag_uda.runs.records.run import Scores
@@ -144,6 +145,8 @@ def _run(
             run.reopen(recipe, progress.note)
     scenario = _open_scenario(recipe, processes, progress)
     with processes.agreed():
+        if resume and processes.is_first:
+            run.compare_data(fingerprint(recipe), progress.note)
         initial = initial_segmenter(recipe, scenario)
     if initial.backbone.origin:
         progress.note(initial.backbone.origin)
@@ -199,7 +202,7 @@ def _begin(
             compute = resolve(compute, initial, recipe.loading.crop_px, batch)
             recipe = recipe.model_copy(update={"compute": compute})
             held.enter_context(run.owned())
-            run.create(recipe)
+            recipe = run.create(recipe, fingerprint(recipe))
     return processes.gather(recipe)[0]
 
 

@@ -77,16 +77,23 @@ class Domain:
         shown_as: the file's name, for messages.
         base: folder that the root is relative to.
         base_is_data_root: whether `base` is the parent folder of all data sets.
+        data_root: where the root is looked for when it is not below `base`.
     """
 
     def __init__(
-        self, description: DomainFile, shown_as: str, base: Path, base_is_data_root: bool = False
+        self,
+        description: DomainFile,
+        shown_as: str,
+        base: Path,
+        base_is_data_root: bool = False,
+        data_root: Path | None = None,
     ) -> None:
         self.name = description.name
         self.label_space: LabelSpace | None = description.space()
         self.splits: tuple[str, ...] = tuple(description.splits)
         self._description = description
         self._base, self._base_is_data_root = base, base_is_data_root
+        self._data_root = data_root
         self.images: ImageReader = description.images
         """Reads photographs."""
         label_map, table = description.label_map(), description.labels
@@ -108,7 +115,8 @@ class Domain:
         Args:
             name_or_path: a path contains a / or ends in .toml; everything else is a built-in name.
             data_root: parent folder of the data sets, for built-in domains. Defaults to the
-                environment variable CAG_UDA_DATA, or else the folder `data`.
+                environment variable CAG_UDA_DATA, or else the folder `data`. The images of a domain
+                file that lie nowhere beside it are looked for below it too.
 
         Raises:
             DataError: if there is no such domain, or naming all the problems of its file.
@@ -116,7 +124,7 @@ class Domain:
         text = str(name_or_path)
         if "/" in text or os.sep in text or text.endswith(".toml"):
             path = Path(os.path.expanduser(text))
-            return cls(read_domain_file(path), str(path), path.parent)
+            return cls(read_domain_file(path), str(path), path.parent, data_root=data_root)
         known = domain_names()
         if text not in known:
             here = f"; for the file in this folder write {text}.toml"
@@ -140,6 +148,8 @@ class Domain:
             return _rendered_folder(self._description.rendered)
         names = self._description.root or ()
         folders = [self._base / os.path.expanduser(name) for name in names]
+        if self._data_root is not None:
+            folders += [self._data_root / Path(name).name for name in names]
         for folder in folders:
             if folder.is_dir():
                 return folder

@@ -15,6 +15,7 @@ from cag_uda.runs.records.base import (
 )
 
 SCORES, ENVIRONMENT, TRACKING = "scores.json", "environment.json", "tracking.json"
+DATA = "data.json"
 
 
 class Gain(Record):
@@ -120,6 +121,26 @@ class Scores(Record):
         return self.with_changes(stages=[*self.stages, stage])
 
 
+class SplitFiles(Record):
+    """The files of one split, images and labels, as they were."""
+
+    files: int
+    bytes: int
+    names_and_sizes: str
+    """Digest of the paths below the root, and of the sizes."""
+    times: str
+    """Digest of the times of last change."""
+
+
+class DataRecord(Record):
+    """data.json: what data a run was begun with."""
+
+    splits: dict[str, SplitFiles]
+    """Domain/split → its files."""
+    changed: list[str] = Field(default_factory=list)
+    """What a resumed run found changed, in words."""
+
+
 class RankedNetwork(Record):
     """One network in a ranking by label-free criteria."""
 
@@ -176,3 +197,9 @@ class Environment(Record):
 def read_environment(run: Path) -> Environment:
     """Read where and how a run was begun. Raises RunError if the file is missing or damaged."""
     return read_record(Environment, run / ENVIRONMENT, "delete it to go without")
+
+
+def read_data_record(run: Path) -> DataRecord | None:
+    """Read what data a run was begun with; None where it is not told. Raises RunError."""
+    path = run / DATA
+    return read_record(DataRecord, path, "delete it to go without") if path.is_file() else None
