@@ -3,16 +3,15 @@
 Source: Zhang, Zhang, Liu, Tao, *Category Anchor-Guided Unsupervised Domain Adaptation for Semantic
 Segmentation*, NeurIPS 2019 (arXiv 1910.13049).
 
-| the paper                    | here                                                           |
-|------------------------------|----------------------------------------------------------------|
-| f_D(x), a pixel's feature    | `prediction.features` (B, D, h, w)                             |
-| A_c, the anchor of class c   | `anchors.vectors[c]`: mean of the source's features of class c |
-| d_c = ‖A_c − f_D(x)‖         | `anchors.distances(features)` (B, K, h, w)                     |
-| d₁ ≤ d₂, two smallest d_c    | `two_nearest(distances)`                                       |
-| Δ, active iff d₂ − d₁ ≥ Δ    | `threshold`, in `by_anchor`                                    |
-| ŷ_t, pseudo-label            | `AnchorLabels.labels`: argmin_c d_c where active, else IGNORE  |
-| L_CE, L_dis, λ               | `cross_entropy`, `anchor_distance`, `distance_weight`          |
-| network of the stage before  | `labeller`, frozen                                             |
+| the paper                     | here                                                           |
+|-------------------------------|----------------------------------------------------------------|
+| f_D(x), a pixel's feature     | `prediction.features` (B, D, h, w)                             |
+| A_c, the anchor of class c    | `anchors.vectors[c]`, mean of the source's features of class c |
+| d_c = ‖A_c − f_D(x)‖; d₁ ≤ d₂ | `anchors.distances`; its two smallest, `two_nearest`           |
+| Δ; active iff d₂ − d₁ ≥ Δ     | `AnchorLabels.threshold`; compared in `by_anchor`              |
+| ŷ_t = argmin_c d_c if active  | `AnchorLabels.labels`; else IGNORE                             |
+| L_CE, L_dis, λ                | `cross_entropy`, `anchor_distance`, `distance_weight`          |
+| network of the stage before   | `labeller`, frozen                                             |
 
 The warm-up is `adversarial`, and the loop over stages is the recipe's. Where the released code
 differs from the paper is `cag_released`; anchors that move are `cag_moving`.
