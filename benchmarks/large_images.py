@@ -35,7 +35,7 @@ def network(backbone: str, decoder: str) -> Segmenter:
 
 
 def label(segmenter: Segmenter, image: Image, budget_bytes: int) -> tuple[LabelMap, float, float]:
-    """Label an image as if so much memory were free; seconds of CPU time and MiB of peak memory too."""
+    """Label an image as if so much memory were free; CPU seconds and MiB of peak memory too."""
     memory = PeakMemory(torch.device("cpu"))
     before_mib = memory.mib()
     begun_s = time.process_time()
