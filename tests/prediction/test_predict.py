@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import cag_uda
 from cag_uda.cli.app import app
 from cag_uda.errors import UserError
+from cag_uda.files import LOCK, owned
 from cag_uda.models.inference import class_logits, inference, most_likely, prepare, upsample
 from cag_uda.models.label_maps import most_likely_with_confidence
 from cag_uda.models.segmenter import Segmenter
@@ -170,6 +171,19 @@ def test_a_killed_command_goes_on(model: Path, photos: Path, tmp_path: Path) -> 
     (out / LOG).write_text("\n".join(lines[:3]) + "\n" + lines[3][:20])
     assert "2 predictions" in predict(*arguments)
     assert "4 were there already" in predict(*arguments)
+
+
+def test_one_process_at_a_time_predicts_into_a_folder(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with owned(out / LOCK, "predictions are being written"):
+        message = failure(capsys, "predict", model, photos, "--out", out)
+    assert "out: predictions are being written in" in message
+    (out / ".a.png.x.part").write_bytes(b"left by a killed command")
+    predict(model, photos, "--out", out)
+    assert not {path.suffix for path in out.iterdir()} & {".lock", ".part"}
+    assert not (out / LOCK).exists()
 
 
 def test_other_settings_and_other_inputs_are_not_mixed(
