@@ -59,8 +59,8 @@ def test_every_variant_takes_one_thing_out_and_keeps_the_rest() -> None:
         changed = [key for key in own if own[key] != method[key]]
         if entry.recipe.loading != recipe.loading:
             changed.append("loading")
-        # Another stage of the same run; small recipes have no initial features to take out; and what
-        # moving anchors do shows only where features are drawn to them.
+        # Another stage of the same run; small recipes have no initial features to take out; and
+        # what moving anchors do shows only where features are drawn to them.
         expected = {"warmup": 0, "initial-none": 0, "contrast-fixed": 2}.get(name, 1)
         assert len(changed) == expected, name
         assert (entry.run == name) == (expected > 0)
