@@ -85,7 +85,7 @@ def look_of(path: Path, is_named_label: bool = False) -> Look:
             return "label"
         if found.is_lossy:
             return "photo"
-    if found.pixels.dtype.kind not in "bu":
+    if found.pixels.dtype.kind not in ("b", "u"):
         return "photo"  # Numbers of sensors; ids are whole.
     values, counts = np.unique(codes, return_counts=True)
     is_deep = found.pixels.dtype == np.uint16
