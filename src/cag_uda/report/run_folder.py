@@ -124,7 +124,11 @@ def read_run(path: Path) -> RunRecord:
     finished = {stage.name for stage in scores.stages}
     criterion = _criterion(plan)
     delivered = _delivered(path, scores) if criterion else None
-    if criterion and delivered is None and finished >= set(planned):
+    if is_sound(path / "model" / "model.safetensors") is False:
+        remarks.append(
+            "model/model.safetensors is damaged: the page cannot tell which network was delivered."
+        )
+    elif criterion and delivered is None and finished >= set(planned):
         remarks.append(
             f"{criterion} chose a network from within a stage; the page shows the ends of stages."
         )

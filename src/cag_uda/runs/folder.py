@@ -156,13 +156,14 @@ class RunFolder:
 
         Args:
             recipe: as `resume` gave it.
-            note: told if the recipe in the folder was changed by another hand.
+            note: told if the recipe or a domain file in the folder was changed by another hand.
         """
         remove_parts(self.path)
         path = self.path / _RECIPE
-        if is_sound(path) is False:
-            note(f"{path} was edited, or damaged, since the run wrote it: the run goes on by it")
-            seal(path)
+        for each in (path, *sorted((self.path / FOLDER).glob("*.toml"))):
+            if is_sound(each) is False:
+                note(f"{each} was edited, or damaged, since it was written: the run goes on by it")
+                seal(each)
         if load_recipe(path) != recipe:
             self.write_recipe(recipe)
 
