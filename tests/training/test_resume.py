@@ -7,13 +7,13 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cag_uda.methods.cag import CAG
-from cag_uda.training import step
+from cag_uda.methods.cag import AnchorLabels
 from tests.support.forked import Run
 from tests.support.run_folders import assert_same
 from tests.support.trees import RECIPE, write_recipe
@@ -61,9 +61,13 @@ def kill_in_checkpoint(number: int) -> None:
     torch.save = half  # type: ignore[assignment]  # for the life of this process
 
 
-def kill_after_call(owner: object, name: str, number: int) -> None:
-    """Let this process kill itself at the end of the n-th call of a method."""
-    method, left = getattr(owner, name), [number]
+def kill_after_call(owner: type | str, name: str, number: int) -> None:
+    """Let this process kill itself at the end of the n-th call of a method, or a module's function.
+
+    A module goes by its name.
+    """
+    place = import_module(owner) if isinstance(owner, str) else owner
+    method, left = getattr(place, name), [number]
 
     def counted(*arguments: Any, **keywords: Any) -> Any:
         done = method(*arguments, **keywords)
@@ -72,13 +76,15 @@ def kill_after_call(owner: object, name: str, number: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return done
 
-    setattr(owner, name, counted)
+    setattr(place, name, counted)
 
 
 CERTAIN = {
-    "the sweep for a stage's first anchors": partial(kill_after_call, CAG, "_anchored", 1),
-    "the sweep for its later ones": partial(kill_after_call, CAG, "_anchored", 2),
-    "a step, with its gradients made": partial(kill_after_call, step, "backpropagate", 9),
+    "the sweep for a stage's first anchors": partial(kill_after_call, AnchorLabels, "prepare", 1),
+    "the sweep for its later ones": partial(kill_after_call, AnchorLabels, "prepare", 2),
+    "a step, with its gradients made": partial(
+        kill_after_call, "cag_uda.training.step", "backpropagate", 9
+    ),
     "a checkpoint, half written": partial(kill_in_checkpoint, 5),
     "the renaming of a file": partial(kill_at_renaming, 30, after=False),
 }
