@@ -33,7 +33,7 @@ from tests.support.trees import ANCHORED, RECIPE, write_domain, write_recipe
 # Whole runs in the fixtures: seconds, but many on a machine that does much else.
 pytestmark = pytest.mark.timeout(400)
 
-CHANGES = ["stages.*.steps=1", "stages.adabn.steps=0"]
+CHANGES = ["stages.*.steps=1", "stages.adabn.steps=0", "segmenter.target_share=1"]
 SHORT = [word for change in CHANGES for word in ("--set", change)]
 
 
@@ -71,11 +71,11 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_comparison_is_a_table_of_ordinary_runs(compared: Path) -> None:
     out = compared / "out"
     table = table_in(out)
-    names = ["source-only", "adabn", "cag", "oracle"]
+    names = ["source-only", "adabn", "alpha-bn", "cag", "oracle"]
     assert [row["name"] for row in table["methods"]] == names
     rows = {row["name"]: row for row in table["methods"]}
     runs = {path.name for path in out.iterdir() if path.is_dir()}
-    wanted = {f"{n}-{s}" for n in names if n != "adabn" for s in (0, 1)}
+    wanted = {f"{n}-{s}" for n in names if not n.endswith("bn") for s in (0, 1)}
     assert runs == wanted, "AdaBN is a stage of source-only's run"
     for row in table["methods"]:
         assert [cell["seed"] for cell in row["cells"]] == [0, 1]
@@ -152,7 +152,7 @@ def test_markdown_and_csv_say_the_same(compared: Path) -> None:
     text = (compared / "out" / "comparison.md").read_text()
     with (compared / "out" / "comparison.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == 8
+    assert len(lines) == 10
     for row in table["methods"]:
         summary = row["summary"]
         assert f"{100 * summary['miou']:.1f} ± {100 * summary['deviation']:.1f}" in text
@@ -179,7 +179,7 @@ def test_a_second_time_runs_what_is_missing_and_refuses_another_recipe(compared:
     for path, when in before.items():
         assert (path.stat().st_mtime_ns == when) == ("source-only-1" not in str(path))
     one, other = (table_in(each)["methods"] for each in (compared / "out", folder))
-    assert [row["name"] for row in other] == ["source-only", "adabn", "cag", "oracle"]
+    assert [row["name"] for row in other] == ["source-only", "adabn", "alpha-bn", "cag", "oracle"]
     assert one[0]["cells"][1]["iou"] == other[0]["cells"][1]["iou"], "as it was the first time"
     with pytest.raises(RunError, match="another recipe"):
         run(*arguments, "--set", "stages.*.steps=2", *SHORT[2:])
@@ -271,7 +271,7 @@ def test_without_target_train_labels_there_is_no_oracle(tmp_path: Path) -> None:
     dusk.write_text(head + tail)
     run(recipe, "--methods", "adabn", "--out", tmp_path / "out", *SHORT)
     table = table_in(tmp_path / "out")
-    assert [row["name"] for row in table["methods"]] == ["source-only", "adabn"]
+    assert [row["name"] for row in table["methods"]] == ["source-only", "adabn", "alpha-bn"]
     assert table["oracle"] is None
     assert any("no oracle" in note for note in table["notes"])
     assert table["methods"][1]["summary"]["gap_share"] is None
@@ -369,7 +369,7 @@ def test_rows_that_were_run_before_stay_in_the_table(compared: Path, tmp_path: P
     shutil.copytree(compared / "out", out)
     run(compared / "tiny.toml", "--methods", "source-only", "--seeds", 2, "--out", out, *SHORT)
     names = [row["name"] for row in table_in(out)["methods"]]
-    assert names == ["source-only", "adabn", "cag", "oracle"]
+    assert names == ["source-only", "adabn", "alpha-bn", "cag", "oracle"]
 
 
 def test_a_row_that_the_recipe_cannot_have_is_left_out_unless_asked_for(tmp_path: Path) -> None:

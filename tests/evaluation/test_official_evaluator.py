@@ -115,6 +115,8 @@ def test_equals_the_official_evaluator_at_full_size(
     assert_equals_official(maps(), tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.quiet
 def test_counting_is_at_least_twice_as_fast_as_the_official_evaluator() -> None:
     """Over maps of 2048×1024 in memory, turn by turn in this process; about ten times in fact."""
     pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")

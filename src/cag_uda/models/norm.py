@@ -98,10 +98,17 @@ class DomainBatchNorm2d(SharedBatchNorm2d):
             return self.normalise_together(input, mean, variance)
         is_training = self.training and input.numel() > self.num_features
         if not is_training and self.domain == "target" and self.target_share < 1:
-            mean = torch.lerp(self.source_mean, mean, self.target_share)
-            variance = torch.lerp(self.source_var, variance, self.target_share)
+            mean, variance = self.mixed_statistics()
         return F.batch_norm(
             input, mean, variance, self.weight, self.bias, is_training, momentum, self.eps
+        )
+
+    def mixed_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mix mean and variance as the target's images are normalised, each (channels,)."""
+        mean, variance = running_statistics(self, "target")
+        return (
+            torch.lerp(self.source_mean, mean, self.target_share),
+            torch.lerp(self.source_var, variance, self.target_share),
         )
 
 
@@ -197,6 +204,19 @@ def separate_statistics(network: nn.Module, target_share: float = 1.0) -> None:
                 separated.load_state_dict(child.state_dict(), strict=False)
                 setattr(module, name, separated)
     copy_statistics(network, "target", "source")
+
+
+@torch.no_grad()
+def settle_mixed_statistics(network: nn.Module) -> None:
+    """Make the mixture of both domains' statistics the target's own, in every norm that mixes."""
+    for module in network.modules():
+        if isinstance(module, DomainBatchNorm2d):
+            pairs = zip(
+                running_statistics(module, "target"), module.mixed_statistics(), strict=True
+            )
+            for own, mixed in pairs:
+                own.copy_(mixed)
+            module.target_share = 1.0
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Beginning with the weights of another model folder: an earlier run's, or an imported one."""
 
 from cag_uda.errors import ModelError
-from cag_uda.models.norm import copy_statistics
+from cag_uda.models.norm import copy_statistics, settle_mixed_statistics
 from cag_uda.models.segmenter import Segmenter
 
 _SHARED = (
@@ -14,7 +14,8 @@ def start_from(segmenter: Segmenter, path_or_hub_id: str) -> None:
     """Give a segmenter the weights of a model folder, in place.
 
     Its norm and its tuning may be others than the model's: without statistics per domain there,
-    both domains begin with those that there are.
+    both domains begin with those that there are; without them here, with those that the model
+    normalises the target's images by.
 
     Args:
         segmenter: as the recipe describes it.
@@ -42,6 +43,8 @@ def start_from(segmenter: Segmenter, path_or_hub_id: str) -> None:
             )
     if problems:
         raise ModelError(problems)
+    if segmenter.config.norm != "per-domain":
+        settle_mixed_statistics(model)
     own, tensors = segmenter.state_dict(), model.state_dict()
     # Statistics per domain are all that one may have and the other not.
     segmenter.load_state_dict({name: tensors.get(name, value) for name, value in own.items()})
