@@ -274,8 +274,10 @@ import json, sys, time
 from pathlib import Path
 from cag_uda.recipes import load_recipe
 from cag_uda.runs.runner import adapt
+from cag_uda.training.process import prepare_process
+prepare_process()
 begun_s = time.perf_counter()
-run = adapt(load_recipe(sys.argv[1]), sys.argv[2])
+run = adapt(load_recipe(sys.argv[1]), sys.argv[2], progress=False)
 total_s = time.perf_counter() - begun_s
 # Since the last stage began: a stage's watch begins anew. The process's ru_maxrss would hold the
 # peak of whoever started it.
