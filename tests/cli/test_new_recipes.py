@@ -93,7 +93,8 @@ def test_a_new_recipe_is_whole_and_fits_the_images(
     assert recipe.loading.crop_px[0] <= 48
     assert recipe.loading.crop_px[1] <= 64
     names = [stage.name for stage in recipe.stages]
-    assert names == ["source-only", "warmup", *last]
+    assert names[:2] == ["source-only", "warmup"]
+    assert names[-len(last) :] == last
     floor, *adaptation = (stage.steps for stage in recipe.stages)
     assert sum(adaptation) >= floor
     assert recipe.stages[-1].method.name == ("cag" if options else "cag-plus")
