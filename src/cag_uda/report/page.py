@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cag_uda.files import write_text
+from cag_uda.files import is_sound, write_text
 from cag_uda.report import words
 from cag_uda.report.charts import Chart, Scale, bar_scale, loss_chart, score_chart
 from cag_uda.report.criteria import make_criteria
@@ -54,6 +54,11 @@ def render(run: RunRecord) -> str:
         pictures = words.counted(gallery.left_out, "picture")
         remarks.append(f"{pictures} left out: not readable, or the page would grow too large.")
     maps, matrices = _evidence(run, summary, remarks)
+    for stage in run.stages:
+        for file in stage.folder.glob("pseudo_labels/*.png"):
+            if is_sound(file) is False:
+                place = file.relative_to(stage.folder.parent).as_posix()
+                remarks.append(f"{place} cannot be understood and is left out.")
     return render_page(
         "run.html",
         scores.classes,
