@@ -32,6 +32,7 @@ from cag_uda.models.views import offsets
 from cag_uda.prediction.export import export
 from cag_uda.recipes import load_recipe
 from cag_uda.recipes.schema import Recipe
+from cag_uda.runs.runner import adapt
 from cag_uda.training.interrupt import Interrupted
 from cag_uda.training.step import seed_for
 from cag_uda.types import Batch, Labelled, Prediction, Unlabelled
@@ -392,9 +393,9 @@ def test_a_run_stopped_and_resumed_is_the_uninterrupted_one(tmp_path: Path) -> N
     for place in (("source-only", 1), ("plus", 1)):
         out = tmp_path / place[0]
         with pytest.raises(Interrupted):
-            cag_uda.runs.runner.adapt(recipe, out, progress=StopAt(*place))
-        cag_uda.adapt(recipe, out, resume=True)
-    cag_uda.adapt(recipe, tmp_path / "whole")
+            adapt(recipe, out, progress=StopAt(*place))
+        adapt(recipe, out, resume=True)
+    adapt(recipe, tmp_path / "whole")
     assert_same(tmp_path / "source-only", tmp_path / "whole")
     assert_same(tmp_path / "plus", tmp_path / "whole")
     image = tmp_path / "dusk" / "images" / "000.png"

@@ -166,7 +166,8 @@ class ContextDetail(nn.Module):
         # In one pass, so that batch norms that learn of what they see take all crops together.
         cells = (self.crop[0] * self.cells, self.crop[1] * self.cells)
         logits = logits_of(torch.cat(cuts))[..., : cells[0], : cells[1]]
-        total = self._sum(logits.chunk(len(places)), places, units, self.cells)
+        pieces = logits.unflatten(0, (len(places), -1)).unbind()
+        total = self._sum(pieces, places, units, self.cells)
         looks = self._sum([total.new_ones(1, 1, *cells)] * len(places), places, units, self.cells)
         return total / looks.clamp(min=1)
 
