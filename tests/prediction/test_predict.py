@@ -422,6 +422,7 @@ def test_paths_that_are_none(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.quiet
 def test_fifty_thousand_files_begin_within_three_seconds(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
