@@ -37,7 +37,10 @@ LEFT_ALONE = {"report.html", "README.md", ".lock"}
 ALIKE = re.compile(r"tensorboard|stages/[12]-|samples/[1-9]|pseudo_labels/[1-9]")
 """Files like others: of the stages in between, and of all sample images but the first."""
 SEEN = re.compile(r"pictures? left out")
-LISTED = re.compile("cannot be understood and is left out|was changed after|edited or damaged|safetensors is damaged")
+LISTED = re.compile(
+    "cannot be understood and is left out|was changed after|edited or damaged"
+    "|model.safetensors is damaged"
+)
 
 
 def flip(data: bytes, rng: np.random.Generator) -> bytes:
