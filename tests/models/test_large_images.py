@@ -21,7 +21,7 @@ from cag_uda.models.inference import (
     prepare,
     view_logits,
 )
-from cag_uda.models.label_maps import label_batch, label_map
+from cag_uda.models.label_maps import label_batch
 from cag_uda.models.memory import bytes_per_pixel, free_bytes
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.strips import Stretch, label_strips, plan_windows
