@@ -247,7 +247,7 @@ def test_the_quick_start_word_for_word(tmp_path: Path, monkeypatch: pytest.Monke
     Path("my-street").mkdir()
     for index in range(6):
         cv2.imwrite(f"my-street/{index}.jpg", render(0, index, "hard", 72, 144)[0][:, :, ::-1])
-    small = ["segmenter.backbone=resnet-tiny", "stages.*.steps=2", "loading.workers=0"]
+    small = ["stages.*.steps=2", "loading.workers=0"]
     section = text_of(DOCS / "index.md").partition("## Your own two folders\n")[2]
     lines = FENCE.findall(section)[0][1].splitlines()
     assert len(lines) >= 8

@@ -209,6 +209,17 @@ def test_a_sample_is_bounded_and_every_pixel_as_likely() -> None:
     assert again.rows(1, torch.zeros(1))[0].equal(rows), "a resumed run samples the same pixels"
 
 
+def test_a_process_without_images_gives_its_zeros() -> None:
+    """Where there are fewer images than processes; the others' sums are exchanged all the same."""
+    anchors, source = AdaptedAnchors(K, D), SourceFeatures(K, D, torch.device("cpu"))
+    whole = of_source(*drawn(SHARES, CENTRES, 1_000))
+    source.anchors.load_state_dict(whole.anchors.state_dict())
+    source._squares = whole._squares
+    anchors.fit(source, same)
+    anchors.adapt(FeatureSample(), same)
+    assert anchors.vectors.equal(anchors.source)
+
+
 def test_a_sample_leaves_out_unlabelled_pixels() -> None:
     features, label = drawn(SHARES, CENTRES, 1_000)
     label[:, ::2] = IGNORE

@@ -306,7 +306,7 @@ class AdaptedAnchors(nn.Module):
         with without_autocast(features):
             flat = features.flatten(2) - centre[:, None]
             scores = torch.baddbmm(bias[:, None], weight.expand(len(flat), -1, -1), flat)
-        return scores.view(len(features), -1, *features.shape[2:])
+        return scores.view(len(features), len(weight), *features.shape[2:])
 
     def _around_centre(self) -> tuple[Tensor, Tensor, Tensor]:
         """Give weights (K, D) and biases (K,) for features around the mean anchor, and that (D,).
