@@ -118,7 +118,7 @@ def test_equals_the_official_evaluator_at_full_size(
 @pytest.mark.slow
 @pytest.mark.quiet
 def test_counting_is_faster_than_the_official_evaluator() -> None:
-    """Over maps of 2048×1024 in memory, turn by turn in this process: 1.4 to 11 times by machine."""
+    """Over maps of 2048×1024 in memory, turn by turn in one process: 1.4 to 11 times by machine."""
     pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
     path = REPOSITORY / "benchmarks" / "evaluation.py"
     spec = spec_from_file_location("benchmark_of_evaluation", path)
