@@ -262,3 +262,12 @@ def test_wrong_shapes_and_a_source_without_labels_are_refused() -> None:
         fitted(features, label).log_likelihood(features[:, :2])
     with pytest.raises(ShapeError, match="not on the grid"):
         FeatureSample().update(features, label[:, :2])
+
+
+def test_ids_that_are_no_class_are_left_out() -> None:
+    features, label = drawn(SHARES, CENTRES, 2_000)
+    odd, ignored = label.clone(), label.clone()
+    odd[:, ::3], ignored[:, ::3] = K + 4, IGNORE
+    got, expected = fitted(features, odd), fitted(features, ignored)
+    for name, value in expected.state_dict().items():
+        assert got.state_dict()[name].equal(value), name

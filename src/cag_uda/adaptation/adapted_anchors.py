@@ -112,7 +112,7 @@ class FeatureSample:
 
 
 class SourceFeatures:
-    """What a sweep over the labelled source tells of its features: anchors, variance, a sample.
+    """Collect anchors, within-class variance and a sample over a sweep of the labelled source.
 
     Args:
         num_classes: K.
@@ -136,6 +136,9 @@ class SourceFeatures:
         Raises:
             ShapeError: if the two do not lie on one grid, or the channels are not D.
         """
+        # Ids that are no class are left out of all three, as anchors leave them out.
+        is_class = (label >= 0) & (label < self.anchors.num_classes)
+        label = torch.where(is_class, label, IGNORE)
         self.anchors.update(features, label)
         self.sample.update(features, label)
         # Around one of the image's own pixels, as `CategoryAnchors` sums: an offset of the features
@@ -156,7 +159,7 @@ class SourceFeatures:
         self._squares = all_reduce(self._squares)
 
     def variance(self) -> Tensor:
-        """(D,) float32 within-class variance of each channel, above 0.
+        """Compute the within-class variance (D,) of each channel, float32, above 0.
 
         Raises:
             UserError: if no pixel was labelled.
