@@ -4,6 +4,7 @@ from cag_uda.methods.adabn import AdaBN
 from cag_uda.methods.adaptsegnet import AdaptSegNet
 from cag_uda.methods.advent import Advent
 from cag_uda.methods.adversarial import Adversarial
+from cag_uda.methods.anchor_classifier import AnchorClassifier
 from cag_uda.methods.base import Method, MethodConfig, Passes
 from cag_uda.methods.cag import CAG
 from cag_uda.methods.cag_moving import CAGMoving, CAGReleasedMoving
@@ -17,6 +18,7 @@ from cag_uda.methods.source_only import SourceOnly
 METHODS: dict[str, type[Method]] = {
     "source-only": SourceOnly,
     "adabn": AdaBN,
+    "anchor-classifier": AnchorClassifier,
     "adversarial": Adversarial,
     "adaptsegnet": AdaptSegNet,
     "advent": Advent,

@@ -1,0 +1,81 @@
+"""The classifier pooled with category anchors that are adapted to the target; no training.
+
+Given features, the anchors' log p(f | c) is linear in them, as the logits of a 1×1 convolution are.
+So the pool of both (`adaptation.adapted_anchors.pool`) is one such convolution again: its weights
+replace the classifier's, and the network stays what it was for prediction, export and training.
+
+Sources: those of `adaptation.adapted_anchors`. Kin that average a trained classifier with one made
+of prototypes: Iwasawa & Matsuo, *T3A*, NeurIPS 2021.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Literal, cast
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from cag_uda.methods.adapted_labels import AdaptedLabels
+from cag_uda.methods.base import Method, MethodConfig, Passes
+from cag_uda.methods.labeller import LabellerPasses
+from cag_uda.models.config import SegmenterConfig
+from cag_uda.models.decoders import DECODERS, Decoder
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.types import Batch, Losses
+
+
+class AnchorClassifierConfig(MethodConfig):
+    """Settings of the pooled classifier."""
+
+    name: Literal["anchor-classifier"] = "anchor-classifier"
+    weight: float = Field(default=0.5, ge=0, le=1)
+    """Of the anchors in the pool; 0 leaves the classifier as it is, 1 leaves the anchors alone."""
+
+    def problem_with(self, segmenter: SegmenterConfig) -> str | None:
+        """Refuse networks whose logits are not linear in the features of one cell."""
+        decoder = DECODERS.get(segmenter.decoder, Decoder)
+        if decoder.classifier is not Decoder.classifier or segmenter.detail is not None:
+            return (
+                "anchor-classifier wants logits that are linear in a cell's features, which neither "
+                "deeplab-v2 nor a network with segmenter.detail has; leave the stage out"
+            )
+        return None
+
+
+class AnchorClassifier(Method):
+    """Merge anchors adapted to the target into the classifier's weights."""
+
+    Config = AnchorClassifierConfig
+    trains = False
+
+    def __init__(self, segmenter: Segmenter, config: AnchorClassifierConfig) -> None:
+        super().__init__(segmenter, config)
+        self.adapted = AdaptedLabels(segmenter, threshold=0.0, weight=config.weight)
+
+    def prepare(self, passes: Passes) -> None:
+        """Fit anchors to the source, adapt them to the target, and pool them with the classifier.
+
+        A sweep over the labelled source, and one over the target's images.
+        """
+        predict = partial(self.frozen, self.segmenter)
+        was_training = self.segmenter.training
+        self.segmenter.eval()
+        self.adapted.prepare(LabellerPasses(self.segmenter, predict, passes))
+        self.segmenter.train(was_training)
+        self._merge()
+
+    def finish(self, passes: Passes) -> None:
+        """Do nothing: `prepare` has done it all."""
+
+    def losses(self, batch: Batch) -> Iterator[Losses]:
+        """Yield nothing: no weight is trained."""
+        yield from ()
+
+    @torch.no_grad()
+    def _merge(self) -> None:
+        classifier = cast(nn.Conv2d, self.segmenter.classifier)
+        weight, bias = self.adapted.anchors.linear()
+        assert classifier.bias is not None
+        classifier.weight.lerp_(weight[:, :, None, None], self.adapted.weight)
+        classifier.bias.lerp_(bias, self.adapted.weight)

@@ -1,0 +1,42 @@
+"""The classifier pooled with adapted anchors: the same answer, by weights alone."""
+
+import copy
+
+import torch
+
+from cag_uda.adaptation.adapted_anchors import pool
+from cag_uda.methods.anchor_classifier import AnchorClassifier, AnchorClassifierConfig
+from cag_uda.models.config import SegmenterConfig
+from cag_uda.models.segmenter import Segmenter
+from tests.support.batches import make_batch, make_passes
+
+
+def test_the_merged_network_answers_with_the_pool(segmenter: Segmenter) -> None:
+    before = copy.deepcopy(segmenter).eval()
+    method = AnchorClassifier(segmenter, AnchorClassifierConfig(weight=0.3))
+    method.prepare(make_passes())
+    image = make_batch(9).target.plain
+    with torch.no_grad():
+        seen = before(image)
+        wanted = pool(seen.logits, method.adapted.anchors.log_likelihood(seen.features), 0.3)
+        given = segmenter.eval()(image)
+    assert given.features.equal(seen.features)
+    # Alike but for a constant of each pixel, which no label and no probability depends on.
+    assert given.logits.log_softmax(1).allclose(wanted.log_softmax(1), atol=1e-3)
+    assert not given.logits.argmax(1).equal(seen.logits.argmax(1))
+
+
+def test_no_weight_leaves_the_network_as_it_is(segmenter: Segmenter) -> None:
+    before = copy.deepcopy(segmenter.state_dict())
+    method = AnchorClassifier(segmenter, AnchorClassifierConfig(weight=0.0))
+    method.prepare(make_passes())
+    assert all(value.equal(before[name]) for name, value in segmenter.state_dict().items())
+    assert segmenter.training
+
+
+def test_networks_of_another_form_are_refused_by_name() -> None:
+    config = AnchorClassifierConfig()
+    assert config.problem_with(SegmenterConfig()) is None
+    told = config.problem_with(SegmenterConfig(decoder="deeplab-v2"))
+    assert told is not None
+    assert "linear" in told
