@@ -1,0 +1,139 @@
+"""How often the verdict of `adapt` is right, and what it costs where it is wrong.
+
+Usage: python benchmarks/verdict.py FOLDER [--pairs A,B,…] [--seeds N] [--steps SCALE]
+           [--data-root DIR] [--only-judge]
+
+Makes the pairs of `benchmarks/shifted_pairs.py` in FOLDER/pairs and runs `adapt` on each with every
+seed in FOLDER/runs/PAIR-SEED: first seed 0 of all pairs. What is finished is not repeated, and what
+was interrupted goes on. A run holds a source-only network and what five kinds of adaptation make of
+the same source and target: mixed statistics, the target's statistics, alignment by a discriminator,
+CAG with adapted anchors, and CAG-plus; every stage's network is kept.
+
+Then prints the mIoU of every network of every run. Labels of the target are read here alone.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from shifted_pairs import PAIRS, make
+
+from cag_uda import adapt
+from cag_uda.recipes import Recipe
+from cag_uda.runs.records.run import Scores, read_scores
+
+FLOOR = "source-only"
+KINDS = {
+    "alpha-bn": "mixed statistics",
+    "adabn": "the target's statistics",
+    "aligned": "alignment of outputs",
+    "cag": "CAG",
+    "cag-plus": "CAG-plus",
+}
+"""Stage whose network an adaptation delivers → what it is."""
+
+OPTIM: dict[str, Any] = {
+    "optimizer": "adamw",
+    "learning_rate": 4e-4,
+    "head_multiplier": 4.0,
+    "weight_decay": 0.01,
+    "warmup_steps": 20,
+    "clip_norm": 1.0,
+}
+
+
+def recipe_of(name: str, folder: Path, seed: int, scale: float) -> Recipe:
+    """Write the recipe of a run: the kinds share their source-only and warmed-up networks."""
+    pair = PAIRS[name]
+
+    def stage(called: str, start: str, steps: int, **settings: Any) -> dict[str, Any]:
+        table: dict[str, Any] = {"name": called, "start": start, "method": settings}
+        if steps:
+            table |= {"steps": max(2, round(scale * steps)), "optim": OPTIM}
+        return table
+
+    stages = [
+        stage(FLOOR, "initial", 240, name="source-only"),
+        stage("alpha-bn", FLOOR, 0, name="adabn"),
+        stage("adabn", FLOOR, 0, name="adabn", target_share=1.0),
+        stage("warmup", "initial", 100, name="source-only"),
+        stage("aligned", "warmup", 60, name="adversarial", discriminator_channels=16),
+        stage("cag", "warmup", 60, name="cag", labels=["adapted"], distance_weight=0.0),
+        stage("cag-plus", "warmup", 140, name="cag-plus"),
+    ]
+    stages[-1]["refresh_every"] = max(1, round(scale * 50))
+    return Recipe.model_validate(
+        {
+            "name": f"verdict-{name}",
+            "seed": seed,
+            "source": {"domain": str(folder / name / "source.toml")},
+            "target": {"domain": str(folder / name / "target.toml")},
+            "segmenter": {
+                "backbone": "efficientnet-lite0",
+                "weights": "imagenet",
+                "decoder": "light",
+                "output_stride": 32,
+            },
+            "loading": {
+                "batch_size": 4,
+                "width_px": pair.width_px,
+                "crop_px": pair.crop_px,
+                "scale": (0.8, 1.5),
+            },
+            "tracking": {"loggers": [], "pictures_every": None},
+            "stages": stages,
+        }
+    )
+
+
+def run(names: list[str], seeds: int, scale: float, folder: Path, data_root: Path | None) -> None:
+    """Make what is missing."""
+    for name in names:
+        make(name, folder / "pairs", data_root)
+    for seed in range(seeds):
+        for name in names:
+            out = folder / "runs" / f"{name}-{seed}"
+            if not (out / "report.html").is_file():
+                print(f"{name}, seed {seed}", flush=True)
+                recipe = recipe_of(name, (folder / "pairs").absolute(), seed, scale)
+                adapt(recipe, out, resume=(out / "recipe.toml").is_file(), progress=True)
+
+
+def mious(scores: Scores) -> dict[str, float]:
+    """Return the stages' mIoU, in points."""
+    return {each.name: 100 * each.miou for each in scores.stages if each.miou is not None}
+
+
+def main() -> None:
+    """Run, and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--pairs", help="names, joined by commas; left out, all")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=float, default=1.0, help="all numbers of steps times this")
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--only-judge", action="store_true", help="of the runs that are there")
+    given = parser.parse_args()
+    torch.rand(1_000_000).sqrt()
+    names = given.pairs.split(",") if given.pairs else list(PAIRS)
+    if unknown := [name for name in names if name not in PAIRS]:
+        parser.error(f"no pair {', '.join(unknown)}; there are {', '.join(PAIRS)}")
+    if not given.only_judge:
+        run(names, given.seeds, given.steps, given.folder, given.data_root)
+    print(f"| pair | role | seed | source-only | {' | '.join(KINDS.values())} |")
+    print("|---|---|---:|---:|" + "---:|" * len(KINDS))
+    for name in names:
+        for seed in range(given.seeds):
+            scores = read_scores(given.folder / "runs" / f"{name}-{seed}")
+            found = {} if scores is None else mious(scores)
+            if set(KINDS) <= set(found):
+                floor = found[FLOOR]
+                gains = " | ".join(f"{found[kind] - floor:+.1f}" for kind in KINDS)
+                print(f"| {name} | {PAIRS[name].role} | {seed} | {floor:.1f} | {gains} |")
+
+
+if __name__ == "__main__":
+    main()
