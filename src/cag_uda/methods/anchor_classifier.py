@@ -37,7 +37,7 @@ class AnchorClassifierConfig(MethodConfig):
         decoder = DECODERS.get(segmenter.decoder, Decoder)
         if decoder.classifier is not Decoder.classifier or segmenter.detail is not None:
             return (
-                "anchor-classifier wants logits that are linear in a cell's features, which neither "
+                "anchor-classifier wants logits that are linear in a cell's features, as neither "
                 "deeplab-v2 nor a network with segmenter.detail has; leave the stage out"
             )
         return None
