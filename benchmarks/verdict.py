@@ -5,9 +5,10 @@ Usage: python benchmarks/verdict.py FOLDER [--pairs A,B,…] [--seeds N] [--step
 
 Makes the pairs of `benchmarks/shifted_pairs.py` in FOLDER/pairs and runs `adapt` on each with every
 seed in FOLDER/runs/PAIR-SEED: first seed 0 of all pairs. What is finished is not repeated, and what
-was interrupted goes on. A run holds a source-only network and what five kinds of adaptation make of
-the same source and target: mixed statistics, the target's statistics, alignment by a discriminator,
-CAG with adapted anchors, and CAG-plus; every stage's network is kept.
+was interrupted goes on. A run holds a source-only network and what several kinds of adaptation
+make of the same source and target: mixed statistics, the target's statistics, alignment by a
+discriminator, CAG with adapted anchors, CAG-plus, and three of them with adapted anchors pooled
+into the classifier; every stage's network is kept.
 
 Then prints the mIoU of every network of every run. Labels of the target are read here alone.
 """
@@ -30,6 +31,9 @@ KINDS = {
     "aligned": "alignment of outputs",
     "cag": "CAG",
     "cag-plus": "CAG-plus",
+    "pooled": "mixed statistics, anchors pooled",
+    "cag-pooled": "CAG, anchors pooled",
+    "cag-plus-pooled": "CAG-plus, anchors pooled",
 }
 """Stage whose network an adaptation delivers → what it is."""
 
@@ -61,8 +65,11 @@ def recipe_of(name: str, folder: Path, seed: int, scale: float) -> Recipe:
         stage("aligned", "warmup", 60, name="adversarial", discriminator_channels=16),
         stage("cag", "warmup", 60, name="cag", labels=["adapted"], distance_weight=0.0),
         stage("cag-plus", "warmup", 140, name="cag-plus"),
+        stage("pooled", "alpha-bn", 0, name="anchor-classifier"),
+        stage("cag-pooled", "cag", 0, name="anchor-classifier"),
+        stage("cag-plus-pooled", "cag-plus", 0, name="anchor-classifier"),
     ]
-    stages[-1]["refresh_every"] = max(1, round(scale * 50))
+    stages[6]["refresh_every"] = max(1, round(scale * 50))
     return Recipe.model_validate(
         {
             "name": f"verdict-{name}",
