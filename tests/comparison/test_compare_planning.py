@@ -4,10 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from cag_uda.comparison.plan import budget_of, delivered_stages, plan_ablation, plan_methods
+from cag_uda.comparison.plan import (
+    base_of,
+    budget_of,
+    delivered_stages,
+    last_trained,
+    plan_ablation,
+    plan_methods,
+)
 from cag_uda.comparison.settings import choose, read_contenders, read_variants
 from cag_uda.errors import RecipeError
+from cag_uda.methods.adabn import AdaBNConfig
+from cag_uda.methods.anchor_classifier import AnchorClassifierConfig
 from cag_uda.recipes import builtin_recipes, load_recipe
+from cag_uda.recipes.schema import Stage
 from tests.support.trees import ANCHORED, RECIPE, write_recipe
 
 
@@ -22,7 +32,7 @@ def test_every_method_has_the_recipes_budget_network_and_data(name: str) -> None
     recipe = load_recipe(name)
     steps = budget_of(recipe)["steps"]
     contenders = read_contenders()
-    if delivered_stages(recipe)[-1].method.family != "cag":
+    if last_trained(delivered_stages(recipe)).method.family != "cag":
         with pytest.raises(RecipeError, match="'cag' is the recipe's own stages"):
             plan_methods(recipe, contenders)
         return
@@ -93,6 +103,27 @@ def test_variants_change_one_thing_each_and_keep_the_budget(recipe_path: Path) -
         assert (stage.steps, stage.optim) == (own.steps, own.optim)
     refreshed = entries["anchors-refreshed"].recipe.stages
     assert [(stage.steps, stage.refresh_every) for stage in refreshed[1:]] == [(6, 2)]
+
+
+def test_stages_that_do_not_train_stay_around_those_that_vary(recipe_path: Path) -> None:
+    recipe = load_recipe(recipe_path)
+    warmup, *anchored = delivered_stages(recipe)
+    statistics = Stage(name="statistics", method=AdaBNConfig())
+    answer = Stage(name="answer", method=AnchorClassifierConfig())
+    stages = (warmup, statistics, anchored[0].model_copy(update={"start": None}), answer)
+    made = recipe.model_copy(update={"stages": stages})
+    assert base_of(made) == "cag"
+    rows = plan_methods(made, choose(read_contenders(), ["cag", "dacs"]))
+    cag, dacs = (next(e for e in rows if e.name == name) for name in ("cag", "dacs"))
+    assert cag.scored == ("answer",)
+    assert dacs.recipe.stages[0].optim == warmup.optim
+    entries = {e.name: e for e in plan_ablation(cag, read_variants())}
+    assert entries["answer-none"].scored == (anchored[0].name,)
+    assert entries["answer-none"].run == "cag"
+    assert entries["warmup"].scored == ("statistics",)
+    longer = entries["warmup-longer"].recipe.stages
+    assert [(each.name, each.steps) for each in longer] == [("warmup", 6), ("statistics", 0)]
+    assert entries["stages-2"].recipe.stages[-1].method == answer.method
 
 
 def test_impossible_rows_are_named(recipe_path: Path, tmp_path: Path) -> None:

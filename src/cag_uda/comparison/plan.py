@@ -50,9 +50,14 @@ def delivered_stages(recipe: Recipe) -> tuple[Stage, ...]:
 
 
 def base_of(recipe: Recipe) -> str:
-    """The row that an ablation varies: what the recipe ends in, or CAG."""
-    last = delivered_stages(recipe)[-1].method.family
+    """The row that an ablation varies: what the recipe trains last, or CAG."""
+    last = last_trained(delivered_stages(recipe)).method.family
     return last if last in ABLATIONS else BASE
+
+
+def last_trained(stages: Sequence[Stage]) -> Stage:
+    """The last stage that takes steps; the last one if none does."""
+    return next((stage for stage in reversed(stages) if stage.trains), stages[-1])
 
 
 def plan_methods(recipe: Recipe, contenders: Mapping[str, Contender]) -> list[Entry]:
@@ -71,7 +76,7 @@ def plan_methods(recipe: Recipe, contenders: Mapping[str, Contender]) -> list[En
         if contender.run is not None:
             continue
         made = _with_target_labels(recipe) if contender.reads_target_labels else recipe
-        if contender.stages == "recipe" or stages[-1].method.family == name:
+        if contender.stages == "recipe" or last_trained(stages).method.family == name:
             _refuse_without(name, stages)
             planned = (stages[0].model_copy(update={"start": INITIAL}), *_following(stages[1:]))
         else:
@@ -118,9 +123,10 @@ def plan_ablation(base: Entry, variants: Mapping[str, Variant]) -> list[Entry]:
             (each.run for each in (base, *entries) if _trains_alike(each.recipe, made)), name
         )
         entry = Entry(name, variant.description, run, made, (stages[-1].name,), variant.question)
-        if variant.scored == "first":
-            first = _warmup_and_anchored(stages, base.name)[0][-1].name
-            entry = replace(entry, scored=(first,))
+        if variant.scored is not None:
+            before, anchored, _ = _parts(stages, base.name)
+            scored = before[-1] if variant.scored == "first" else anchored[-1]
+            entry = replace(entry, scored=(scored.name,))
         if run != name:
             same = next(each.recipe for each in (base, *entries) if each.run == run)
             entry = replace(entry, recipe=same)
@@ -157,7 +163,7 @@ def _planned(templates: Sequence[Stage], contender: Contender, recipe: Recipe) -
     stages = []
     for index, planned in enumerate(contender.stages):
         whose = planned.optimiser_of or ("last" if index else "first")
-        template = templates[0 if whose == "first" else -1]
+        template = templates[0] if whose == "first" else last_trained(templates)
         steps = edges[index + 1] - edges[index]
         update = {
             "name": planned.name,
@@ -216,20 +222,22 @@ def _following(stages: Sequence[Stage]) -> list[Stage]:
     return [stage.model_copy(update={"start": None}) for stage in stages]
 
 
-def _warmup_and_anchored(stages: Sequence[Stage], base: str) -> tuple[list[Stage], list[Stage]]:
-    """The stages before the anchor-guided ones, which are of the method `base`, and these.
+def _parts(stages: Sequence[Stage], base: str) -> tuple[list[Stage], list[Stage], list[Stage]]:
+    """Give the stages before the anchor-guided ones, these (of the method `base`), and those after.
 
     Raises:
-        ValueError: if there are not some of both, in this order.
+        ValueError: if they are not a warm-up, stages of `base`, then at most some without training.
     """
-    anchored = [stage for stage in stages if stage.method.family == base]
-    before = list(stages[: len(stages) - len(anchored)])
-    if not before or not anchored or any(stage.method.family == base for stage in before):
+    places = [place for place, stage in enumerate(stages) if stage.method.family == base]
+    first, end = (places[0], places[-1] + 1) if places else (0, 0)
+    before, anchored, after = list(stages[:first]), list(stages[first:end]), list(stages[end:])
+    is_mixed = any(stage.method.family != base for stage in anchored)
+    if not before or is_mixed or any(stage.trains for stage in after):
         names = ", ".join(f"{stage.name} ({stage.method.name})" for stage in stages)
         raise ValueError(
             f"wanted a warm-up and then stages of {base!r}, got {names}; give such a recipe"
         )
-    return before, anchored
+    return before, anchored, after
 
 
 def _varied(stages: Sequence[Stage], variant: Variant, base: str) -> list[Stage]:
@@ -238,11 +246,12 @@ def _varied(stages: Sequence[Stage], variant: Variant, base: str) -> list[Stage]
     Raises:
         ValueError: if that makes no sense.
     """
-    before, anchored = _warmup_and_anchored(stages, base)
+    before, anchored, after = _parts(stages, base)
     steps = sum(stage.steps for stage in anchored)
     if variant.warmup:
-        last = before[-1]
-        return [*before[:-1], last.model_copy(update={"steps": last.steps + steps})]
+        last = last_trained(before)
+        longer = last.model_copy(update={"steps": last.steps + steps})
+        return [longer if stage is last else stage for stage in before]
     if variant.stages is not None:
         anchored = _split(anchored, variant.stages, steps)
     if variant.rounds is not None:
@@ -256,7 +265,7 @@ def _varied(stages: Sequence[Stage], variant: Variant, base: str) -> list[Stage]
         )
         for stage in anchored
     ]
-    return [*before, *changed]
+    return [*before, *changed, *after]
 
 
 def _split(anchored: Sequence[Stage], count: int, steps: int) -> list[Stage]:

@@ -72,7 +72,7 @@ class Variant(Config):
     stages: int | None = Field(default=None, ge=1)
     rounds: int | None = Field(default=None, ge=1)
     warmup: bool = False
-    scored: Literal["first"] | None = None
+    scored: Literal["first", "trained"] | None = None
 
 
 Row = TypeVar("Row", Contender, Variant)

@@ -72,12 +72,16 @@ class Stage(StageSettings):
     keep_networks: bool = False
     """Whether the network of each such evaluation is kept, for `cag-uda select` and `deliver`."""
 
+    @property
+    def trains(self) -> bool:
+        """Tell whether the stage takes steps."""
+        return METHODS[self.method.name].trains
+
     @model_validator(mode="after")
     def _steps_fit_the_method(self) -> Self:
-        trains = METHODS[self.method.name].trains
-        if trains and self.steps < 1:
+        if self.trains and self.steps < 1:
             raise ValueError(f"stage {self.name!r} trains and wants `steps` of at least 1")
-        if not trains and self.steps:
+        if not self.trains and self.steps:
             raise ValueError(
                 f"method {self.method.name!r} takes no training steps; leave out `steps`"
             )
