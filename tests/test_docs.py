@@ -180,6 +180,8 @@ def test_settings_are_valid(path: Path) -> None:
         if table.keys() <= Recipe.model_fields.keys():
             whole = tomllib.loads(RECIPE)
             whole.update(table)
+            if "pack" in table:
+                del whole["source"]
             assert Recipe.model_validate(whole).stages
         else:
             head = "" if "name" in table else 'name = "x"\nroot = "x"\nlabel_space = "camvid-11"\n'

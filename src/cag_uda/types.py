@@ -25,6 +25,9 @@ CriterionName: TypeAlias = Literal[
 ]
 """What tells, without a label of the target, how good a network is there."""
 
+OF_SOURCE: frozenset[CriterionName] = frozenset({"agreement", "active-share", "source-miou"})
+"""Criteria that look at labelled images of the source too."""
+
 
 class Config(BaseModel):
     """Base of every table of settings: frozen, no unknown keys, docstrings in its JSON schema."""
@@ -55,6 +58,7 @@ class Batch(NamedTuple):
     """What one training step sees."""
 
     source: Labelled
+    """Of no image (B = 0) where the method does not use the source."""
     target: Unlabelled
 
 

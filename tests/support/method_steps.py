@@ -28,6 +28,11 @@ ACTIVE: dict[str, dict[str, Any]] = {
     "cag-released": {**ALL_KINDS, "margin": {"value": 0.05}, "min_pixels": 2},
     "cag-moving": {**ALL_KINDS, "margin": CLEAREST},
     "cag-released-moving": {**ALL_KINDS, "margin": {"value": 0.05}, "min_pixels": 2},
+    "cag-plus-source-free": {
+        "adapted_weight": 0.0,
+        "anchor_confidence": 0.2775,
+        "confidence": 0.2775,
+    },
     "cag-plus": {
         "adapted_weight": 0.0,  # With random weights it is sure of all pixels that the teacher is.
         "anchor_weight": 0.5,

@@ -31,6 +31,7 @@ Feng, *SHOT*, ICML 2020, and Iwasawa & Matsuo, *T3A*, NeurIPS 2021; the anchors 
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -174,6 +175,21 @@ class SourceFeatures:
         return variance.clamp(min=1e-4 * float(variance.mean()) + 1e-12).float()
 
 
+class SourceFigures(NamedTuple):
+    """All that adapted anchors know of the source: figures of its classes, and no image."""
+
+    vectors: Tensor
+    """(K, D) float32 anchors; 0 for a class that the source never showed."""
+    counts: Tensor
+    """(K,) int64 labelled pixels of each class, on the feature grid."""
+    reference: Tensor
+    """(K, D) float32 r, means of the source's sure pixels; the anchor where there are none."""
+    variance: Tensor
+    """(D,) float32 within-class variance."""
+    temperature: Tensor
+    """() float32 T."""
+
+
 class AdaptedAnchors(nn.Module):
     """Gaussians around category anchors: of the source after `fit`, of the target after `adapt`.
 
@@ -246,6 +262,39 @@ class AdaptedAnchors(nn.Module):
         sums, counts, _ = self._sure(features, confidence, all_reduce)
         mean = sums / counts[:, None]
         self.reference.copy_(torch.where(counts[:, None] > 0, mean, self.source))
+
+    @torch.no_grad()
+    def begin(self, figures: SourceFigures) -> None:
+        """Take what `fit` has found of a source whose features are not there.
+
+        Args:
+            figures: of the same network's features.
+
+        Raises:
+            ShapeError: if they are of other classes or channels.
+        """
+        if figures.vectors.shape != self.source.shape:
+            raise ShapeError(
+                f"figures of anchors {tuple(figures.vectors.shape)} do not fit anchors "
+                f"{tuple(self.source.shape)}"
+            )
+        self.source.copy_(figures.vectors)
+        self.vectors.copy_(self.source)
+        self.reference.copy_(figures.reference)
+        self.variance.copy_(figures.variance)
+        self.temperature.copy_(figures.temperature)
+        counts = figures.counts.double()
+        self.source_share.copy_(counts / counts.sum())
+        self.share.copy_(self.source_share)
+
+    def figures(self, counts: Tensor) -> SourceFigures:
+        """Give what is known of the source.
+
+        Args:
+            counts: (K,) int64 labelled pixels of each class, of the sweep that was fitted to.
+        """
+        found = (self.source, counts, self.reference, self.variance, self.temperature)
+        return SourceFigures(*(each.clone() for each in found))
 
     @torch.no_grad()
     def adapt(

@@ -21,6 +21,7 @@ from cag_uda.cli.evaluate import evaluate
 from cag_uda.cli.export import export
 from cag_uda.cli.group import Command, Group
 from cag_uda.cli.import_ import import_
+from cag_uda.cli.pack import pack
 from cag_uda.cli.plan import plan
 from cag_uda.cli.predict import predict
 from cag_uda.cli.pseudo_label import pseudo_label
@@ -49,6 +50,7 @@ app.command(cls=Command)(evaluate)
 app.command(cls=Command)(predict)
 app.command("pseudo-label", cls=Command)(pseudo_label)
 app.command(cls=Command)(export)
+app.command(cls=Command)(pack)
 app.command(cls=Command)(check)
 app.command("import", cls=Command)(import_)
 app.add_typer(recipes)

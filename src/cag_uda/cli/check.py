@@ -49,7 +49,8 @@ def _problems_of_data(console: Console, name: str, data_root: Path | None) -> li
     from cag_uda.data.inspection.check import check_domain
 
     reports = []
-    for domain, split, with_labels in _wanted(name, data_root):
+    wanted = _wanted(console, name, data_root)
+    for domain, split, with_labels in wanted:
         bars = OnConsole(console)
         bars.note(f"reading {domain.name}")
 
@@ -77,8 +78,10 @@ def _problems_of_submission(
     )
 
 
-def _wanted(name: str, data_root: Path | None) -> list[tuple[Domain, str | None, bool]]:
-    """Domains, the split of each to read, and whether with labels."""
+def _wanted(
+    console: Console, name: str, data_root: Path | None
+) -> list[tuple[Domain, str | None, bool]]:
+    """Domains, the split of each to read, and whether with labels; a recipe's pack is described."""
     from cag_uda.data.domains.domain import Domain
     from cag_uda.recipes import load_recipe
 
@@ -87,7 +90,16 @@ def _wanted(name: str, data_root: Path | None) -> list[tuple[Domain, str | None,
     from cag_uda.runs.scenario import Scenario  # Which imports torch: no domain needs it.
 
     recipe = load_recipe(name, data_root=data_root)
-    Scenario.open(recipe)
+    pack = Scenario.open(recipe).pack
+    if pack is not None:
+        seen = int((pack.figures.counts > 0).sum())
+        console.print(
+            Text(f"{recipe.pack}:", "bold"),
+            f"{pack.config.decoder} on {pack.config.backbone}, {len(pack.classes.names)} classes, "
+            f"anchors of {seen} by {pack.source}; its checksum holds",
+            highlight=False,
+            soft_wrap=True,
+        )
     root = None if recipe.data_root is None else Path(recipe.data_root)
     wanted: list[tuple[Domain, str | None, bool]] = [
         (Domain.open(source.domain, root), source.split, True) for source in recipe.source

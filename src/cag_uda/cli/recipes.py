@@ -48,7 +48,9 @@ def show_recipe(
 
 @recipes.command("new", cls=Command)
 def new_recipe(
-    source: Annotated[str, typer.Argument(help="The labelled domain: built-in, or a file.")],
+    source: Annotated[
+        str, typer.Argument(help="The labelled domain: built-in, or a file; or a pack.")
+    ],
     target: Annotated[str, typer.Argument(help="The domain to adapt to: built-in, or a file.")],
     out: Out = None,
     machine: Annotated[str, typer.Option(help="small (no GPU) or gpu.")] = "small",

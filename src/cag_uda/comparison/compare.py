@@ -23,7 +23,7 @@ from cag_uda.comparison.table import Finished, make_table
 from cag_uda.errors import RecipeError, UserError
 from cag_uda.files import write_text
 from cag_uda.recipes import Recipe
-from cag_uda.runs.own_domains import name_of
+from cag_uda.runs.own_domains import source_words
 from cag_uda.runs.progress import Progress, Silent
 from cag_uda.runs.records.base import write_record
 from cag_uda.runs.records.comparison import ComparisonRecord
@@ -110,9 +110,7 @@ class Comparison:
             Finished(self.shown, self.seeds, self.out),
             name=self.recipe.name,
             kind=self.kind,
-            source=" + ".join(
-                f"{name_of(each.domain)}/{each.split}" for each in self.recipe.source
-            ),
+            source=source_words(self.recipe),
             budget=budget_of(self.recipe),
             notes=self.notes,
         )
@@ -157,6 +155,11 @@ def plan_comparison(
         raise UserError(
             "compare runs on one device; leave out --set compute.devices, and share the work by "
             "giving several processes other --methods and the same --out"
+        )
+    if recipe.pack is not None:
+        raise RecipeError(
+            f"a comparison trains its rows on the source, and {recipe.name!r} has a pack in its "
+            "place; give a recipe with the source, and --methods cag-plus,cag-plus-source-free"
         )
     scenario = Scenario.open(recipe, progress.note)
     if not scenario.is_scored:

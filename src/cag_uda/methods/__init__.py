@@ -9,6 +9,7 @@ from cag_uda.methods.base import Method, MethodConfig, Passes
 from cag_uda.methods.cag import CAG
 from cag_uda.methods.cag_moving import CAGMoving, CAGReleasedMoving
 from cag_uda.methods.cag_plus import CAGPlus
+from cag_uda.methods.cag_plus_source_free import CAGPlusSourceFree
 from cag_uda.methods.cag_released import CAGReleased
 from cag_uda.methods.cbst import CBST
 from cag_uda.methods.dacs import DACS
@@ -30,6 +31,7 @@ METHODS: dict[str, type[Method]] = {
     "cag-moving": CAGMoving,
     "cag-released-moving": CAGReleasedMoving,
     "cag-plus": CAGPlus,
+    "cag-plus-source-free": CAGPlusSourceFree,
 }
 """Every method by the name that recipes use. A new one is one file and one row here."""
 

@@ -28,6 +28,7 @@ class AdaBN(Method):
 
     Config = AdaBNConfig
     trains = False
+    uses_source = False
 
     def __init__(self, segmenter: Segmenter, config: AdaBNConfig) -> None:
         super().__init__(segmenter, config)

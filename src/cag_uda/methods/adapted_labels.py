@@ -6,8 +6,15 @@ classifier's p(c | x) and the anchors' p(f | c). The maths is `adaptation.adapte
 
 from torch import Tensor
 
-from cag_uda.adaptation.adapted_anchors import AdaptedAnchors, FeatureSample, SourceFeatures, pool
+from cag_uda.adaptation.adapted_anchors import (
+    AdaptedAnchors,
+    FeatureSample,
+    SourceFeatures,
+    SourceFigures,
+    pool,
+)
 from cag_uda.adaptation.pseudo_labels import by_confidence
+from cag_uda.errors import UserError
 from cag_uda.methods.label_kinds import LabelKind
 from cag_uda.methods.labeller import LabellerPasses
 from cag_uda.models.segmenter import Segmenter
@@ -30,17 +37,37 @@ class AdaptedLabels(LabelKind):
 
     def prepare(self, seen: LabellerPasses) -> None:
         """Fit Gaussians to the source's features, then move them to the target's by EM."""
-        anchors = self.anchors
-        num_classes, channels = anchors.vectors.shape
-        source = SourceFeatures(num_classes, channels, anchors.vectors.device)
-        for prediction, label in seen.source():
-            source.update(prediction.features, label)
-        source.reduce(seen.all_reduce)
-        anchors.fit(source, seen.all_reduce)
+        self.fit(seen)
         target = FeatureSample()
         for prediction in seen.target():
             target.update(prediction.features)
-        anchors.adapt(target, seen.all_reduce)
+        self.anchors.adapt(target, seen.all_reduce)
+
+    def fit(self, seen: LabellerPasses) -> SourceFigures:
+        """Fit Gaussians to the source's features, or take a pack's; gives their figures.
+
+        Args:
+            seen: what the labeller sees of the source.
+
+        Raises:
+            UserError: if the labeller is not the network of the pack.
+        """
+        if (pack := seen.passes.pack) is not None:
+            if not pack.is_of(seen.network):
+                raise UserError(
+                    "the pack's anchors are of its own network's features, and this stage begins "
+                    'with a network that was trained since: set the stage\'s start = "initial", or '
+                    "take the method cag-plus-source-free, which carries anchors along"
+                )
+            self.anchors.begin(pack.figures)
+            return pack.figures
+        num_classes, channels = self.anchors.vectors.shape
+        source = SourceFeatures(num_classes, channels, self.anchors.vectors.device)
+        for prediction, label in seen.source():
+            source.update(prediction.features, label)
+        source.reduce(seen.all_reduce)
+        self.anchors.fit(source, seen.all_reduce)
+        return self.anchors.figures(source.anchors.counts)
 
     def labels(self, prediction: Prediction) -> PseudoLabels:
         """Label each pixel by argmax of the pool, where its probability exceeds the threshold."""

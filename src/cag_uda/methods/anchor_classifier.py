@@ -35,7 +35,8 @@ class AnchorClassifierConfig(MethodConfig):
     def problem_with(self, segmenter: SegmenterConfig) -> str | None:
         """Refuse networks whose logits are not linear in the features of one cell."""
         decoder = DECODERS.get(segmenter.decoder, Decoder)
-        if decoder.classifier is not Decoder.classifier or segmenter.detail is not None:
+        classifier = getattr(decoder, "classifier", None)
+        if classifier is not Decoder.classifier or segmenter.detail is not None:
             return (
                 "anchor-classifier wants logits that are linear in a cell's features, as neither "
                 "deeplab-v2 nor a network with segmenter.detail has; leave the stage out"
@@ -48,6 +49,7 @@ class AnchorClassifier(Method):
 
     Config = AnchorClassifierConfig
     trains = False
+    uses_source = False
 
     def __init__(self, segmenter: Segmenter, config: AnchorClassifierConfig) -> None:
         super().__init__(segmenter, config)
@@ -56,7 +58,7 @@ class AnchorClassifier(Method):
     def prepare(self, passes: Passes) -> None:
         """Fit anchors to the source, adapt them to the target, and pool them with the classifier.
 
-        A sweep over the labelled source, and one over the target's images.
+        A sweep over the labelled source, if there is no pack, and one over the target's images.
         """
         predict = partial(self.frozen, self.segmenter)
         was_training = self.segmenter.training

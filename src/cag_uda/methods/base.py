@@ -17,6 +17,7 @@ from cag_uda.adaptation.tensors import at_least_float32
 from cag_uda.methods.optim import OptimConfig, build_optimizer
 from cag_uda.models.config import SegmenterConfig
 from cag_uda.models.norm import share_statistics
+from cag_uda.models.pack import Pack
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.tuning import tune
 from cag_uda.types import (
@@ -69,6 +70,8 @@ class Passes:
     held_out: Callable[[], Iterable[Labelled] | None] = lambda: None
     """This process's share of the source's labelled images that are not trained on; None where
     there are none."""
+    pack: Pack | None = None
+    """In place of the source, where its images are not there: `source` is empty then."""
 
 
 class Method(nn.Module, ABC):
@@ -85,6 +88,9 @@ class Method(nn.Module, ABC):
     Config: ClassVar[type[MethodConfig]]
     trains: ClassVar[bool] = True
     """Whether a stage of it takes steps; one that does not does all its work in `prepare`."""
+    uses_source: ClassVar[bool] = True
+    """Whether it learns from the source's images and labels. One that does not can begin with a
+    pack, and its batches hold no source image."""
 
     def __init__(self, segmenter: Segmenter, config: MethodConfig) -> None:
         super().__init__()
@@ -187,22 +193,28 @@ class Method(nn.Module, ABC):
         if self.segmenter.config.norm == "per-domain":
             self.estimate_target_statistics(passes)
 
-    def estimate_target_statistics(self, passes: Passes) -> None:
-        """Recompute the target's batch-norm statistics over its images, on all processes alike."""
-        batches = self.segmenter.mean.new_zeros(())
+    def estimate_target_statistics(self, passes: Passes, network: Segmenter | None = None) -> None:
+        """Recompute the target's batch-norm statistics over its images, on all processes alike.
+
+        Args:
+            passes: whose target is swept.
+            network: whose statistics; None: the segmenter's.
+        """
+        network = network or self.segmenter
+        batches = network.mean.new_zeros(())
 
         def counted() -> Iterator[Tensor]:
             for target in passes.target():
                 batches.add_(1)
                 yield target.plain
 
-        self.segmenter.estimate_statistics(counted(), "target")
+        network.estimate_statistics(counted(), "target")
         total = passes.all_reduce(batches.clone())
         if not total:
             return
         # Each process has the mean over its own batches, and some may have had none.
         share = batches / total
-        for statistic in self.segmenter.statistics("target"):
+        for statistic in network.statistics("target"):
             statistic.copy_(passes.all_reduce(statistic * share))
 
     def optimizers(self, config: OptimConfig) -> dict[str, Optimizer]:

@@ -19,7 +19,7 @@ a matter of the loader: `loading.rare_class_temperature`.)
 import copy
 from collections.abc import Iterator
 from functools import partial
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ class CAGPlus(Method):
     computed; the source's anchors are made in any case, since a run keeps them.
     """
 
-    Config = CAGPlusConfig
+    Config: ClassVar[type[CAGPlusConfig]] = CAGPlusConfig
     counted: Tensor
     """(K,) bool: the classes whose cells the distance to the initial features counts."""
 
@@ -172,15 +172,40 @@ class CAGPlus(Method):
             Target images with source classes pasted on them, then jittered, blurred and partly
             hidden, with the labels of the pasted pixels, IGNORE elsewhere; and soft labels.
         """
-        config, image = self.config, batch.target.image
-        labels = soften(self.upsample(logits, image), config.label_temperature)
-        if config.confidence:
-            labels = labels._replace(weight=confident_share(labels.weight, config.confidence))
-        mixed = self._paste(batch, labels.weight)
-        image = colour_jitter(mixed.image, config.mix.jitter, config.mix.jitter_probability)
-        image = gaussian_blur(image, config.mix.blur_px, config.mix.blur_probability)
-        image = self._hide(image, mixed.label == IGNORE)
-        return mixed._replace(image=image), with_known(labels, mixed.label)
+        labels = self.soft_labels(logits, batch.target.image)
+        mixed = self.disturbed(self.paste(batch.source, batch.target.image, labels.weight))
+        return mixed, with_known(labels, mixed.label)
+
+    def soft_labels(self, logits: Tensor, image: Tensor) -> SoftLabels:
+        """Turn labels' logits (B, K, h, w) into soft labels of images (B, 3, H, W)."""
+        labels = soften(self.upsample(logits, image), self.config.label_temperature)
+        if not self.config.confidence:
+            return labels
+        return labels._replace(weight=confident_share(labels.weight, self.config.confidence))
+
+    def paste(self, giving: Labelled, image: Tensor, weight: Tensor) -> Mixed:
+        """Paste half of the classes of images on others (ClassMix).
+
+        Args:
+            giving: images and labels, whose classes are pasted.
+            image: (B, 3, H, W), on which.
+            weight: of their pixels.
+
+        Returns:
+            Images with the labels of pasted pixels, IGNORE elsewhere.
+        """
+        chosen = choose_half_of_classes(giving.label, self.segmenter.num_classes)
+        is_mixed = torch.rand(len(chosen), 1) < self.config.mix.probability
+        chosen &= is_mixed.to(chosen.device, non_blocking=True)
+        unknown = torch.full_like(giving.label, IGNORE)
+        return class_mix(giving, (image, unknown), weight, chosen)
+
+    def disturbed(self, mixed: Mixed) -> Mixed:
+        """Jitter, blur and partly hide mixed images; pasted pixels are not hidden."""
+        config = self.config.mix
+        image = colour_jitter(mixed.image, config.jitter, config.jitter_probability)
+        image = gaussian_blur(image, config.blur_px, config.blur_probability)
+        return mixed._replace(image=self._hide(image, mixed.label == IGNORE))
 
     def before_step(self) -> None:
         """Forget what the last step has counted."""
@@ -238,14 +263,6 @@ class CAGPlus(Method):
         found.reduce(seen.all_reduce)
         follow(self.target_anchors, found, momentum=0.0)
         self.prior.begin(self.anchors.counts, seen.all_reduce(share))
-
-    def _paste(self, batch: Batch, weight: Tensor) -> Mixed:
-        """Paste half of each source image's classes on target images (ClassMix)."""
-        chosen = choose_half_of_classes(batch.source.label, self.segmenter.num_classes)
-        is_mixed = torch.rand(len(chosen), 1) < self.config.mix.probability
-        chosen &= is_mixed.to(chosen.device, non_blocking=True)
-        unknown = torch.full_like(batch.source.label, IGNORE)
-        return class_mix(batch.source, (batch.target.image, unknown), weight, chosen)
 
     def _hide(self, image: Tensor, may_be: Tensor) -> Tensor:
         """Hide random blocks of the pixels (B, H, W) that may be hidden (masked consistency)."""

@@ -231,3 +231,26 @@ def copy_statistics(network: nn.Module, origin: DomainName, destination: DomainN
             )
             for theirs, ours in pairs:
                 theirs.copy_(ours)
+
+
+@torch.no_grad()
+def carry_source_statistics(network: nn.Module, before: nn.Module) -> None:
+    """Move the source's running statistics along with the target's, in every norm that has both.
+
+    When weights change without images of the source, what its channels would measure now is not
+    known. Each channel's is taken to have changed by the same shift and scale as the target's.
+
+    Args:
+        network: whose source statistics are replaced; its target's are of its weights.
+        before: a network of the same form with both domains' statistics, as the weights were.
+    """
+    norms, norms_then = (
+        [each for each in one.modules() if isinstance(each, DomainBatchNorm2d)]
+        for one in (network, before)
+    )
+    for now, then in zip(norms, norms_then, strict=True):
+        mean, variance = running_statistics(now, "target")
+        mean_then, variance_then = running_statistics(then, "target")
+        scale = (variance + now.eps) / (variance_then + now.eps)
+        now.source_mean.copy_(mean + scale.sqrt() * (then.source_mean - mean_then))
+        now.source_var.copy_(then.source_var * scale)

@@ -1,4 +1,4 @@
-"""Beginning with the weights of another model folder: an earlier run's, or an imported one."""
+"""Beginning with the weights of another network: of an earlier run, an imported one, or a pack."""
 
 from cag_uda.errors import ModelError
 from cag_uda.models.norm import copy_statistics, settle_mixed_statistics
@@ -26,10 +26,24 @@ def start_from(segmenter: Segmenter, path_or_hub_id: str) -> None:
             classes or another form.
     """
     model = Segmenter.from_pretrained(path_or_hub_id)
+    begin_with(segmenter, model, f"segmenter.start: the network in {path_or_hub_id}")
+
+
+def begin_with(segmenter: Segmenter, model: Segmenter, what: str) -> None:
+    """Give a segmenter the weights of another one, in place; see `start_from`.
+
+    Args:
+        segmenter: as the recipe describes it.
+        model: the other one; its statistics may be changed.
+        what: it is, for messages.
+
+    Raises:
+        ModelError: naming all that differs, if it is of other classes or another form.
+    """
     problems = []
     if model.classes.names != segmenter.classes.names:
         problems.append(
-            f"segmenter.start: the network in {path_or_hub_id} tells "
+            f"{what} tells "
             f"{', '.join(model.classes.names)} apart, but the recipe's domains "
             f"{', '.join(segmenter.classes.names)}; start from one of the same classes in the same "
             "order, or choose the recipe's `classes` so"
@@ -38,8 +52,8 @@ def start_from(segmenter: Segmenter, path_or_hub_id: str) -> None:
         theirs, ours = getattr(model.config, name), getattr(segmenter.config, name)
         if theirs != ours:
             problems.append(
-                f"segmenter.start: the network in {path_or_hub_id} has {name} {theirs!r}, but the "
-                f"recipe wants {ours!r}; set segmenter.{name} as the network has it"
+                f"{what} has {name} {theirs!r}, but the recipe wants {ours!r}; set "
+                f"segmenter.{name} as the network has it"
             )
     if problems:
         raise ModelError(problems)

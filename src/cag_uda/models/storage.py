@@ -45,7 +45,7 @@ def save(model: ModelFolder, folder: Path) -> None:
         ModelError: if weights are not finite.
     """
     weights = {name: value.cpu().contiguous() for name, value in model.weights.items()}
-    _refuse_not_finite(weights, f"the network for {folder}")
+    refuse_not_finite(weights, f"the network for {folder}")
     write_with(
         folder / _WEIGHTS,
         lambda path: save_file(weights, path, metadata={"format": "pt"}),
@@ -95,7 +95,7 @@ def read(path_or_hub_id: str | Path, revision: str | None = None) -> ModelFolder
         raise ModelError(
             f"the model in {folder} is damaged or foreign: {reason}; copy or download it again"
         ) from error
-    _refuse_not_finite(weights, f"the network in {folder}")
+    refuse_not_finite(weights, f"the network in {folder}")
     return ModelFolder(segmenter, classes, weights, text)
 
 
@@ -135,7 +135,8 @@ def _note_unsealed(folder: Path) -> None:
     )
 
 
-def _refuse_not_finite(weights: Mapping[str, Tensor], what: str) -> None:
+def refuse_not_finite(weights: Mapping[str, Tensor], what: str) -> None:
+    """Raise ModelError, naming the first tensor, if some of `what` are not finite."""
     broken = [
         name
         for name, value in weights.items()

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from cag_uda.adaptation.anchors import CategoryAnchors
-from cag_uda.data.domains.domain import Domain
 from cag_uda.data.domains.schema_errors import problems_of
 from cag_uda.data.loading.config import LoadingConfig
 from cag_uda.data.loading.images import LabelledImages, UnlabelledImages
@@ -28,7 +27,7 @@ from cag_uda.models.segmenter import Segmenter
 from cag_uda.prediction.opening import as_learned
 from cag_uda.recipes import Recipe, load_recipe
 from cag_uda.runs.anchor_files import ANCHORS, load_anchors, save_anchors
-from cag_uda.runs.scenario import held_out
+from cag_uda.runs.scenario import held_out, open_sources
 from cag_uda.types import Labelled, PseudoLabels, Unlabelled
 
 T = TypeVar("T")
@@ -234,16 +233,8 @@ def source_of(
     """
     if data_root is not None:
         recipe = recipe.model_copy(update={"data_root": str(data_root)})
-    root = Path(recipe.data_root) if recipe.data_root else None
     try:
-        images = [
-            LabelledImages(
-                as_learned(Domain.open(entry.domain, root), segmenter, model),
-                entry.split,
-                entry.size_px,
-            )
-            for entry in recipe.source
-        ]
+        images = labelled_images(recipe, segmenter, model)
         return Source(images, held_out(recipe) if config.margin.kind == "calibrated" else None)
     except DataError as error:
         advice = (
@@ -251,6 +242,24 @@ def source_of(
             "where there are anchors beside the weights, a --margin like clearest:0.5"
         )
         raise UserError([*error.problems, advice]) from error
+
+
+def labelled_images(recipe: Recipe, segmenter: Segmenter, model: str) -> list[LabelledImages]:
+    """The labelled images that a run learned from, by the classes that its network tells apart.
+
+    Raises:
+        UserError: if they are not there (any more).
+    """
+    if recipe.pack is not None:
+        raise UserError(
+            f"{model} was adapted from the pack {recipe.pack}: its source, of which anchors are "
+            "made, is not here; go on where its images are, or with that pack"
+        )
+    opened = (as_learned(each, segmenter, model) for each in open_sources(recipe))
+    return [
+        LabelledImages(domain, entry.split, entry.size_px)
+        for entry, domain in zip(recipe.source, opened, strict=True)
+    ]
 
 
 def _take_anchors(ours: CategoryAnchors, path: Path) -> None:

@@ -59,7 +59,9 @@ def load_recipe(
 
     Raises:
         RecipeError: with every problem of the file at once.
+        ModelError: if its pack is no pack.
     """
+    from cag_uda.recipes.packs import completed
     from cag_uda.recipes.schema import Recipe, repeated_names, written_out
 
     path = find_recipe(name_or_path)
@@ -80,7 +82,7 @@ def load_recipe(
         recipe = Recipe.model_validate(table)
     except ValidationError as error:
         raise RecipeError([f"{path}: {line}" for line in problems_of(error, Recipe)]) from error
-    return _with_absolute_paths(recipe, path.parent)
+    return completed(_with_absolute_paths(recipe, path.parent))
 
 
 def read_recipe_file(path: Path) -> dict[str, Any]:
@@ -192,4 +194,6 @@ def _with_absolute_paths(recipe: "Recipe", folder: Path) -> "Recipe":
     if segmenter.start is not None and (folder / segmenter.start).exists():
         start = str((folder / segmenter.start).resolve())
         segmenter = segmenter.model_copy(update={"start": start})
-    return recipe.model_copy(update={"source": source, "target": target, "segmenter": segmenter})
+    pack = None if recipe.pack is None else str((folder / recipe.pack).resolve())
+    changes = {"source": source, "target": target, "segmenter": segmenter, "pack": pack}
+    return recipe.model_copy(update=changes)

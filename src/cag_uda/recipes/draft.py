@@ -2,16 +2,19 @@
 
 import os
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias, cast, get_args
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from pydantic import ValidationError
 
+from cag_uda.data.domains.class_subset import with_classes
 from cag_uda.data.domains.domain import Domain
 from cag_uda.data.domains.schema_errors import problems_of
 from cag_uda.errors import RecipeError, UserError
+from cag_uda.models.pack import read_pack_header
 from cag_uda.recipes.schema import Recipe
 
 Machine: TypeAlias = Literal["small", "gpu"]
@@ -38,7 +41,8 @@ def draft_recipe(
     """Draft a whole recipe for two domains.
 
     Args:
-        source_name: the labelled domain, built-in or a file.
+        source_name: the labelled domain, built-in or a file; or a pack, a file that ends in
+            `.safetensors`, from which to adapt without the source.
         target_name: the domain to adapt to.
         folder: that the recipe will lie in; it names domain files relative to it.
         machine: "small" for two cores, "gpu" for one GPU.
@@ -58,11 +62,16 @@ def draft_recipe(
             f"--method is {' or '.join(LAST_METHODS)}, got {method!r}; for the others, compare "
             "with `cag-uda compare`"
         )
-    source, target = Domain.open(source_name, data_root), Domain.open(target_name, data_root)
-    name = f"{source.name}-to-{target.name}"
-    text = _recipe_text(
-        source, target, source_name, target_name, folder, cast(Machine, machine), method
-    )
+    target = Domain.open(target_name, data_root)
+    if source_name.endswith(".safetensors"):
+        name = f"{Path(source_name).stem}-to-{target.name}"
+        text = _text_for_pack(name, Path(source_name), target, target_name, folder, machine)
+    else:
+        source = Domain.open(source_name, data_root)
+        name = f"{source.name}-to-{target.name}"
+        text = _recipe_text(
+            source, target, source_name, target_name, folder, cast(Machine, machine), method
+        )
     try:
         Recipe.model_validate(tomllib.loads(text))
     except ValidationError as error:
@@ -86,10 +95,58 @@ def _recipe_text(
             f"domain {source.name!r} has no labelled split; the source must have labels: give the "
             "labelled domain first"
         )
-    scored = [split for split in ("test", "val") if split in target.splits]
     source_split = "train" if "train" in labelled else labelled[0]
-    target_split = "train" if "train" in target.splits else target.splits[0]
-    width_px, crop_px = _sizes(source, source_split, target, target_split, machine)
+    target_split = _adapted_to(target)
+    width_px, crop_px = _sizes(((source, source_split), (target, target_split)), machine)
+    return _template(f"new-{machine}").render(
+        name=f"{source.name}-to-{target.name}",
+        source=_named(source_name, folder),
+        source_split=source_split,
+        target=_named(target_name, folder),
+        target_split=target_split,
+        method=method,
+        test=_scored(target),
+        width_px=width_px,
+        crop_px=list(crop_px),
+    )
+
+
+def _text_for_pack(
+    name: str, pack: Path, target: Domain, target_name: str, folder: Path, machine: str
+) -> str:
+    """The recipe from a pack, whose network's width and form it keeps."""
+    header = read_pack_header(pack)
+    space, width_px = target.label_space, header.config.input_width_px
+    if space is not None and space.names != header.classes.names:
+        with_classes(target, header.classes.names)  # Raises where it lacks some.
+    split, small = _adapted_to(target), cast(Machine, machine)
+    _, crop_px = _sizes(((target, split),), small, width_px)
+    relative = Path(os.path.relpath(os.path.realpath(pack), os.path.realpath(folder)))
+    return _template("new-pack").render(
+        name=name,
+        pack=relative.as_posix(),
+        packed_of=header.source,
+        network=f"{header.config.decoder} on {header.config.backbone}",
+        machine=machine,
+        target=_named(target_name, folder),
+        target_split=split,
+        test=_scored(target),
+        width_px=width_px,
+        crop_px=list(crop_px),
+    )
+
+
+def _adapted_to(target: Domain) -> str:
+    return "train" if "train" in target.splits else target.splits[0]
+
+
+def _scored(target: Domain) -> str | None:
+    """The labelled split by which networks are scored, if there is one."""
+    found = [split for split in ("test", "val") if split in target.splits]
+    return next((split for split in found if target.is_labelled(split)), None)
+
+
+def _template(name: str) -> Template:
     templates = Environment(
         loader=PackageLoader("cag_uda", "recipes"),
         undefined=StrictUndefined,
@@ -98,17 +155,7 @@ def _recipe_text(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return templates.get_template(f"new-{machine}.toml.jinja").render(
-        name=f"{source.name}-to-{target.name}",
-        source=_named(source_name, folder),
-        source_split=source_split,
-        target=_named(target_name, folder),
-        target_split=target_split,
-        method=method,
-        test=next((split for split in scored if target.is_labelled(split)), None),
-        width_px=width_px,
-        crop_px=list(crop_px),
-    )
+    return templates.get_template(f"{name}.toml.jinja")
 
 
 def _refuse_unequal_classes(source: Domain, target: Domain) -> None:
@@ -123,17 +170,23 @@ def _refuse_unequal_classes(source: Domain, target: Domain) -> None:
 
 
 def _sizes(
-    source: Domain, source_split: str, target: Domain, target_split: str, machine: Machine
+    splits: Sequence[tuple[Domain, str]], machine: Machine, of_pack_px: int | None = None
 ) -> tuple[int | None, tuple[int, int]]:
-    """Width to bring images to, None for their own, and (height, width) of crops, in pixels."""
+    """Width to bring images to, None for their own, and (height, width) of crops, in pixels.
+
+    Args:
+        splits: that are read, the target's last.
+        machine: that trains.
+        of_pack_px: width that a packed network wants; None for no pack, or for images as they are.
+    """
     shapes = []
-    for domain, split in ((source, source_split), (target, target_split)):
+    for domain, split in splits:
         items = domain.items(split, with_labels=False)
         step = max(1, len(items) // _SIZES_LOOKED_AT)
         shapes.append([domain.read_image(item).shape[:2] for item in items[::step]])
     widest = max(int(np.median([width for _, width in each])) for each in shapes)
-    height, width = np.median(shapes[1], axis=0)
-    width_px = min(widest, _WIDTH_PX[machine])
+    height, width = np.median(shapes[-1], axis=0)
+    width_px = of_pack_px or min(widest, _WIDTH_PX[machine])
     resized = (height * width_px / width, width_px)
     crop_px = tuple(
         max(32, min(most, round(_CROP_SHARE[machine] * side / 16) * 16))

@@ -1,6 +1,7 @@
 """What a recipe says: source, target, network, loading, compute, and the stages in order."""
 
 import copy
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -12,7 +13,7 @@ from cag_uda.methods.base import MethodConfig
 from cag_uda.models.config import SegmenterConfig
 from cag_uda.recipes.earlier import in_its_row
 from cag_uda.training.settings import ComputeConfig, StageSettings, TrackingConfig
-from cag_uda.types import Config, CriterionName
+from cag_uda.types import OF_SOURCE, Config, CriterionName
 
 if TYPE_CHECKING:
     AnyMethod = MethodConfig
@@ -127,8 +128,11 @@ class Recipe(Config):
     seed: int = Field(default=0, ge=0, lt=2**31)
     data_root: str | None = None
     """Folder below which the built-in domains lie; None: CAG_UDA_DATA, or `data`."""
-    source: tuple[Source, ...] = Field(min_length=1, json_schema_extra=one_or_more_schema)
+    source: tuple[Source, ...] = Field(default=(), json_schema_extra=one_or_more_schema)
     """One labelled domain, or several with equal shares of each batch."""
+    pack: str | None = Field(default=None, pattern=r"\.safetensors$")
+    """In place of `source`, where its images are not there: the path of a file that `cag-uda pack`
+    has written. It brings the network and the classes; `segmenter` has its form."""
     target: Target
     classes: tuple[str, ...] | None = None
     """Classes of the domains' label space that are learned and scored; pixels of the others are
@@ -162,7 +166,48 @@ class Recipe(Config):
     @field_validator("source", mode="before")
     @classmethod
     def _one_source_is_a_list(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(
+                f"want a table with the labelled domain, got {value!r}; a pack is named by `pack`, "
+                "without a source"
+            )
         return [value] if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _has_source_or_pack(self) -> Self:
+        if self.pack is None and not self.source:
+            raise ValueError("source: missing; give the labelled domain, or a pack in its place")
+        if self.pack is not None:
+            problems = [*self._what_a_pack_brings(), *self._what_wants_the_source()]
+            if problems:
+                raise ValueError("; ".join(problems))
+        return self
+
+    def _what_a_pack_brings(self) -> Iterator[str]:
+        if self.source:
+            yield "pack stands in place of source: leave one of them out"
+        if self.classes is not None:
+            yield "pack brings the classes: leave out `classes`"
+        for name in ("start", "weights"):
+            if getattr(self.segmenter, name) is not None:
+                yield f"pack brings the network's weights: leave out segmenter.{name}"
+
+    def _what_wants_the_source(self) -> Iterator[str]:
+        free = [name for name, method in METHODS.items() if not method.uses_source]
+        for stage in self.stages:
+            if stage.method.name not in free:
+                yield (
+                    f"stage {stage.name!r}: method {stage.method.name!r} learns from the source's "
+                    f"images and labels, and of a pack there are none; choose from "
+                    f"{', '.join(free)}"
+                )
+        if self.loading.rare_class_temperature:
+            yield "loading.rare_class_temperature chooses source images, and there are none: set 0"
+        if wanting := [each for each in self.deliver.split("+") if each in OF_SOURCE]:
+            yield (
+                f"deliver: {', '.join(wanting)} wants images of the source, and there are none; "
+                'choose others, or "last"'
+            )
 
     @model_validator(mode="after")
     def _stages_follow(self) -> Self:

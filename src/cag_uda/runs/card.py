@@ -7,7 +7,7 @@ from cag_uda.models.card import CARD, StageFacts, Training, model_card
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import Recipe
 from cag_uda.recipes.schema import INITIAL
-from cag_uda.runs.own_domains import name_of
+from cag_uda.runs.own_domains import name_of, source_words
 from cag_uda.runs.records.run import Scores
 
 
@@ -36,7 +36,7 @@ def write_card(
     training = Training(
         recipe=recipe.name,
         description=recipe.description,
-        source=" + ".join(f"{name_of(entry.domain)}/{entry.split}" for entry in recipe.source),
+        source=source_words(recipe),
         target=f"{target}/{recipe.target.train}",
         stages=[
             StageFacts(each.name, each.method, each.start or INITIAL, each.steps or 0, each.miou)

@@ -44,6 +44,7 @@ from cag_uda.runs.pictures import evenly
 from cag_uda.runs.records.base import write_record
 from cag_uda.runs.records.stage import CRITERIA, CriteriaRecord, StageCriteria, read_criteria
 from cag_uda.runs.scenario import Scenario, held_out
+from cag_uda.types import OF_SOURCE
 
 _IMAGES = 12
 """Of each domain. A record then takes about as long as two training steps of 4 + 4 crops."""
@@ -72,10 +73,12 @@ class Criteria:
         self._recipe, self._scenario = recipe, scenario
         self._source: list[_Labelled] = []
         self._target: list[Tensor] = []
-        self.source_validation: Literal["held-out", "train"] = "train"
+        self.source_validation: Literal["held-out", "train"] | None = "train"
 
     def measure(self, segmenter: Segmenter) -> dict[str, float]:
         """Every criterion of a network, by name; one that is not defined is left out.
+
+        Without the source, those that look at its images are.
 
         Args:
             segmenter: the network, on whatever device; its mode is restored.
@@ -87,7 +90,12 @@ class Criteria:
             anchors, source_miou = self._look_at_source(segmenter)
             seen = look_at(segmenter, self._target_batches(device), anchors.distances)
         found = {**target_criteria(seen), "source-miou": source_miou}
-        return {name: value for name, value in found.items() if math.isfinite(value)}
+        left_out = frozenset() if self._source else OF_SOURCE
+        return {
+            name: value
+            for name, value in found.items()
+            if math.isfinite(value) and name not in left_out
+        }
 
     def record(self, folder: Path, segmenter: Segmenter, step: int, network: str | None) -> None:
         """Measure a network and keep what was found with its stage.
@@ -158,6 +166,9 @@ class Criteria:
         images = (prepare(image, width) for image in read)
         groups = batches_of_one_kind(images, lambda image: image.shape, _CHUNK)
         self._target = [torch.cat(group) for group in groups]
+        if not self._scenario.sources:
+            self.source_validation = None
+            return
         unseen = held_out(self._recipe)
         self.source_validation = "train" if unseen is None else "held-out"
         chosen = self._of_training() if unseen is None else [_some_of(unseen, _IMAGES)]

@@ -13,7 +13,7 @@ from cag_uda.errors import RunError
 from cag_uda.files import LOCK, SUMS, is_part, is_sound, owned, remove_parts, seal, write_text
 from cag_uda.recipes import Recipe, dump_recipe, load_recipe
 from cag_uda.runs.fingerprint import changes
-from cag_uda.runs.own_domains import FOLDER, copy_domains, is_file, is_same, with_domains
+from cag_uda.runs.own_domains import FOLDER, PACK, copy_domains, is_file, is_same, with_domains
 from cag_uda.runs.records.base import write_record
 from cag_uda.runs.records.run import (
     DATA,
@@ -56,7 +56,7 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; choose a new folder by --out")
-        begins_with = {self.path / name for name in (ENVIRONMENT, DATA, FOLDER, SUMS, LOCK)}
+        begins_with = {self.path / name for name in (ENVIRONMENT, DATA, FOLDER, PACK, SUMS, LOCK)}
         if self.path.exists() and any(
             path not in begins_with and not is_part(path) for path in self.path.iterdir()
         ):
@@ -200,6 +200,7 @@ def _with_free_settings(begun: Recipe, asked: Recipe) -> Recipe:
 def _with_begun_domains(begun: Recipe, asked: Recipe) -> Recipe:
     """The recipe that is asked for, with the run's own domain files where they say the same."""
     known = [*(entry.domain for entry in begun.source), begun.target.domain]
+    known += [] if begun.pack is None else [begun.pack]
     return with_domains(
         asked, lambda name: next((each for each in known if is_same(each, name)), name)
     )

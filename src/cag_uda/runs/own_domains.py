@@ -1,26 +1,30 @@
-"""The domain files of a run, copied into it: a run folder that is moved still says what it used.
+"""The files that a run's recipe names, copied into it: domain files, and the pack if it has one.
 
-Knows domain files and recipes, not images.
+A run folder that is moved still says what it used.
+
+Knows domain files, packs and recipes, not images.
 """
 
 import os
 import tomllib
 from collections.abc import Callable
+from filecmp import cmp
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from cag_uda.data.domains.domain_file import read_domain_file
-from cag_uda.files import write_text
+from cag_uda.files import copy_file, write_text
+from cag_uda.models.pack import read_pack_header
 from cag_uda.recipes import Recipe
 
-FOLDER = "domains"
+FOLDER, PACK = "domains", "pack.safetensors"
 
 
 def is_file(domain: str) -> bool:
-    """Tell whether a recipe names a domain by a file, not a built-in one by its name."""
-    return domain.endswith(".toml")
+    """Tell whether a recipe names a domain by a file, or a pack, not a built-in one by its name."""
+    return domain.endswith(".toml") or _is_pack(domain)
 
 
 def name_of(domain: str) -> str:
@@ -28,28 +32,42 @@ def name_of(domain: str) -> str:
     return Path(domain).stem if is_file(domain) else domain
 
 
+def source_words(recipe: Recipe) -> str:
+    """Name a recipe's source: domains and splits, "gta5/train + synthia/train", or their pack.
+
+    Raises:
+        ModelError: if it has a pack that cannot be read.
+    """
+    if recipe.pack is not None:
+        return f"pack of {read_pack_header(Path(recipe.pack)).source}"
+    return " + ".join(f"{name_of(entry.domain)}/{entry.split}" for entry in recipe.source)
+
+
 def with_domains(recipe: Recipe, change: Callable[[str], str]) -> Recipe:
-    """Copy a recipe with other domains.
+    """Copy a recipe with other domains, and another pack.
 
     Args:
         recipe: which.
-        change: what a domain's name or path becomes.
+        change: what a domain's name or path, or the pack's path, becomes.
     """
     source = tuple(
         entry.model_copy(update={"domain": change(entry.domain)}) for entry in recipe.source
     )
     target = recipe.target.model_copy(update={"domain": change(recipe.target.domain)})
-    return recipe.model_copy(update={"source": source, "target": target})
+    pack = None if recipe.pack is None else change(recipe.pack)
+    return recipe.model_copy(update={"source": source, "target": target, "pack": pack})
 
 
 def copy_domains(recipe: Recipe, run: Path) -> Recipe:
-    """Copy the domain files of a recipe into RUN/domains; returns the recipe that names the copies.
+    """Copy the files of a recipe into a run; returns the recipe that names the copies.
 
-    A copy names the folder of its images as it is on this machine, and then as the file has it: on
-    another machine that is looked for below the data root.
+    Domain files lie in RUN/domains, a pack is RUN/pack.safetensors. A domain file's copy names the
+    folder of its images as it is on this machine, and then as the file has it: on another machine
+    that is looked for below the data root.
 
     Raises:
         DataError: if a domain file cannot be used.
+        ModelError: if the pack is none.
         RunError: if the folder cannot be written.
     """
     folder = run.resolve() / FOLDER
@@ -58,6 +76,10 @@ def copy_domains(recipe: Recipe, run: Path) -> Recipe:
     def own(domain: str) -> str:
         if not is_file(domain):
             return domain
+        if _is_pack(domain):
+            read_pack_header(Path(domain))
+            copy_file(Path(domain), run / PACK, sealed=True)
+            return str(run.resolve() / PACK)
         if domain not in copies:
             taken = {Path(path).stem for path in copies.values()}
             stem, number = Path(domain).stem, 2
@@ -71,12 +93,21 @@ def copy_domains(recipe: Recipe, run: Path) -> Recipe:
 
 
 def is_same(domain: str, other: str) -> bool:
-    """Tell whether two names or files mean the same domain, wherever its images lie."""
+    """Tell whether two names or files mean the same domain, wherever its images lie.
+
+    Two packs are the same if their contents are.
+    """
     if domain == other:
         return True
-    if not (is_file(domain) and is_file(other)):
+    if not (is_file(domain) and is_file(other)) or _is_pack(domain) != _is_pack(other):
         return False
+    if _is_pack(domain):
+        return all(map(os.path.isfile, (domain, other))) and cmp(domain, other, shallow=False)
     return _without_root(Path(domain)) == _without_root(Path(other))
+
+
+def _is_pack(name: str) -> bool:
+    return name.endswith(".safetensors")
 
 
 def _described(path: Path) -> str:

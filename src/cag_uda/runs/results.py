@@ -22,7 +22,7 @@ from cag_uda.recipes.schema import Stage
 from cag_uda.runs.anchor_files import ANCHORS, save_anchors
 from cag_uda.runs.criteria import Criteria
 from cag_uda.runs.folder import RunFolder
-from cag_uda.runs.own_domains import name_of
+from cag_uda.runs.own_domains import name_of, source_words
 from cag_uda.runs.pictures import (
     evenly,
     side_by_side,
@@ -83,7 +83,7 @@ class Results:
             found = self._scores_so_far() if processes.is_first else None
         self.scores = processes.gather(found)[0] or Scores(
             recipe=recipe.name,
-            source=" + ".join(f"{name_of(entry.domain)}/{entry.split}" for entry in recipe.source),
+            source=source_words(recipe),
             target=f"{name_of(target.domain)}/{target.test}" if is_scored else None,
             classes=list(scenario.label_space.names),
             palette=scenario.label_space.palette.tolist(),
@@ -279,6 +279,8 @@ class Results:
 
     def _keep_features(self, segmenter: Segmenter, folder: Path) -> None:
         """Where the network puts the classes of a few source images and of the sample images."""
+        if not self._scenario.sources:
+            return
         images = self._scenario.sources[0]
         source = (images.read(index) for index in evenly(len(images), _SOURCE_SAMPLES))
         target = [self._pair(item) for item in self._samples()]

@@ -18,7 +18,7 @@ from cag_uda.methods.base import Method, Passes
 from cag_uda.models.norm import make_shareable
 from cag_uda.models.recomputing import check_names, recompute
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.models.start import start_from
+from cag_uda.models.start import begin_with, start_from
 from cag_uda.models.storage import copy_model
 from cag_uda.models.tuning import check_tuning
 from cag_uda.recipes import Recipe, as_toml, changed, load_recipe
@@ -315,8 +315,9 @@ class StageRunner:
 
     def data(self, index: int) -> StageData:
         """What a stage learns from."""
+        uses_source = METHODS[self.recipe.stages[index].method.name].uses_source
         batches = BatchSource(
-            self.scenario.sources,
+            self.scenario.sources if uses_source else (),
             self.scenario.target,
             self.recipe.loading,
             self.recipe.seed,
@@ -360,7 +361,7 @@ class StageRunner:
                 return None
             return self._together(sweep_source(images, loading, _SWEEP_CHUNK, self.shard, device))
 
-        return Passes(source, target, self.processes.total, unseen)
+        return Passes(source, target, self.processes.total, unseen, self.scenario.pack)
 
     def _together(self, sweep: Iterator[T]) -> Iterator[T]:
         """This process's share of a sweep; a signal or an unreadable file ends that of all."""
@@ -409,6 +410,8 @@ def initial_segmenter(recipe: Recipe, scenario: Scenario) -> Segmenter:
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         segmenter = Segmenter(config, scenario.classes)
+    if scenario.pack is not None:
+        begin_with(segmenter, scenario.pack.segmenter(), "pack: its network")
     if recipe.segmenter.start is not None:
         start_from(segmenter, recipe.segmenter.start)
     check_tuning(segmenter.config, segmenter.backbone)

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cag_uda.data.domains.class_subset import with_classes
+from cag_uda.data.domains.class_subset import in_one_space, with_classes
 from cag_uda.data.domains.domain import Domain
 from cag_uda.data.domains.label_space import LabelSpace
 from cag_uda.data.loading.decoded import DecodedImages
 from cag_uda.data.loading.images import LabelledImages, UnlabelledImages
 from cag_uda.errors import DataError, UserError
 from cag_uda.models.config import Classes
+from cag_uda.models.pack import Pack, read_pack
 from cag_uda.recipes import Recipe
 
 _HELD_OUT = ("val", "test")
@@ -22,6 +23,7 @@ class Scenario:
     """What a recipe adapts from and to. Target labels are within reach of `test` alone."""
 
     sources: tuple[LabelledImages, ...]
+    """None where a pack stands for them."""
     target: UnlabelledImages
     label_space: LabelSpace
     test: Domain
@@ -30,6 +32,8 @@ class Scenario:
     """The split to score or to take sample pictures from."""
     is_scored: bool
     """Whether that split has labels."""
+    pack: Pack | None = None
+    """In place of the source."""
 
     @classmethod
     def open(cls, recipe: Recipe, note: Callable[[str], None] = lambda text: None) -> "Scenario":
@@ -47,9 +51,17 @@ class Scenario:
         decoded = DecodedImages(loading, whole_px) if loading.cache else None
         sources, problems = [], []
         label_space: LabelSpace | None = None
-        for entry in recipe.source:
+        pack, classes = None, recipe.classes
+        if recipe.pack is not None:
+            pack = read_pack(Path(recipe.pack))
+            label_space, classes = space_of(pack.classes), pack.classes.names
+        try:
+            opened = open_sources(recipe)
+        except UserError as error:
+            problems += error.problems
+            opened = []
+        for entry, domain in zip(recipe.source, opened, strict=False):
             try:
-                domain = with_classes(Domain.open(entry.domain, root), recipe.classes)
                 _announce(domain, entry.split, note)
                 sources.append(LabelledImages(domain, entry.split, entry.size_px, decoded))
                 if recipe.loading.rare_class_temperature:
@@ -59,7 +71,7 @@ class Scenario:
             except UserError as error:
                 problems += error.problems
         try:
-            test = with_classes(Domain.open(recipe.target.domain, root), recipe.classes)
+            test = with_classes(Domain.open(recipe.target.domain, root), classes)
             _announce(test, recipe.target.train, note)
             target = UnlabelledImages(test, recipe.target.train, decoded)
             split = recipe.target.test if recipe.target.test in test.splits else None
@@ -74,12 +86,32 @@ class Scenario:
             problems.append("the source names no label space; give its domain file one")
         if problems or label_space is None:
             raise UserError(problems)
-        return cls(tuple(sources), target, label_space, test, split, is_scored)
+        return cls(tuple(sources), target, label_space, test, split, is_scored, pack)
 
     @property
     def classes(self) -> Classes:
         """The classes as a model's config holds them."""
         return classes_of(self.label_space)
+
+
+def open_sources(recipe: Recipe) -> list[Domain]:
+    """Open a recipe's sources, by the classes that are learned.
+
+    A source whose label space lacks classes of another one's is read by that.
+
+    Raises:
+        UserError: with all that is wrong.
+    """
+    root = None if recipe.data_root is None else Path(recipe.data_root)
+    domains, problems = [], []
+    for entry in recipe.source:
+        try:
+            domains.append(Domain.open(entry.domain, root))
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    return [with_classes(domain, recipe.classes) for domain in in_one_space(domains)]
 
 
 def held_out(recipe: Recipe) -> LabelledImages | None:
@@ -94,15 +126,16 @@ def held_out(recipe: Recipe) -> LabelledImages | None:
     Raises:
         UserError: if a domain cannot be opened.
     """
+    if not recipe.source:
+        return None
     root = None if recipe.data_root is None else Path(recipe.data_root)
     target = Domain.open(recipe.target.domain, root)
     splits = {recipe.target.train, recipe.target.test} & set(target.splits)
     taken = {item.image for split in splits for item in target.items(str(split), with_labels=False)}
-    for entry in recipe.source:
-        domain = Domain.open(entry.domain, root)
+    sources = list(zip(recipe.source, open_sources(recipe), strict=True))
+    for entry, domain in sources:
         taken |= {item.image for item in domain.items(entry.split)}
-    for entry in recipe.source:
-        domain = with_classes(Domain.open(entry.domain, root), recipe.classes)
+    for entry, domain in sources:
         for split in _HELD_OUT:
             if split not in domain.splits or not domain.is_labelled(split):
                 continue
@@ -122,6 +155,14 @@ def classes_of(space: LabelSpace) -> Classes:
         palette=tuple((int(r), int(g), int(b)) for r, g, b in space.palette),
         label_ids=None if space.label_ids is None else tuple(map(int, space.label_ids)),
     )
+
+
+def space_of(classes: Classes) -> LabelSpace:
+    """The label space of a model's classes; raises DataError if they can be none."""
+    ids = classes.label_ids or [None] * len(classes.names)
+    entries = zip(classes.names, classes.palette, ids, strict=True)
+    found = [{"name": name, "color": color, "label_id": each} for name, color, each in entries]
+    return LabelSpace.from_dict({"name": "of the pack", "classes": found})
 
 
 def _announce(domain: Domain, split: str, note: Callable[[str], None]) -> None:

@@ -106,7 +106,7 @@ def train_stage(
                 method.refresh(data.passes)
             losses, is_taken = train_step(trainer, step, batch)
             if is_taken:
-                log.add(step, losses, len(batch.source.image))
+                log.add(step, losses, len(batch.target.image))
             else:
                 log.skip(step, losses, data.files)
 

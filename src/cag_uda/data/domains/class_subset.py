@@ -1,7 +1,7 @@
-"""A domain with some of its classes: the pixels of the others are ignored.
+"""A domain by other classes than its own: by some of them, or by a label space that has more.
 
 SYNTHIA, for one, hardly has three of the 19 classes of Cityscapes, and networks for the pair learn
-the other 16.
+the other 16. Pixels of classes that are left out are ignored.
 """
 
 import copy
@@ -12,6 +12,7 @@ import numpy as np
 
 from cag_uda.data.domains.domain import Domain
 from cag_uda.data.domains.label_map import UNMAPPED
+from cag_uda.data.domains.label_space import LabelSpace
 from cag_uda.errors import DataError
 from cag_uda.types import IGNORE
 
@@ -42,13 +43,48 @@ def with_classes(domain: Domain, names: Sequence[str] | None) -> Domain:
             f"one class alone, {kept.names[0]!r}, cannot be learnt: every pixel would be it; keep "
             "the classes that it shall be told from, too"
         )
+    return _by(kept, domain)
+
+
+def in_one_space(domains: Sequence[Domain]) -> list[Domain]:
+    """Domains by the classes of the one that has most, as far as these are among them.
+
+    A domain that lacks some has the train ids of the others all the same, whatever their order in
+    its own label space. (What it shows of the classes that it lacks should be ignored by its map,
+    not be of another class.)
+
+    Args:
+        domains: they are not changed.
+
+    Returns:
+        As many, in the same order; those without a label space, or with classes that the one with
+        most does not have, as they are.
+    """
+    spaces = [each.label_space for each in domains if each.label_space is not None]
+    if not spaces:
+        return list(domains)
+    widest = max(spaces, key=lambda space: space.num_classes)
+    found = []
+    for domain in domains:
+        space = domain.label_space
+        is_part = space is not None and set(space.names) < set(widest.names)
+        found.append(_by(widest, domain) if is_part else domain)
+    return found
+
+
+def _by(space: LabelSpace, domain: Domain) -> Domain:
+    """The domain with the train ids of a label space; IGNORE for classes that it has not."""
+    own, labels = domain.label_space, domain.labels
+    if own is None or labels is None:
+        return domain
     new_ids = np.full(256, IGNORE, np.uint8)
     new_ids[UNMAPPED] = UNMAPPED
-    for new_id, name in enumerate(kept.names):
-        new_ids[space.names.index(name)] = new_id
-    old = domain.labels.label_map
-    restricted = copy.copy(domain)
-    restricted.label_space = kept
+    for new_id, name in enumerate(space.names):
+        if name in own.names:
+            new_ids[own.names.index(name)] = new_id
+    old = labels.label_map
+    changed = copy.copy(domain)
+    changed.label_space = space
     label_map = replace(old, table=new_ids[old.table], other=int(new_ids[old.other]))
-    restricted.labels = replace(domain.labels, label_map=label_map)
-    return restricted
+    changed.labels = replace(labels, label_map=label_map)
+    return changed

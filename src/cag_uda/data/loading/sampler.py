@@ -62,7 +62,7 @@ class BatchSource(Dataset["Batch | UserError"]):
     what `Batch` documents.
 
     Args:
-        sources: the labelled domains, at least one.
+        sources: the labelled domains; where there is none, batches hold no source image.
         target: the unlabelled one.
         config: sizes and augmentation.
         seed: of the run.
@@ -82,23 +82,23 @@ class BatchSource(Dataset["Batch | UserError"]):
         share = self.config.batch_size // self.shard.world_size
         slots = range(self.shard.rank * share, (self.shard.rank + 1) * share)
         try:
-            labelled = [self._labelled(step, slot) for slot in slots]
+            labelled = [self._labelled(step, slot) for slot in slots] if self.sources else []
             unlabelled = [self._unlabelled(step, slot) for slot in slots]
         except UserError as error:
             # Returned, not raised: a loader process would wrap it into a traceback.
             return error
         plain = stack_images([x for _, x in unlabelled])
         image = plain if self.config.photometric == 0 else stack_images([x for x, _ in unlabelled])
-        return Batch(
-            Labelled(
-                stack_images([x for x, _ in labelled]), stack_labels([y for _, y in labelled])
-            ),
-            Unlabelled(image, plain),
-        )
+        source = Labelled(plain[:0], plain[:0, 0])
+        if labelled:
+            images, labels = zip(*labelled, strict=True)
+            source = Labelled(stack_images(images), stack_labels(labels))
+        return Batch(source, Unlabelled(image, plain))
 
     def files(self, step: int) -> list[str]:
         """The images that step `step`'s whole batch is made of, those of all processes."""
-        sources = [self._source_of(step, slot) for slot in range(self.config.batch_size)]
+        slots = range(self.config.batch_size if self.sources else 0)
+        sources = [self._source_of(step, slot) for slot in slots]
         return [
             *(str(chosen.images.path(chosen.place)) for chosen in sources),
             *(

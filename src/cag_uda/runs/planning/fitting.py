@@ -166,7 +166,9 @@ def _batches(recipe: Recipe, devices: int) -> Iterator[tuple[tuple[int, int], in
     Yields:
         Notches of accumulation and batch, and these two the other way round.
     """
-    for notch, batch_size in enumerate(_halves(recipe.loading.batch_size, len(recipe.source))):
+    for notch, batch_size in enumerate(
+        _halves(recipe.loading.batch_size, max(1, len(recipe.source)))
+    ):
         for parts in range(batch_size.bit_length()):
             accumulation = recipe.compute.accumulation << parts
             changed = recipe.model_copy(

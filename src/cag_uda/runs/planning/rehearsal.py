@@ -211,11 +211,11 @@ class Rehearsal(Silent):
             sweep = whole.held_out()
             return None if sweep is None else some("held_out", sweep)
 
-        return Passes(
-            lambda: some("source", whole.source()),
-            lambda: some("target", whole.target()),
-            whole.all_reduce,
-            unseen,
+        return replace(
+            whole,
+            source=lambda: some("source", whole.source()),
+            target=lambda: some("target", whole.target()),
+            held_out=unseen,
         )
 
     def _conclude(self, entry: StageScores) -> None:

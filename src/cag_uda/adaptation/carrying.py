@@ -1,0 +1,66 @@
+"""Figures of a source carried from one network's features to another's, without the source.
+
+While a network is trained its features move, and anchors that were taken before lie where the
+classes were. Features of the same pixels by both networks, of any images, tell how the space has
+moved: the affine map that takes the one to the other with least squares takes the anchors along.
+
+Needs torch alone. Knows features; no network and no image.
+
+Sources: Yu et al., *Semantic Drift Compensation for Class-Incremental Learning*, CVPR 2020; the
+linear map is Gomez-Villa et al., *Exemplar-free Continual Representation Learning via Learnable
+Drift Compensation*, ECCV 2024.
+"""
+
+import torch
+from torch import Tensor
+
+from cag_uda.adaptation.adapted_anchors import AllReduce, FeatureSample, SourceFigures
+
+_RIDGE = 1e-4
+"""Of the mean variance of a channel, added to all: it holds the map near the identity where the
+pixels' features hardly vary, and say nothing."""
+
+
+@torch.no_grad()
+def carried(figures: SourceFigures, pairs: FeatureSample, all_reduce: AllReduce) -> SourceFigures:
+    """Carry a source's figures along with the features.
+
+    Anchors and references are mapped. The variance within classes becomes that of the mapped
+    features and of what the map does not explain; T stays.
+
+    Args:
+        figures: in the features before, of D channels.
+        pairs: a sample of pixels with 2D channels: each one's features before, then those after;
+            each process has sampled its own images.
+        all_reduce: gives the sum of a tensor over all processes.
+
+    Returns:
+        Figures in the features after; the given ones, if no pixel was sampled.
+    """
+    channels = len(figures.variance)
+    rows, _ = pairs.rows(2 * channels, figures.vectors)
+    rows = rows.double()
+    total = all_reduce(rows.new_tensor(float(len(rows))))
+    if not bool(total):
+        return figures
+    mean = all_reduce(rows.sum(dim=0)) / total
+    around = rows - mean
+    scatter = all_reduce(around.t() @ around) / total
+    before, across = scatter[:channels, :channels], scatter[:channels, channels:]
+    after = scatter.diagonal()[channels:]
+    ridge = _RIDGE * before.diagonal().mean() + 1e-12
+    identity = torch.eye(channels).to(before)
+    weight = identity + torch.linalg.solve(before + ridge * identity, across - before)
+    explained = (weight * (2 * across - before @ weight)).sum(dim=0)
+    variance = weight.square().t() @ figures.variance.double() + (after - explained).clamp(min=0)
+    variance = variance.clamp(min=1e-4 * float(variance.mean()) + 1e-12)
+
+    def moved(vectors: Tensor) -> Tensor:
+        around: Tensor = (vectors.double() - mean[:channels]) @ weight
+        return (around + mean[channels:]).float()
+
+    return figures._replace(
+        vectors=moved(figures.vectors),
+        reference=moved(figures.reference),
+        variance=variance.float(),
+    )

@@ -1,0 +1,204 @@
+"""CAG-plus where the source is not there: a packed network, the figures of its classes, the target.
+
+| CAG-plus                                     | without the source                                |
+|----------------------------------------------|---------------------------------------------------|
+| source's Gaussians by a sweep, at each       | those of the pack; at each refresh carried along  |
+| refresh anew                                 | with the features (`adaptation.carrying`)         |
+| cross entropy on the source                  | the weights are pulled towards the packed ones    |
+| source classes pasted on target images       | classes of one target image pasted on another,    |
+|                                              | by the teacher's labels                           |
+| batch norms: both domains' statistics, mixed | the same: the packed network has the source's,    |
+|                                              | which move along with the target's                |
+
+Where a recipe has the source all the same, the network that a stage begins with is packed for it in
+its preparation, and no step sees a source image: as if `cag-uda pack` had been called in between.
+
+Sources, besides those of `cag_plus`: adaptation without source data is Liang, Hu, Feng, *SHOT*,
+ICML 2020, and for segmentation Liu, Zhang, Wang, *Source-Free Domain Adaptation for Semantic
+Segmentation*, CVPR 2021; the pull is L2-SP of Li, Grandvalet, Davoine, *Explicit Inductive Bias for
+Transfer Learning with Convolutional Networks*, ICML 2018; mixing unlabelled images by their
+pseudo-labels is Olsson et al., *ClassMix*, WACV 2021.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from cag_uda.adaptation.adapted_anchors import FeatureSample
+from cag_uda.adaptation.anchors import CategoryAnchors
+from cag_uda.adaptation.carrying import carried
+from cag_uda.adaptation.mixing import Mixed
+from cag_uda.adaptation.soft_labels import SoftLabels, soft_cross_entropy
+from cag_uda.methods.adapted_labels import AdaptedLabels
+from cag_uda.methods.base import Passes
+from cag_uda.methods.cag_plus import CAGPlus
+from cag_uda.methods.cag_plus_settings import CAGPlusConfig
+from cag_uda.methods.labeller import LabellerPasses
+from cag_uda.models.norm import carry_source_statistics
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.models.start import begin_with
+from cag_uda.models.tuning import merged_state
+from cag_uda.types import IGNORE, Batch, Labelled, Losses
+
+_PAIRS = 50_000
+"""Pixels by which figures are carried: a map of some hundred channels wants no more."""
+
+
+class CAGPlusSourceFreeConfig(CAGPlusConfig):
+    """Settings of a stage: those of CAG-plus, but for the pieces that want source images."""
+
+    name: Literal["cag-plus-source-free"] = "cag-plus-source-free"  # type: ignore[assignment]  # its own row
+    pull: float = Field(default=0.01, ge=0)
+    """α of α/2 · ‖w − w₀‖², the pull of the weights towards those of the packed network; 0 takes it
+    out. L2-SP has 0.01 to 0.1 for stochastic gradient descent."""
+
+    @model_validator(mode="after")
+    def _wants_no_source(self) -> Self:
+        pieces = {
+            "contrast.weight": self.contrast.weight,
+            "initial.weight": self.initial.weight,
+            "anchor_weight": self.anchor_weight,
+        }
+        if used := [name for name, weight in pieces.items() if weight]:
+            raise ValueError(
+                f"{', '.join(used)}: wants features of source images, which are not there; set 0"
+            )
+        return self
+
+
+class CAGPlusSourceFree(CAGPlus):
+    """One stage: anchors by the pack, then steps on the target alone that teacher and prior follow.
+
+    Delivered is the teacher.
+    """
+
+    Config: ClassVar[type[CAGPlusSourceFreeConfig]] = CAGPlusSourceFreeConfig
+    uses_source = False
+    config: CAGPlusSourceFreeConfig
+
+    def __init__(self, segmenter: Segmenter, config: CAGPlusSourceFreeConfig) -> None:
+        super().__init__(segmenter, config)
+        made_of = segmenter.config.model_copy(update={"weights": None})
+        self.packed = Segmenter(made_of, segmenter.classes).requires_grad_(False).eval()
+        # Labels nothing: it holds the pack's figures, as they are of the packed network.
+        self.of_pack = AdaptedLabels(segmenter, config.anchor_confidence)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the training mode; the packed network is never in it."""
+        super().train(mode)
+        self.packed.eval()
+        return self
+
+    def prepare(self, passes: Passes) -> None:
+        """Take network and figures of the pack; adapt the anchors to the target.
+
+        Where the target has batch-norm statistics of its own they are taken first: those of a
+        packed network are of other images.
+        """
+        self.renew_target_statistics(passes)
+        self.teacher.load_state_dict(self.segmenter.state_dict())
+        self._unpack(passes)
+        self.refresh(passes)
+        if self.config.prior_strength:
+            self._sweep_target(self._teacher_passes(passes))
+
+    def refresh(self, passes: Passes) -> None:
+        """Adapt the anchors to the target anew, by what the teacher has become."""
+        if self.adapted is None:
+            return
+        figures = self.of_pack.anchors.figures(self.anchors.counts)
+        target, pairs = FeatureSample(), FeatureSample(_PAIRS)
+        has_moved = self._has_moved()
+        for batch in passes.target():
+            now = self.frozen(self.teacher, batch.plain, "target").features
+            target.update(now)
+            if has_moved:
+                before = self.frozen(self.packed, batch.plain, "target").features
+                pairs.update(torch.cat([before, now], dim=1))
+        if has_moved:
+            figures = carried(figures, pairs, passes.all_reduce)
+        self.adapted.anchors.begin(figures)
+        self.adapted.anchors.adapt(target, passes.all_reduce)
+
+    def losses(self, batch: Batch) -> Iterator[Losses]:
+        """Yield {mixed/ce, source/pull}; the batch's source is not looked at."""
+        logits = self.label_target(batch.target.plain)
+        mixed, soft = self.mix(batch, logits)
+        student = self.student(mixed.image, "target")
+        losses = {"mixed/ce": soft_cross_entropy(self.upsample(student.logits, mixed.image), soft)}
+        if self.config.pull:
+            losses["source/pull"] = self.config.pull / 2 * self._squared_distance()
+        yield losses
+
+    @torch.no_grad()
+    def mix(self, batch: Batch, logits: Tensor) -> tuple[Mixed, SoftLabels]:
+        """Make the student's images: classes of each target image pasted on the one after it.
+
+        Args:
+            batch: of the step; its target alone is used.
+            logits: (B, K, h, w) of the target's labels.
+
+        Returns:
+            The images, jittered, blurred and partly hidden, with IGNORE where nothing is pasted;
+            and soft labels, those of pasted pixels pasted too.
+        """
+        image = batch.target.image
+        labels = self.soft_labels(logits, image)
+        likeliest = labels.probability.argmax(dim=1)
+        weight = labels.weight.expand(likeliest.shape)
+        giving = Labelled(image.roll(1, dims=0), likeliest.roll(1, dims=0))
+        mixed = self.disturbed(self.paste(giving, image, weight))
+        is_pasted = mixed.label != IGNORE
+        probability = labels.probability
+        return mixed, SoftLabels(
+            torch.where(is_pasted[:, None], probability.roll(1, dims=0), probability),
+            torch.where(is_pasted, weight.roll(1, dims=0), weight),
+        )
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Update the teacher, the source's batch-norm statistics with it, and class shares."""
+        super().after_step(step)
+        carry_source_statistics(self.teacher, self.packed)
+
+    def finish(self, passes: Passes) -> None:
+        """Deliver the teacher, with statistics of the target's whole images."""
+        super().finish(passes)
+        carry_source_statistics(self.segmenter, self.packed)
+        self.teacher.load_state_dict(self.segmenter.state_dict())
+
+    def _unpack(self, passes: Passes) -> None:
+        """Take packed network and figures; without a pack, of what the stage begins with."""
+        if passes.pack is None:
+            self.packed.load_state_dict(merged_state(self.segmenter))
+        else:
+            begin_with(self.packed, passes.pack.segmenter(), "the pack's network")
+        packed = LabellerPasses(self.packed, partial(self.frozen, self.packed), passes)
+        figures = self.of_pack.fit(packed)
+        if self.packed.config.norm == "per-domain":
+            self.estimate_target_statistics(passes, self.packed)
+        counts = figures.counts.to(self.anchors.counts.device)
+        known = torch.where(counts[:, None] > 0, self.of_pack.anchors.source, torch.nan)
+        self.anchors.load_state_dict(CategoryAnchors.from_vectors(known, counts).state_dict())
+        self.target_anchors.load_state_dict(self.anchors.state_dict())
+
+    def _has_moved(self) -> bool:
+        """Tell whether the teacher's weights are others than the packed network's."""
+        ours, theirs = dict(self.teacher.named_parameters()), dict(self.packed.named_parameters())
+        return ours.keys() != theirs.keys() or any(
+            not each.equal(theirs[name]) for name, each in ours.items()
+        )
+
+    def _squared_distance(self) -> Tensor:
+        """Measure ‖w − w₀‖² over the weights that learn and that the packed network has too."""
+        packed = dict(self.packed.named_parameters())
+        squares = [
+            (each - packed[name]).square().sum()
+            for name, each in self.segmenter.named_parameters()
+            if each.requires_grad and name in packed
+        ]
+        return torch.stack(squares).sum()

@@ -1,0 +1,83 @@
+"""Make a pack of a run: its network, and the figures that the network has of the source."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from cag_uda.data.loading.sampler import Shard
+from cag_uda.data.loading.sweeps import sweep_source
+from cag_uda.errors import RunError
+from cag_uda.methods.adapted_labels import AdaptedLabels
+from cag_uda.methods.base import Passes, predict
+from cag_uda.methods.labeller import LabellerPasses
+from cag_uda.models.pack import Pack
+from cag_uda.prediction.labeller import labelled_images
+from cag_uda.prediction.opening import open_model
+from cag_uda.recipes import load_recipe
+from cag_uda.runs.folder import RunFolder
+from cag_uda.runs.own_domains import source_words
+from cag_uda.types import Labelled
+
+_CHUNK = 8
+
+
+class Packed(NamedTuple):
+    """What was packed."""
+
+    pack: Pack
+    network: Path
+    """The model folder."""
+    images: int
+    """Of the source, that the figures are of."""
+
+
+def pack_run(
+    run: Path,
+    *,
+    stage: str | None = None,
+    data_root: Path | None = None,
+    accelerator: str = "auto",
+    watch: Callable[[int, int], None] = lambda done, total: None,
+) -> Packed:
+    """Sweep a run's source through one of its networks, and pack what is found.
+
+    Args:
+        run: the run folder; the images and labels of its source must be there.
+        stage: whose network; None: the one that the run delivers.
+        data_root: folder below which built-in domains lie, in place of the run's.
+        accelerator: auto, cpu or cuda.
+        watch: told how many of the source's images have been seen, and how many there are.
+
+    Raises:
+        UserError: if it is no run, has no such stage or network, or its source is not there.
+    """
+    path = run / "recipe.toml"
+    if not path.is_file():
+        raise RunError(f"{run} is no run folder: it has no recipe.toml; give what `adapt` wrote")
+    recipe = load_recipe(path, data_root=data_root)
+    names = [each.name for each in recipe.stages]
+    folder = RunFolder(run).model
+    if stage is not None:
+        if stage not in names:
+            raise RunError(f"{run} has no stage {stage!r}; it has {', '.join(names)}")
+        folder = RunFolder(run).stage(names.index(stage), stage) / "model"
+    if not folder.is_dir():
+        raise RunError(f"no network at {folder} yet; go on with `adapt --resume`, then pack it")
+    segmenter = open_model(str(folder), accelerator)
+    sources = labelled_images(recipe, segmenter, str(folder))
+    total = sum(map(len, sources))
+
+    def swept() -> Iterator[Labelled]:
+        seen = 0
+        for images in sources:
+            loading, device = recipe.sweep_loading, segmenter.mean.device
+            for batch in sweep_source(images, loading, _CHUNK, Shard(), device):
+                yield batch
+                seen += len(batch.image)
+                watch(seen, total)
+
+    passes = Passes(swept, lambda: (), lambda tensor: tensor)
+    labels = AdaptedLabels(segmenter, threshold=0.0).to(segmenter.mean.device)
+    figures = labels.fit(LabellerPasses(segmenter, partial(predict, segmenter), passes))
+    return Packed(Pack.of(segmenter, figures, source_words(recipe)), folder, total)

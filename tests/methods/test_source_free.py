@@ -1,0 +1,181 @@
+"""CAG-plus without the source: what it takes of a pack, and what its steps look at."""
+
+import copy
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from cag_uda.adaptation.soft_labels import soft_cross_entropy
+from cag_uda.errors import UserError
+from cag_uda.methods import METHODS, Passes
+from cag_uda.methods.anchor_classifier import AnchorClassifier, AnchorClassifierConfig
+from cag_uda.methods.cag_plus_source_free import CAGPlusSourceFree, CAGPlusSourceFreeConfig
+from cag_uda.models.norm import carry_source_statistics
+from cag_uda.models.pack import Pack
+from cag_uda.models.segmenter import Segmenter
+from cag_uda.types import IGNORE, Batch, Labelled
+from tests.support.batches import make_batch, make_passes, same
+from tests.support.method_steps import step
+
+PLAIN = {"mix": {"jitter": 0.0, "blur_probability": 0.0}}
+
+
+def no_source() -> Iterator[Labelled]:
+    raise AssertionError("there is no source")
+
+
+def of_pack(segmenter: Segmenter) -> Passes:
+    """Sweeps over the target alone, beside a pack of the network."""
+    method = CAGPlusSourceFree(copy.deepcopy(segmenter), CAGPlusSourceFreeConfig())
+    method.prepare(make_passes())
+    figures = method.of_pack.anchors.figures(method.anchors.counts)
+    pack = Pack.of(segmenter, figures, "day/train")
+    return Passes(no_source, make_passes().target, same, pack=pack)
+
+
+def bias_of(network: Segmenter) -> Tensor:
+    """The classifier's bias."""
+    bias = cast(nn.Conv2d, network.classifier).bias
+    assert bias is not None
+    return bias
+
+
+def without_source(batch: Batch) -> Batch:
+    return batch._replace(source=Labelled(batch.source.image[:0], batch.source.label[:0]))
+
+
+def test_from_a_pack_it_is_what_it_is_with_the_source_at_hand(segmenter: Segmenter) -> None:
+    config, passes = CAGPlusSourceFreeConfig(), of_pack(segmenter)
+    given = CAGPlusSourceFree(copy.deepcopy(segmenter), config)
+    given.prepare(make_passes())
+    packed = CAGPlusSourceFree(copy.deepcopy(segmenter), config)
+    packed.prepare(passes)
+    for (name, one), other in zip(
+        given.state_dict().items(), packed.state_dict().values(), strict=True
+    ):
+        assert one.equal(other), name
+    batch = make_batch(5)
+    assert step(packed.train(), without_source(batch)) == step(given.train(), batch)
+
+
+def test_the_losses_of_a_step_are_those_written_out(segmenter: Segmenter) -> None:
+    segmenter.dropout.p = 0.0
+    config = CAGPlusSourceFreeConfig.model_validate({**PLAIN, "pull": 0.4})
+    method = CAGPlusSourceFree(segmenter, config)
+    method.prepare(of_pack(copy.deepcopy(segmenter)))
+    with torch.no_grad():
+        for each in method.segmenter.parameters():
+            each.add_(0.01)
+    method.train()
+    reference, batch = copy.deepcopy(method), without_source(make_batch(3))
+    torch.manual_seed(0)
+    (losses,) = method.losses(batch)
+    moved_by = 0.01**2 * sum(each.numel() for each in segmenter.parameters())
+    assert losses["source/pull"].item() == pytest.approx(0.2 * moved_by, rel=1e-3)
+
+    torch.manual_seed(0)
+    image = batch.target.image
+    logits = reference.label_target(image)
+    mixed, soft = reference.mix(batch, logits)
+    is_pasted = mixed.label != IGNORE
+    assert 0 < is_pasted.float().mean() < 1
+    other = image.flip(0)  # Of two images the one before is the other.
+    torch.testing.assert_close(mixed.image, torch.where(is_pasted[:, None], other, image))
+    plain = reference.soft_labels(logits, image)
+    assert soft.probability.equal(
+        torch.where(is_pasted[:, None], plain.probability.flip(0), plain.probability)
+    )
+    assert mixed.label[is_pasted].equal(soft.probability.argmax(1)[is_pasted])
+    student = reference.segmenter(mixed.image, "target")
+    ce = soft_cross_entropy(reference.upsample(student.logits, mixed.image), soft)
+    torch.testing.assert_close(losses["mixed/ce"], ce)
+
+
+def test_the_anchors_follow_a_teacher_that_has_moved(segmenter: Segmenter) -> None:
+    """Twice the features are the same classes at twice the distance."""
+    method = CAGPlusSourceFree(segmenter, CAGPlusSourceFreeConfig())
+    passes = of_pack(copy.deepcopy(segmenter))
+    method.prepare(passes)
+    assert method.adapted is not None
+    before = copy.deepcopy(method.adapted.anchors)
+
+    predict = method.frozen
+    method.frozen = lambda network, image, domain: (  # type: ignore[method-assign]
+        p._replace(features=2 * p.features + 1)
+        if (p := predict(network, image, domain)) and network is method.teacher
+        else p
+    )
+    with torch.no_grad():
+        bias_of(method.teacher).add_(1e-3)  # Its weights are no longer the pack's.
+    method.refresh(passes)
+    moved = method.adapted.anchors
+    # But for channels that hardly vary on the target, whose change it cannot tell.
+    wanted = 2 * before.source + 1
+    assert (moved.source - wanted).norm() < 0.03 * (wanted - before.source).norm()
+    assert method.of_pack.anchors.source.equal(before.source), "the pack's stay what they are"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"contrast": {"weight": 0.1}}, {"initial": {"weight": 0.005}}, {"anchor_weight": 1.0}],
+)
+def test_pieces_that_want_source_images_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="wants features of source images"):
+        CAGPlusSourceFreeConfig.model_validate(settings)
+
+
+def test_each_method_says_whether_it_uses_the_source() -> None:
+    free = {name for name, method in METHODS.items() if not method.uses_source}
+    assert free == {"adabn", "anchor-classifier", "cag-plus-source-free"}
+
+
+def test_the_anchor_classifier_takes_the_packs_anchors(segmenter: Segmenter) -> None:
+    passes, config = of_pack(segmenter), AnchorClassifierConfig()
+    given = AnchorClassifier(copy.deepcopy(segmenter), config)
+    given.prepare(make_passes())
+    packed = AnchorClassifier(copy.deepcopy(segmenter), config)
+    packed.prepare(passes)
+    assert bias_of(packed.segmenter).equal(bias_of(given.segmenter))
+    assert not bias_of(packed.segmenter).equal(bias_of(segmenter))
+    with torch.no_grad():
+        next(segmenter.parameters()).add_(1.0)
+    with pytest.raises(UserError, match="a network that was trained since"):
+        AnchorClassifier(segmenter, config).prepare(passes)
+
+
+@pytest.mark.parametrize("norm", ["per-domain", "shared", "frozen"])
+def test_a_pack_of_one_norm_serves_a_recipe_of_another(segmenter: Segmenter, norm: str) -> None:
+    passes = of_pack(segmenter)
+    config = segmenter.config.model_copy(update={"norm": norm})
+    other = Segmenter(config, segmenter.classes)
+    method = CAGPlusSourceFree(other, CAGPlusSourceFreeConfig())
+    method.prepare(passes)
+    losses = step(method.train(), without_source(make_batch(1)))
+    assert all(value == value for value in losses.values())
+
+
+def test_the_sources_statistics_move_with_the_targets(segmenter: Segmenter) -> None:
+    """Where all channels are shifted and scaled alike, the source's are what they would be."""
+    for statistic in (*segmenter.statistics("source"), *segmenter.statistics("target")):
+        statistic.copy_(torch.rand(statistic.shape) + 0.5)
+    moved = copy.deepcopy(segmenter)
+    scale, shift = 1.5, -2.0
+    for place, statistic in enumerate(moved.statistics("target")):
+        is_mean = place % 2 == 0
+        statistic.copy_(scale * statistic + shift if is_mean else scale**2 * statistic)
+    carry_source_statistics(moved, segmenter)
+    pairs = zip(moved.statistics("source"), segmenter.statistics("source"), strict=True)
+    for place, (got, before) in enumerate(pairs):
+        wanted = scale * before + shift if place % 2 == 0 else scale**2 * before
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
+
+    same_weights = copy.deepcopy(segmenter)
+    carry_source_statistics(same_weights, segmenter)
+    for got, before in zip(
+        same_weights.statistics("source"), segmenter.statistics("source"), strict=True
+    ):
+        torch.testing.assert_close(got, before)
