@@ -16,6 +16,7 @@ from cag_uda.adaptation import (
     adversarial,
     anchor_distance,
     centroid_distance,
+    class_balance,
     cross_entropy,
     entropy,
     pixel_mean,
@@ -267,3 +268,27 @@ def test_pixel_mean_divides_by_the_count_of_all_processes(monkeypatch: pytest.Mo
     )
     assert own.item() == 3
     assert (own + others).item() / 2 == 7 / 4
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+def test_class_balance_weighs_by_powers_of_frequency(exponent: float) -> None:
+    label = torch.tensor([[[0, 0, 0, 0, 2], [0, 0, IGNORE, 1, 1]]])
+    counts = {0: 6, 1: 2, 2: 1}
+    powers = {c: n**-exponent for c, n in counts.items()}
+    mean = sum(powers[c] * n for c, n in counts.items()) / 9
+    wanted = [[powers.get(int(c), 0.0) / mean for c in row] for row in label[0]]
+    assert class_balance(label, 4, exponent).allclose(torch.tensor([wanted]))
+
+
+def test_balanced_cross_entropy_is_the_mean_of_the_classes_means() -> None:
+    logits, label = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
+    label[0, 0] = IGNORE
+    loss = cross_entropy(logits, label, class_balance(label, 3, 1.0))
+    each = torch.nn.functional.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none")
+    wanted = torch.stack([each[label == c].mean() for c in range(3)]).mean()
+    assert loss.allclose(wanted)
+
+
+def test_class_balance_without_labels_is_zero() -> None:
+    label = torch.full((1, 2, 2), IGNORE)
+    assert class_balance(label, 3, 1.0).equal(torch.zeros(1, 2, 2))

@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from cag_uda.adaptation.tensors import at_least_float32, one_hot, without_autocast
+from cag_uda.adaptation.tensors import at_least_float32, one_hot, over_processes, without_autocast
 from cag_uda.errors import ShapeError, UserError
 from cag_uda.types import IGNORE, DomainName
 
@@ -73,6 +73,33 @@ def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -
     loss = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none")
     total = loss.sum() if weight is None else (loss * weight).sum()
     return pixel_mean(total, (label != IGNORE).sum())
+
+
+@torch.no_grad()
+def class_balance(label: Tensor, num_classes: int, exponent: float) -> Tensor:
+    """Weigh labelled pixels such that frequent classes count less: by n_c^−β, in the mean 1.
+
+    Self-training labels the pixels that it is sure of, most of them of frequent classes, and so
+    teaches the classifier to forget the others. At β = 1 the cross entropy so weighed is the mean
+    over the classes that are there of each class's own mean.
+
+    Args:
+        label: (B, h, w) int64 train ids with IGNORE.
+        num_classes: K.
+        exponent: β, at least 0, which gives 1 everywhere.
+
+    Returns:
+        (B, h, w) float32 weights, 0 where the label is IGNORE; n_c is counted in the labels of all
+        processes.
+
+    Source: re-weighting by inverse frequency (β = 1), and its powers as in Mahajan et al.,
+    *Exploring the Limits of Weakly Supervised Pretraining*, ECCV 2018.
+    """
+    members = one_hot(label, num_classes)
+    counts = over_processes(members.sum(dim=(0, 2)))
+    by_class = torch.where(counts > 0, counts.clamp(min=1).pow(-exponent), 0.0)
+    by_class *= counts.sum() / (by_class * counts).sum().clamp(min=1e-12)
+    return (by_class @ members).view(label.shape)
 
 
 def anchor_distance(

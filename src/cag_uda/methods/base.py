@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cag_uda.adaptation.losses import cross_entropy
+from cag_uda.adaptation.losses import class_balance, cross_entropy
 from cag_uda.adaptation.tensors import at_least_float32
 from cag_uda.methods.optim import OptimConfig, build_optimizer
 from cag_uda.models.config import SegmenterConfig
@@ -131,7 +131,14 @@ class Method(nn.Module, ABC):
         prediction: Prediction = network(image, domain, **options)
         return prediction
 
-    def cross_entropy(self, logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+    def cross_entropy(
+        self,
+        logits: Tensor,
+        label: Tensor,
+        weight: Tensor | None = None,
+        *,
+        balance: float = 0.0,
+    ) -> Tensor:
         """Compute the cross entropy of the segmenter's logits, mean over labelled pixels.
 
         Args:
@@ -139,7 +146,11 @@ class Method(nn.Module, ABC):
             label: (B, H, W) int64 train ids of the images, to whose size the logits are resized,
                 or (B, h, w) on the feature grid.
             weight: factor of each pixel's loss, of the label's shape.
+            balance: exponent β by which frequent classes weigh less, in place of `weight`; see
+                `adaptation.losses.class_balance`. 0 weighs all pixels alike.
         """
+        if balance:
+            weight = class_balance(label, self.segmenter.num_classes, balance)
         return cross_entropy(self.upsample(logits, label), label, weight)
 
     def upsample(self, logits: Tensor, like: Tensor) -> Tensor:

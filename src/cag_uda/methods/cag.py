@@ -13,8 +13,7 @@ Segmentation*, NeurIPS 2019 (arXiv 1910.13049).
 | L_CE, L_dis, λ                | `cross_entropy`, `anchor_distance`, `distance_weight`          |
 | network of the stage before   | `labeller`, frozen                                             |
 
-The warm-up is `adversarial`, and the loop over stages is the recipe's. Where the released code
-differs from the paper is `cag_released`; anchors that move are `cag_moving`.
+The loop over stages is the recipe's. Released code: `cag_released`; moving anchors: `cag_moving`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -137,7 +136,8 @@ class CAG(FrozenLabeller):
         }
         pseudo = self.pseudo_labels(batch.target.plain, self.config.labels)
         target = self.student(batch.target.image, "target")
-        ce = {kind: self.cross_entropy(target.logits, p.label) for kind, p in pseudo.items()}
+        beta, logits = self.config.class_balance, target.logits
+        ce = {k: self.cross_entropy(logits, p.label, balance=beta) for k, p in pseudo.items()}
         first = pseudo[self.config.labels[0]].label
         yield {
             **{f"target/{k}": self.config.target_weight / len(ce) * ce[k] for k in ce},

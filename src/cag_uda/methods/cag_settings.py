@@ -26,6 +26,10 @@ class CAGSettings(MethodConfig):
     target_weight: float = Field(default=1.0, ge=0)
     """Of the target's cross entropy."""
 
+    class_balance: float = Field(default=0.0, ge=0, le=1)
+    """β: in the target's cross entropy a pixel of class c weighs n_c^−β, n_c its class's labels in
+    the batch. 0, all pixels alike, in the paper; 1 gives every class the same say."""
+
     @model_validator(mode="after")
     def _some_labels(self) -> Self:
         if not self.labels or len(set(self.labels)) < len(self.labels):
