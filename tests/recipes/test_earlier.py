@@ -88,7 +88,7 @@ def test_variants_by_name_keep_their_own_defaults() -> None:
 
 def test_an_unknown_kind_of_anchors_is_refused() -> None:
     with pytest.raises(RecipeError, match="refreshed, fixed or moving, got 'loose'"):
-        load_recipe("demo", ["stages.stage-1.method.anchors=loose"])
+        load_recipe("camvid-drives", ["stages.stage-1.method.anchors=loose"])
 
 
 def test_a_released_recipe_is_compared_as_cag() -> None:

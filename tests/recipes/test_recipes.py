@@ -114,10 +114,10 @@ def test_overrides_from_python_are_changes_of_the_command_line() -> None:
 def test_a_repeated_stage_is_written_out(tmp_path: Path) -> None:
     """Settings of the whole and of single repetitions can be changed, in any order."""
     changes = ["stages.stage-2.steps=7", "stages.stage.steps=5", "stages.*.log_every=3"]
-    recipe = load_recipe("demo", [*changes, "stages.stage.repeat=2"])
-    stages = [(each.name, each.steps, each.log_every) for each in recipe.stages[2:]]
+    recipe = load_recipe("camvid-drives", [*changes, "stages.stage.repeat=2"])
+    stages = [(each.name, each.steps, each.log_every) for each in recipe.stages[4:6]]
     assert stages == [("stage-1", 5, 3), ("stage-2", 7, 3)]
-    assert [recipe.start_of(index) for index in (2, 3)] == ["warmup", "stage-1"]
+    assert [recipe.start_of(index) for index in (4, 5)] == ["statistics", "stage-1"]
     path = tmp_path / "again.toml"
     path.write_text(dump_recipe(recipe))
     assert "repeat" not in path.read_text()
@@ -126,13 +126,13 @@ def test_a_repeated_stage_is_written_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["0", "101", "many", "1.5"])
 def test_a_stage_is_repeated_a_sensible_number_of_times(value: str) -> None:
-    with pytest.raises(RecipeError, match=r"stages\.2\.repeat"):
-        load_recipe("demo", [f"stages.stage.repeat={value}"])
+    with pytest.raises(RecipeError, match=r"stages\.4\.repeat"):
+        load_recipe("camvid-drives", [f"stages.stage.repeat={value}"])
 
 
 def test_repetitions_start_where_the_stage_says() -> None:
     table = load_recipe("demo").model_dump(mode="json")
-    cag = {**table["stages"][2], "name": "more", "start": "initial", "repeat": 2}
+    cag = {**table["stages"][3], "name": "more", "start": "initial", "repeat": 2}
     recipe = Recipe.model_validate({**table, "stages": [table["stages"][0], cag]})
     assert [recipe.start_of(index) for index in (1, 2)] == ["initial", "more-1"]
 
