@@ -36,7 +36,7 @@ class Config(BaseModel):
 
 
 class Labelled(NamedTuple):
-    """Images with a class for every pixel: the source."""
+    """Images with a class for every pixel: the source, and what little of the target has labels."""
 
     image: Tensor
     """(B, 3, H, W) float32 in [0, 1], RGB."""
@@ -60,6 +60,9 @@ class Batch(NamedTuple):
     source: Labelled
     """Of no image (B = 0) where the method does not use the source."""
     target: Unlabelled
+    labelled: Labelled | None = None
+    """Images of the target whose labels the recipe lets into training by `[target] labelled`; None
+    without that, which is the only way by which a label of the target gets into a batch."""
 
 
 class Prediction(NamedTuple):

@@ -271,3 +271,36 @@ def test_ids_that_are_no_class_are_left_out() -> None:
     got, expected = fitted(features, odd), fitted(features, ignored)
     for name, value in expected.state_dict().items():
         assert got.state_dict()[name].equal(value), name
+
+
+def test_labelled_pixels_of_the_target_move_the_anchors_of_their_classes() -> None:
+    source = drawn(SHARES, CENTRES, 5_000)
+    target, label = drawn(SHARES, CENTRES + 1.0, 5_000, seed=1)
+    few = FeatureSample()
+    shown = torch.where(label == 2, label, IGNORE)
+    few.update(target[:, :, :20], shown[:, :20])
+    anchors, without = fitted(*source), fitted(*source)
+    without.adapt(sample_of(target), same)
+    anchors.adapt(sample_of(target), same, rounds=1, labelled=few, labelled_weight=3.0)
+
+    plain = fitted(*source)
+    rows = target[0].flatten(1).t()
+    posterior = (plain.log_likelihood(target)[0].flatten(1).t() + plain.share.log()).softmax(1)
+    sure = (posterior > 0.9).float()
+    known = rows[:1000][(shown[:, :20].flatten() == 2)]
+    moved = (sure.t() @ rows)[2] - sure.sum(0)[2] * plain.reference[2]
+    moved += 3.0 * (known - plain.source[2]).sum(0)
+    expected = plain.source[2] + moved / (sure.sum(0)[2] + 3.0 * len(known) + 0.02 * len(rows))
+    torch.testing.assert_close(anchors.vectors[2], expected, rtol=1e-4, atol=1e-4)
+    truth = CENTRES + 1.0
+    anchors.adapt(sample_of(target), same, labelled=few)
+    apart = [(each.vectors[2] - truth[2]).norm() for each in (anchors, without)]
+    assert apart[0] < apart[1]
+
+
+def test_anchors_are_the_same_to_the_last_bit_without_a_labelled_pixel() -> None:
+    source, target = drawn(SHARES, CENTRES, 5_000), drawn(SHARES, CENTRES + 0.5, 5_000, seed=1)[0]
+    one, other = fitted(*source), fitted(*source)
+    one.adapt(sample_of(target), same)
+    other.adapt(sample_of(target), same, labelled=FeatureSample())
+    assert one.vectors.equal(other.vectors)

@@ -1,7 +1,9 @@
 """Crops, augmentation, and batches that depend on step and slot alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from cag_uda.data.loading.images import LabelledImages, UnlabelledImages
 from cag_uda.data.loading.sampler import BatchSource, Shard, load_batches
 from cag_uda.data.loading.sweeps import sweep_source, sweep_target
 from cag_uda.errors import DataError
-from cag_uda.types import Batch, Unlabelled
+from cag_uda.types import IGNORE, Batch, Unlabelled
 from tests.support.trees import COLOURS, read_pixels, write_domain
 
 CPU = torch.device("cpu")
@@ -191,3 +193,50 @@ def test_a_source_without_labels_is_refused(tmp_path: Path) -> None:
     path = write_domain(tmp_path, "bare", labels=False)
     with pytest.raises(DataError, match="label"):
         LabelledImages(Domain.open(path), "train")
+
+
+def with_few(folder: Path, settings: LoadingConfig, shard: Shard = WHOLE) -> BatchSource:
+    """Batches that have labelled images of the target too."""
+    source = source_of(folder, settings, shard)
+    few = LabelledImages(Domain.open(folder / "dusk.toml"), "train")
+    return replace(source, labelled=few)
+
+
+def test_labelled_images_of_the_target_are_a_stated_share_of_a_batch(tmp_path: Path) -> None:
+    settings = config(labelled_share=0.75)
+    without = raw(source_of(tmp_path, settings), 5)
+    source = with_few(tmp_path, settings)
+    whole = raw(source, 5)
+    assert without.labelled is None
+    assert_equal(whole, without)
+    assert whole.labelled is not None
+    assert whole.labelled.image.shape == (3, 3, 32, 40)
+    assert whole.labelled.label.shape == (3, 32, 40)
+    assert len(source.files(5)) == 4 + 4 + 3
+    difference = whole.labelled.image.permute(0, 2, 3, 1).numpy().astype(int)
+    difference = np.abs(difference - 0.4 * COLOURS[whole.labelled.label.numpy()]).max(axis=3)
+    assert (difference < 30).mean() > 0.7, "labels are those of the images"
+
+
+def test_labelled_images_are_the_same_whoever_loads_them(tmp_path: Path) -> None:
+    settings = config(labelled_share=0.5)
+    whole = raw(with_few(tmp_path, settings), 2).labelled
+    halves = [raw(with_few(tmp_path, settings, Shard(rank, 2)), 2).labelled for rank in (0, 1)]
+    assert whole is not None
+    for number, half in enumerate(halves):
+        assert half is not None
+        assert half.label.equal(whole.label[number : number + 1])
+    seen = [path for step in range(6) for path in with_few(tmp_path, settings).files(step)[8:]]
+    assert sorted(seen) == sorted(2 * list(dict.fromkeys(seen))), "all, equally often"
+
+
+def test_crops_of_images_that_are_labelled_in_one_place_show_it(tmp_path: Path) -> None:
+    settings = config(labelled_share=1.0, scale=[1.0, 1.0])
+    source = with_few(tmp_path, settings)
+    for path in (tmp_path / "dusk" / "labels").iterdir():
+        label = np.full((48, 64), 255, np.uint8)
+        label[:6, :6] = 2
+        cv2.imwrite(str(path), label)
+    crops = [raw(source, step).labelled for step in range(10)]
+    shown = [(crop.label != IGNORE).any(dim=(1, 2)) for crop in crops if crop is not None]
+    assert torch.cat(shown).float().mean() > 0.9

@@ -51,6 +51,23 @@ def test_early_backward_equals_the_summed_loss(name: str, segmenter: Segmenter) 
 
 
 @pytest.mark.parametrize("name", TRAINED)
+def test_labels_of_the_target_are_learned_from_where_there_are_some(
+    name: str, segmenter: Segmenter
+) -> None:
+    method, few = make(name, segmenter), make_batch(5).source
+    given = list(method.losses(make_batch())) + list(method.labelled_losses(few))
+    names = [name for losses in given for name in losses]
+    assert names.count("labelled/ce") == 1
+    assert len(set(names)) == len(names)
+    (losses,) = method.labelled_losses(few)
+    losses["labelled/ce"].backward()
+    assert any(each.grad is not None for each in segmenter.parameters())
+    ignored = few._replace(label=torch.full_like(few.label, IGNORE))
+    (losses,) = method.labelled_losses(ignored)
+    assert losses["labelled/ce"].item() == 0
+
+
+@pytest.mark.parametrize("name", TRAINED)
 def test_two_steps_give_finite_losses_and_change_only_trained_networks(
     name: str, segmenter: Segmenter
 ) -> None:

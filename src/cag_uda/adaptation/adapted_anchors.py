@@ -18,6 +18,14 @@ pass the same test by the source's anchors. Sure pixels lie farther from the oth
 pixels of a class do; the difference of two such means is free of that, so that nothing moves where
 the domains are one.
 
+Where a few pixels of the target have labels, a labelled pixel of class c counts in the M-step as w
+pixels whose class is only inferred, and what it moves A_c by is the distance to A_c of the source:
+no test has chosen it, so that there is no r_c to take off. Class shares are left to EM: who chose
+the images to label may have looked for rare classes.
+
+    A_c ← A_c of the source
+          + (n_c (m_c − r_c) + w l_c (m′_c − A_c of the source)) / (n_c + w l_c + κN)
+
 The network's classifier knows the source's class shares already, so that of the anchors p(f | c)
 alone is multiplied with it (`pool`).
 
@@ -37,7 +45,7 @@ import torch
 from torch import Tensor, nn
 
 from cag_uda.adaptation.anchors import CategoryAnchors
-from cag_uda.adaptation.tensors import at_least_float32, without_autocast
+from cag_uda.adaptation.tensors import at_least_float32, one_hot, without_autocast
 from cag_uda.errors import ShapeError, UserError
 from cag_uda.types import IGNORE
 
@@ -305,6 +313,8 @@ class AdaptedAnchors(nn.Module):
         rounds: int = 6,
         confidence: float = 0.9,
         shrinkage: float = 0.02,
+        labelled: FeatureSample | None = None,
+        labelled_weight: float = 10.0,
     ) -> None:
         """Move the anchors to the target's features by EM, from where the source's are.
 
@@ -314,6 +324,8 @@ class AdaptedAnchors(nn.Module):
             rounds: of E-step and M-step.
             confidence: p(c | f) that a pixel must exceed to move an anchor.
             shrinkage: κ, what holds an anchor back, as a share of all sampled pixels.
+            labelled: l, pixels of the target with their classes; None or empty: there are none.
+            labelled_weight: w.
         """
         features, _ = target.rows(len(self.variance), self.source)
         total = all_reduce(features.new_tensor(float(len(features))))
@@ -322,10 +334,13 @@ class AdaptedAnchors(nn.Module):
         self.vectors.copy_(self.source)
         self.share.copy_(self.source_share)
         pseudo = shrinkage * total
+        known_sums, known = self._labelled_sums(labelled or FeatureSample(), all_reduce)
+        known_sums, known = labelled_weight * known_sums, labelled_weight * known
         for _ in range(rounds):
             sums, counts, found = self._sure(features, confidence, all_reduce)
-            shift = (sums - counts[:, None] * self.reference) / (counts + pseudo)[:, None]
-            self.vectors.copy_(self.source + shift)
+            shift = sums - counts[:, None] * self.reference
+            shift += known_sums - known[:, None] * self.source
+            self.vectors.copy_(self.source + shift / (counts + known + pseudo)[:, None])
             self.share.copy_((self.source_share + found / total) / 2)
 
     @torch.no_grad()
@@ -384,6 +399,14 @@ class AdaptedAnchors(nn.Module):
         sure = (posterior > confidence).float()
         sums, counts = all_reduce(sure.t() @ features), all_reduce(sure.sum(dim=0))
         return sums, counts, all_reduce(posterior.sum(dim=0))
+
+    def _labelled_sums(
+        self, labelled: FeatureSample, all_reduce: AllReduce
+    ) -> tuple[Tensor, Tensor]:
+        """Sum labelled pixels by class over all processes: sums (K, D) and counts (K,)."""
+        features, label = labelled.rows(len(self.variance), self.source)
+        rows = one_hot(label[None].to(features.device), len(self.source), features.dtype)[0]
+        return all_reduce(rows @ features), all_reduce(rows.sum(dim=1))
 
     def _scores(self, rows: Tensor) -> Tensor:
         """Give the log-likelihoods (N, K) of features (N, D)."""

@@ -106,6 +106,9 @@ def _wanted(
     ]
     target = Domain.open(recipe.target.domain, root)
     wanted.append((target, recipe.target.train, False))
+    if recipe.target.labelled is not None:
+        few = Domain.open(recipe.target.labelled_domain, root)
+        wanted.append((few, recipe.target.labelled.split, True))
     if recipe.target.test in target.splits:
         wanted.append((target, recipe.target.test, target.is_labelled(recipe.target.test)))
     return wanted

@@ -29,6 +29,7 @@ class AdaBN(Method):
     Config = AdaBNConfig
     trains = False
     uses_source = False
+    learns_from_target_labels = False
 
     def __init__(self, segmenter: Segmenter, config: AdaBNConfig) -> None:
         super().__init__(segmenter, config)

@@ -36,12 +36,17 @@ class AdaptedLabels(LabelKind):
         self.threshold, self.weight = threshold, weight
 
     def prepare(self, seen: LabellerPasses) -> None:
-        """Fit Gaussians to the source's features, then move them to the target's by EM."""
+        """Fit Gaussians to the source's features, then move them to the target's by EM.
+
+        Pixels of the target that are labelled move the anchors of their classes too.
+        """
         self.fit(seen)
-        target = FeatureSample()
+        target, labelled = FeatureSample(), FeatureSample()
         for prediction in seen.target():
             target.update(prediction.features)
-        self.anchors.adapt(target, seen.all_reduce)
+        for prediction, label in seen.labelled():
+            labelled.update(prediction.features, label)
+        self.anchors.adapt(target, seen.all_reduce, labelled=labelled)
 
     def fit(self, seen: LabellerPasses) -> SourceFigures:
         """Fit Gaussians to the source's features, or take a pack's; gives their figures.

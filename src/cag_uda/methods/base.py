@@ -72,6 +72,8 @@ class Passes:
     there are none."""
     pack: Pack | None = None
     """In place of the source, where its images are not there: `source` is empty then."""
+    labelled: Callable[[], Iterable[Labelled]] = lambda: ()
+    """This process's share of the target's images whose labels may be trained on."""
 
 
 class Method(nn.Module, ABC):
@@ -91,6 +93,8 @@ class Method(nn.Module, ABC):
     uses_source: ClassVar[bool] = True
     """Whether it learns from the source's images and labels. One that does not can begin with a
     pack, and its batches hold no source image."""
+    learns_from_target_labels: ClassVar[bool] = True
+    """Whether it is given the target's few labels where a recipe has some (`Batch.labelled`)."""
 
     def __init__(self, segmenter: Segmenter, config: MethodConfig) -> None:
         super().__init__()
@@ -187,6 +191,18 @@ class Method(nn.Module, ABC):
         forward; losses that share a forward share a yield. A step that takes its batch in parts
         calls this for each of them.
         """
+
+    def labelled_losses(self, labelled: Labelled) -> Iterator[Losses]:
+        """Yield the losses of the target's images that have labels, after `losses`, as these do.
+
+        By default {labelled/ce}: the target is learned from as the source is, wherever a pixel has
+        a label. The loop calls this only where the recipe names such images.
+
+        Args:
+            labelled: images of the target (B, 3, H, W) and their labels.
+        """
+        prediction = self.student(labelled.image, "target")
+        yield {"labelled/ce": self.cross_entropy(prediction.logits, labelled.label)}
 
     def after_step(self, step: int) -> None:
         """Finish a step after the optimisers': moving averages. Nothing by default."""

@@ -260,6 +260,8 @@ class CAGPlus(Method):
             sure = by_confidence(logits, self.config.anchor_confidence)
             found.update(prediction.features, sure.label)
             share += _class_sums(logits)
+        for prediction, label in seen.labelled():
+            found.update(prediction.features, label)
         found.reduce(seen.all_reduce)
         follow(self.target_anchors, found, momentum=0.0)
         self.prior.begin(self.anchors.counts, seen.all_reduce(share))

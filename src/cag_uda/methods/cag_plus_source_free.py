@@ -122,7 +122,10 @@ class CAGPlusSourceFree(CAGPlus):
         if has_moved:
             figures = carried(figures, pairs, passes.all_reduce)
         self.adapted.anchors.begin(figures)
-        self.adapted.anchors.adapt(target, passes.all_reduce)
+        labelled = FeatureSample()
+        for prediction, label in self._teacher_passes(passes).labelled():
+            labelled.update(prediction.features, label)
+        self.adapted.anchors.adapt(target, passes.all_reduce, labelled=labelled)
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yield {mixed/ce, source/pull}; the batch's source is not looked at."""

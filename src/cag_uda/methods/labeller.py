@@ -23,12 +23,16 @@ class LabellerPasses:
 
     def source(self) -> Iterator[tuple[Prediction, Tensor]]:
         """Yield predictions for the source, and its labels (B, h, w) on the feature grid."""
-        return self._labelled(self.passes.source())
+        return self._labelled(self.passes.source(), "source")
 
     def held_out(self) -> Iterator[tuple[Prediction, Tensor]] | None:
         """Yield as `source`, for labelled images that are not trained on; None without any."""
         batches = self.passes.held_out()
-        return None if batches is None else self._labelled(batches)
+        return None if batches is None else self._labelled(batches, "source")
+
+    def labelled(self) -> Iterator[tuple[Prediction, Tensor]]:
+        """Yield as `source`, for the target's images that may be trained on with their labels."""
+        return self._labelled(self.passes.labelled(), "target")
 
     def target(self) -> Iterator[Prediction]:
         """Yield predictions for the target."""
@@ -39,9 +43,11 @@ class LabellerPasses:
         """Sum a tensor over all processes, which each see their share of the images."""
         return self.passes.all_reduce(tensor)
 
-    def _labelled(self, batches: Iterable[Labelled]) -> Iterator[tuple[Prediction, Tensor]]:
+    def _labelled(
+        self, batches: Iterable[Labelled], domain: DomainName
+    ) -> Iterator[tuple[Prediction, Tensor]]:
         for batch in batches:
-            prediction = self.predict(batch.image, "source")
+            prediction = self.predict(batch.image, domain)
             yield prediction, self.network.on_grid(batch.label, prediction.logits)
 
 

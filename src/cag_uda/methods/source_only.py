@@ -21,6 +21,7 @@ class SourceOnly(Method):
     """
 
     Config = SourceOnlyConfig
+    learns_from_target_labels = False
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yield {source/ce}."""

@@ -49,6 +49,8 @@ class Training:
     """Which network of the run this is."""
     reads_target_labels: bool
     """Whether the source holds the target's domain, as an oracle's does."""
+    few_labels: str | None = None
+    """DOMAIN/SPLIT of the few images of the target that were trained on with labels, if any."""
     scored_on: str | None = None
     """DOMAIN/SPLIT; None where the target has no labels."""
     miou: float | None = None
@@ -111,6 +113,10 @@ def _introduction(training: Training | None) -> str:
         if training.reads_target_labels
         else "No label of the target was read in training, nor to choose this network."
     )
+    if training.few_labels is not None:
+        labels = (
+            f"Labels of a few images of the target, **{training.few_labels}**, were trained on too."
+        )
     description = f"{training.description}\n\n" if training.description else ""
     return (
         f"# {training.recipe}\n{description}"

@@ -188,7 +188,7 @@ def _with_absolute_paths(recipe: "Recipe", folder: Path) -> "Recipe":
     source = tuple(
         entry.model_copy(update={"domain": absolute(entry.domain)}) for entry in recipe.source
     )
-    target = recipe.target.model_copy(update={"domain": absolute(recipe.target.domain)})
+    target = recipe.target.with_domains(absolute)
     segmenter = recipe.segmenter
     # What lies nowhere beside the recipe may be on the hub.
     if segmenter.start is not None and (folder / segmenter.start).exists():

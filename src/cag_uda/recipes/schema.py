@@ -1,7 +1,7 @@
 """What a recipe says: source, target, network, loading, compute, and the stages in order."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -45,6 +45,25 @@ class Source(Config):
     pixels, 1052 by 1914."""
 
 
+def _split_alone(value: Any) -> Any:
+    return {"split": value} if isinstance(value, str) else value
+
+
+def _split_or_table(schema: dict[str, Any]) -> None:
+    """Tell editors that the name of a split alone will do."""
+    schema["anyOf"].append({"type": "string"})
+
+
+class TargetLabels(Config):
+    """Images of the target whose labels may be trained on."""
+
+    domain: str | None = None
+    """A domain file that lists them, with the target's classes, or a built-in domain's name; None:
+    the target's own."""
+    split: str = "train"
+    """Which split of it. None of its images may be one of the split that is scored."""
+
+
 class Target(Config):
     """The domain without labels."""
 
@@ -52,8 +71,28 @@ class Target(Config):
     """A built-in domain's name, or the path of a domain file."""
     train: str = "train"
     """The split that is adapted to; only its images are read."""
+    labelled: Annotated[TargetLabels | None, BeforeValidator(_split_alone)] = Field(
+        default=None, json_schema_extra=_split_or_table
+    )
+    """The few images of the target that have labels to be trained on: the name of a split of its
+    domain file, or `{ domain = "FILE.toml", split = "NAME" }`. No other label of the target is read
+    in training. None: no label at all."""
     test: str | None = "test"
     """The split that is scored; its labels, if it has any, are read by evaluation only."""
+
+    @property
+    def labelled_domain(self) -> str:
+        """The domain of the labelled images."""
+        own = None if self.labelled is None else self.labelled.domain
+        return own or self.domain
+
+    def with_domains(self, change: Callable[[str], str]) -> Self:
+        """Copy it with other domains, as `change` gives them for each name or path."""
+        update: dict[str, object] = {"domain": change(self.domain)}
+        if self.labelled is not None and self.labelled.domain is not None:
+            domain = change(self.labelled.domain)
+            update["labelled"] = self.labelled.model_copy(update={"domain": domain})
+        return self.model_copy(update=update)
 
 
 class Stage(StageSettings):
@@ -269,6 +308,13 @@ class Recipe(Config):
             return (
                 "one image per device cannot train batch norm; raise loading.batch_size to 2, or "
                 'set segmenter.norm = "frozen"'
+            )
+        labelled = self.loading.labelled_images
+        if self.target.labelled is not None and labelled % (count * parts):
+            return (
+                f"loading.labelled_share {self.loading.labelled_share:g} of "
+                f"loading.batch_size {batch} is {labelled} labelled images of the target, which "
+                f"{count} devices cannot take in {parts} equal parts; choose another share, or 1"
             )
         return None
 

@@ -39,6 +39,8 @@ def caveats(run: RunRecord, folder: str, miou: float) -> str:
     told.append(f"Measured with {seed}{on}: another seed may differ by more than the interval.")
     if run.begins_from is not None:
         told.append(f"The network began from {run.begins_from}.")
+    if run.few_labels is not None:
+        told.append(f"Labels of a few images of the target were trained on ({run.few_labels}).")
     return " ".join(told)
 
 

@@ -83,6 +83,8 @@ class RunRecord:
     seed: int | None
     begins_from: str | None
     """What the network was before the first stage, in words."""
+    few_labels: str | None
+    """Which images of the target were trained on with labels, in words; None: none."""
     environment: Environment
     remarks: list[str]
     """What is missing or cannot be read, in words for the page."""
@@ -148,6 +150,7 @@ def read_run(path: Path) -> RunRecord:
         chosen_by=criterion,
         seed=_seed(plan),
         begins_from=_begins_from(plan),
+        few_labels=_few_labels(plan),
         environment=_read_environment(path / ENVIRONMENT, remarks),
         remarks=remarks,
     )
@@ -249,6 +252,14 @@ def _begins_from(plan: dict[str, Any]) -> str | None:
     if "weights" in segmenter:
         return f"pretrained weights ({segmenter['weights']})"
     return "random weights"
+
+
+def _few_labels(plan: dict[str, Any]) -> str | None:
+    target = plan.get("target")
+    labelled = target.get("labelled") if isinstance(target, dict) else None
+    if not isinstance(labelled, dict):
+        return None
+    return f"{labelled.get('domain', 'the target')}, split {labelled.get('split', 'train')}"
 
 
 def _criterion(plan: dict[str, Any]) -> str | None:

@@ -32,7 +32,7 @@ def write_card(
     of_stage = next((each for each in scores.stages if each.folder == folder_name), None)
     scored = of_stage if is_last else None
     step = "" if is_last else f", after {delivered.name} steps"
-    target = name_of(recipe.target.domain)
+    target, few = name_of(recipe.target.domain), recipe.target.labelled
     training = Training(
         recipe=recipe.name,
         description=recipe.description,
@@ -44,6 +44,7 @@ def write_card(
         ],
         delivered=f"the network of {of_stage.name if of_stage else recipe.stages[-1].name}{step}",
         reads_target_labels=recipe.target.domain in [entry.domain for entry in recipe.source],
+        few_labels=None if few is None else f"{name_of(recipe.target.labelled_domain)}/{few.split}",
         scored_on=f"{name_of(recipe.target.domain)}/{recipe.target.test}"
         if scores.target
         else None,

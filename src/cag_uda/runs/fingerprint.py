@@ -26,6 +26,10 @@ def fingerprint(recipe: Recipe) -> DataRecord:
     domain = Domain.open(recipe.target.domain, root)
     images = [item.image for item in domain.items(recipe.target.train, with_labels=False)]
     splits.setdefault(f"{domain.name}/{recipe.target.train}", _of(images, domain.root()))
+    if recipe.target.labelled is not None:
+        few, split = Domain.open(recipe.target.labelled_domain, root), recipe.target.labelled.split
+        files = [path for item in few.items(split) for path in (item.image, item.label) if path]
+        splits[f"{few.name}/{split}, labelled"] = _of(files, few.root())
     if recipe.target.test in domain.splits:
         tested = domain.items(str(recipe.target.test), domain.is_labelled(str(recipe.target.test)))
         files = [path for item in tested for path in (item.image, item.label) if path]

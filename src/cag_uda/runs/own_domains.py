@@ -53,7 +53,7 @@ def with_domains(recipe: Recipe, change: Callable[[str], str]) -> Recipe:
     source = tuple(
         entry.model_copy(update={"domain": change(entry.domain)}) for entry in recipe.source
     )
-    target = recipe.target.model_copy(update={"domain": change(recipe.target.domain)})
+    target = recipe.target.with_domains(change)
     pack = None if recipe.pack is None else change(recipe.pack)
     return recipe.model_copy(update={"source": source, "target": target, "pack": pack})
 

@@ -144,6 +144,8 @@ def _run(
             held.enter_context(run.owned())
             run.reopen(recipe, progress.note)
     scenario = _open_scenario(recipe, processes, progress)
+    if scenario.labelled is not None:
+        progress.note(f"labels of {len(scenario.labelled)} images of the target are trained on")
     with processes.agreed():
         if resume and processes.is_first:
             run.compare_data(fingerprint(recipe), progress.note)
@@ -315,14 +317,15 @@ class StageRunner:
 
     def data(self, index: int) -> StageData:
         """What a stage learns from."""
-        uses_source = METHODS[self.recipe.stages[index].method.name].uses_source
+        method = METHODS[self.recipe.stages[index].method.name]
         batches = BatchSource(
-            self.scenario.sources if uses_source else (),
+            self.scenario.sources if method.uses_source else (),
             self.scenario.target,
             self.recipe.loading,
             self.recipe.seed,
             index,
             self.shard,
+            self.scenario.labelled if method.learns_from_target_labels else None,
         )
 
         def load(steps: range) -> Generator[Batch, None, None]:
@@ -361,7 +364,14 @@ class StageRunner:
                 return None
             return self._together(sweep_source(images, loading, _SWEEP_CHUNK, self.shard, device))
 
-        return Passes(source, target, self.processes.total, unseen, self.scenario.pack)
+        def labelled() -> Iterator[Labelled]:
+            if self.scenario.labelled is not None:
+                sweep = sweep_source(
+                    self.scenario.labelled, loading, _SWEEP_CHUNK, self.shard, device
+                )
+                yield from self._together(sweep)
+
+        return Passes(source, target, self.processes.total, unseen, self.scenario.pack, labelled)
 
     def _together(self, sweep: Iterator[T]) -> Iterator[T]:
         """This process's share of a sweep; a signal or an unreadable file ends that of all."""

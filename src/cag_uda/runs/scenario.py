@@ -1,12 +1,13 @@
 """A recipe's domains, opened and checked against each other before any training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cag_uda.data.domains.class_subset import in_one_space, with_classes
 from cag_uda.data.domains.domain import Domain
 from cag_uda.data.domains.label_space import LabelSpace
+from cag_uda.data.domains.placement import first_of
 from cag_uda.data.loading.decoded import DecodedImages
 from cag_uda.data.loading.images import LabelledImages, UnlabelledImages
 from cag_uda.errors import DataError, UserError
@@ -20,7 +21,11 @@ _HELD_OUT = ("val", "test")
 
 @dataclass(frozen=True)
 class Scenario:
-    """What a recipe adapts from and to. Target labels are within reach of `test` alone."""
+    """What a recipe adapts from and to.
+
+    Labels of the target are within reach of `test` alone, and of `labelled` where the recipe names
+    images whose labels may be trained on.
+    """
 
     sources: tuple[LabelledImages, ...]
     """None where a pack stands for them."""
@@ -34,6 +39,8 @@ class Scenario:
     """Whether that split has labels."""
     pack: Pack | None = None
     """In place of the source."""
+    labelled: LabelledImages | None = None
+    """The few images of the target that are trained on with their labels; None without any."""
 
     @classmethod
     def open(cls, recipe: Recipe, note: Callable[[str], None] = lambda text: None) -> "Scenario":
@@ -82,11 +89,15 @@ class Scenario:
                 test.items(str(recipe.target.test))  # Raises for a split that is not there.
         except UserError as error:
             problems += error.problems
+        try:
+            labelled = labelled_target(recipe, label_space, decoded, classes)
+        except UserError as error:
+            problems += error.problems
         if label_space is None and not problems:
             problems.append("the source names no label space; give its domain file one")
         if problems or label_space is None:
             raise UserError(problems)
-        return cls(tuple(sources), target, label_space, test, split, is_scored, pack)
+        return cls(tuple(sources), target, label_space, test, split, is_scored, pack, labelled)
 
     @property
     def classes(self) -> Classes:
@@ -114,6 +125,47 @@ def open_sources(recipe: Recipe) -> list[Domain]:
     return [with_classes(domain, recipe.classes) for domain in in_one_space(domains)]
 
 
+def labelled_target(
+    recipe: Recipe,
+    label_space: LabelSpace | None = None,
+    decoded: DecodedImages | None = None,
+    classes: Sequence[str] | None = None,
+) -> LabelledImages | None:
+    """Open the images of the target whose labels a recipe lets into training.
+
+    Args:
+        recipe: whose `[target] labelled` names them; nothing else does.
+        label_space: the source's, to compare with.
+        decoded: where decoded images are kept; None decodes every time.
+        classes: that are learned; None: the recipe's.
+
+    Returns:
+        The images; None where the recipe names none.
+
+    Raises:
+        UserError: if one of them is scored, or the classes differ from the source's.
+    """
+    named, target = recipe.target.labelled, recipe.target
+    if named is None:
+        return None
+    root = None if recipe.data_root is None else Path(recipe.data_root)
+    domain = with_classes(Domain.open(target.labelled_domain, root), classes or recipe.classes)
+    images = LabelledImages(domain, named.split, decoded=decoded)
+    problems = _unequal(domain.name, label_space, domain.label_space)
+    whole = Domain.open(target.domain, root)
+    if target.test in whole.splits:
+        scored = {item.image.resolve() for item in whole.items(str(target.test), with_labels=False)}
+        both = [path.name for path in images.paths() if path.resolve() in scored]
+        if both:
+            problems.append(
+                f"{len(both)} images of target.labelled are in the split {target.test!r} too, on "
+                f"which the network is scored: {first_of(both)}; take them out of one of the two"
+            )
+    if problems:
+        raise DataError(problems)
+    return images
+
+
 def held_out(recipe: Recipe) -> LabelledImages | None:
     """Labelled images of a source that are neither trained on nor the target's.
 
@@ -132,6 +184,8 @@ def held_out(recipe: Recipe) -> LabelledImages | None:
     target = Domain.open(recipe.target.domain, root)
     splits = {recipe.target.train, recipe.target.test} & set(target.splits)
     taken = {item.image for split in splits for item in target.items(str(split), with_labels=False)}
+    if (labelled := labelled_target(recipe)) is not None:
+        taken |= set(labelled.paths())
     sources = list(zip(recipe.source, open_sources(recipe), strict=True))
     for entry, domain in sources:
         taken |= {item.image for item in domain.items(entry.split)}

@@ -15,7 +15,7 @@ from cag_uda.methods.base import Method
 from cag_uda.training.compute import shared_scale
 from cag_uda.training.processes import Processes
 from cag_uda.training.settings import ComputeConfig, StageSettings
-from cag_uda.types import Batch, Labelled, Unlabelled
+from cag_uda.types import Batch, Labelled, Losses, Unlabelled
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def backpropagate(trainer: Trainer, batch: Batch) -> dict[str, Tensor]:
     losses: dict[str, Tensor] = {}
     with _shared_statistics(trainer):
         for part in _split(batch, parts):
-            for graph in trainer.method.losses(part):
+            for graph in _graphs(trainer.method, part):
                 terms = {name: loss / parts for name, loss in graph.items()}
                 total = torch.stack([loss.float() for loss in terms.values()]).sum()
                 if total.requires_grad:
@@ -121,6 +121,13 @@ def backpropagate(trainer: Trainer, batch: Batch) -> dict[str, Tensor]:
                 for name, loss in terms.items():
                     losses[name] = losses.get(name, 0) + loss.detach()
     return losses
+
+
+def _graphs(method: Method, batch: Batch) -> Iterator[Losses]:
+    """The losses of a method, and those of the target's labelled images if there are any."""
+    yield from method.losses(batch)
+    if batch.labelled is not None:
+        yield from method.labelled_losses(batch.labelled)
 
 
 def seed_for(seed: int, step: int, rank: int = 0) -> None:
@@ -210,6 +217,9 @@ def _split(batch: Batch, count: int) -> Iterator[Batch]:
     if count == 1:
         yield batch
         return
-    tensors = (*batch.source, *batch.target)
-    for image, label, *target in zip(*(each.chunk(count) for each in tensors), strict=True):
-        yield Batch(Labelled(image, label), Unlabelled(*target))
+    tensors = (*batch.source, *batch.target, *(batch.labelled or ()))
+    for image, label, seen, plain, *few in zip(
+        *(each.chunk(count) for each in tensors), strict=True
+    ):
+        labelled = Labelled(*few) if few else None
+        yield Batch(Labelled(image, label), Unlabelled(seen, plain), labelled)

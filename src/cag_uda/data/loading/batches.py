@@ -22,11 +22,12 @@ def stack_labels(labels: Sequence[Image]) -> Tensor:
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
     """Move a batch of 8-bit tensors and give it the types that `Batch` documents."""
-    return Batch(labelled_on(batch.source, device), unlabelled_on(batch.target, device))
+    labelled = None if batch.labelled is None else labelled_on(batch.labelled, device)
+    return Batch(labelled_on(batch.source, device), unlabelled_on(batch.target, device), labelled)
 
 
 def labelled_on(batch: Labelled, device: torch.device) -> Labelled:
-    """Move the source's part of a batch; see `on_device`."""
+    """Move a labelled part of a batch; see `on_device`."""
     label = batch.label.to(device, non_blocking=True).long()
     return Labelled(_floats_on(batch.image, device), label)
 

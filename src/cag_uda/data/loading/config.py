@@ -1,5 +1,6 @@
 """The `[loading]` table of a recipe: how images become training crops."""
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -16,6 +17,10 @@ class LoadingConfig(Config):
 
     batch_size: int = Field(default=4, ge=1, le=4096)
     """Images of each domain in the global batch, over all processes."""
+    labelled_share: float = Field(default=0.5, gt=0, le=1)
+    """Where the recipe has labelled images of the target: how many a step shows beside the others,
+    as a share of `batch_size`; rounded up, and at least two of a batch of two and more, for batch
+    norm."""
     width_px: int | None = Field(default=None, ge=16, le=MOST_PX)
     """Width to which every image is resized, aspect ratio kept, before `scale`; None keeps the
     image's own. Whole images have the network's `input_width_px`, which is this if it is left
@@ -48,6 +53,12 @@ class LoadingConfig(Config):
     on_unreadable: Literal["stop", "skip"] = "stop"
     """What an image or label that cannot be read does to training: it stops, or the next readable
     one of the domain takes its place, with a warning; sweeps then leave it out."""
+
+    @property
+    def labelled_images(self) -> int:
+        """Labelled images of the target in the global batch, of a recipe that has some."""
+        wanted = math.ceil(self.labelled_share * self.batch_size)
+        return min(self.batch_size, max(2, wanted))
 
     @model_validator(mode="after")
     def _ranges(self) -> "LoadingConfig":

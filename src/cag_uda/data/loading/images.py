@@ -58,7 +58,7 @@ class LabelledImages:
         unlabelled = [item.key for item in self._items if item.label is None]
         if unlabelled:
             raise DataError(
-                f"split {split!r} of domain {domain.name!r} is a source but has no labels; "
+                f"split {split!r} of domain {domain.name!r} is learned from but has no labels; "
                 f"give it a `labels` pattern, or name a labelled split"
             )
 
@@ -68,6 +68,10 @@ class LabelledImages:
     def path(self, index: int) -> Path:
         """Where an image is."""
         return self._items[index].image
+
+    def paths(self) -> list[Path]:
+        """Where the images are."""
+        return [item.image for item in self._items]
 
     def apart_from(self, images: Collection[Path]) -> "LabelledImages":
         """Those of them that are none of the given images."""

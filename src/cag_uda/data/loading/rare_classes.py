@@ -13,9 +13,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cag_uda.data.loading.augment import Image
+from cag_uda.data.loading.augment import Crop, Image
 from cag_uda.data.loading.class_pixels import Counts
 from cag_uda.errors import DataError
+from cag_uda.types import IGNORE
 
 C = TypeVar("C")
 
@@ -25,6 +26,8 @@ _LEAST_CROP_SHARE = 0.0057
 """Of a crop's pixels, for it to show the class: 1500 of 512×512."""
 _TRIES = 10
 """Crops to draw before one without the class is taken."""
+_MOST_TRIES = 100
+"""Crops to draw of an image that is labelled in few places."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,3 +86,25 @@ def crop_showing(train_id: int, label_of: Callable[[C], Image], draw: Callable[[
             break
         crop = draw()
     return crop
+
+
+def crop_with_labels(label: Image, draw: Callable[[], Crop]) -> Crop:
+    """Draw crops until one shows enough that is labelled, of an image that is so in a few places.
+
+    Args:
+        label: (H, W) train ids with IGNORE.
+        draw: makes the next crop.
+
+    Returns:
+        The first of which a class's least share is labelled, or of a hundred that with most.
+    """
+    best, most = draw(), -1.0
+    crop = best
+    for _ in range(_MOST_TRIES):
+        share = float((label[crop.window] != IGNORE).mean())
+        if share > most:
+            best, most = crop, share
+        if most >= _LEAST_CROP_SHARE:
+            break
+        crop = draw()
+    return best

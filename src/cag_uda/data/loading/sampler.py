@@ -26,7 +26,7 @@ from cag_uda.data.loading.augment import Crop, Image, choose_crop, photometric
 from cag_uda.data.loading.batches import on_device, stack_images, stack_labels
 from cag_uda.data.loading.config import LoadingConfig
 from cag_uda.data.loading.images import LabelledImages, UnlabelledImages, read_or_next
-from cag_uda.data.loading.rare_classes import RareClasses, crop_showing
+from cag_uda.data.loading.rare_classes import RareClasses, crop_showing, crop_with_labels
 from cag_uda.errors import RunError, UserError
 from cag_uda.types import Batch, Labelled, Unlabelled
 
@@ -68,6 +68,8 @@ class BatchSource(Dataset["Batch | UserError"]):
         seed: of the run.
         stage: number of the stage.
         shard: which slots of the global batch are this process's.
+        labelled: images of the target whose labels may be trained on, if any; a step has
+            `config.labelled_images` of them, gone through as a source's.
     """
 
     sources: Sequence[LabelledImages]
@@ -76,24 +78,30 @@ class BatchSource(Dataset["Batch | UserError"]):
     seed: int
     stage: int
     shard: Shard = Shard()
+    labelled: LabelledImages | None = None
 
     def __getitem__(self, step: int) -> Batch | UserError:
         """The part of step `step`'s batch that is this process's, or the error that prevents it."""
-        share = self.config.batch_size // self.shard.world_size
-        slots = range(self.shard.rank * share, (self.shard.rank + 1) * share)
+        slots = self._own(self.config.batch_size)
         try:
-            labelled = [self._labelled(step, slot) for slot in slots] if self.sources else []
+            source = [self._of_source(step, slot) for slot in slots] if self.sources else []
             unlabelled = [self._unlabelled(step, slot) for slot in slots]
+            labelled = [
+                self._of_labelled(step, slot, self.labelled)
+                for slot in self._own(self.config.labelled_images)
+                if self.labelled is not None
+            ]
         except UserError as error:
             # Returned, not raised: a loader process would wrap it into a traceback.
             return error
         plain = stack_images([x for _, x in unlabelled])
         image = plain if self.config.photometric == 0 else stack_images([x for x, _ in unlabelled])
-        source = Labelled(plain[:0], plain[:0, 0])
-        if labelled:
-            images, labels = zip(*labelled, strict=True)
-            source = Labelled(stack_images(images), stack_labels(labels))
-        return Batch(source, Unlabelled(image, plain))
+        none = Labelled(plain[:0], plain[:0, 0])
+        return Batch(
+            _stacked(source) if source else none,
+            Unlabelled(image, plain),
+            _stacked(labelled) if labelled else None,
+        )
 
     def files(self, step: int) -> list[str]:
         """The images that step `step`'s whole batch is made of, those of all processes."""
@@ -105,7 +113,17 @@ class BatchSource(Dataset["Batch | UserError"]):
                 str(self.target.path(self._target_of(step, slot)))
                 for slot in range(self.config.batch_size)
             ),
+            *(
+                str(self.labelled.path(self._labelled_of(step, slot, self.labelled)))
+                for slot in range(self.config.labelled_images)
+                if self.labelled is not None
+            ),
         ]
+
+    def _own(self, count: int) -> range:
+        """This process's slots of `count` of the global batch."""
+        share = count // self.shard.world_size
+        return range(self.shard.rank * share, (self.shard.rank + 1) * share)
 
     def _source_of(self, step: int, slot: int) -> _Chosen:
         """The source domain of a slot, and which of its images."""
@@ -132,7 +150,23 @@ class BatchSource(Dataset["Batch | UserError"]):
         number = step * self.config.batch_size + slot
         return _shuffled_index(len(self.target), number, (self.seed, self.stage, 1))
 
-    def _labelled(self, step: int, slot: int) -> tuple[Image, Image]:
+    def _labelled_of(self, step: int, slot: int, images: LabelledImages) -> int:
+        """Which of the target's labelled images a slot has."""
+        number = step * self.config.labelled_images + slot
+        return _shuffled_index(len(images), number, (self.seed, self.stage, 3))
+
+    def _of_labelled(self, step: int, slot: int, images: LabelledImages) -> tuple[Image, Image]:
+        rng = np.random.default_rng((self.seed, self.stage, 3, step, slot))
+        index = self._labelled_of(step, slot, images)
+        image, label = read_or_next(images, index, self.config)
+
+        def draw() -> Crop:
+            return choose_crop((label.shape[0], label.shape[1]), self.config, rng)
+
+        crop = crop_with_labels(label, draw)
+        return photometric(crop.of_image(image), self.config.photometric, rng), crop.of_label(label)
+
+    def _of_source(self, step: int, slot: int) -> tuple[Image, Image]:
         rng = np.random.default_rng((self.seed, self.stage, 0, step, slot))
         chosen = self._source_of(step, slot)
         image, label = read_or_next(chosen.images, chosen.place, self.config)
@@ -151,6 +185,11 @@ class BatchSource(Dataset["Batch | UserError"]):
         image = read_or_next(self.target, self._target_of(step, slot), self.config)
         plain = choose_crop((image.shape[0], image.shape[1]), self.config, rng).of_image(image)
         return photometric(plain, self.config.photometric, rng), plain
+
+
+def _stacked(pairs: Sequence[tuple[Image, Image]]) -> Labelled:
+    """Images with their labels as 8-bit tensors."""
+    return Labelled(stack_images([x for x, _ in pairs]), stack_labels([y for _, y in pairs]))
 
 
 def load_batches(

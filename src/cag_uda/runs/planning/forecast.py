@@ -22,6 +22,8 @@ class Images(NamedTuple):
     """In an evaluation."""
     held_out: int = 0
     """In a sweep over the source's images that are not trained on."""
+    labelled: int = 0
+    """In a sweep over the target's images that are trained on with their labels."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 
 from cag_uda.data.loading.sampler import BatchSource, Shard, load_batches
 from cag_uda.errors import UserError
+from cag_uda.methods import METHODS
 from cag_uda.models.recomputing import BLOCKS
 from cag_uda.recipes import Recipe
 from cag_uda.recipes.schema import INITIAL, Stage
@@ -133,7 +134,15 @@ class _Planner:
             f"in {compute.precision}{', checkpointed' if compute.checkpointing else ''}"
         )
         fabric = with_precision(self.launched, compute)
-        return try_steps(stage, self.initial, compute, fabric, crop_px, share, self.devices)
+        labelled = 0
+        learns = METHODS[stage.method.name].learns_from_target_labels
+        if learns and self.scenario.labelled is not None:
+            batch = {"batch_size": share * self.devices}
+            whole = self.recipe.loading.model_copy(update=batch)
+            labelled = whole.labelled_images // self.devices
+        return try_steps(
+            stage, self.initial, compute, fabric, crop_px, share, self.devices, labelled
+        )
 
     def _settings(self, growths: dict[str, Growth]) -> tuple[Setting, ...]:
         """Settings that fit by what was tried, and when they are tried themselves."""
@@ -227,7 +236,13 @@ class _Planner:
         # Of a stage that is not there: the rehearsal shall not find its files in memory.
         nowhere, shard = len(self.recipe.stages), Shard(0, self.devices)
         source = BatchSource(
-            scenario.sources, scenario.target, loading, self.recipe.seed, nowhere, shard
+            scenario.sources,
+            scenario.target,
+            loading,
+            self.recipe.seed,
+            nowhere,
+            shard,
+            scenario.labelled,
         )
         self.progress.note(f"loading {wanted} batches in {loading.workers} processes")
         batches = load_batches(source, range(wanted), self.launched.device)
@@ -246,6 +261,7 @@ class _Planner:
             len(scenario.target),
             len(frames),
             min(len(unseen or ()), most),
+            min(len(scenario.labelled or ()), most),
         )
         return Images(*(math.ceil(total / self.devices) for total in totals))
 

@@ -51,7 +51,7 @@ class Line(NamedTuple):
         return self.fixed_s + self.each_s * count
 
 
-SweptImages = Literal["source", "target", "held_out"]
+SweptImages = Literal["source", "target", "held_out", "labelled"]
 _NO_TIME = Line()
 
 
@@ -216,6 +216,7 @@ class Rehearsal(Silent):
             source=lambda: some("source", whole.source()),
             target=lambda: some("target", whole.target()),
             held_out=unseen,
+            labelled=lambda: some("labelled", whole.labelled()),
         )
 
     def _conclude(self, entry: StageScores) -> None:

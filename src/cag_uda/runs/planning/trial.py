@@ -43,6 +43,7 @@ def try_steps(
     crop_px: tuple[int, int],
     share: int,
     devices: int,
+    labelled: int = 0,
 ) -> Trial:
     """Take a few steps.
 
@@ -54,6 +55,7 @@ def try_steps(
         crop_px: height and width of a crop.
         share: crops of each domain on this device.
         devices: of the run; this one does the share of one of them.
+        labelled: crops of labelled images of the target on this device.
 
     Raises:
         torch.OutOfMemoryError: if a GPU has not enough.
@@ -64,6 +66,9 @@ def try_steps(
     settings = stage.model_copy(update={"optim": optim})
     batch = _noise(share, crop_px, len(initial.classes.names), device)
     passes = Passes(lambda: [batch.source], lambda: [batch.target], lambda each: each)
+    if labelled:
+        few = Labelled(batch.source.image[:labelled], batch.source.label[:labelled])
+        batch = batch._replace(labelled=few)
     optimizers = method.optimizers(optim)
     method.prepare(passes)
     processes = Processes(fabric)
