@@ -1,12 +1,14 @@
 """The documentation keeps its word: links lead somewhere; commands, code and settings are valid."""
 
 import importlib.util
+import json
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +23,8 @@ from typer.testing import CliRunner
 
 import cag_uda
 from cag_uda.cli.app import app
+from cag_uda.data.annotations import cvat
+from cag_uda.data.annotations.drawing import Shape
 from cag_uda.data.domains.domain_file import parse_domain_file
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes.schema import Recipe
@@ -266,6 +270,49 @@ def test_the_quick_start_word_for_word(tmp_path: Path, monkeypatch: pytest.Monke
     segmenter = cag_uda.load("run")
     wanted = np.array(segmenter.classes.palette)[segmenter.predict("photo.jpg")]
     assert (read_pixels("painted.png") == wanted).all(axis=2).mean() > 0.99
+
+
+def as_a_person_corrects(proposals: Path, corrected: Path) -> int:
+    """Mend proposals as in CVAT: one image whole, one in a region alone, one deleted altogether."""
+    first, second, third, *rest = cvat.read(proposals)
+    region = Shape(first.shapes[0].name, (np.array([[8.0, 8], [60, 8], [60, 40], [8, 40]]),))
+    drawn = [first, replace(second, shapes=(region,)), replace(third, shapes=()), *rest]
+    cvat.write(corrected, drawn, cvat.class_names(proposals))
+    return len(drawn) - 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_few_labels_word_for_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a run to images worth a label, to their labels out of a tool, to a run with them."""
+    monkeypatch.chdir(tmp_path)
+    render_folder(Path("my-game"), "clean", range(6), 0, 72, 144)
+    Path("my-street").mkdir()
+    for index in range(6):
+        cv2.imwrite(f"my-street/{index}.jpg", render(0, index, "hard", 72, 144)[0][:, :, ::-1])
+    section = text_of(DOCS / "few-labels.md").partition("## From a run to a better one\n")[2]
+    before, after = (block.splitlines() for _, block in FENCE.findall(section)[:2])
+    start = [
+        "domains new my-game",
+        "domains new my-street",
+        "recipes new my-game.toml my-street.toml",
+    ]
+    small = ["stages.*.steps=2", "loading.workers=0"]
+    labelled = 0
+    for line in [*(f"cag-uda {words}" for words in start), *before, None, *after]:
+        if line is None:
+            proposals = Path("run/suggestions/cvat/annotations.xml")
+            labelled = as_a_person_corrects(proposals, Path("corrected.xml"))
+            continue
+        words = shlex.split(line, comments=True)[1:]
+        if words[0] == "adapt":
+            words += [word for change in small for word in ("--set", change)]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, f"{line}: {done.output}{done.exception}"
+    splits = json.loads(Path("run-with-labels/data.json").read_text())["splits"]
+    assert splits["my-street-labelled/train, labelled"]["files"] == 2 * labelled
+    lines = next(Path("run-with-labels").glob("stages/*-cag-plus/metrics.jsonl")).read_text()
+    assert "labelled/ce" in lines
 
 
 @pytest.mark.slow

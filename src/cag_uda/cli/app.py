@@ -28,6 +28,7 @@ from cag_uda.cli.pseudo_label import pseudo_label
 from cag_uda.cli.recipes import recipes
 from cag_uda.cli.report import report
 from cag_uda.cli.select import select
+from cag_uda.cli.suggest import suggest
 from cag_uda.errors import UserError
 from cag_uda.training.process import prepare_process
 
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.command(cls=Command)(adapt)
 app.command(cls=Command)(compare)
 app.command(cls=Command)(select)
+app.command(cls=Command)(suggest)
 app.command(cls=Command)(demo)
 app.command(cls=Command)(bench)
 app.command(cls=Command)(plan)

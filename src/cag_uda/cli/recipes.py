@@ -57,6 +57,13 @@ def new_recipe(
     method: Annotated[
         str, typer.Option(help="That it ends with: cag-plus, or cag in the paper's stages.")
     ] = "cag-plus",
+    labelled: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labels of a few target images to train on: an annotation tool's file, or a "
+            "folder of files."
+        ),
+    ] = None,
     data_root: DataRoot = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -70,11 +77,26 @@ def new_recipe(
     if out is not None:
         refuse_existing(out, overwrite)
     folder = Path() if out is None else out.parent
-    name, text = draft_recipe(
-        source, target, folder, machine=machine, method=method, data_root=data_root
+    name, text, few = draft_recipe(
+        source,
+        target,
+        folder,
+        machine=machine,
+        method=method,
+        data_root=data_root,
+        labelled=labelled,
     )
     file = out or Path(f"{name}.toml")
     refuse_existing(file, overwrite)
+    if few is not None:
+        beside = file.parent / few.file
+        refuse_existing(beside, overwrite)
+        write_text(beside, f"{schema_line('domain', file.parent)}\n{few.text}")
+        console.print(
+            f"{beside} lists the {few.images} images whose labels are trained on",
+            highlight=False,
+            soft_wrap=True,
+        )
     write_text(file, f"{schema_line('recipe', file.parent)}\n{text}")
     name = quote(str(file))
     console.print(

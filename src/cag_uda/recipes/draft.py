@@ -1,10 +1,11 @@
 """Draft a recipe for two domains: commented, with sizes that fit their images."""
 
 import os
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Literal, NamedTuple, TypeAlias, cast, get_args
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from cag_uda.data.domains.class_subset import with_classes
 from cag_uda.data.domains.domain import Domain
 from cag_uda.data.domains.schema_errors import problems_of
+from cag_uda.data.inspection.few_labels import draft_few_labels
 from cag_uda.errors import RecipeError, UserError
 from cag_uda.models.pack import read_pack_header
 from cag_uda.recipes.schema import Recipe
@@ -29,6 +31,27 @@ _MOST_CROP_PX: dict[Machine, tuple[int, int]] = {"small": (160, 192), "gpu": (51
 _CROP_SHARE: dict[Machine, float] = {"small": 0.67, "gpu": 0.8}
 
 
+class FewLabels(NamedTuple):
+    """The domain file of the target's labelled images."""
+
+    file: str
+    """Its name, beside the recipe."""
+    text: str
+    """TOML."""
+    images: int
+    """How many it lists."""
+
+
+class Drafted(NamedTuple):
+    """A recipe that is not written yet."""
+
+    name: str
+    text: str
+    """TOML."""
+    labelled: FewLabels | None
+    """None where the target has no label."""
+
+
 def draft_recipe(
     source_name: str,
     target_name: str,
@@ -37,7 +60,8 @@ def draft_recipe(
     machine: str = "small",
     method: str = "cag-plus",
     data_root: Path | None = None,
-) -> tuple[str, str]:
+    labelled: Path | None = None,
+) -> Drafted:
     """Draft a whole recipe for two domains.
 
     Args:
@@ -48,12 +72,16 @@ def draft_recipe(
         machine: "small" for two cores, "gpu" for one GPU.
         method: with which it ends, "cag-plus" or, in the paper's stages, "cag".
         data_root: folder below which built-in domains lie.
+        labelled: a file of an annotation tool, or a folder of files, with labels of some images of
+            the target that may be trained on; None: the target has no label.
 
     Returns:
-        The recipe's name, SOURCE-to-TARGET, and its TOML.
+        The recipe's name, SOURCE-to-TARGET, and its TOML; with labels, a domain file that lists
+        them, which the recipe names as lying beside it.
 
     Raises:
-        UserError: if the source has no labels, or the domains do not fit each other.
+        UserError: if the source has no labels, the domains do not fit each other, or the labels
+            are of other images.
     """
     if machine not in get_args(Machine):
         raise UserError(f"--machine is {' or '.join(get_args(Machine))}, got {machine!r}")
@@ -63,20 +91,41 @@ def draft_recipe(
             "with `cag-uda compare`"
         )
     target = Domain.open(target_name, data_root)
-    if source_name.endswith(".safetensors"):
+    is_pack = source_name.endswith(".safetensors")
+    source = None if is_pack else Domain.open(source_name, data_root)
+    few = None if labelled is None else _few_labels(source, target, labelled, folder)
+    few_file = None if few is None else few.file
+    if source is None:
         name = f"{Path(source_name).stem}-to-{target.name}"
-        text = _text_for_pack(name, Path(source_name), target, target_name, folder, machine)
+        pack = Path(source_name)
+        text = _text_for_pack(name, pack, target, target_name, folder, machine, few_file)
     else:
-        source = Domain.open(source_name, data_root)
         name = f"{source.name}-to-{target.name}"
+        small = cast(Machine, machine)
         text = _recipe_text(
-            source, target, source_name, target_name, folder, cast(Machine, machine), method
+            source, target, source_name, target_name, folder, small, method, few_file
         )
     try:
         Recipe.model_validate(tomllib.loads(text))
     except ValidationError as error:
         raise RecipeError(problems_of(error, Recipe)) from error
-    return name, text
+    return Drafted(name, text, few)
+
+
+def _few_labels(source: Domain | None, target: Domain, labelled: Path, folder: Path) -> FewLabels:
+    space = target.label_space or (source.label_space if source else None)
+    if space is None:
+        raise UserError(
+            f"nothing names the classes of the labels in {labelled}: give domain {target.name!r} "
+            "a label_space, or its classes"
+        )
+    file = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', target.name)}-labelled.toml"
+    text, count = draft_few_labels(target, _train_split(target), labelled, folder / file, space)
+    return FewLabels(file, text, count)
+
+
+def _train_split(target: Domain) -> str:
+    return "train" if "train" in target.splits else target.splits[0]
 
 
 def _recipe_text(
@@ -87,6 +136,7 @@ def _recipe_text(
     folder: Path,
     machine: Machine,
     method: str,
+    few_labels: str | None,
 ) -> str:
     _refuse_unequal_classes(source, target)
     labelled = [split for split in source.splits if source.is_labelled(split)]
@@ -96,7 +146,7 @@ def _recipe_text(
             "labelled domain first"
         )
     source_split = "train" if "train" in labelled else labelled[0]
-    target_split = _adapted_to(target)
+    target_split = _train_split(target)
     width_px, crop_px = _sizes(((source, source_split), (target, target_split)), machine)
     return _template(f"new-{machine}").render(
         name=f"{source.name}-to-{target.name}",
@@ -105,6 +155,7 @@ def _recipe_text(
         target=_named(target_name, folder),
         target_split=target_split,
         method=method,
+        labelled=few_labels,
         test=_scored(target),
         width_px=width_px,
         crop_px=list(crop_px),
@@ -112,14 +163,20 @@ def _recipe_text(
 
 
 def _text_for_pack(
-    name: str, pack: Path, target: Domain, target_name: str, folder: Path, machine: str
+    name: str,
+    pack: Path,
+    target: Domain,
+    target_name: str,
+    folder: Path,
+    machine: str,
+    few_labels: str | None,
 ) -> str:
     """The recipe from a pack, whose network's width and form it keeps."""
     header = read_pack_header(pack)
     space, width_px = target.label_space, header.config.input_width_px
     if space is not None and space.names != header.classes.names:
         with_classes(target, header.classes.names)  # Raises where it lacks some.
-    split, small = _adapted_to(target), cast(Machine, machine)
+    split, small = _train_split(target), cast(Machine, machine)
     _, crop_px = _sizes(((target, split),), small, width_px)
     relative = Path(os.path.relpath(os.path.realpath(pack), os.path.realpath(folder)))
     return _template("new-pack").render(
@@ -130,14 +187,11 @@ def _text_for_pack(
         machine=machine,
         target=_named(target_name, folder),
         target_split=split,
+        labelled=few_labels,
         test=_scored(target),
         width_px=width_px,
         crop_px=list(crop_px),
     )
-
-
-def _adapted_to(target: Domain) -> str:
-    return "train" if "train" in target.splits else target.splits[0]
 
 
 def _scored(target: Domain) -> str | None:

@@ -1,0 +1,125 @@
+"""How much a label of an image would teach: three measures of each pixel, and their means.
+
+Every measure is higher where a label would teach more:
+
+    anchors        distance of the feature to the nearest centroid of either domain: unlike all that
+                   is known
+    uncertainty    entropy of the pool of classifier and adapted anchors, over log K
+    disagreement   Jensen-Shannon divergence of the classifier's p(c | x) and the anchors' p(c | f),
+                   over log 2: two views of one feature contradict each other
+
+An image's value is the mean over its pixels, each weighed by 1 / √share of the class that it is
+taken for: otherwise road and sky would decide alone.
+
+Needs torch alone. Knows features, logits and anchors; no network and no image.
+
+Sources: Ning et al., *MADA*, ICCV 2021 (anchors); Settles, *Active Learning Literature Survey*,
+2009 (entropy); Seung, Opper, Sompolinsky, *Query by committee*, COLT 1992 (disagreement).
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cag_uda.adaptation.adapted_anchors import AdaptedAnchors, pool
+from cag_uda.adaptation.centroids import Centroids
+from cag_uda.types import Prediction
+
+MEASURES = ("anchors", "uncertainty", "disagreement")
+"""The measures, by the names that `cag-uda suggest --criteria` takes."""
+_LEAST_SHARE = 1e-3
+"""Of a class: a rarer one shall not outweigh all others where a few pixels are taken for it."""
+
+
+class Teaching(NamedTuple):
+    """What is measured of the pixels of a batch."""
+
+    measures: Mapping[str, Tensor]
+    """Name → (B, h, w) float32, at least 0."""
+    label: Tensor
+    """(B, h, w) int64, the class that classifier and anchors together take each pixel for."""
+    looks: Tensor
+    """(B, D) mean feature of each image, in standard deviations within a class."""
+
+
+@torch.no_grad()
+def measure(prediction: Prediction, anchors: AdaptedAnchors, known: Centroids) -> Teaching:
+    """Measure the pixels of target images.
+
+    Args:
+        prediction: of the images.
+        anchors: adapted to the target.
+        known: centroids of what has a label, or is labelled surely.
+
+    Returns:
+        Every one of MEASURES, labels, and what the images look like as a whole.
+    """
+    likelihood = anchors.log_likelihood(prediction.features)
+    pooled = pool(prediction.logits, likelihood)
+    classifier = prediction.logits.float().softmax(dim=1)
+    by_anchor = (likelihood + anchors.share.clamp(min=1e-6).log()[:, None, None]).softmax(dim=1)
+    mean = (classifier + by_anchor) / 2
+    divergence = _entropy(mean) - (_entropy(classifier) + _entropy(by_anchor)) / 2
+    return Teaching(
+        {
+            "anchors": known.distance(prediction.features),
+            "uncertainty": _entropy(pooled.softmax(dim=1)) / math.log(pooled.shape[1]),
+            "disagreement": divergence.clamp(min=0) / math.log(2),
+        },
+        pooled.argmax(dim=1),
+        prediction.features.float().mean(dim=(2, 3)) / known.spread,
+    )
+
+
+def class_weights(share: Tensor) -> Tensor:
+    """Weigh classes by 1 / √share.
+
+    Args:
+        share: (K,) of each class among the target's pixels.
+
+    Returns:
+        (K,) weights, of which the share-weighted mean is 1.
+    """
+    share = share.clamp(min=_LEAST_SHARE)
+    weight = share.rsqrt()
+    return weight / (weight * share).sum() * share.sum()
+
+
+def balanced_mean(values: Tensor, label: Tensor, weight: Tensor) -> Tensor:
+    """Average pixels over each image, weighed by class.
+
+    Args:
+        values: (B, h, w).
+        label: (B, h, w) int64 in 0 … K-1.
+        weight: (K,) as `class_weights` gives.
+
+    Returns:
+        (B,).
+    """
+    of_pixel = weight[label]
+    return (values * of_pixel).sum(dim=(1, 2)) / of_pixel.sum(dim=(1, 2))
+
+
+def by_class(values: Tensor, label: Tensor, weight: Tensor) -> Tensor:
+    """Tell which classes an image's mean is made of.
+
+    Args:
+        values: (B, h, w), at least 0.
+        label: (B, h, w) int64 in 0 … K-1.
+        weight: (K,) as `class_weights` gives.
+
+    Returns:
+        (B, K) shares of the mean, summing to 1; 0 where all values are.
+    """
+    sums = torch.zeros(len(values), len(weight), dtype=values.dtype, device=values.device)
+    weighted = (values * weight[label]).flatten(1)
+    sums.scatter_add_(1, label.flatten(1), weighted)
+    return sums / sums.sum(dim=1, keepdim=True).clamp(min=1e-12)
+
+
+def _entropy(probability: Tensor) -> Tensor:
+    """Entropy (B, h, w) over the classes of (B, K, h, w), in nats."""
+    return -torch.xlogy(probability, probability).sum(dim=1)

@@ -1,0 +1,86 @@
+"""`cag-uda suggest`: which images of the target to label next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from cag_uda.cli.console import OnConsole, begin, make_console, printable
+from cag_uda.cli.options import Accelerator, DataRoot, ExactPrecision, names_in
+from cag_uda.errors import DataError
+
+if TYPE_CHECKING:
+    from cag_uda.runs.records.suggestions import Suggestions
+
+
+def suggest(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    images: Annotated[int, typer.Option(min=1, help="How many to suggest.")] = 20,
+    criteria: Annotated[
+        str,
+        typer.Option(
+            help="Of anchors, uncertainty, disagreement, diversity, random, with commas between."
+        ),
+    ] = "anchors,uncertainty,disagreement,diversity",
+    forms: Annotated[
+        str,
+        typer.Option(
+            "--as", help="Of coco, yolo, labelme, cvat, label-studio: forms of the proposals."
+        ),
+    ] = "cvat",
+    out: Annotated[Path | None, typer.Option(help="New folder; default: RUN/suggestions.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the criterion random.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace suggestions that are in --out already.")
+    ] = False,
+    data_root: DataRoot = None,
+    accelerator: Accelerator = "auto",
+    precision: ExactPrecision = "32",
+) -> None:
+    """Rank the target's images by what a label of each would teach, with proposals to correct."""
+    console = make_console()
+    begin(console, f"reading {run}")
+    from cag_uda.prediction.suggest import Asked, suggest
+    from cag_uda.report import write_suggestions
+
+    asked = Asked(
+        images=images,
+        criteria=tuple(names_in(criteria)),
+        forms=tuple(names_in(forms)),
+        seed=seed,
+        overwrite=overwrite,
+        data_root=data_root,
+        accelerator=accelerator,
+        precision=precision,
+    )
+    folder = out or run / "suggestions"
+    made = suggest(str(run), folder, asked, OnConsole(console))
+    page = write_suggestions(folder)
+    console.print(_table(made))
+    written = ", ".join(quote(str(folder / form)) for form in made.forms)
+    console.print(
+        f"why each: {page}; images to label: {folder / 'images'}; proposals: {written}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    if made.left_out:
+        raise DataError([*made.left_out, "all other images were looked at"])
+
+
+def _table(made: Suggestions) -> Table:
+    """One row an image: its ranks by the criteria, in per cent of the images it exceeds."""
+    title = f"images of {made.domain}/{made.split} to label, of {made.candidates}"
+    table = Table("", "image", title=title, box=None)
+    named = [name for name in made.criteria if name in made.images[0].ranks]
+    for name in named:
+        table.add_column(f"{name} %", justify="right")
+    table.add_column("for the sake of")
+    for number, each in enumerate(made.images, start=1):
+        shares = [f"{100 * each.ranks[name]:.0f}" for name in named]
+        table.add_row(str(number), printable(each.key), *shares, ", ".join(each.classes))
+    return table

@@ -1,0 +1,146 @@
+"""Which of many images to label first: by what each would teach, and how unlike the others it is.
+
+Pure functions of names, values and image features; knows no network and reads no file.
+
+Source: the farthest of what is not chosen yet is the greedy k-centre of Gonzalez, 1985, as Sener &
+Savarese use it, *Active Learning for Convolutional Neural Networks: A Core-Set Approach*, ICLR
+2018.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+DIVERSITY, RANDOM = "diversity", "random"
+_NUMBERED = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
+
+
+class Candidates(NamedTuple):
+    """Images that may be chosen."""
+
+    keys: Sequence[str]
+    """Names, of which those of a sequence of frames differ in their last number."""
+    values: Mapping[str, NDArray[np.float64]]
+    """Criterion → (N,), higher where a label would teach more."""
+    looks: NDArray[np.float64]
+    """(N, D) features of the whole images."""
+
+
+class Chosen(NamedTuple):
+    """One image that was chosen."""
+
+    number: int
+    """Which candidate it is."""
+    merit: float
+    """Mean of its ranks by the criteria, in [0, 1]; 1 where there are none but diversity."""
+    apart: float | None
+    """Distance of its features to the nearest image that was chosen before it, or is labelled."""
+    nearest: int | None
+    """Which candidate that is; None for a labelled image, or where there is none."""
+
+
+def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give the share of the others that each value exceeds, (N,) in [0, 1]; ties share a rank."""
+    ordered = np.sort(values)
+    below = np.searchsorted(ordered, values, side="left")
+    above = np.searchsorted(ordered, values, side="right")
+    rank: NDArray[np.float64] = (below + above - 1) / 2 / max(1, len(values) - 1)
+    return rank
+
+
+def choose(
+    candidates: Candidates,
+    count: int,
+    criteria: Sequence[str],
+    labelled: NDArray[np.float64],
+    labelled_keys: Sequence[str] = (),
+    seed: int = 0,
+) -> list[Chosen]:
+    """Choose images to label, the best first.
+
+    The merit of an image is the mean of its ranks by the criteria. With diversity it is multiplied
+    by the distance to the nearest image that is chosen or labelled, and frames that follow each
+    other closely in a sequence are not both chosen as long as there are others.
+
+    Args:
+        candidates: N images.
+        count: how many; at most N are chosen.
+        criteria: keys of `candidates.values`, "diversity", "random".
+        labelled: (M, D) features of images that have labels already.
+        labelled_keys: their names.
+        seed: of "random".
+    """
+    total = len(candidates.keys)
+    parts = [ranks(candidates.values[name]) for name in criteria if name in candidates.values]
+    if RANDOM in criteria:
+        parts.append(ranks(np.random.default_rng(seed).random(total)))
+    merit = np.mean(parts, axis=0) if parts else np.ones(total)
+    if DIVERSITY not in criteria:
+        best = np.argsort(-merit, kind="stable")[:count]
+        return [Chosen(int(index), float(merit[index]), None, None) for index in best]
+
+    places = _places([*candidates.keys, *labelled_keys])
+    gap = max(1, (total + len(labelled_keys)) // (2 * max(1, count + len(labelled_keys))))
+    distance, nearest = np.full(total, np.inf), np.full(total, -1)
+    is_free, is_left = np.ones(total, bool), np.ones(total, bool)
+    for row, place in zip(labelled, places[total:], strict=True):
+        distance = np.minimum(distance, _distances(candidates.looks, row))
+        is_free &= ~_are_near(places[:total], place, gap)
+    chosen: list[Chosen] = []
+    for _ in range(min(count, total)):
+        may_be = is_left & is_free if (is_left & is_free).any() else is_left
+        value = np.where(may_be, _value(merit, distance, candidates.looks, bool(parts)), -np.inf)
+        index = int(value.argmax())
+        apart = float(distance[index]) if np.isfinite(distance[index]) else None
+        near = int(nearest[index]) if nearest[index] >= 0 else None
+        chosen.append(Chosen(index, float(merit[index]), apart, near))
+        is_left[index] = False
+        is_free &= ~_are_near(places[:total], places[index], gap)
+        now = _distances(candidates.looks, candidates.looks[index])
+        nearest = np.where(now < distance, index, nearest)
+        distance = np.minimum(distance, now)
+    return chosen
+
+
+def _value(
+    merit: NDArray[np.float64],
+    distance: NDArray[np.float64],
+    looks: NDArray[np.float64],
+    has_merit: bool,
+) -> NDArray[np.float64]:
+    """What the next image is chosen by: (N,)."""
+    if np.isfinite(distance).all():
+        return merit * distance
+    if has_merit:
+        return merit
+    return -_distances(looks, looks.mean(axis=0))  # The first of a k-centre: the most usual one.
+
+
+def _distances(looks: NDArray[np.float64], row: NDArray[np.float64]) -> NDArray[np.float64]:
+    lengths: NDArray[np.float64] = np.linalg.norm(looks - row, axis=1)
+    return lengths
+
+
+def _places(keys: Sequence[str]) -> list[tuple[str, int]]:
+    """The sequence that each name belongs to, and its place in the order of that."""
+    numbered: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    places = [("", 0)] * len(keys)
+    for index, key in enumerate(keys):
+        match = _NUMBERED.fullmatch(key)
+        name = f"{match[1]}\0{match[3]}" if match else key
+        numbered[name].append((int(match[2]) if match else 0, index))
+    for name, members in numbered.items():
+        for place, (_, index) in enumerate(sorted(members)):
+            places[index] = (name, place)
+    return places
+
+
+def _are_near(
+    places: Sequence[tuple[str, int]], place: tuple[str, int], gap: int
+) -> NDArray[np.bool_]:
+    """Which places are in the same sequence, fewer than `gap` frames away."""
+    return np.array([name == place[0] and abs(at - place[1]) < gap for name, at in places])

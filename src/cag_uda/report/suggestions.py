@@ -1,0 +1,94 @@
+"""Puts suggestions on one page: which images of the target to label next, and why each.
+
+Knows suggestions.json and the pictures beside it; the look is in the templates beside this file.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cag_uda.files import write_text
+from cag_uda.report.pictures import embed_all
+from cag_uda.report.templates import render_page
+from cag_uda.report.words import percent
+from cag_uda.runs.records.suggestions import (
+    SUGGESTIONS,
+    Suggestion,
+    Suggestions,
+    read_suggestions,
+)
+
+_BUDGET_BYTES = 16_000_000
+_SAYS = {
+    "anchors": "its features lie farther from all that is known",
+    "uncertainty": "the network is less sure of it",
+    "disagreement": "classifier and anchors contradict each other more",
+}
+"""Criterion → what its being high means, as in "… than 93 % of the images"."""
+_HIGH = 0.5
+"""Rank from which a criterion is a reason."""
+
+
+@dataclass(frozen=True)
+class Reasoned:
+    """One suggestion, ready for the page."""
+
+    of: Suggestion
+    reasons: list[str]
+    pictures: list[tuple[str, str]]
+    """What is shown, and its data URI."""
+
+
+def write_suggestions(folder: Path) -> Path:
+    """Write OUT/suggestions.html: why each image was chosen, with pictures.
+
+    Args:
+        folder: that `cag-uda suggest` wrote.
+
+    Returns:
+        Path of the page. It holds its images, styles and script, and loads nothing.
+
+    Raises:
+        RunError: if suggestions.json is missing or damaged, or the page cannot be written.
+    """
+    page = folder / "suggestions.html"
+    write_text(page, render(read_suggestions(folder / SUGGESTIONS), folder))
+    return page
+
+
+def render(suggestions: Suggestions, folder: Path) -> str:
+    """Render the page as HTML; pictures are looked for in the folder of suggestions.json."""
+    files = {
+        (each.key, what): folder / place
+        for each in suggestions.images
+        for what, place in each.pictures.items()
+    }
+    embedded = embed_all(files.values(), _BUDGET_BYTES)
+    reasoned = []
+    for each in suggestions.images:
+        own = [(what, embedded.get(files[each.key, what])) for what in each.pictures]
+        shown = [(what, uri) for what, uri in own if uri is not None]
+        reasoned.append(Reasoned(each, list(_reasons(each, suggestions)), shown))
+    return render_page(
+        "suggestions.html",
+        suggestions.classes,
+        suggestions.palette,
+        suggestions=suggestions,
+        images=reasoned,
+    )
+
+
+def _reasons(image: Suggestion, suggestions: Suggestions) -> Iterator[str]:
+    """What speaks for an image, in whole sentences, the strongest first."""
+    for name, rank in sorted(image.ranks.items(), key=lambda each: -each[1]):
+        if name in _SAYS and rank >= _HIGH:
+            yield f"{_SAYS[name].capitalize()} than {percent(rank, 0)} of the images."
+    if image.classes:
+        yield f"Most of it lies in pixels taken for {', '.join(image.classes)}."
+    if "random" in suggestions.criteria:
+        yield f"Drawn at random, seed {suggestions.seed}."
+    if image.apart is not None:
+        like = "a labelled image" if image.nearest is None else image.nearest
+        yield f"Of the chosen images it is most like {like}, {image.apart:.2f} away."
+    elif "diversity" in suggestions.criteria:
+        yield "The first: there was none to be unlike."
