@@ -13,6 +13,8 @@ from safetensors.numpy import save_file
 
 from cag_uda.errors import RunError
 from cag_uda.report import write_report
+from cag_uda.runs.records.base import write_record
+from cag_uda.runs.records.stage import REACHED, Reached
 from tests.support.report_trees import CLASSES, STAGES, edit_scores, make_run, pictures_in, text_of
 
 
@@ -263,6 +265,62 @@ def test_damaged_pieces_are_left_out_and_named(run: Path) -> None:
     for name in ("features.safetensors", "frames.npz", "criteria.json"):
         assert f"3-stage-2/{name} cannot be understood" in text
     assert "Domain shift" in text  # Of the other stages.
+
+
+@pytest.mark.parametrize(
+    ("ending", "is_said"),
+    [
+        ('{"step": 60, "los', False),
+        ('{"st', False),
+        ("", False),
+        ("3", True),
+        ("{}", True),
+        ("[" * 20_000, True),
+        ('"step": 60}', True),
+        ('{"step": 60}}', True),
+    ],
+)
+def test_a_log_may_end_in_the_beginning_of_a_line_alone(
+    run: Path, ending: str, is_said: bool
+) -> None:
+    log = run / "stages" / "2-stage-1" / "metrics.jsonl"
+    log.write_text(log.read_text() + ending)
+    text = text_of(write_report(run).read_text(encoding="utf-8"))
+    assert ("1 line of 2-stage-1/metrics.jsonl damaged" in text) == is_said
+
+
+def test_a_log_that_ends_before_its_stage_is_incomplete(run: Path) -> None:
+    log = run / "stages" / "2-stage-1" / "metrics.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:2]))
+    assert "2-stage-1/metrics.jsonl is incomplete: it ends at step" in text_of(
+        write_report(run).read_text(encoding="utf-8")
+    )
+
+
+@pytest.mark.parametrize("change", ["whole", "cut", "digit", "gone", "longer"])
+def test_the_log_of_a_stage_under_way_is_compared_with_its_checkpoint(
+    run: Path, change: str
+) -> None:
+    scores = json.loads((run / "scores.json").read_text())
+    scores["stages"] = scores["stages"][:-1]
+    (run / "scores.json").write_text(json.dumps(scores))
+    log = run / "stages" / "3-stage-2" / "metrics.jsonl"
+    data = log.read_bytes()
+    write_record(log.parent / REACHED, Reached.of(120, data))
+    if change == "gone":
+        log.unlink()
+    else:
+        changed = {
+            "whole": data,
+            "cut": data[: data.rindex(b"\n", 0, -1) + 1],
+            "digit": data.replace(b'"step": 2', b'"step": 3', 1),
+            "longer": data + b'{"step": 140',
+        }[change]
+        log.write_bytes(changed)
+    text = text_of(write_report(run).read_text(encoding="utf-8"))
+    is_said = "3-stage-2/metrics.jsonl was changed or cut after the checkpoint of step 120" in text
+    assert is_said == (change not in ("whole", "longer"))
 
 
 def test_one_labelling_stage_has_a_table_but_no_chart(tmp_path: Path) -> None:

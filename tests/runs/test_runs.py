@@ -131,6 +131,23 @@ def test_stopped_and_resumed_is_the_uninterrupted_run(
     assert np.array_equal(anchors[0], anchors[1])
 
 
+def test_a_log_that_was_damaged_before_the_run_went_on_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = load_recipe(write_recipe(tmp_path), ["stages.*.log_every=1"])
+    with pytest.raises(Interrupted):
+        adapt(recipe, tmp_path / "run", progress=StopAt("warmup", 2))
+    log = tmp_path / "run/stages/2-warmup/metrics.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[1:]))
+    adapt(recipe, tmp_path / "run", resume=True)
+    assert "metrics.jsonl is damaged: what it lost of the steps before 2" in caplog.text
+    lines = [json.loads(line) for line in log.open()]
+    assert [line["step"] for line in lines] == [2, 2, 3]
+    assert lines[1]["is_incomplete"]
+    page = (tmp_path / "run/report.html").read_text()
+    assert "2-warmup/metrics.jsonl is incomplete: it was damaged before" in page
+
+
 def test_a_stage_begins_alike_whether_or_not_the_ones_before_ran_in_this_process(
     tmp_path: Path,
 ) -> None:

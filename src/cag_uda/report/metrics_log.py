@@ -1,9 +1,12 @@
 """Reads metrics.jsonl, the log of one stage. Knows no run."""
 
+import json
 import math
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from pydantic_core import from_json
 
 from cag_uda.report.words import counted
 from cag_uda.runs.records.base import parse_line
@@ -20,10 +23,17 @@ class Metrics:
     last_step: int = 0
     not_finite: dict[str, int] = field(default_factory=dict)
     """Loss name → first logged step at which it was not a number."""
+    incomplete_at: int | None = None
+    """The last step at which the stage was resumed with a log that had lost something."""
 
 
 def read_metrics(file: Path, remarks: list[str]) -> Metrics:
-    """Read the log of one stage; a last line that an interruption cut short is passed over."""
+    """Read the log of one stage; a last line that an interruption cut short is passed over.
+
+    Args:
+        file: metrics.jsonl, which need not be there.
+        remarks: what is wrong with it is added here.
+    """
     metrics = Metrics()
     try:
         text = file.read_text(encoding="utf-8", errors="replace")
@@ -33,7 +43,7 @@ def read_metrics(file: Path, remarks: list[str]) -> Metrics:
         remarks.append(f"{file.parent.name}/{file.name} cannot be read: {error.strerror}.")
         return metrics
     parsed = [parse_line(MetricsLine, line) for line in text.splitlines()]
-    if parsed and parsed[-1] is None and not text.endswith("\n"):
+    if parsed and parsed[-1] is None and _is_beginning(text.rpartition("\n")[2]):
         del parsed[-1]
     lines = [line for line in parsed if line is not None]
     if len(lines) < len(parsed):
@@ -49,6 +59,8 @@ def read_metrics(file: Path, remarks: list[str]) -> Metrics:
                 losses.setdefault(name, {})[line.step] = value
             else:
                 metrics.not_finite.setdefault(name, line.step)
+        if line.is_incomplete:
+            metrics.incomplete_at = line.step
         score = (line.scores or {}).get("miou", math.nan)
         if math.isfinite(score):
             miou[line.step] = score
@@ -57,3 +69,22 @@ def read_metrics(file: Path, remarks: list[str]) -> Metrics:
     metrics.miou = sorted(miou.items())
     metrics.images_per_s = statistics.median(speeds) if speeds else None
     return metrics
+
+
+def _is_beginning(text: str) -> bool:
+    """Tell whether a line of the log may go on from a text, as one that was being written does."""
+    first = '{"step": '
+    if not text or not (text.startswith(first) or first.startswith(text)):
+        return False
+    try:
+        json.JSONDecoder().raw_decode(text)
+    except RecursionError:
+        return False
+    except ValueError:
+        pass
+    else:
+        return False  # The line is whole, and more stands behind it, or it is none of a log.
+    try:
+        return isinstance(from_json(text, allow_partial=True), dict)
+    except ValueError:
+        return False

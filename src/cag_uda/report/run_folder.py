@@ -31,9 +31,11 @@ from cag_uda.runs.records.stage import (
     CRITERIA,
     METRICS,
     PSEUDO_LABELS,
+    REACHED,
     PseudoLabelScores,
     read_criteria,
     read_pseudo_labels,
+    read_reached,
 )
 
 T = TypeVar("T")
@@ -159,23 +161,62 @@ def read_run(path: Path) -> RunRecord:
 def _read_stage(
     scores: StageScores, folder: Path, finished: bool, remarks: list[str]
 ) -> StageRecord:
+    criteria: dict[int, dict[str, float]] = _or_left_out(
+        folder / CRITERIA, _criteria_of, {}, remarks
+    )
+    known_step = max(criteria, default=0)
+    if finished:
+        known_step = max(known_step, scores.steps or 0)
     return StageRecord(
         scores=scores,
         finished=finished,
         folder=folder,
-        metrics=_metrics_of(folder, finished, remarks),
+        metrics=_metrics_of(folder, finished, known_step, remarks),
         pseudo_labels=_or_left_out(folder / PSEUDO_LABELS, read_pseudo_labels, {}, remarks),
-        criteria=_or_left_out(folder / CRITERIA, _criteria_of, {}, remarks),
+        criteria=criteria,
     )
 
 
-def _metrics_of(folder: Path, finished: bool, remarks: list[str]) -> Metrics:
-    if finished and (folder / METRICS).exists() and is_sound(folder / METRICS) is False:
+def _metrics_of(folder: Path, finished: bool, known_step: int, remarks: list[str]) -> Metrics:
+    """The log of a stage that, by its other files, has taken at least `known_step` steps."""
+    path = folder / METRICS
+    name = f"{folder.name}/{METRICS}"
+    metrics = read_metrics(path, remarks)
+    is_changed = finished and path.exists() and is_sound(path) is False
+    if is_changed:
+        remarks.append(f"{name} was changed after its stage had ended: its curves may be wrong.")
+    elif not finished and (step := _step_before_change(path, remarks)) is not None:
         remarks.append(
-            f"{folder.name}/{METRICS} was changed after its stage had ended: its curves may be "
+            f"{name} was changed or cut after the checkpoint of step {step}: its curves may be "
             "wrong."
         )
-    return read_metrics(folder / METRICS, remarks)
+    elif metrics.last_step < known_step:
+        remarks.append(
+            f"{name} is incomplete: it ends at step {metrics.last_step}, and its stage has taken "
+            f"{known_step}."
+        )
+    if metrics.incomplete_at is not None:
+        remarks.append(
+            f"{name} is incomplete: it was damaged before its stage was resumed at step "
+            f"{metrics.incomplete_at}."
+        )
+    return metrics
+
+
+def _step_before_change(log: Path, remarks: list[str]) -> int | None:
+    """The step of a checkpoint at which a log held what it no longer does; None if there is none.
+
+    What an unfinished stage has logged since its last checkpoint cannot be checked.
+    """
+    reached = _or_left_out(log.parent / REACHED, lambda _: read_reached(log.parent), None, remarks)
+    if reached is None:
+        return None
+    try:
+        return None if reached.is_begun_by(log.read_bytes()) else reached.step
+    except FileNotFoundError:
+        return reached.step
+    except OSError:
+        return None  # Named where the log is read.
 
 
 def _read_scores(path: Path, remarks: list[str]) -> Scores:
@@ -248,7 +289,9 @@ def _begins_from(plan: dict[str, Any]) -> str | None:
     if not isinstance(segmenter, dict):
         return None
     if "start" in segmenter:
-        return f"the network in {segmenter['start']}"
+        start = str(segmenter["start"])
+        own = start.removeprefix("start/")
+        return f"the network in {start}" if own == start else f"the network {own}"
     if "weights" in segmenter:
         return f"pretrained weights ({segmenter['weights']})"
     return "random weights"

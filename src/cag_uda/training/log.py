@@ -3,6 +3,7 @@
 Losses stay on the device until the log or a checkpoint is due: no step waits for the device.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +16,15 @@ from torch import Tensor, nn
 from cag_uda.errors import RunError
 from cag_uda.files import unwritable, write_text
 from cag_uda.methods.base import Method
-from cag_uda.runs.records.base import line_of, parse_line
-from cag_uda.runs.records.stage import METRICS, LeftOut, MetricsLine
+from cag_uda.runs.records.base import line_of, parse_line, write_record
+from cag_uda.runs.records.stage import (
+    METRICS,
+    REACHED,
+    LeftOut,
+    MetricsLine,
+    Reached,
+    read_reached,
+)
 from cag_uda.training.callbacks import Callbacks
 from cag_uda.training.checkpoint import Progress, Rows
 from cag_uda.training.processes import Processes
@@ -49,8 +57,7 @@ class StageLog:
         self._processes, self.folder, self._callbacks = processes, folder, callbacks
         with processes.agreed():
             if processes.is_first:
-                path = folder / METRICS
-                write_text(path, "".join(_kept(path, done.step)))
+                _take_up(folder, done.step)
         self._begun_s = time.monotonic() - done.elapsed_s
         self._on_device: list[tuple[int, Mapping[str, Tensor]]] = []
         self._rows = _share(done.pending, processes)
@@ -66,6 +73,10 @@ class StageLog:
         self._on_device.append((step, losses))
         self._images += images
         self._skipped = 0
+
+    def mark(self, step: int) -> None:
+        """Note beside a checkpoint, in the first process, what the log is at its step."""
+        write_record(self.folder / REACHED, Reached.of(step, _bytes_of(self.folder / METRICS)))
 
     def pending(self) -> tuple[Rows, ...]:
         """Of each process, the losses that are not written yet: for a checkpoint."""
@@ -175,11 +186,42 @@ def not_finite(step: int, losses: Mapping[str, float], files: Sequence[str]) -> 
     )
 
 
-def _kept(path: Path, step: int) -> list[str]:
+def _take_up(folder: Path, step: int) -> None:
+    """Cut a log off after a step, or begin it; where lines before it are lost, it says so."""
+    path = folder / METRICS
+    log = _bytes_of(path)
+    kept = "".join(_kept(log, step))
+    if not step:
+        (folder / REACHED).unlink(missing_ok=True)
+    else:
+        if not _is_whole(folder, log):
+            logging.getLogger(__name__).warning(
+                "%s is damaged: what it lost of the steps before %d is not logged again", path, step
+            )
+            kept += line_of(MetricsLine(step=step, is_incomplete=True))
+        # First: a kill between the two leaves a log that begins with what is noted.
+        write_record(folder / REACHED, Reached.of(step, kept.encode()))
+    write_text(path, kept)
+
+
+def _is_whole(folder: Path, log: bytes) -> bool:
+    """Tell whether a log holds all that it held at the checkpoint, where that was noted."""
+    try:
+        reached = read_reached(folder)
+    except RunError as error:
+        logging.getLogger(__name__).warning("%s; it is made again", error.problems[0])
+        return True
+    return reached is None or reached.is_begun_by(log)
+
+
+def _bytes_of(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
+
+
+def _kept(log: bytes, step: int) -> list[str]:
     """Complete records up to a step; what a crash cut short, or a disk damaged, is dropped."""
     kept = []
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    for line in text.splitlines():
+    for line in log.decode("utf-8", errors="replace").splitlines():
         record = parse_line(MetricsLine, line)
         if record is not None and record.step <= step:
             kept.append(line + "\n")

@@ -89,6 +89,7 @@ def train_stage(
         with processes.agreed():
             if processes.is_first:
                 save_checkpoint(folder / "checkpoint", method, state, progress)
+                log.mark(taken)
 
     with closing(data.load(range(done.step, settings.steps))) as batches:
         for step in range(done.step, settings.steps):

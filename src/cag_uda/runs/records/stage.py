@@ -1,5 +1,6 @@
 """The records in a stage's folder: metrics, pseudo-label quality, criteria, research questions."""
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -16,6 +17,7 @@ from cag_uda.errors import RunError
 from cag_uda.runs.records.base import Finite, PathInside, Ratio, Record, Share, read_record
 
 METRICS, PSEUDO_LABELS, CRITERIA = "metrics.jsonl", "pseudo_labels.json", "criteria.json"
+REACHED = "checkpoint/reached.json"
 SEPARATION, LABEL_CURVES = "separation.json", "label_curves.json"
 
 
@@ -40,6 +42,42 @@ class MetricsLine(Record):
     elapsed_s: float | None = None
     scores: dict[str, float] | None = None
     left_out: LeftOut | None = None
+    is_incomplete: bool | None = None
+    """True where the stage was resumed and the lines before were not what it had written."""
+
+
+class Reached(Record):
+    """checkpoint/reached.json: how far the checkpoint is, and what the log then was.
+
+    A log grows, so that no digest of the whole holds; what stood in it at a checkpoint stays.
+    """
+
+    step: int
+    """Steps taken."""
+    log_bytes: int = Field(ge=0)
+    log_sha256: str
+    """Of these first bytes of metrics.jsonl."""
+
+    @classmethod
+    def of(cls, step: int, log: bytes) -> Self:
+        """Describe a log as it is at a checkpoint."""
+        return cls(step=step, log_bytes=len(log), log_sha256=sha256(log).hexdigest())
+
+    def is_begun_by(self, log: bytes) -> bool:
+        """Tell whether a log still begins with all that stood in it at the checkpoint."""
+        return Reached.of(self.step, log[: self.log_bytes]) == self
+
+
+def read_reached(stage_folder: Path) -> Reached | None:
+    """Read how far the checkpoint of a stage is; None where that was not noted.
+
+    Raises:
+        RunError: if the file is damaged.
+    """
+    path = stage_folder / REACHED
+    if not path.is_file():
+        return None
+    return read_record(Reached, path, "delete it: the log of its stage then counts as it is")
 
 
 class PerClass(Record):
