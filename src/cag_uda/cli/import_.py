@@ -18,20 +18,22 @@ _SHOWN = 8
 
 
 def import_(
-    checkpoint: Annotated[Path, typer.Argument(help="Of CAG-UDA, AdaptSegNet, ADVENT or DACS.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Of CAG-UDA, AdaptSegNet, ADVENT, DACS, DAFormer or a SegFormer.")
+    ],
     out: Annotated[Path, typer.Option(help="The new model folder.")],
     anchors: Annotated[
         Path | None, typer.Option(help="An anchor file of the released CAG-UDA code.")
     ] = None,
     family: Annotated[
-        Literal["auto", "cag", "adaptsegnet", "advent", "dacs"],
+        Literal["auto", "cag", "adaptsegnet", "advent", "dacs", "segformer", "daformer"],
         typer.Option(help="Whose code saved it."),
     ] = "auto",
     domain: Annotated[
-        str | None, typer.Option(help="A domain with its classes; default: those of Cityscapes.")
+        str | None, typer.Option(help="A domain with its classes; default: as the checkpoint says.")
     ] = None,
 ) -> None:
-    """Make a model folder of a checkpoint of other people's released code."""
+    """Make a model folder of a checkpoint of other people's code."""
     console = make_console()
     begin(console, f"reading {checkpoint}")
     from cag_uda.prediction.importing import RECORD, import_checkpoint

@@ -251,3 +251,25 @@ def find_resnet(
         f"no backbone here is a {layer} ResNet of {list(depths)} blocks and {list(sizes)} "
         f"channels; there are {', '.join(BACKBONES)}"
     )
+
+
+def find_mit(depths: Sequence[int], sizes: Sequence[int]) -> str:
+    """The row of `BACKBONES` that is a MiT of this form.
+
+    Args:
+        depths: blocks of each stage.
+        sizes: channels of each stage's output.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    rows = {
+        name: entry.config for name, entry in BACKBONES.items() if entry.build is MixTransformer
+    }
+    for name, config in rows.items():
+        if (config["depths"], config["hidden_sizes"]) == (list(depths), list(sizes)):
+            return name
+    raise ModelError(
+        f"no backbone here is a MiT of {list(depths)} blocks and {list(sizes)} channels; there are "
+        f"{', '.join(rows)}"
+    )

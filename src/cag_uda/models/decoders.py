@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cag_uda.models.windows import Window
+
 
 def _conv_norm_relu(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
     padding = dilation * (kernel // 2)
@@ -15,10 +17,6 @@ def _conv_norm_relu(inputs: int, outputs: int, kernel: int = 1, dilation: int = 
         nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
     )
-
-
-def _resize(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=True)
 
 
 class Decoder(nn.Module):
@@ -30,6 +28,27 @@ class Decoder(nn.Module):
     """Image pixels per cell of the features."""
     dropout: float
     """Of the classifier's input, in training; anchors do not see it."""
+    align_corners: ClassVar[bool] = True
+    """How coarse maps are resized to the finest: corners on corners, or edges on edges."""
+    window: Window | None = None
+    """What is decoded lies so in a larger image; None: it is all of one."""
+
+    def resized(self, x: Tensor, like: Tensor, strides: tuple[float, float]) -> Tensor:
+        """Resize a map (B, C, h, w) to the grid of another one; strides of both in pixels."""
+        if self.window is not None and self.align_corners:
+            return self.window.resized(x, like, strides)
+        return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=self.align_corners)
+
+    def on_finest(self, levels: Sequence[Tensor], strides: Sequence[float]) -> list[Tensor]:
+        """Resize maps (B, C_i, h_i, w_i), finest first, to (B, C_i, h, w) on the finest's grid."""
+        finest, *coarser = levels
+        return [
+            finest,
+            *(
+                self.resized(x, finest, (stride, strides[0]))
+                for x, stride in zip(coarser, strides[1:], strict=True)
+            ),
+        ]
 
     def classifier(self, num_classes: int) -> nn.Module:
         """A classifier (B, D, h, w) to (B, K, h, w), new and with random weights."""
@@ -78,7 +97,7 @@ class DeepLabV3Plus(Decoder):
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
-        self.stride = strides[0]
+        self.stride, self._strides = strides[0], (strides[-1], strides[0])
         self.aspp = ASPP(channels[-1], 256, strides[-1])
         self.details = _conv_norm_relu(channels[0], 48)
         self.refine = nn.Sequential(
@@ -88,7 +107,7 @@ class DeepLabV3Plus(Decoder):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Four maps (B, C_i, h_i, w_i), finest first, to features (B, 256, h, w) at stride 4."""
         details = self.details(maps[0])
-        context = _resize(self.aspp(maps[-1]), details)
+        context = self.resized(self.aspp(maps[-1]), details, self._strides)
         features: Tensor = self.refine(torch.cat([context, details], dim=1))
         return features
 
@@ -106,7 +125,7 @@ class LightDecoder(Decoder):
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
-        self.stride = strides[0]
+        self.stride, self._strides = strides[0], tuple(strides)
         width = self._level_channels
         self.levels = nn.ModuleList([_conv_norm_relu(count, width) for count in channels])
         self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), _conv_norm_relu(channels[-1], width))
@@ -114,12 +133,10 @@ class LightDecoder(Decoder):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Four maps (B, C_i, h_i, w_i), finest first, to features (B, 128, h, w) at stride 4."""
-        finest = self.levels[0](maps[0])
-        coarser = [
-            _resize(level(x), finest) for level, x in zip(self.levels[1:], maps[1:], strict=True)
-        ]
-        context = self.pooled(maps[-1]).expand(-1, -1, *finest.shape[-2:])
-        features: Tensor = self.mix(torch.cat([finest, *coarser, context], dim=1))
+        levels = [level(x) for level, x in zip(self.levels, maps, strict=True)]
+        context = self.pooled(maps[-1]).expand(-1, -1, *levels[0].shape[-2:])
+        side_by_side = [*self.on_finest(levels, self._strides), context]
+        features: Tensor = self.mix(torch.cat(side_by_side, dim=1))
         return features
 
 
@@ -130,21 +147,52 @@ class SegFormerDecoder(Decoder):
     B0 and B1.
     """
 
-    feature_channels = 256
+    feature_channels: int = 256
     dropout = 0.1
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
-        self.stride = strides[0]
+        self.stride, self._strides = strides[0], tuple(strides)
         width = self.feature_channels
-        self.levels = nn.ModuleList([nn.Conv2d(count, width, 1) for count in channels])
+        self.levels = nn.ModuleList([self.level(count) for count in channels])
         self.mix = _conv_norm_relu(width * len(channels), width)
 
+    def level(self, inputs: int) -> nn.Module:
+        """The projection of a map of so many channels."""
+        return nn.Conv2d(inputs, self.feature_channels, 1)
+
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Four maps (B, C_i, h_i, w_i), finest first, to features (B, 256, h, w) on its grid."""
+        """Four maps (B, C_i, h_i, w_i), finest first, to features (B, D, h, w) on its grid."""
         levels = [level(x) for level, x in zip(self.levels, maps, strict=True)]
-        features: Tensor = self.mix(_side_by_side(levels))
+        features: Tensor = self.mix(torch.cat(self.on_finest(levels, self._strides), dim=1))
         return features
+
+
+class PublishedSegFormer(SegFormerDecoder):
+    """The decoder that published weights of SegFormer-B0 and B1 are of.
+
+    Source: Xie et al., *SegFormer*, NeurIPS 2021, and its released code (segformer_head.py):
+    levels are resized with their edges on each other. That of transformers is the same.
+    """
+
+    align_corners = False
+
+
+class PublishedWideSegFormer(PublishedSegFormer):
+    """The decoder that published weights of SegFormer-B2 to B5 are of: 768 channels."""
+
+    feature_channels = 768
+
+
+class MMSegFormer(PublishedSegFormer):
+    """SegFormer's decoder as mmsegmentation has it: each projection with norm and ReLU.
+
+    Source: mmsegmentation, mmseg/models/decode_heads/segformer_head.py; 256 channels for all sizes.
+    """
+
+    def level(self, inputs: int) -> nn.Module:
+        """The projection of a map of so many channels."""
+        return _conv_norm_relu(inputs, self.feature_channels)
 
 
 class AtrousClassifier(nn.Module):
@@ -235,7 +283,9 @@ class DAFormerDecoder(Decoder):
         super().__init__()
         width = self.feature_channels
         is_plain = len(set(strides)) == 1
-        self.stride = strides[0] / 4 if is_plain else strides[0]
+        factors = (1 / 4, 1 / 2, 1, 2) if is_plain else (1, 1, 1, 1)
+        self._strides = [stride * factor for stride, factor in zip(strides, factors, strict=True)]
+        self.stride = self._strides[0]
         steps = [_up(width, 2), _up(width, 1), nn.Identity(), _down(width)]
         self.levels = nn.ModuleList(
             nn.Sequential(nn.Conv2d(count, width, 1), step if is_plain else nn.Identity())
@@ -254,14 +304,19 @@ class DAFormerDecoder(Decoder):
         Their stride is that of the finest map, or a quarter of it where all maps have one stride.
         """
         levels = [level(x) for level, x in zip(self.levels, maps, strict=True)]
-        stacked = _side_by_side(levels)
+        stacked = torch.cat(self.on_finest(levels, self._strides), dim=1)
         features: Tensor = self.fuse(torch.cat([each(stacked) for each in self.context], 1))
         return features
 
 
-def _side_by_side(levels: Sequence[Tensor]) -> Tensor:
-    """Maps (B, C_i, h_i, w_i), finest first, as one (B, ΣC_i, h, w) on the grid of the finest."""
-    return torch.cat([levels[0], *(_resize(x, levels[0]) for x in levels[1:])], dim=1)
+class PublishedDAFormer(DAFormerDecoder):
+    """The decoder that the released weights of DAFormer, and of MIC on it, are of.
+
+    Source: released code of DAFormer, mmseg/models/decode_heads/daformer_head.py, whose settings
+    resize levels with their edges on each other.
+    """
+
+    align_corners = False
 
 
 def _separable(inputs: int, outputs: int, dilation: int) -> nn.Sequential:
@@ -300,6 +355,11 @@ DECODERS: dict[str, Callable[[Sequence[int], Sequence[int]], Decoder]] = {
     "light": LightDecoder,
     "segformer": SegFormerDecoder,
     "daformer": DAFormerDecoder,
+    # What published weights are of, for `cag-uda import`.
+    "segformer-published": PublishedSegFormer,
+    "segformer-published-768": PublishedWideSegFormer,
+    "segformer-mmseg": MMSegFormer,
+    "daformer-published": PublishedDAFormer,
 }
 """Every decoder by the name that recipes use; each is built of the channels and strides of a
 backbone's maps. A new one is one row here."""

@@ -5,11 +5,11 @@ which layouts and by which names; what is built of them is in `backbones`.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
     HFValidationError,
     LocalEntryNotFoundError,
 )
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -27,9 +27,16 @@ from cag_uda.errors import ModelError
 from cag_uda.models.weight_files import TORCH_SUFFIXES, fill, read_tensors
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
+_BACKBONES = ("backbone.", "encoder.", "segformer.")
+"""What stands before a backbone's names in mmsegmentation and torchvision, in
+segmentation_models_pytorch, and in transformers."""
+_SHOWN = 8
+"""Names that one line shows."""
+OwnNames: TypeAlias = Callable[[dict[str, Tensor]], tuple[dict[str, Tensor], list[str]]]
+"""Tensors by other names to tensors by those of transformers, and names of what is beside them."""
 _HEADS = ("fc.", "classifier.")
 """Classifiers of ImageNet in torchvision's and in transformers' layout."""
-_BESIDE = re.compile(r"^(\w+\.)?(classifier|decode_head|pooler|layernorm)\.|mask_token$")
+_BESIDE = re.compile(r"^(\w+\.)?(classifier|decode_head|head|pooler|layernorm)\.|mask_token$")
 """Parts of a published transformer that are no part of a backbone: heads, and what serves them or
 pretraining alone."""
 
@@ -40,25 +47,54 @@ def load_published(network: nn.Module, weights: str) -> str:
     Args:
         network: the backbone.
         weights: a file (safetensors or torch, in torchvision's layout or in that of
-            transformers), a folder that holds one, or a hub id.
+            transformers, of the backbone alone or of a network around it), a folder that holds
+            one, or a hub id.
 
     Returns:
-        One line on what was placed and what was left out: nothing but ImageNet's classifier.
+        One line on what was placed and what was left out: nothing but ImageNet's classifier, or
+        all beside the backbone of a network of other people's code.
 
     Raises:
         ModelError: if they cannot be found or read, or any tensor has no place.
     """
     path = _locate(weights)
-    placed, left_out = {}, []
-    for name, tensor in read_tensors(path).items():
+    own, left_out = inner_backbone(read_tensors(path), lambda name, _: name == "conv1.weight")
+    placed = {}
+    for name, tensor in own.items():
         known = transformers_name(name)
         if known is None and name.startswith(_HEADS):
             left_out.append(name)
         else:
             placed[known or name] = tensor
     fill(network, placed, str(path))
-    rest = f"; left out {', '.join(left_out)}" if left_out else ""
-    return f"backbone: {len(placed)} tensors of {weights} placed{rest}"
+    return _origin(weights, len(placed), left_out)
+
+
+def inner_backbone(
+    tensors: dict[str, Tensor], is_backbones: Callable[[str, Tensor], object]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Find the backbone inside a network of other people's code.
+
+    Args:
+        tensors: of a network, or of a backbone alone.
+        is_backbones: whether a tensor without what stands before its name is a backbone's.
+
+    Returns:
+        The backbone's tensors without what stands before their names, and the names of the rest.
+    """
+    for prefix in _BACKBONES:
+        own = {name: value for name, value in tensors.items() if name.startswith(prefix)}
+        inner = {name.removeprefix(prefix): value for name, value in own.items()}
+        if any(is_backbones(name, value) for name, value in inner.items()):
+            return inner, [name for name in tensors if name not in own]
+    return tensors, []
+
+
+def _origin(weights: str, placed: int, left_out: Sequence[str]) -> str:
+    """One line on what was placed and what was left out."""
+    more = f", … ({len(left_out)} in all)" if len(left_out) > _SHOWN else ""
+    rest = f"; left out {', '.join(left_out[:_SHOWN])}{more}" if left_out else ""
+    return f"backbone: {placed} tensors of {weights} placed{rest}"
 
 
 def load_transformer(
@@ -66,6 +102,7 @@ def load_transformer(
     config: PreTrainedConfig,
     weights: str,
     lacking: Sequence[str] = (),
+    own_names: OwnNames = lambda tensors: (tensors, []),
 ) -> tuple[PreTrainedModel, str]:
     """Build a network of transformers with published weights.
 
@@ -75,6 +112,8 @@ def load_transformer(
         weights: a file (safetensors or torch) in the layout of transformers, a folder that holds
             one, or a hub id.
         lacking: beginnings of the names of tensors that the weights may lack; these start random.
+        own_names: gives tensors of other layouts the names of transformers, and names those that
+            lie beside the backbone.
 
     Returns:
         The network, and one line on what was placed and what was left out.
@@ -82,7 +121,7 @@ def load_transformer(
     Raises:
         ModelError: if they cannot be found or read, or do not fit.
     """
-    tensors = read_tensors(_locate(weights))
+    tensors, beside = own_names(read_tensors(_locate(weights)))
     # Its types do not tell that a report may come with the network.
     from_pretrained: Any = network_class.from_pretrained
     try:
@@ -108,8 +147,7 @@ def load_transformer(
         raise ModelError(
             f"the weights of {weights} do not fit the network: {'; '.join(problems[:5])}{more}"
         )
-    rest = f"; left out {', '.join(left_out)}" if left_out else ""
-    return network, f"backbone: {len(tensors) - len(left_out)} tensors of {weights} placed{rest}"
+    return network, _origin(weights, len(tensors) - len(left_out), [*left_out, *beside])
 
 
 def packaged_weights(backbone: str, package: str) -> Path:

@@ -30,7 +30,8 @@ from transformers.models.segformer.modeling_segformer import SegformerLayer
 from transformers.models.swinv2.modeling_swinv2 import Swinv2Layer
 
 from cag_uda.models.backbone import Backbone, multiples, refuse_multi_grid
-from cag_uda.models.published import load_transformer
+from cag_uda.models.mit_names import in_transformers_names, mit_parts
+from cag_uda.models.published import inner_backbone, load_transformer
 
 
 class TransformerBackbone(Backbone):
@@ -65,7 +66,7 @@ class TransformerBackbone(Backbone):
             self.network = self.network_class(full)
         else:
             self.network, self.origin = load_transformer(
-                self.network_class, full, weights, self.beside
+                self.network_class, full, weights, self.beside, self.own_names
             )
         self.network.train()
         for name, parameter in self.network.named_parameters():
@@ -73,6 +74,10 @@ class TransformerBackbone(Backbone):
             # that gets no gradient would keep several processes waiting for it.
             if name.endswith("mask_token"):
                 parameter.requires_grad_(False)
+
+    def own_names(self, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Give weights of other layouts the names of transformers; name what lies beside them."""
+        return tensors, []
 
     @abstractmethod
     def levels(self, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,6 +108,11 @@ class MixTransformer(_FourStages):
 
     network_class, config_class = SegformerModel, SegformerConfig
     blocks = (SegformerLayer,)
+
+    def own_names(self, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Names of NVIDIA's code and of mmsegmentation too, inside other networks too."""
+        own, beside = inner_backbone(tensors, mit_parts)
+        return in_transformers_names(own), beside
 
     def levels(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """All four stages, which are this network's hidden states."""

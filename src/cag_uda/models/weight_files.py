@@ -21,6 +21,14 @@ from cag_uda.errors import ModelError
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl")
 """How files that `torch.save` wrote usually end; they may end otherwise."""
 
+_WRAPPERS = ("DeepLab", "model_state", "state_dict", "model")
+"""Keys that checkpoints have their network below."""
+_AROUND = ("module", "model", "net", "network")
+"""What may stand before the names of all tensors of a network."""
+_BESIDE_STUDENT = ("ema_model", "imnet_model", "teacher", "ema")
+"""Networks that trainers of domain adaptation keep beside the one that learns, `model`."""
+_SECOND = "a second network"
+
 _DEEPEST = 20
 _RECONSTRUCT, _SCALAR = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -73,21 +81,84 @@ def read_torch_file(path: Path) -> Any:
         ) from error
 
 
+def read_weights(path: Path) -> Any:
+    """Read what lies in a safetensors file, or what `torch.save` wrote (see `read_torch_file`).
+
+    Raises:
+        ModelError: if it is missing, damaged, or wants to run code.
+    """
+    if path.suffix != ".safetensors":
+        return read_torch_file(path)
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"cannot read {path}: {error}") from error
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read one network's tensors by name: a safetensors file, or a state dict of torch.
+    """Read one network's tensors by name, alone or inside a checkpoint (see `network_in`).
 
     Raises:
         ModelError: if it is missing, damaged, wants to run code, or holds something else.
     """
-    if path.suffix == ".safetensors":
-        try:
-            return dict(load_file(path))
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"cannot read {path}: {error}") from error
-    content = read_torch_file(path)
-    if not is_state_dict(content):
-        raise ModelError(f"{path} holds no state dict (tensors by name) but {outline(content)}")
-    return dict(content)
+    return network_in(read_weights(path), path)[0]
+
+
+def network_in(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Find the network inside what a checkpoint file holds.
+
+    Args:
+        content: of the file.
+        path: of the file, for messages.
+
+    Returns:
+        Its tensors by name, and the names of all that lies beside it, each with the reason why it
+        is left out.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    prefix, inside = "", content
+    left_out: dict[str, str] = {}
+    for key in _WRAPPERS:
+        if isinstance(inside, Mapping) and isinstance(inside.get(key), Mapping):
+            for other, value in inside.items():
+                if other != key:
+                    why = _SECOND if is_state_dict(value) else "state of the training"
+                    names = list(tensor_names(value, f"{prefix}{other}"))
+                    left_out |= dict.fromkeys(names or [f"{prefix}{other}"], why)
+            prefix, inside = f"{prefix}{key}.", inside[key]
+    if not is_state_dict(inside):
+        raise ModelError(
+            f"{path} holds no network: want tensors by name, alone or below DeepLab.model_state, "
+            f"state_dict or model, got {outline(inside)}"
+        )
+    return _student_of(inside, prefix, left_out), left_out
+
+
+def _student_of(
+    tensors: Mapping[str, Tensor], prefix: str, left_out: dict[str, str]
+) -> dict[str, Tensor]:
+    """Tensors without what data parallelism or a trainer's class has put before all their names.
+
+    A trainer of several networks has the student's below `model`; the others are left out.
+    """
+    found = dict(tensors)
+    before = ""
+    while (first := {name.partition(".")[0] for name in found}) & set(_AROUND):
+        around = next(each for each in _AROUND if each in first)
+        if first > {around} and not first <= {"model", *_BESIDE_STUDENT}:
+            break
+        for name in found:
+            if not name.startswith(f"{around}."):
+                left_out[f"{prefix}{before}{name}"] = _SECOND
+        inner = {
+            name.removeprefix(f"{around}."): tensor
+            for name, tensor in found.items()
+            if name.startswith(f"{around}.")
+        }
+        before, found = f"{before}{around}.", inner
+    return found
 
 
 def is_state_dict(content: Any) -> bool:

@@ -1,11 +1,11 @@
-"""Make a model folder of a checkpoint of other people's released code."""
+"""Make a model folder of a checkpoint of other people's code."""
 
 from pathlib import Path
 from typing import NamedTuple, cast, get_args
 
 from cag_uda.data.domains.domain import Domain
 from cag_uda.data.domains.label_space import LabelSpace
-from cag_uda.errors import UserError
+from cag_uda.errors import DataError, UserError
 from cag_uda.evaluation.protocols import find_protocol
 from cag_uda.files import write_json
 from cag_uda.models.config import Classes
@@ -36,11 +36,13 @@ def import_checkpoint(
     """Write a model folder of a checkpoint, with a record of where each tensor went.
 
     Args:
-        checkpoint: a file of the released code of CAG-UDA, AdaptSegNet, ADVENT or DACS.
+        checkpoint: a file of the released code of CAG-UDA, AdaptSegNet, ADVENT, DACS, DAFormer or
+            SegFormer, or a SegFormer of mmsegmentation or, as file or folder, of transformers.
         out: the new model folder.
         anchors: an anchor file of the released CAG-UDA code.
         family: whose checkpoint it is, or "auto".
-        domain: a domain that has the network's classes; None: those of Cityscapes, 19 or 16.
+        domain: a domain that has the network's classes; None: those that the checkpoint names, or
+            those of Cityscapes, 19 or 16.
 
     Raises:
         UserError: if a file cannot be used, or the folder holds something already.
@@ -48,7 +50,7 @@ def import_checkpoint(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; choose another --out")
     foreign = read_foreign(checkpoint, _family(family))
-    segmenter = foreign.build(_classes(foreign.num_classes, domain))
+    segmenter = foreign.build(_classes(foreign, domain))
     shape = segmenter.num_classes, segmenter.feature_channels
     vectors = None if anchors is None else read_released_anchors(anchors, *shape)
     record = {"file": checkpoint.name, "family": foreign.family, "notes": list(foreign.notes)}
@@ -68,8 +70,8 @@ def _family(name: str) -> Family | None:
     return cast(Family, name)
 
 
-def _classes(num_classes: int, domain: str | None) -> Classes:
-    """The classes of a domain, or the 19 or 16 of Cityscapes by their number."""
+def _classes(foreign: Foreign, domain: str | None) -> Classes:
+    """The classes of a domain, or those of the checkpoint, or the 19 or 16 of Cityscapes."""
     if domain is not None:
         space = Domain.open(domain).label_space
         if space is None:
@@ -77,12 +79,32 @@ def _classes(num_classes: int, domain: str | None) -> Classes:
                 f"domain {domain!r} has no label space, so it names no classes; give a labelled one"
             )
         return classes_of(space)
+    named = tuple(each.name for each in foreign.classes)
+    named = named if len(named) == foreign.num_classes else ()
     cityscapes = LabelSpace.load("cityscapes-19")
     for protocol in ("cityscapes-19", "synthia-16"):
         learned = find_protocol(protocol).truth
-        if len(learned) == num_classes:
-            return classes_of(cityscapes.only(learned))
+        space = cityscapes.only(learned)
+        if len(learned) == foreign.num_classes and named in ((), space.names):
+            return classes_of(space)
+    if named:
+        return classes_of(_label_space(foreign))
     raise UserError(
-        f"the checkpoint tells {num_classes} classes apart; which they are is known for 19 and 16 "
-        "alone: name a domain that has its classes, in its order, by --domain"
+        f"the checkpoint tells {foreign.num_classes} classes apart and does not name them; which "
+        "they are is known for 19 and 16 alone: name a domain that has its classes, in its order, "
+        "by --domain"
     )
+
+
+def _label_space(foreign: Foreign) -> LabelSpace:
+    classes = [
+        {"name": each.name} | ({} if each.color is None else {"color": each.color})
+        for each in foreign.classes
+    ]
+    try:
+        return LabelSpace.from_dict({"name": "checkpoint", "classes": classes})
+    except DataError as error:
+        raise UserError(
+            f"the classes that the checkpoint names cannot be taken ({error.problems[0]}); name a "
+            "domain that has its classes, in its order, by --domain"
+        ) from error

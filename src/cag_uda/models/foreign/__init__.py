@@ -1,0 +1,177 @@
+"""Checkpoints of other people's code: which network they are of, and where each tensor goes.
+
+Forms that a network here equals are taken whole; others are named, with what can be had of them.
+Files are read through `weight_files`, so that nothing in them is run.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+from torch import Tensor
+
+from cag_uda.errors import ModelError
+from cag_uda.models.foreign import released, segformer
+from cag_uda.models.foreign.network import Family, Foreign, ForeignClass
+from cag_uda.models.weight_files import network_in, read_weights
+
+__all__ = ["Family", "Foreign", "ForeignClass", "read_foreign"]
+
+_FILES = ("model.safetensors", "pytorch_model.bin")
+_OWN_BACKBONE = (
+    "begin with its backbone: segmenter.weights takes this file, with the backbone's row as "
+    "segmenter.backbone and any decoder here"
+)
+_OTHERS: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (
+        (r"decode_head\.scale_attention\.", r"backbone\."),
+        "HRDA or MIC with a MiT, whose context and detail are fused otherwise here",
+        f'{_OWN_BACKBONE}; [segmenter.detail] and decoder = "daformer-published" make the like',
+    ),
+    (
+        (r"backbone\.stem\.",),
+        "mmsegmentation's, with a ResNet whose stem is of three convolutions",
+        "take one whose configuration has ResNet in place of ResNetV1c or ResNetV1d",
+    ),
+    ((r"decode_head\.", r"backbone\.layer1\."), "mmsegmentation's, with a ResNet", _OWN_BACKBONE),
+    ((r"decode_head\.", r"backbone\."), "mmsegmentation's", "take one with a MiT or a ResNet"),
+    (
+        (r"segmentation_head\.", r"encoder\.layer1\."),
+        "segmentation_models_pytorch's, with a ResNet",
+        _OWN_BACKBONE,
+    ),
+    (
+        (r"segmentation_head\.", r"encoder\.patch_embed1\."),
+        "segmentation_models_pytorch's, with a MiT",
+        _OWN_BACKBONE,
+    ),
+    (
+        (r"segmentation_head\.", r"encoder\."),
+        "segmentation_models_pytorch's",
+        "take one with a ResNet or a MiT (mit_b0 … mit_b5) as encoder",
+    ),
+    (
+        (r"classifier\.0\.convs\.", r"backbone\.layer1\."),
+        "a DeepLab v3 of torchvision",
+        _OWN_BACKBONE,
+    ),
+    ((r"classifier\.4\.", r"backbone\.layer1\."), "an FCN of torchvision", _OWN_BACKBONE),
+    (
+        (r"pixel_level_module\.|sem_seg_head\.|transformer_module\.",),
+        "a Mask2Former or OneFormer, which classifies masks in place of pixels",
+        "train a network of another form",
+    ),
+    (
+        (r"\d+\.(conv|cv1)\.",),
+        "a YOLO of Ultralytics",
+        "train a network of another form",
+    ),
+    ((r"(down|inc|up)\d?\..*double_conv\.",), "a plain U-Net", "train a network of another form"),
+)
+"""Patterns of tensors' names, all of which somebody's checkpoints have; whose they are; what to
+do."""
+
+
+def read_foreign(path: Path, family: Family | None = None) -> Foreign:
+    """Read a checkpoint of other people's code.
+
+    Args:
+        path: of the file, in safetensors or as torch.save wrote it; or the folder of a network of
+            transformers.
+        family: whose it is; None tells it from the names and, where two have the same (AdaptSegNet
+            and ADVENT), from whether the classifier's last branches were ever trained.
+
+    Raises:
+        ModelError: if it is missing, damaged, wants to run code, or is of no form that there is
+            here.
+    """
+    if family not in (None, *get_args(Family)):
+        raise ModelError(f"the family is one of {', '.join(get_args(Family))}, got {family!r}")
+    file = _file_of(path)
+    content = read_weights(file)
+    state, left_out = network_in(content, file)
+    if released.is_cag(state):
+        found, looks = released.of_cag(state, left_out), "DeepLab v3+ as CAG-UDA's"
+    elif released.is_v2(state):
+        _refuse_other(
+            file, family, ("adaptsegnet", "advent", "dacs"), "DeepLab v2 as AdaptSegNet's"
+        )
+        found, looks = released.of_v2(state, left_out, family), ""
+    elif segformer.is_segformer(state):
+        found = segformer.of_segformer(state, left_out)
+        looks = f"{found.family} network"
+    else:
+        raise ModelError(
+            f"{file} is no checkpoint of a form that is known here{_what_it_is(state)}"
+        )
+    if looks:
+        _refuse_other(file, family, (found.family,), looks)
+    return replace(found, classes=_classes_in(content) or _classes_beside(file))
+
+
+def _refuse_other(path: Path, family: Family | None, fit: tuple[Family, ...], looks: str) -> None:
+    if family is not None and family not in fit:
+        raise ModelError(f"{path} is a {looks}, not of the family {family}; leave the family out")
+
+
+def _file_of(path: Path) -> Path:
+    """The weights in a folder of transformers, or the file itself."""
+    if not path.is_dir():
+        return path
+    for name in _FILES:
+        if (path / name).is_file():
+            return path / name
+    raise ModelError(
+        f"{path} is a folder without {' or '.join(_FILES)}; give the checkpoint file itself"
+    )
+
+
+def _what_it_is(state: Mapping[str, Tensor]) -> str:
+    """Whose checkpoint one is that is taken by no form, by the names of its tensors, and advice."""
+    for patterns, whose, advice in _OTHERS:
+        if all(any(re.match(pattern, name) for name in state) for pattern in patterns):
+            return f": by its names it is {whose}; {advice}"
+    names = ", ".join(name[:80] for name in list(state)[:6])
+    return (
+        f": its tensors are called {names}, …; it takes those of CAG-UDA, AdaptSegNet, ADVENT, "
+        "DACS, SegFormer (transformers, NVIDIA, mmsegmentation) and DAFormer"
+    )
+
+
+def _classes_in(content: Any) -> tuple[ForeignClass, ...]:
+    """The classes that mmsegmentation keeps with a checkpoint."""
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    if not isinstance(meta, Mapping):
+        return ()
+    own = meta.get("dataset_meta", meta)
+    own = own if isinstance(own, Mapping) else meta
+    names, palette = (own.get(key, own.get(key.lower())) for key in ("CLASSES", "PALETTE"))
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return ()
+    colours = [_colour(each) for each in palette] if isinstance(palette, list | tuple) else []
+    if len(colours) != len(names):
+        colours = [None] * len(names)
+    return tuple(map(ForeignClass, names, colours))
+
+
+def _colour(value: Any) -> tuple[int, int, int] | None:
+    is_colour = isinstance(value, list | tuple) and len(value) == 3
+    if not is_colour or not all(isinstance(each, int) and 0 <= each <= 255 for each in value):
+        return None
+    return value[0], value[1], value[2]
+
+
+def _classes_beside(file: Path) -> tuple[ForeignClass, ...]:
+    """The classes in the config.json beside weights of transformers."""
+    try:
+        config = json.loads((file.parent / "config.json").read_text(encoding="utf-8"))
+        by_id = {int(key): str(name) for key, name in config["id2label"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ()
+    names = [by_id[place] for place in sorted(by_id)]
+    if any(re.fullmatch(r"LABEL_\d+", name) for name in names):
+        return ()  # What transformers calls classes that nobody has named.
+    return tuple(map(ForeignClass, names))

@@ -1,0 +1,185 @@
+"""Checkpoints of the released code of CAG-UDA, AdaptSegNet, ADVENT and DACS.
+
+Knows the names that they save under, and what their networks expect of an image.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from cag_uda.errors import ModelError
+from cag_uda.models.backbones import find_resnet
+from cag_uda.models.config import SegmenterConfig
+from cag_uda.models.foreign.network import Family, Foreign, sorted_out, wanted
+from cag_uda.models.published import resnet_depths, transformers_name
+
+# BGR, of images in 0 … 255; the released code of AdaptSegNet, ADVENT and DACS.
+_CAFFE_MEAN = (104.00698793, 116.66876762, 122.67891434)
+_INITIAL_DEVIATION = 0.01
+"""Of the weights of an AdaptSegNet classifier before training."""
+
+_V3PLUS_MODULES = {
+    **{f"aspp.aspp{i + 1}.atrous_conv": f"decoder.aspp.branches.{i}.0" for i in range(4)},
+    **{f"aspp.aspp{i + 1}.bn": f"decoder.aspp.branches.{i}.1" for i in range(4)},
+    "aspp.global_avg_pool.1": "decoder.aspp.pooled.1.0",
+    "aspp.global_avg_pool.2": "decoder.aspp.pooled.1.1",
+    "aspp.conv1": "decoder.aspp.project.0.0",
+    "aspp.bn1": "decoder.aspp.project.0.1",
+    "decoder.conv1": "decoder.details.0",
+    "decoder.bn1": "decoder.details.1",
+    "decoder.last_conv.0": "decoder.refine.0.0",
+    "decoder.last_conv.1": "decoder.refine.0.1",
+    "decoder.last_conv.4": "decoder.refine.2.0",
+    "decoder.last_conv.5": "decoder.refine.2.1",
+    "decoder.last_conv.8": "classifier",
+}
+"""Modules of the released CAG-UDA network beside its backbone, and what they are called here."""
+
+
+def is_cag(state: Mapping[str, Tensor]) -> bool:
+    """Whether tensors have the names of the released CAG-UDA network."""
+    return any(name.startswith("aspp.aspp1.") for name in state)
+
+
+def is_v2(state: Mapping[str, Tensor]) -> bool:
+    """Whether tensors have the names of AdaptSegNet's network, which its successors kept."""
+    return any(".conv2d_list." in name for name in state)
+
+
+def of_cag(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Foreign:
+    """The released DeepLab v3+: RGB / 255, multi-grid 1, 2, 4, batch norm that was trained."""
+    backbone = {
+        name.removeprefix("backbone."): tensor
+        for name, tensor in state.items()
+        if name.startswith("backbone.")
+    }
+    config = SegmenterConfig(
+        backbone=_backbone_row(backbone, is_caffe=False),
+        decoder="deeplab-v3plus",
+        output_stride=16,
+        multi_grid=(1, 2, 4),
+        align_corners=True,
+        norm="shared",
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    )
+
+    def part(name: str, tensor: Tensor) -> dict[str, Tensor] | None:
+        if name.startswith("backbone."):
+            return _in_backbone(name.removeprefix("backbone."), tensor)
+        module, _, leaf = name.rpartition(".")
+        return {f"{_V3PLUS_MODULES[module]}.{leaf}": tensor} if module in _V3PLUS_MODULES else None
+
+    classifier = wanted(state, "decoder.last_conv.8.weight")
+    return sorted_out(
+        "cag", config, len(classifier), state, part, lambda name: _why_not(name, state), left_out
+    )
+
+
+def of_v2(
+    state: Mapping[str, Tensor], left_out: Mapping[str, str], family: Family | None
+) -> Foreign:
+    """DeepLab v2 of AdaptSegNet and its successors: BGR 0 … 255 minus a mean, frozen batch norm."""
+    row = _backbone_row(state, is_caffe=True)
+    channels = wanted(state, f"layer4.{resnet_depths(state)[-1] - 1}.conv3.weight").shape[0]
+    head = _main_classifier(state, channels)
+    note = ""
+    if family is None:
+        family, note = _told_from_branches(state, head)
+    has_two = family == "adaptsegnet"
+    config = SegmenterConfig(
+        backbone=row,
+        decoder="deeplab-v2-adaptsegnet" if has_two else "deeplab-v2",
+        output_stride=8,
+        norm="frozen",
+        mean=(_CAFFE_MEAN[2] / 255, _CAFFE_MEAN[1] / 255, _CAFFE_MEAN[0] / 255),
+        std=(1 / 255, 1 / 255, 1 / 255),
+        input_width_px=1024,
+    )
+    used = 2 if has_two else 4
+
+    def part(name: str, tensor: Tensor) -> dict[str, Tensor] | None:
+        if not name.startswith(f"{head}.conv2d_list."):
+            return _in_backbone(name, tensor)
+        branch, leaf = name.split(".")[2:]
+        return {f"classifier.branches.{branch}.{leaf}": tensor} if int(branch) < used else None
+
+    num_classes = wanted(state, f"{head}.conv2d_list.0.weight").shape[0]
+    # The network's input channels are blue, green, red; ours are red, green, blue. Turning the
+    # first convolution round says the same.
+    turned = {**state, "conv1.weight": wanted(state, "conv1.weight").flip(1)}
+    found = sorted_out(
+        family, config, num_classes, turned, part, lambda name: _why_not(name, state), left_out
+    )
+    bgr = "conv1.weight: input channels turned from BGR to RGB"
+    return replace(found, notes=tuple(filter(None, (bgr, note))))
+
+
+def _why_not(name: str, state: Mapping[str, Tensor]) -> str:
+    if ".conv2d_list." not in name:
+        return "no part of this network's computation"
+    first = f"{name.split('.')[0]}.conv2d_list.0.weight"
+    is_auxiliary = first in state and state[first].shape[1] < _widest(state)
+    return (
+        "the auxiliary classifier: training at two levels alone uses it"
+        if is_auxiliary
+        else "a branch of the classifier that the original's forward pass never reaches"
+    )
+
+
+def _widest(state: Mapping[str, Tensor]) -> int:
+    """Channels that the classifier on the last map takes."""
+    heads = [t.shape[1] for name, t in state.items() if name.endswith(".conv2d_list.0.weight")]
+    return max(heads)
+
+
+def _main_classifier(state: Mapping[str, Tensor], channels: int) -> str:
+    """The name of the classifier on the backbone's last map: layer6, or layer5 if it is alone."""
+    for head in ("layer6", "layer5"):
+        first = f"{head}.conv2d_list.0.weight"
+        if first in state and state[first].shape[1] == channels:
+            return head
+    raise ModelError(f"the checkpoint has no classifier (conv2d_list) of {channels} channels")
+
+
+def _told_from_branches(state: Mapping[str, Tensor], head: str) -> tuple[Family, str]:
+    """AdaptSegNet and ADVENT save under the same names; only the first leaves branches untrained.
+
+    Its last two branches, which no gradient ever reached, are still what they were drawn from: a
+    normal distribution of deviation 0.01.
+    """
+    deviations = []
+    for branch in (2, 3):
+        weight = wanted(state, f"{head}.conv2d_list.{branch}.weight").double()
+        tolerance = max(0.01, 5 / math.sqrt(2 * weight.numel()))
+        deviations.append((weight.std().item(), tolerance))
+    untrained = all(abs(d / _INITIAL_DEVIATION - 1) < tolerance for d, tolerance in deviations)
+    shown = " and ".join(f"{deviation:.5f}" for deviation, _ in deviations)
+    if untrained:
+        return "adaptsegnet", (
+            f"the classifier's branches of dilation 18 and 24 deviate by {shown}, as before any "
+            "training (0.01): taken for AdaptSegNet's, whose forward pass leaves them out; "
+            "the family advent uses all four"
+        )
+    return "advent", (
+        f"the classifier's branches of dilation 18 and 24 deviate by {shown}, so they were trained "
+        "(from 0.01): all four are used, as by ADVENT and DACS; the family adaptsegnet uses two"
+    )
+
+
+def _backbone_row(state: Mapping[str, Tensor], *, is_caffe: bool) -> str:
+    """The row of `BACKBONES` that a ResNet's tensors, in torchvision's layout, are of."""
+    depths = resnet_depths(state)
+    is_bottleneck = any(".conv3." in name for name in state)
+    last = "conv3" if is_bottleneck else "conv2"
+    sizes = [wanted(state, f"layer{i}.0.{last}.weight").shape[0] for i in range(1, 5)]
+    stem = wanted(state, "conv1.weight").shape[0]
+    layer = "bottleneck" if is_bottleneck else "basic"
+    return find_resnet(depths, layer, sizes, stem, is_caffe=is_caffe)
+
+
+def _in_backbone(name: str, tensor: Tensor) -> dict[str, Tensor] | None:
+    known = transformers_name(name)
+    return None if known is None else {f"backbone.network.{known}": tensor}

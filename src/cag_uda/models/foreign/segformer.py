@@ -1,0 +1,206 @@
+"""SegFormers and DAFormers of other people's code: a MiT and one of four heads.
+
+Knows the names that transformers, NVIDIA, mmsegmentation and DAFormer save their heads under.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cag_uda.errors import ModelError
+from cag_uda.models.backbones import find_mit
+from cag_uda.models.config import SegmenterConfig
+from cag_uda.models.foreign.network import Family, Foreign, sorted_out, wanted
+from cag_uda.models.mit_names import mit_form, mit_parts
+
+_BACKBONES = ("segformer.", "backbone.")
+_HEAD = "decode_head."
+_DAFORMER_WIDTH_PX = 1024
+"""Of images in training and evaluation, by the released settings."""
+
+
+class _Layout(NamedTuple):
+    """One of the heads."""
+
+    whose: str
+    family: Family
+    told_by: str
+    """A tensor of the head that no other has."""
+    decoders: Mapping[int, str]
+    """Channels of `told_by` → the decoder here that computes the same."""
+    classifier: str
+    modules: tuple[tuple[str, str], ...]
+    """Modules of the head, as patterns, and what they are called here."""
+    coarsest_first: str | None = None
+    """The convolution that takes the levels in the other order than here."""
+    unused: str | None = None
+    """A module that training makes but no forward pass uses."""
+
+
+_LAYOUTS = (
+    _Layout(
+        "transformers",
+        "segformer",
+        "linear_fuse.weight",
+        {256: "segformer-published", 768: "segformer-published-768"},
+        "classifier",
+        (
+            (r"linear_(?:c|projections)\.(\d)\.proj", r"decoder.levels.\1"),
+            (r"linear_fuse", "decoder.mix.0"),
+            (r"batch_norm", "decoder.mix.1"),
+            (r"classifier", "classifier"),
+        ),
+        coarsest_first="linear_fuse.weight",
+    ),
+    _Layout(
+        "NVIDIA's code",
+        "segformer",
+        "linear_fuse.conv.weight",
+        {256: "segformer-published", 768: "segformer-published-768"},
+        "linear_pred",
+        (
+            (r"linear_c1\.proj", "decoder.levels.0"),
+            (r"linear_c2\.proj", "decoder.levels.1"),
+            (r"linear_c3\.proj", "decoder.levels.2"),
+            (r"linear_c4\.proj", "decoder.levels.3"),
+            (r"linear_fuse\.conv", "decoder.mix.0"),
+            (r"linear_fuse\.bn", "decoder.mix.1"),
+            (r"linear_pred", "classifier"),
+        ),
+        coarsest_first="linear_fuse.conv.weight",
+        unused="conv_seg",
+    ),
+    _Layout(
+        "mmsegmentation",
+        "segformer",
+        "fusion_conv.conv.weight",
+        {256: "segformer-mmseg"},
+        "conv_seg",
+        (
+            (r"convs\.(\d)\.conv", r"decoder.levels.\1.0"),
+            (r"convs\.(\d)\.bn", r"decoder.levels.\1.1"),
+            (r"fusion_conv\.conv", "decoder.mix.0"),
+            (r"fusion_conv\.bn", "decoder.mix.1"),
+            (r"conv_seg", "classifier"),
+        ),
+    ),
+    _Layout(
+        "DAFormer's code",
+        "daformer",
+        "fuse_layer.bottleneck.conv.weight",
+        {256: "daformer-published"},
+        "conv_seg",
+        (
+            (r"embed_layers\.(\d)\.proj", r"decoder.levels.\1.0"),
+            (r"fuse_layer\.aspp_modules\.0\.conv", "decoder.context.0.0"),
+            (r"fuse_layer\.aspp_modules\.0\.bn", "decoder.context.0.1"),
+            (r"fuse_layer\.aspp_modules\.(\d)\.depthwise_conv\.conv", r"decoder.context.\1.0"),
+            (r"fuse_layer\.aspp_modules\.(\d)\.depthwise_conv\.bn", r"decoder.context.\1.1"),
+            (r"fuse_layer\.aspp_modules\.(\d)\.pointwise_conv\.conv", r"decoder.context.\1.3"),
+            (r"fuse_layer\.aspp_modules\.(\d)\.pointwise_conv\.bn", r"decoder.context.\1.4"),
+            (r"fuse_layer\.bottleneck\.conv", "decoder.fuse.0"),
+            (r"fuse_layer\.bottleneck\.bn", "decoder.fuse.1"),
+            (r"conv_seg", "classifier"),
+        ),
+    ),
+)
+
+
+def is_segformer(state: Mapping[str, Tensor]) -> bool:
+    """Whether tensors have the names of a MiT with one of these heads."""
+    return _layout_of(state) is not None and _prefix_of(state) is not None
+
+
+def of_segformer(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Foreign:
+    """A MiT with a SegFormer's or DAFormer's head.
+
+    Raises:
+        ModelError: if there is no backbone or decoder here of its form.
+    """
+    layout, prefix = _layout_of(state), _prefix_of(state)
+    if layout is None or prefix is None:
+        raise ModelError("the checkpoint holds no SegFormer or DAFormer")
+    patterns = [(re.compile(pattern), ours) for pattern, ours in layout.modules]
+    turned = layout.coarsest_first
+
+    def part(name: str, tensor: Tensor) -> dict[str, Tensor] | None:
+        if name.startswith(prefix):
+            found = mit_parts(name.removeprefix(prefix), tensor)
+            return found and {f"backbone.network.{each}": value for each, value in found.items()}
+        module, _, leaf = name.removeprefix(_HEAD).rpartition(".")
+        for pattern, ours in patterns if name.startswith(_HEAD) else ():
+            if match := pattern.fullmatch(module):
+                if f"{module}.{leaf}" == turned:
+                    tensor = torch.cat(tensor.chunk(4, dim=1)[::-1], dim=1)
+                # A linear layer of every cell is a convolution of one pixel.
+                value = tensor[..., None, None] if tensor.ndim == 2 else tensor
+                return {f"{match.expand(ours)}.{leaf}": value}
+        return None
+
+    def why_not(name: str) -> str:
+        if name.startswith("auxiliary_head."):
+            return "a second classifier, which training alone uses"
+        if layout.unused is not None and name.startswith(f"{_HEAD}{layout.unused}."):
+            return "a classifier that the original's forward pass never reaches"
+        raise ModelError(
+            f"the checkpoint is a network of {layout.whose} with {name[:200]}, which none here "
+            "has; begin with its backbone: segmenter.weights takes this file"
+        )
+
+    config = SegmenterConfig(
+        backbone=_backbone_row(state, prefix),
+        decoder=_decoder_row(state, layout),
+        norm="shared",
+        input_width_px=_DAFORMER_WIDTH_PX if layout.family == "daformer" else None,
+    )
+    classes = len(wanted(state, f"{_HEAD}{layout.classifier}.weight"))
+    found = sorted_out(layout.family, config, classes, state, part, why_not, left_out)
+    return replace(found, notes=_notes(layout))
+
+
+def _layout_of(state: Mapping[str, Tensor]) -> _Layout | None:
+    return next((each for each in _LAYOUTS if f"{_HEAD}{each.told_by}" in state), None)
+
+
+def _prefix_of(state: Mapping[str, Tensor]) -> str | None:
+    """What the names of the MiT begin with."""
+    for prefix in _BACKBONES:
+        for name, tensor in state.items():
+            if name.startswith(prefix) and mit_parts(name.removeprefix(prefix), tensor):
+                return prefix
+    return None
+
+
+def _backbone_row(state: Mapping[str, Tensor], prefix: str) -> str:
+    parts: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name.startswith(prefix):
+            parts |= mit_parts(name.removeprefix(prefix), tensor) or {}
+    return find_mit(*mit_form(parts))
+
+
+def _decoder_row(state: Mapping[str, Tensor], layout: _Layout) -> str:
+    width = len(state[f"{_HEAD}{layout.told_by}"])
+    if width not in layout.decoders:
+        known = " or ".join(map(str, layout.decoders))
+        raise ModelError(
+            f"the checkpoint's head, of {layout.whose}, has {width} channels; the decoders here "
+            f"have {known}; begin with its backbone: segmenter.weights takes this file"
+        )
+    return layout.decoders[width]
+
+
+def _notes(layout: _Layout) -> tuple[str, ...]:
+    notes = [f"a {layout.family} in the layout of {layout.whose}"]
+    if layout.coarsest_first is not None:
+        notes.append(f"{layout.coarsest_first}: levels turned from coarsest to finest first")
+    if layout.family == "daformer":
+        notes.append(
+            f"images are brought to {_DAFORMER_WIDTH_PX} px of width before they are looked at, as "
+            "in the released settings"
+        )
+    return tuple(notes)
