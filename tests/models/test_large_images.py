@@ -26,6 +26,7 @@ from cag_uda.models.memory import bytes_per_pixel, free_bytes
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.strips import Stretch, label_strips, plan_windows
 from cag_uda.models.views import WHOLE, Views
+from cag_uda.models.windows import Window
 from tests.support.stub_network import Stub, picture
 from tests.support.trees import read_pixels
 
@@ -136,6 +137,65 @@ def test_real_networks_agree_but_for_what_lies_beyond_the_margins(
     assert np.mean(whole == expected) > 0.9999
 
 
+@pytest.mark.parametrize(
+    ("decoder", "backbone"),
+    [
+        ("segformer", "resnet-tiny"),
+        ("segformer", "convnextv2-micro"),
+        ("daformer", "dinov2-micro"),
+        ("daformer", "mit-micro"),
+    ],
+)
+def test_coarse_levels_lie_in_windows_where_they_lie_in_the_image(
+    decoder: str, backbone: str
+) -> None:
+    """Resized corner on corner, cells fall elsewhere in a window, unless it knows its place."""
+    segmenter = network(decoder, backbone)
+    unit, size = segmenter.grid_px, (250, 530)
+    generator = torch.Generator().manual_seed(1)
+    strides, channels = segmenter.backbone.strides, segmenter.backbone.channels
+    padded = [
+        -(-side // segmenter.backbone.multiple) * segmenter.backbone.multiple for side in size
+    ]
+    maps = [
+        torch.randn(1, count, *(-(-side // stride) for side in padded), generator=generator)
+        for count, stride in zip(channels, strides, strict=True)
+    ]
+    start, side = (2 * unit, 4 * unit), 4 * unit if unit == 32 else 12 * unit
+    cut = [
+        each[..., start[0] // stride :, start[1] // stride :][
+            ..., : side // stride, : side // stride
+        ]
+        for each, stride in zip(maps, strides, strict=True)
+    ]
+
+    def resized(maps: list[torch.Tensor]) -> torch.Tensor:
+        seen: list[torch.Tensor] = []
+        first = next(
+            m
+            for m in segmenter.decoder.modules()
+            if isinstance(m, torch.nn.Conv2d) and m.in_channels == 4 * 256
+        )
+        hook = first.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        with torch.inference_mode():
+            segmenter.decoder(maps)
+        hook.remove()
+        return seen[0]
+
+    whole = resized(maps)
+    alone = resized(cut)
+    with segmenter.in_window(Window(size, start)):
+        placed = resized(cut)
+    cells = alone.shape[-1]
+    top, left = (int(each * cells / side) for each in start)
+    wanted = whole[..., top : top + cells, left : left + cells]
+    # Border cells of a window want neighbours that only a margin holds.
+    inner = slice(cells // 4, -cells // 4)
+    near = (wanted - placed)[..., inner, inner].abs().max()
+    assert near < 1e-4
+    assert (wanted - alone)[..., inner, inner].abs().max() > 100 * near
+
+
 def test_windows_cover_the_image_once_and_stay_within_bounds() -> None:
     for size in ((9000, 12000), (2250, 3000), (100, 100_000), (31, 7)):
         rows, columns = plan_windows(size, 1500 * 1500, 32)
@@ -207,7 +267,7 @@ def test_limits_of_control_groups_count(tmp_path: Path, monkeypatch: pytest.Monk
     assert free_bytes(_CPU) == 50 << 20
 
 
-_PREDICT = """
+_COMMAND = """
 import sys
 from cag_uda.cli.app import app
 app(sys.argv[1:], standalone_mode=False)
@@ -230,7 +290,7 @@ def test_a_huge_image_is_predicted_within_4_gib(size: tuple[int, int], tmp_path:
     del image
     arguments = ["predict", tmp_path / "model", tmp_path / "huge.png", "--out", tmp_path / "out"]
     done = subprocess.run(
-        [sys.executable, "-c", _PREDICT, *map(str, arguments), "--as", "overlay,train-ids"],
+        [sys.executable, "-c", _COMMAND, *map(str, arguments), "--as", "overlay,train-ids"],
         capture_output=True,
         text=True,
         check=True,
@@ -240,3 +300,34 @@ def test_a_huge_image_is_predicted_within_4_gib(size: tuple[int, int], tmp_path:
     assert label.shape == size
     # What windows change is held at sizes that fit as a whole, above; here every pixel has a class.
     assert set(np.unique(label).tolist()) <= {0, 1, 2, 3}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("command", ["check", "evaluate"])
+def test_small_files_of_huge_images_are_checked_and_scored_within_4_gib(
+    command: str, tmp_path: Path
+) -> None:
+    """Three images of 13370² in 22 kB each; neither threads nor batches hold several of them."""
+    size = (13370, 13370)
+    for folder in ("images", "labels"):
+        (tmp_path / "d" / folder).mkdir(parents=True)
+        for number in range(3):
+            cv2.imwrite(str(tmp_path / "d" / folder / f"{number}.png"), np.zeros(size, np.uint8))
+    described = tmp_path / "d.toml"
+    classes = "".join(f'[[classes]]\nname = "{name}"\n' for name in "abcd")
+    described.write_text(
+        f'name = "d"\nroot = "d"\n{classes}[labels]\nencoding = "ids"\n'
+        '[splits.test]\nimages = "images/*"\nlabels = "labels/*"\n'
+    )
+    arguments: list[object] = ["check", described]
+    if command == "evaluate":
+        network("segformer").save_pretrained(tmp_path / "model")
+        arguments = ["evaluate", tmp_path / "model", "--domain", described]
+    done = subprocess.run(
+        [sys.executable, "-c", _COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout.split("peak ")[1]) < 4 << 20

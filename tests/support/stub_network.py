@@ -1,5 +1,6 @@
 """A network that notes its calls, and pictures for it."""
 
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from cag_uda.models.windows import Window
 from cag_uda.types import Prediction
 
 Image = npt.NDArray[np.uint8]
@@ -29,6 +31,9 @@ class Stub(nn.Module):
         for parameter in self.encoder.parameters():
             parameter.data = torch.randn(parameter.shape, generator=generator)
         self.calls: list[tuple[tuple[int, ...], bool, bool]] = []
+
+    def in_window(self, window: Window) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def forward(self, image: Tensor) -> Prediction:
         assert image.dtype == torch.float32

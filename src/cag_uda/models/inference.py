@@ -4,7 +4,7 @@ Knows images and networks; knows no label and no score.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cag_uda.data.files.images import as_rgb as as_rgb
 from cag_uda.errors import DataError, ShapeError
 from cag_uda.models.views import WHOLE, Views
+from cag_uda.models.windows import Window
 from cag_uda.types import Prediction
 
 Image = npt.NDArray[np.uint8]
@@ -50,6 +51,9 @@ class AnySegmenter(Protocol):
     @property
     def grid_px(self) -> int:
         """Least shift of an image, in pixels, that shifts its logits by whole cells."""
+
+    def in_window(self, window: Window) -> AbstractContextManager[None]:
+        """Let what is segmented be a window of an image, in whose place it is."""
 
     def __call__(self, image: Tensor, /) -> Prediction:
         """Segment images (B, 3, H, W), float in [0, 1], of the target domain."""
@@ -242,7 +246,10 @@ def inference(segmenter: AnySegmenter) -> Iterator[None]:
 
 
 def batches_of_one_kind(
-    items: Iterable[T], kind_of: Callable[[T], Hashable], batch_size: int
+    items: Iterable[T],
+    kind_of: Callable[[T], Hashable],
+    batch_size: int,
+    most_like: Callable[[T], int] | None = None,
 ) -> Iterator[list[T]]:
     """Cut a stream into batches of neighbours of one kind, in order.
 
@@ -250,6 +257,7 @@ def batches_of_one_kind(
         items: the stream; no more than a batch and one item of it are held.
         kind_of: what the items of a batch have in common.
         batch_size: length of a batch, at most.
+        most_like: how many items like one share a batch at most, from 1 on; None: batch_size.
 
     Yields:
         Lists of 1 to `batch_size` items.
@@ -261,7 +269,8 @@ def batches_of_one_kind(
         raise DataError(f"batch size should be at least 1, got {batch_size}")
     batch: list[T] = []
     for item in items:
-        if batch and (len(batch) == batch_size or kind_of(item) != kind_of(batch[0])):
+        most = batch_size if most_like is None else min(batch_size, most_like(item))
+        if batch and (len(batch) >= most or kind_of(item) != kind_of(batch[0])):
             yield batch
             batch = []
         batch.append(item)

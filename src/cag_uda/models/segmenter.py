@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self, cast, overload
 
@@ -23,7 +23,7 @@ from cag_uda.models.backbone import multiples
 from cag_uda.models.backbones import backbone_entry, build_backbone
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.context_detail import ContextDetail
-from cag_uda.models.decoders import DECODERS
+from cag_uda.models.decoders import DECODERS, Decoder
 from cag_uda.models.given_images import GivenImage, as_image, as_images, is_one
 from cag_uda.models.inference import upsample
 from cag_uda.models.label_maps import label_map, label_maps, segmentations
@@ -35,6 +35,7 @@ from cag_uda.models.norm import (
 )
 from cag_uda.models.segmentation import Segmentation
 from cag_uda.models.tuning import merged_state
+from cag_uda.models.windows import Window
 from cag_uda.types import DomainName, Prediction
 
 
@@ -90,6 +91,25 @@ class Segmenter(nn.Module):
         if self.detail is None:
             return unit_px
         return math.lcm(unit_px * self.detail.scale, self.detail.unit_px)
+
+    @contextmanager
+    def in_window(self, window: Window) -> Iterator[None]:
+        """Let what is segmented be a window of a larger image.
+
+        Places in an image are then those in that one. A network with detail, which has windows of
+        its own, takes a window for an image.
+        """
+        if self.detail is not None:
+            yield
+            return
+        parts = [part for part in self.modules() if isinstance(part, Decoder)]
+        for part in parts:
+            part.window = window.enlarged(self.backbone.multiple)
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.window = None
 
     def forward(
         self, image: Tensor, domain: DomainName = "target", *, last_map: bool = False
