@@ -63,7 +63,7 @@ def whole_file(path: Path, *, sealed: bool = False) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         if sealed:
-            _add_digest(path, _digest(temporary))
+            _add_digest(path, digest(temporary))
         temporary.replace(path)
         if not _written:
             _written.append(path)
@@ -103,7 +103,7 @@ def copy_file(origin: Path, path: Path, *, sealed: bool = False) -> None:
 def seal(path: Path) -> None:
     """Keep the digest of a file that is finished, beside it. Raises RunError on a full disk."""
     try:
-        _add_digest(path, _digest(path))
+        _add_digest(path, digest(path))
         _drop_old_digests(path)
     except OSError as error:
         raise unwritable(path, error) from error
@@ -111,9 +111,9 @@ def seal(path: Path) -> None:
 
 def is_sound(path: Path) -> bool | None:
     """Tell whether a file is as it was written; None where no digest of it is kept."""
-    known = [digest for digest, name in _digests(path.parent) if name == path.name]
+    known = [each for each, name in _digests(path.parent) if name == path.name]
     try:
-        return _digest(path) in known if known else None
+        return digest(path) in known if known else None
     except OSError:
         return False
 
@@ -128,7 +128,8 @@ def _digests(folder: Path) -> list[tuple[str, str]]:
     return [(digest, name) for digest, _, name in lines if name]
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """Compute the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,6 +1,7 @@
 """How networks learn: from which weights they start, which layers learn, and how fast."""
 
 import copy
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 import cag_uda
-from cag_uda.errors import ModelError, RecipeError
+from cag_uda.errors import ModelError, RecipeError, RunError
 from cag_uda.methods.cag import CAG
 from cag_uda.methods.cag_settings import CAGConfig
 from cag_uda.methods.margin_fitting import MarginConfig
@@ -19,6 +20,7 @@ from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.start import start_from
 from cag_uda.recipes import load_recipe
+from cag_uda.runs.folder import RunFolder
 from cag_uda.runs.runner import initial_segmenter
 from cag_uda.runs.scenario import Scenario
 from tests.support.modern_networks import FAMILIES, make, make_batch, make_passes
@@ -161,6 +163,16 @@ def test_a_recipe_names_the_model_that_it_starts_from(classes: Classes, tmp_path
     for key, value in initial.state_dict().items():
         assert value.equal(model.state_dict()[key]), key
     assert initial.config.start is None, "the network does not tell where it began on this machine"
+    run = RunFolder(tmp_path / "run")
+    begun = run.create(recipe)
+    assert 'start = "start/earlier"' in (run.path / "recipe.toml").read_text()
+    assert run.resume(recipe) == begun, "the same weights, wherever they lie"
+    with pytest.raises(RunError, match="differing: segmenter"):
+        run.resume(load_recipe(path, ["segmenter.start=not/here/at/all"]))
+    shutil.rmtree(tmp_path / "earlier")
+    again = initial_segmenter(load_recipe(run.path / "recipe.toml"), Scenario.open(recipe))
+    for key, value in again.state_dict().items():
+        assert value.equal(model.state_dict()[key]), "the run folder needs no other one"
     assert load_recipe(path, ["segmenter.start=owner/name"]).segmenter.start == "owner/name"
     with pytest.raises(RecipeError, match="leave out weights"):
         load_recipe(path, ["segmenter.start=earlier", "segmenter.weights=imagenet"])

@@ -24,7 +24,7 @@ from cag_uda.models.card import CARD, PLACEHOLDER, model_card
 from cag_uda.models.config import Classes, SegmenterConfig
 
 _FORMAT = 1
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 class ModelFolder(NamedTuple):
@@ -47,7 +47,7 @@ def save(model: ModelFolder, folder: Path) -> None:
     weights = {name: value.cpu().contiguous() for name, value in model.weights.items()}
     refuse_not_finite(weights, f"the network for {folder}")
     write_with(
-        folder / _WEIGHTS,
+        folder / WEIGHTS,
         lambda path: save_file(weights, path, metadata={"format": "pt"}),
         sealed=True,
     )
@@ -70,7 +70,7 @@ def read(path_or_hub_id: str | Path, revision: str | None = None) -> ModelFolder
         ModelError: if it is missing, damaged, or not one of this package's; or if its weights are
             not finite.
     """
-    folder = _locate(path_or_hub_id, revision)
+    folder = locate(path_or_hub_id, revision)
     check(folder)
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
@@ -82,12 +82,12 @@ def read(path_or_hub_id: str | Path, revision: str | None = None) -> ModelFolder
         # Networks that were written before there was a share are normalised as they were then.
         segmenter = SegmenterConfig.model_validate({"target_share": 1.0, **config["segmenter"]})
         classes = Classes.model_validate(config["classes"])
-        weights = load_file(folder / _WEIGHTS)
+        weights = load_file(folder / WEIGHTS)
         card = folder / CARD
         text = card.read_text(encoding="utf-8") if card.is_file() else None
     except FileNotFoundError as error:
         raise ModelError(
-            f"{folder} is no model folder: it has no {Path(error.filename or _WEIGHTS).name}; "
+            f"{folder} is no model folder: it has no {Path(error.filename or WEIGHTS).name}; "
             "give RUN/model, or a stage's model folder"
         ) from error
     except (KeyError, TypeError, ValueError, SafetensorError, OSError) as error:
@@ -105,7 +105,7 @@ def check(folder: Path) -> None:
     Raises:
         ModelError: naming the file that is damaged.
     """
-    for name in (_WEIGHTS, _CONFIG):
+    for name in (WEIGHTS, _CONFIG):
         is_whole = is_sound(folder / name) if (folder / name).exists() else True
         if is_whole is False:
             raise ModelError(
@@ -124,7 +124,7 @@ def copy_model(folder: Path, to: Path) -> None:
         RunError: if the disk is full or the folder cannot be written.
     """
     check(folder)
-    for name in (_WEIGHTS, _CONFIG):
+    for name in (WEIGHTS, _CONFIG):
         copy_file(folder / name, to / name, sealed=True)
 
 
@@ -184,7 +184,12 @@ def push(model: ModelFolder, repo_id: str, *, private: bool, token: str | None) 
     return str(commit.commit_url)
 
 
-def _locate(path_or_hub_id: str | Path, revision: str | None) -> Path:
+def locate(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
+    """Find a model folder; `owner/name` that is no folder here is fetched from the hub.
+
+    Raises:
+        ModelError: if there is none.
+    """
     path = Path(path_or_hub_id)
     if path.is_dir():
         is_run = not (path / _CONFIG).exists() and (path / "model" / _CONFIG).exists()
@@ -192,12 +197,12 @@ def _locate(path_or_hub_id: str | Path, revision: str | None) -> Path:
     name = str(path_or_hub_id)
     if isinstance(path_or_hub_id, Path) or path.is_absolute() or name.count("/") != 1:
         raise ModelError(
-            f"no model at {name}: give a folder that holds {_CONFIG} and {_WEIGHTS}, such as "
+            f"no model at {name}: give a folder that holds {_CONFIG} and {WEIGHTS}, such as "
             "RUN/model, or a hub id of the form owner/name"
         )
     try:
         fetched = snapshot_download(
-            name, revision=revision, allow_patterns=[_CONFIG, _WEIGHTS, CARD, SUMS]
+            name, revision=revision, allow_patterns=[_CONFIG, WEIGHTS, CARD, SUMS]
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(

@@ -14,6 +14,8 @@ from cag_uda.files import LOCK, SUMS, is_part, is_sound, owned, remove_parts, se
 from cag_uda.recipes import Recipe, dump_recipe, load_recipe
 from cag_uda.runs.fingerprint import changes
 from cag_uda.runs.own_domains import FOLDER, PACK, copy_domains, is_file, is_same, with_domains
+from cag_uda.runs.own_start import FOLDER as START
+from cag_uda.runs.own_start import copy_start, is_same_start, with_start
 from cag_uda.runs.records.base import write_record
 from cag_uda.runs.records.run import (
     DATA,
@@ -56,7 +58,8 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; choose a new folder by --out")
-        begins_with = {self.path / name for name in (ENVIRONMENT, DATA, FOLDER, PACK, SUMS, LOCK)}
+        own = (ENVIRONMENT, DATA, FOLDER, PACK, START, SUMS, LOCK)
+        begins_with = {self.path / name for name in own}
         if self.path.exists() and any(
             path not in begins_with and not is_part(path) for path in self.path.iterdir()
         ):
@@ -76,7 +79,8 @@ class RunFolder:
             data: what is read; None where that is not looked at.
 
         Returns:
-            The recipe with the domain files that now lie in the folder.
+            The recipe with the domain files, and the network to begin with, that now lie in the
+            folder.
 
         Raises:
             RunError: if the folder holds something already, or cannot be written.
@@ -85,21 +89,21 @@ class RunFolder:
         write_record(self.path / ENVIRONMENT, environment())
         if data is not None:
             write_record(self.path / DATA, data)
-        recipe = copy_domains(recipe, self.path)
+        recipe = copy_start(copy_domains(recipe, self.path), self.path)
         self.write_recipe(recipe)
         return recipe
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Keep the resolved recipe; what lies in the folder is named relative to it."""
         own = str(self.path.resolve())
-        inside = with_domains(
-            recipe,
-            lambda name: (
-                Path(name).relative_to(own).as_posix()
-                if is_file(name) and Path(name).is_relative_to(own)
-                else name
-            ),
-        )
+
+        def relative(name: str) -> str:
+            is_inside = Path(name).is_relative_to(own)
+            return Path(name).relative_to(own).as_posix() if is_inside else name
+
+        inside = with_domains(recipe, lambda name: relative(name) if is_file(name) else name)
+        if inside.segmenter.start is not None:
+            inside = with_start(inside, relative(inside.segmenter.start))
         write_text(self.path / _RECIPE, dump_recipe(inside), sealed=True)
 
     def compare_data(self, now: DataRecord, note: Callable[[str], None]) -> None:
@@ -136,7 +140,7 @@ class RunFolder:
         if not path.is_file():
             raise RunError(f"nothing to resume: {path} does not exist; leave out --resume")
         begun = load_recipe(path)
-        recipe = _with_begun_domains(begun, recipe)
+        recipe = _with_begun_start(begun, _with_begun_domains(begun, recipe))
         going_on = _with_free_settings(begun, recipe)
         was, asked = going_on.model_dump(), recipe.model_dump()
         asked["data_root"] = was["data_root"]
@@ -204,6 +208,14 @@ def _with_begun_domains(begun: Recipe, asked: Recipe) -> Recipe:
     return with_domains(
         asked, lambda name: next((each for each in known if is_same(each, name)), name)
     )
+
+
+def _with_begun_start(begun: Recipe, asked: Recipe) -> Recipe:
+    """The recipe that is asked for, with the run's copy of the network that both begin with."""
+    own, other = begun.segmenter.start, asked.segmenter.start
+    if own is None or other is None or not is_same_start(own, other):
+        return asked
+    return with_start(asked, own)
 
 
 def environment() -> Environment:

@@ -5,7 +5,6 @@ A run folder that is moved still says what it used.
 Knows domain files, packs and recipes, not images.
 """
 
-import os
 import tomllib
 from collections.abc import Callable
 from filecmp import cmp
@@ -15,6 +14,7 @@ from typing import Any
 import tomli_w
 
 from cag_uda.data.domains.domain_file import read_domain_file
+from cag_uda.data.files.patterns import expanded
 from cag_uda.files import copy_file, write_text
 from cag_uda.models.pack import read_pack_header
 from cag_uda.recipes import Recipe
@@ -116,7 +116,7 @@ def _described(path: Path) -> str:
     table = _table(path)
     if "root" in table:
         names = [table["root"]] if isinstance(table["root"], str) else list(table["root"])
-        folders = [str((path.parent / os.path.expanduser(name)).resolve()) for name in names]
+        folders = [str((path.parent / expanded(name)).resolve()) for name in names]
         table["root"] = list(dict.fromkeys([*folders, *names]))
     return tomli_w.dumps(table)
 
