@@ -14,6 +14,9 @@ from torch import Tensor
 from cag_uda.errors import DataError, ShapeError
 from cag_uda.types import IGNORE
 
+_PIXELS_AT_ONCE = 1 << 24
+"""Counting takes 10 bytes for each of them."""
+
 Labels: TypeAlias = npt.NDArray[Any] | Tensor
 """Integer train ids of any shape, a numpy array or a tensor on any device."""
 
@@ -71,10 +74,14 @@ class ConfusionMatrix:
         self._refuse_wide_ids(true_ids)
         # Both bytes as one 16-bit number: one pass over the pixels with no mask, and a truth that
         # is no class shows up in a table of 256 × 256 instead of costing a pass of its own.
-        code = true_ids.astype(np.uint16)
-        code <<= 8
-        code |= _as_bytes(predicted_ids)
-        table = np.bincount(code.ravel(), minlength=1 << 16).reshape(256, 256)
+        table = np.zeros((256, 256), np.int64)
+        true_ids, predicted_ids = true_ids.reshape(-1), predicted_ids.reshape(-1)
+        for start in range(0, true_ids.size, _PIXELS_AT_ONCE):
+            part = slice(start, start + _PIXELS_AT_ONCE)
+            code = true_ids[part].astype(np.uint16)
+            code <<= 8
+            code |= _as_bytes(predicted_ids[part])
+            table += np.bincount(code, minlength=1 << 16).reshape(256, 256)
         self._refuse_unknown_ids(table)
         classes = self.num_classes
         self.counts[:, :classes] += table[:classes, :classes]

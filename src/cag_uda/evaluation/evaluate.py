@@ -6,7 +6,7 @@ by frame so that two segmenters can be compared by resampling frames.
 
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from cag_uda.data.domains.domain import Domain, Item
-from cag_uda.data.files.ahead import ahead
+from cag_uda.data.files.ahead import Room, ahead
 from cag_uda.errors import DataError, ShapeError
 from cag_uda.evaluation.bootstrap import Interval, paired_bootstrap
 from cag_uda.evaluation.confusion import ConfusionMatrix
@@ -27,6 +27,8 @@ from cag_uda.models.inference import AnySegmenter, LabelMap, batches_of_one_kind
 from cag_uda.models.label_maps import labels_of_batch
 from cag_uda.models.views import WHOLE, Views
 
+_LARGE_PIXELS, _HELD_BATCHES = 2048 * 1024, 4
+"""Larger frames share a pass, and are read ahead, as far as so many of this size would."""
 _MEND = "evaluate again; for a run, delete its scores.json and go on with --resume"
 Progress = Callable[[int, int], None]
 """Told how many frames are done, and how many there are."""
@@ -195,8 +197,21 @@ def evaluate(
 
     keys: list[str] = []
     confusions: list[npt.NDArray[np.int64]] = []
-    with closing(ahead(read, items, depth=2 * batch_size)) as frames:
-        for batch in batches_of_one_kind(frames, _sizes, batch_size):
+    together = Room(batch_size * _LARGE_PIXELS)
+    held = Room(_HELD_BATCHES * batch_size * _LARGE_PIXELS)
+
+    def seen(frames: Iterable[_Frame]) -> Iterator[_Frame]:
+        for frame in frames:
+            pixels = max(frame.truth.size, frame.image[0, 0].numel())
+            together.see(pixels)
+            held.see(pixels)
+            yield frame
+
+    def most_like(_: _Frame) -> int:
+        return together.count()
+
+    with closing(ahead(read, items, 2 * batch_size, held.count)) as frames:
+        for batch in batches_of_one_kind(seen(frames), _sizes, batch_size, most_like):
             height, width = batch[0].truth.shape
             images = [frame.image for frame in batch]
             labels = labels_of_batch(

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from cag_uda.data.files.ahead import ahead
+from cag_uda.data.files.ahead import Room, ahead
 from cag_uda.errors import DataError
 from cag_uda.models.inference import prepare
 from cag_uda.models.label_maps import label_batch
@@ -69,17 +69,11 @@ def read_frames(
         except DataError as error:
             return origin, error
 
-    largest = _PIXELS_AHEAD
-
-    def depth_now() -> int:
-        # One alone at first; then as many as hold not too much if all are as large as the largest.
-        return max(1, _PIXELS_AHEAD // largest)
-
-    with closing(ahead(read, origins, 2 * BATCH_SIZE, depth_now)) as results:
+    room = Room(_PIXELS_AHEAD)
+    with closing(ahead(read, origins, 2 * BATCH_SIZE, room.count)) as results:
         for result in results:
             if isinstance(result, Frame):
-                pixels = result.image.shape[0] * result.image.shape[1]
-                largest = pixels if largest == _PIXELS_AHEAD else max(largest, pixels)
+                room.see(result.image.shape[0] * result.image.shape[1])
                 yield result
             else:
                 on_broken(*result)

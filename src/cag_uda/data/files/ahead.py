@@ -11,6 +11,27 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+class Room:
+    """How many images may be held at a time, by the largest that was seen; one alone at first.
+
+    Args:
+        pixels: of all of them together, where there is more than one.
+    """
+
+    def __init__(self, pixels: int) -> None:
+        self._pixels, self._largest = pixels, pixels
+        self._is_known = False
+
+    def see(self, pixels: int) -> None:
+        """Take one more image into account."""
+        self._largest = max(self._largest, pixels) if self._is_known else max(1, pixels)
+        self._is_known = True
+
+    def count(self) -> int:
+        """How many images as large as the largest fit: 1 at least."""
+        return max(1, self._pixels // self._largest)
+
+
 def ahead(
     function: Callable[[T], R],
     items: Iterable[T],
