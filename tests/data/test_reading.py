@@ -188,8 +188,11 @@ def test_labels_stored_otherwise_than_said_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="JPEG or another format that changes the ids"):
         reader("ids").read(write_image(tmp_path / "x.jpg", np.zeros((4, 4), np.uint8)))
     Image.fromarray(np.ones((4, 4), np.int32)).save(tmp_path / "x.tif")
-    with pytest.raises(DataError, match="want a label of 8 or 16 bits"):
-        reader("ids").read(tmp_path / "x.tif")
+    assert (reader("ids").read(tmp_path / "x.tif") == 1).all()
+    for number in (0.5, 70_000, -2, np.nan):
+        Image.fromarray(np.full((4, 4), number, np.float32)).save(tmp_path / "x.tif")
+        with pytest.raises(DataError, match="float32 numbers that are no ids; want whole"):
+            reader("ids").read(tmp_path / "x.tif")
 
 
 @pytest.mark.parametrize("encoding", ["ids", "palette", "rgb", "channel"])

@@ -20,8 +20,9 @@ def prepare_process() -> None:
     """
     # Loader and network share few cores: a thread that waits must not spin (libgomp reads it once).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Damaged files are errors of our own; what OpenCV prints about them would only stand beside.
+    # Damaged files are errors of our own; what others print about them would only stand beside.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     logging.disable(logging.INFO)  # Lightning sets its own level when it is imported.
     # Of 1×1 convolutions with channels last, whose layout is the same either way.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")

@@ -35,6 +35,7 @@ from cag_uda.data.files.patterns import (
     LabelFinder,
     alternatives,
     composed,
+    expanded,
     fill,
     find_images,
 )
@@ -123,7 +124,7 @@ class Domain:
         """
         text = str(name_or_path)
         if "/" in text or os.sep in text or text.endswith(".toml"):
-            path = Path(os.path.expanduser(text))
+            path = Path(expanded(text))
             return cls(read_domain_file(path), str(path), path.parent, data_root=data_root)
         known = domain_names()
         if text not in known:
@@ -147,7 +148,7 @@ class Domain:
         if self._description.rendered is not None:
             return _rendered_folder(self._description.rendered)
         names = self._description.root or ()
-        folders = [self._base / os.path.expanduser(name) for name in names]
+        folders = [self._base / expanded(name) for name in names]
         if self._data_root is not None:
             folders += [self._data_root / Path(name).name for name in names]
         for folder in folders:

@@ -89,6 +89,13 @@ class LabelMap:
         largest = int(self._distances(whole)[1].max()) if whole.size else _LARGEST_TOLERANCE + 1
         return largest if largest <= _LARGEST_TOLERANCE else None
 
+    def covers_swapped(self, unmapped: Collection[str]) -> bool:
+        """Whether colours, as a domain file writes them, are known with red and blue swapped."""
+        if self.encoding != "rgb" or not unmapped:
+            return False
+        turned = [int(f"{each[5:7]}{each[3:5]}{each[1:3]}", 16) for each in unmapped]
+        return all(self.table[code] not in (UNMAPPED, IGNORE) for code in turned)
+
     def _with_nearest(self, codes: Codes, label: Bytes) -> Bytes:
         is_open = label == UNMAPPED
         if not is_open.any():

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from cag_uda.data.domains.label_map import LabelMap
-from cag_uda.data.files.decoding import Bytes, Codes, Stored, bytes_of, stored
+from cag_uda.data.files.decoding import Bytes, Codes, Stored, as_ids, bytes_of, stored
 from cag_uda.errors import DataError
 
 _LARGEST_SIZE_DIFFERENCE = 0.01
@@ -20,6 +20,7 @@ _FEW_PIXELS = 2
 _MANY_PER_SIDE = 0.05
 _LARGEST_FACTOR = 16
 _LEAST_OPAQUE = 128
+_WHOLE = "want whole numbers from 0 to 65535, or -1 for what is not labelled"
 
 
 def misfit(image_size: tuple[int, int], label_size: tuple[int, int], path: Path) -> str | None:
@@ -154,6 +155,12 @@ class LabelReader:
         listed = ", ".join(f"{code} ({unmapped[code]:,} px)" for code in ordered[:8])
         if len(ordered) > 8:
             listed += f" and {len(ordered) - 8} more"
+        swapped = (
+            "; all of them are classes with red and blue changed places: the labels were written "
+            "in OpenCV's order; write the colours of the domain file as [blue, green, red]"
+            if self.label_map.covers_swapped(unmapped)
+            else ""
+        )
         what = "colours" if self.label_map.encoding == "rgb" else "ids"
         blurred = self.label_map.nearest_distance(unmapped)
         soft = (
@@ -165,7 +172,7 @@ class LabelReader:
         return (
             f"label {what} that are neither mapped nor classes: {listed}; in [labels] of "
             f'{self.described_in}, map them (for example map = {{ "{ordered[0]}" = "ignore" }}) '
-            f'or set other = "ignore"{soft}'
+            f'or set other = "ignore"{soft}{swapped}'
         )
 
     def _undivided(self, path: Path) -> Codes:
@@ -215,11 +222,10 @@ class LabelReader:
                 f"{path} is a palette image; set encoding = 'palette' in [labels] to read its "
                 "indices, or encoding = 'rgb' if its colours are the classes"
             )
-        if found.pixels.dtype not in (np.uint8, np.uint16):
-            raise DataError(
-                f"{path} holds {found.pixels.dtype} numbers; want a label of 8 or 16 bits"
-            )
-        return found.pixels
+        ids = as_ids(found.pixels)
+        if ids is None:
+            raise DataError(f"{path} holds {found.pixels.dtype} numbers that are no ids; {_WHOLE}")
+        return ids
 
     def _channel(self, found: Stored, path: Path) -> Codes:
         array = self._of_ids(found, path)
@@ -247,16 +253,11 @@ def _array_of(path: Path) -> Codes:
         raise DataError(f"{path} holds several arrays; want one, (H, W), as .npy")
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
         array = array[0] if array.shape[0] == 1 else array[..., 0]
-    if array.ndim != 2 or array.dtype.kind not in "biu":
+    ids = as_ids(array) if array.ndim == 2 else None
+    if ids is None:
+        span = f" from {array.min()} to {array.max()}" if array.dtype.kind in "biuf" else ""
         raise DataError(
-            f"{path} holds {array.dtype} of shape {array.shape}; want whole numbers, (H, W)"
-        )
-    # labelme and others mark what is not labelled by -1.
-    ids: Codes = np.where(array == -1, 255, array).astype(np.int32)
-    if array.size and not -1 <= int(array.min()) <= int(array.max()) < 1 << 16:
-        raise DataError(
-            f"{path} holds ids from {array.min()} to {array.max()}; want 0 to 65535 (and -1 for "
-            "what is not labelled)"
+            f"{path} holds {array.dtype} of shape {array.shape}{span}; {_WHOLE}, of shape (H, W)"
         )
     return ids
 

@@ -3,6 +3,7 @@
 Knows names, colours and train ids; no file of a data set, no network and no metric.
 """
 
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, StrictInt, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, StrictInt, ValidationError, field_validator
 
 from cag_uda.data.domains.builtin import label_space_file, label_space_names
 from cag_uda.data.domains.schema_errors import did_you_mean, problems_of
@@ -25,6 +26,21 @@ RESERVED_NAMES = ("ignore", "keep")
 """Words of the label map that can be no class."""
 
 Byte = Annotated[StrictInt, Field(ge=0, le=255)]
+_HEX = re.compile(r"#([0-9a-fA-F]{6})")
+_HexText = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
+
+
+def _from_hex(value: object) -> object:
+    """A colour as the label map has its keys, "#rrggbb", for one of three numbers."""
+    found = _HEX.fullmatch(value) if isinstance(value, str) else None
+    return tuple(bytes.fromhex(found[1])) if found else value
+
+
+Color = Annotated[
+    tuple[Byte, Byte, Byte],
+    BeforeValidator(_from_hex, json_schema_input_type=tuple[Byte, Byte, Byte] | _HexText),
+]
+"""8-bit RGB, as three numbers or as "#rrggbb"."""
 
 
 class LabelClass(Config):
@@ -32,8 +48,9 @@ class LabelClass(Config):
 
     name: Annotated[str, Field(min_length=1)]
     """The word that maps, tables and reports use."""
-    color: tuple[Byte, Byte, Byte] | None = None
-    """8-bit RGB; a class without one gets a colour of the PASCAL VOC colour map."""
+    color: Color | None = None
+    """8-bit RGB, as [r, g, b] or "#rrggbb"; a class without one gets a colour of the PASCAL VOC
+    colour map."""
     label_id: Byte | None = None
     """Id in the data set's own label images, which its test server wants back."""
 

@@ -1,7 +1,8 @@
 """Text files that list the images of a split, as data sets and tools write them.
 
 One image a line, as a path or the end of one, with or without extension; perhaps its label in a
-second column. Absolute paths are of the machine that wrote the list: their ends count.
+second column. Tables in CSV are such lists: names may be quoted, and columns may have names.
+Absolute paths are of the machine that wrote the list: their ends count.
 """
 
 import os
@@ -16,6 +17,8 @@ from cag_uda.errors import DataError
 
 _ABSOLUTE = re.compile(r"^(/|[A-Za-z]:[\\/])")
 _COLUMNS = re.compile(r"[\s,;]+")
+_QUOTED = re.compile(r"\"([^\"]*)\"")
+_HEADER = re.compile(r"(image|img|label|mask|annotation|gt|seg)?s?[_-]?(file)?_?(name|path|id)?s?")
 
 
 def listed_keys(
@@ -43,9 +46,11 @@ def listed_keys(
     kept: set[str] = set()
     labels: dict[str, str] = {}
     problems = []
-    for line in _lines(path):
+    for place, line in enumerate(_lines(path)):
         named, label = _named(line, by_ending)
         if isinstance(named, str):
+            if place == 0 and _is_header(line):
+                continue
             problems.append(named)
             continue
         kept.add(named[0])
@@ -61,6 +66,17 @@ def listed_keys(
             f"{where}: the list {path} names no image; write one a line, or leave it out"
         )
     return [key for key in keys if key in kept], labels
+
+
+def first_columns(path: Path) -> list[str]:
+    """What a list names in its first column, but for a line that names columns.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    lines = _lines(path)
+    header = bool(lines) and len(lines) > 1 and _is_header(lines[0])
+    return [_COLUMNS.split(line)[0].replace("\\", "/") for line in lines[header:]]
 
 
 def is_named(path: Path | None, written: str) -> bool:
@@ -123,5 +139,10 @@ def _lines(path: Path) -> list[str]:
         text = text_of(path, "list")
     except DataError as error:
         raise DataError(f"{error}; give a text file below the root") from error
-    lines = [line.strip() for line in text.splitlines()]
+    lines = [_QUOTED.sub(r"\1", line).strip() for line in text.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def _is_header(line: str) -> bool:
+    """Whether a line names the columns of a table, as CSV files do."""
+    return all(_HEADER.fullmatch(column) for column in _COLUMNS.split(line.lower()))

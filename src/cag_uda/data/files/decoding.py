@@ -45,6 +45,8 @@ _PLACES_OF_FILE_CHANNELS = {2: (0, 1), 3: (2, 1, 0), 4: (2, 1, 0, 3)}
 _PLACES_OF_GREY_AND_ALPHA = (0, 3)
 
 _MOST_BYTES = 1 << 32
+_HEADER_BYTES = 1 << 18
+"""EXIF data with a preview may stand before the size."""
 _MEASURED = ("JPEG", "BMP", "WEBP", "PPM", "GIF")
 """What Pillow tells the size of. Not of TIFF: it prints warnings; OpenCV has a limit of its own."""
 _WITH_PALETTE = ("GIF", "BMP", "TIFF")
@@ -109,6 +111,17 @@ def bytes_of(path: Path, most_pixels: int = MOST_PIXELS) -> bytes:
             f"{MOST_LARGE_PIXELS:,}"
         )
     return data
+
+
+def claimed_pixels(path: Path) -> int:
+    """How many pixels a file says that it has; where it does not, its bytes. Never raises."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEADER_BYTES)
+        width, height = _claimed_size(head)
+        return width * height or path.stat().st_size
+    except OSError:
+        return 0  # What reads it will say so.
 
 
 def decoded_colours(data: bytes, path: Path, ignore_orientation: bool) -> npt.NDArray[Any]:
@@ -183,6 +196,31 @@ def stored(data: bytes, path: Path) -> Stored:
         )
         array = array[..., places]
     return Stored(array, is_lossy=_is_lossy(data))
+
+
+def as_ids(numbers: npt.NDArray[Any]) -> Codes | None:
+    """Take numbers of any type for ids, as rasters of maps and arrays of programs hold them.
+
+    Args:
+        numbers: whole ones from 0 to 65535, be their type of floats; or −1, which some tools mark
+            with what is not labelled.
+
+    Returns:
+        The same, −1 as 255; None where they are no ids.
+    """
+    if numbers.dtype in (np.uint8, np.uint16):
+        return numbers
+    if numbers.dtype.kind not in "biuf":
+        return None
+    if not numbers.size:
+        return numbers.astype(np.int32)
+    low, high = float(numbers.min()), float(numbers.max())
+    if not -1 <= low <= high < 1 << 16:  # Nor where one of them is no number.
+        return None
+    whole: Codes = numbers.astype(np.int32)
+    if numbers.dtype.kind == "f" and not np.array_equal(whole, numbers):
+        return None
+    return np.where(whole == -1, 255, whole) if low < 0 else whole
 
 
 def orientation_of(data: bytes) -> int:

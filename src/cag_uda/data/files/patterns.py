@@ -52,6 +52,11 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def expanded(path: str) -> str:
+    """A path with the home folder for ~ and environment variables for $NAME."""
+    return os.path.expanduser(os.path.expandvars(path))
+
+
 def escaped(name: str) -> str:
     """A name as a pattern that stands for it alone."""
     return re.sub(r"[*?\[\]{}]", lambda match: f"[{match.group()}]", name)

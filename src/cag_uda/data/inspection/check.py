@@ -8,15 +8,18 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
+from threading import Condition
 
 import numpy as np
 import numpy.typing as npt
 
 from cag_uda.data.domains.domain import Domain, Item, MissingLabelsError
 from cag_uda.data.domains.label_reader import LabelReader, misfit
-from cag_uda.data.files.decoding import IF_UNREADABLE, Bytes, Codes
+from cag_uda.data.files.decoding import IF_UNREADABLE, Bytes, Codes, claimed_pixels
 from cag_uda.data.files.images import Pixels
 from cag_uda.errors import DataError
 from cag_uda.types import IGNORE
@@ -24,6 +27,7 @@ from cag_uda.types import IGNORE
 _SHOWN = 5
 _FEW_LEVELS, _NARROW = 64, 65536 / 4
 _MANY_PIXELS, _LARGE_SHARE = 2, 0.02
+_PIXELS_TOGETHER, _PIXELS_COUNTED = 1 << 26, 1 << 24
 
 
 @dataclass(frozen=True)
@@ -115,11 +119,14 @@ def check_domain(
     found = {name: items for name, (items, _) in listed.items()}
     total, done = sum(len(items) for items in found.values()), 0
     reports = []
+    contents: dict[str, dict[bytes, str]] = {}
     for name, (items, problems) in listed.items():
         tally = _Tally(domain.label_space.num_classes if domain.label_space else 0)
         tally.problems += problems
         for finding in _findings(domain, items, threads or os.cpu_count() or 1):
             tally.add(finding)
+            if finding.content:
+                contents.setdefault(name, {})[finding.content] = finding.key
             done += 1
             if on_progress is not None:
                 on_progress(done, total)
@@ -131,6 +138,7 @@ def check_domain(
         warnings=(
             *(f"{report.split}: {warning}" for report in reports for warning in report.warnings),
             *_shared_images(found),
+            *_copied_images(contents),
             *(_unused_labels(domain, found) if split is None and with_labels else ()),
         ),
     )
@@ -164,6 +172,8 @@ class _Finding:
     """Whether the label holds 255 and otherwise 0 alone."""
     palette: bytes = b""
     """Colours of the indices that occur in a palette label."""
+    content: bytes = b""
+    """Digest of the image's pixels; nothing for one of a single colour."""
 
 
 def _listed_items(
@@ -179,11 +189,39 @@ def _listed_items(
         return [], error.problems
 
 
+class _Gate:
+    """Lets threads decode images together as long as these are not too large."""
+
+    def __init__(self, pixels: int) -> None:
+        self._all = self._free = pixels
+        self._changed = Condition()
+
+    @contextmanager
+    def open_for(self, path: Path) -> Iterator[None]:
+        """Wait until there is room for an image; the largest ones are decoded alone."""
+        wanted = min(self._all, claimed_pixels(path))
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= wanted)
+            self._free -= wanted
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += wanted
+                self._changed.notify_all()
+
+
 def _findings(domain: Domain, items: list[Item], threads: int) -> Iterator[_Finding]:
     """Read the items, several at a time, in whatever order they are done."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="check")
+    gate = _Gate(_PIXELS_TOGETHER)
+
+    def read(item: Item) -> _Finding:
+        with gate.open_for(item.image):
+            return _read(domain, item)
+
     try:
-        waiting: list[Future[_Finding]] = [pool.submit(_read, domain, item) for item in items]
+        waiting: list[Future[_Finding]] = [pool.submit(read, item) for item in items]
         for done in as_completed(waiting):
             yield done.result()
     finally:
@@ -197,6 +235,7 @@ def _read(domain: Domain, item: Item) -> _Finding:
         pixels = domain.images.pixels(item.image)
         image = domain.images.to_bytes(pixels.values, item.image)
         seen = _seen_of_image(item.key, pixels, image, domain.images.orientation == "exif")
+        seen = replace(seen, content=_content_of(image))
     except DataError as error:
         problems.append(str(error))
     if item.label is None or domain.labels is None:
@@ -211,7 +250,7 @@ def _read(domain: Domain, item: Item) -> _Finding:
     mismatched = None
     if image is not None:
         mismatched = misfit(image.shape[:2], (label.shape[0], label.shape[1]), item.label)
-    histogram = np.bincount(label.ravel(), minlength=256)
+    histogram = _histogram(label)
     return replace(
         seen,
         histogram=histogram,
@@ -237,6 +276,21 @@ def _seen_of_image(key: str, pixels: Pixels, image: Bytes, by_exif: bool) -> _Fi
     return _Finding(
         key, size, None, numbers=str(values.dtype), span=span, levels=levels, is_turned=is_turned
     )
+
+
+def _content_of(image: Bytes) -> bytes:
+    if (image.min(axis=(0, 1)) == image.max(axis=(0, 1))).all():
+        return b""
+    return blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+
+
+def _histogram(label: Bytes) -> npt.NDArray[np.int64]:
+    """(256,) pixels of each train id; in parts, as counting takes 8 bytes a pixel."""
+    counts = np.zeros(256, np.int64)
+    ids = label.reshape(-1)
+    for start in range(0, ids.size, _PIXELS_COUNTED):
+        counts += np.bincount(ids[start : start + _PIXELS_COUNTED], minlength=256)
+    return counts
 
 
 def _is_rescaled(size: tuple[int, int], label: Bytes) -> bool:
@@ -437,6 +491,23 @@ def _shared_images(found: dict[str, list[Item]]) -> Iterator[str]:
         for second in names[place + 1 :]:
             if shared := len(keys[first] & keys[second]):
                 yield f"{shared} images are in both {first} and {second}"
+
+
+def _copied_images(contents: dict[str, dict[bytes, str]]) -> Iterator[str]:
+    """Say which splits hold the same pictures under other names."""
+    names = list(contents)
+    for place, first in enumerate(names):
+        for second in names[place + 1 :]:
+            pairs = [
+                (contents[first][each], contents[second][each])
+                for each in contents[first].keys() & contents[second].keys()
+            ]
+            copies = sorted(f"{one} = {other}" for one, other in pairs if one != other)
+            if copies:
+                yield (
+                    f"{len(copies)} images of {second} show pixel by pixel what images of {first} "
+                    f"show: {_first(copies)}"
+                )
 
 
 def _first(messages: Iterable[str]) -> str:

@@ -133,6 +133,8 @@ def _labels(look: LabelLook, meaning: Meaning) -> Iterator[str]:
         yield f"tolerance = {look.tolerance}  # edges are soft: the class of the nearest code"
     if meaning.other is not None:
         yield f"other = {_quoted(meaning.other)}  # whatever the map leaves out"
+    elif look.tolerance:
+        yield 'other = "ignore"  # what is further from all codes, in files not looked at'
     seen = {written(look, entry.code): _seen(look, entry) for entry in look.codes}
     yield from (f"# left out: {seen[written(look, code)]}" for code in meaning.left_out)
     if meaning.map:

@@ -8,8 +8,9 @@ patterns and no splits.
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -50,6 +51,8 @@ _DRAWINGS = {
 }
 _OTHER_VIEWS = {"ref", "reference"}
 _ENDING = re.compile(r"(?:[_\-.][A-Za-z][A-Za-z0-9]*)+$")
+_WITH_SPLIT = re.compile(r"(?<=[nltv])(annots?|sets?|data|images?|imgs?|masks?|labels?|gt|[abxy])$")
+"""What is written to the word of a split without a gap: trainannot, TestSet, valmasks, trainA."""
 _CAMEL = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
@@ -68,6 +71,8 @@ class Group:
     """Stem without the suffix → file name."""
     shares_stems: bool
     """Whether another file of the folder has the same stem, so that the extension must be told."""
+    prefix: str = ""
+    """Common beginning of the stems that `names` leave out, such as "image_"; usually nothing."""
 
     @property
     def paths(self) -> list[Path]:
@@ -87,7 +92,7 @@ class Group:
     def split(self) -> str | None:
         """The split that the folders' names speak of, the innermost first; None: they do not."""
         for part in reversed(self.folder.lower().split("/")):
-            words = {word.removesuffix("annot") for word in re.split(r"[^a-z]+", part)}
+            words = {_WITH_SPLIT.sub("", word) for word in re.split(r"[^a-z]+", part)}
             for name, spoken in SPLIT_WORDS.items():
                 if words & set(spoken):
                     return name
@@ -97,7 +102,17 @@ class Group:
         """Pattern of the files, or of more, where suffix and extension tell nothing apart."""
         suffix = escaped(self.suffix) if with_suffix else ""
         ending = self.extension if with_extension or self.shares_stems else ""
-        return f"{escaped(self.folder)}/*{suffix}{ending}".lstrip("/")
+        return f"{escaped(self.folder)}/{escaped(self.prefix)}*{suffix}{ending}".lstrip("/")
+
+    def without_prefix(self) -> "Group":
+        """The group with names without the word that all of them begin with, if they do."""
+        first, last = min(self.names), max(self.names)
+        same = (one == other for one, other in zip(first, last, strict=False))
+        common = first[: len(list(takewhile(bool, same)))].rstrip("0123456789")
+        if not common or common in self.names:
+            return self
+        names = {base.removeprefix(common): name for base, name in self.names.items()}
+        return replace(self, names=names, prefix=common)
 
 
 @dataclass(frozen=True)
@@ -198,7 +213,7 @@ def _unused(
             left_out[label] = (
                 "other labels are taken for the images that they are named like"
                 if fit
-                else "they look like labels, but no photographs of their split are named like them"
+                else _why_alone(label, photos)
             )
     for photo in photos:
         if photo in chosen:
@@ -216,6 +231,18 @@ def _unused(
                         f"they show what {other.pattern()} shows, under the same names"
                     )
     return left_out
+
+
+def _why_alone(label: Group, photos: Sequence[Group]) -> str:
+    """Why labels belong to no photographs."""
+    small = {name.lower() for name in label.names}
+    for photo in photos:
+        if _may_belong(photo, label) and small & {name.lower() for name in photo.names}:
+            return (
+                f"they are named like {photo.pattern()} but for capital letters: rename the ones "
+                "or the others"
+            )
+    return "they look like labels, but no photographs of their split are named like them"
 
 
 def _may_belong(photo: Group, label: Group) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from cag_uda.data.annotations.formats import FORMATS
+from cag_uda.data.domains.list_files import first_columns
 from cag_uda.data.files.patterns import IMAGE_EXTENSIONS, find_images, is_no_data
 from cag_uda.data.inspection.annotation_looks import AnnotationLook, find_annotations
 from cag_uda.data.inspection.class_names import ClassNames, find_class_names
@@ -94,7 +95,7 @@ def inspect_folder(root: Path) -> Inspection:
             f"TIFF, WebP, BMP, GIF or PPM{'; ' if others else ''}{others}"
         )
     arrays = [replace(group, shares_stems=True) for group in find_groups(root, (".npy",))]
-    pairs, unpaired = paired(parted.photos, parted.labels)
+    pairs, unpaired = _paired(parted.photos, parted.labels)
     if arrays and not any(label for _, label in pairs):
         pairs, unpaired = paired(parted.photos, arrays)
         unpaired |= dict.fromkeys(parted.labels, "arrays of NumPy are taken in their place")
@@ -107,6 +108,8 @@ def inspect_folder(root: Path) -> Inspection:
     else:
         notes += annotations.notes
         splits, look = tuple(_annotated_splits(root, annotations.pairs, notes)), annotations.look
+    if look is None:
+        notes += _texts(root, parted.photos)
     notes += _other_files(root, _known_extensions(used, look))
     labels = None
     if used:
@@ -117,6 +120,30 @@ def inspect_folder(root: Path) -> Inspection:
     images = look_at_images(evenly(sorted(photos), _LABELS_LOOKED_AT))
     notes += images.notes
     return Inspection(root, splits, images, labels, look, names, words, tuple(_few(notes)))
+
+
+def _paired(
+    photos: Sequence[Group], labels: Sequence[Group]
+) -> tuple[list[tuple[Group, Group | None]], dict[Group, str]]:
+    """Photographs with their labels; where no names agree, without what each kind begins with."""
+    pairs, unpaired = paired(photos, labels)
+    if labels and not any(label for _, label in pairs):
+        bare = [[group.without_prefix() for group in groups] for groups in (photos, labels)]
+        others, left_out = paired(*bare)
+        if any(label for _, label in others):
+            return others, left_out
+    return pairs, unpaired
+
+
+def _texts(root: Path, photos: Sequence[Group]) -> list[str]:
+    """Notes on text files that are named like photographs and hold no polygons."""
+    texts = [replace(group, shares_stems=True) for group in find_groups(root, (".txt",))]
+    pairs, _ = paired(photos, texts)
+    return [
+        _left_out_note(text, "no polygons of YOLO; boxes alone tell no outlines")
+        for _, text in pairs
+        if text is not None
+    ]
 
 
 def _left_out_note(group: Group, why: str) -> str:
@@ -199,8 +226,13 @@ def _splits(
             yield from _labelled_splits(root, name, labelled, notes)
         if others:
             images = tuple(pattern for pattern, _ in merged_patterns(others))
+            called = f"{name}-unlabelled" if labelled else name
+            bases = {base for photo, _ in others for base in photo.names}
             count = sum(len(photo.names) for photo, _ in others)
-            yield FoundSplit(f"{name}-unlabelled" if labelled else name, images, (), count)
+            if not labelled and _may_be_listed([photo for photo, _ in others]):
+                yield from _by_lists(root, FoundSplit(name, images, (), count), bases, notes)
+            else:
+                yield FoundSplit(called, images, (), count)
 
 
 def _labelled_splits(
@@ -212,18 +244,45 @@ def _labelled_splits(
     count = sum(len(photo.names) for photo, _ in pairs)
     known = {base for photo, label in pairs for base in photo.names.keys() & label.names.keys()}
     missing = sum(len(photo.names.keys() - label.names.keys()) for photo, label in pairs)
-    if not missing:
-        yield FoundSplit(name, images, labels, count)
+    whole = FoundSplit(name, images, labels, count)
+    if missing or _may_be_listed([photo for photo, _ in pairs]):
+        found = list(_by_lists(root, whole, known, [] if missing else notes))
+        yield from found
+        if missing and found == [whole]:
+            notes.append(
+                f"{missing} of the {count} images of split {name!r} have no label: name the "
+                "labelled ones in a text file below the root, one a line, and add "
+                'list = "that-file.txt"'
+            )
         return
-    lists = _lists(root, known)
-    for list_name, (path, entries) in lists.items():
-        yield FoundSplit(list_name, images, labels, entries, path)
+    yield whole
+
+
+def _may_be_listed(photos: Sequence[Group]) -> bool:
+    """Whether lists may tell splits: folders do not, and no two photographs have one name."""
+    names = [base for photo in photos for base in photo.names]
+    return len(set(names)) == len(names) and all(photo.split is None for photo in photos)
+
+
+def _by_lists(
+    root: Path, whole: FoundSplit, bases: set[str], notes: list[str]
+) -> Iterator[FoundSplit]:
+    """The splits that list files make of images whose folders tell none; else the whole.
+
+    Args:
+        root: of the folder.
+        whole: all images.
+        bases: what lists may name of them.
+        notes: told of images that no list names.
+    """
+    lists = _lists(root, bases)
+    for name, (path, entries) in lists.items():
+        yield replace(whole, name=name, count=len(entries), list_file=path)
+    left = len(bases - {entry for _, entries in lists.values() for entry in entries})
     if not lists:
-        notes.append(
-            f"{missing} of the {count} images of split {name!r} have no label: name the labelled "
-            'ones in a text file below the root, one a line, and add list = "that-file.txt"'
-        )
-        yield FoundSplit(name, images, labels, count)
+        yield whole
+    elif left:
+        notes.append(f"{left} of {len(bases)} images are left out: no list of a split names them")
 
 
 def merged_patterns(pairs: Sequence[tuple[Group, Group | None]]) -> list[tuple[str, str]]:
@@ -305,15 +364,17 @@ def _starred(path: tuple[str, ...], places: Sequence[int]) -> str:
     return "/".join("*" if place in places else part for place, part in enumerate(path))
 
 
-def _lists(root: Path, bases: set[str]) -> dict[str, tuple[str, int]]:
-    """Text files that list labelled images, by split: path below the root, number of entries."""
-    found: dict[str, tuple[str, int]] = {}
-    for path in sorted(root.rglob("*.txt")):
+def _lists(root: Path, bases: set[str]) -> dict[str, tuple[str, set[str]]]:
+    """Text files that list images, by split: path below the root, and the names in it."""
+    found: dict[str, tuple[str, set[str]]] = {}
+    for path in sorted([*root.rglob("*.txt"), *root.rglob("*.csv")]):
         name = next((n for n, words in SPLIT_WORDS.items() if path.stem.lower() in words), None)
         if name is None or name in found or path.stat().st_size > _LARGEST_LIST_BYTES:
             continue
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        entries = [line.split()[0] for line in lines if line.strip()]
-        if entries and all(PurePosixPath(entry).stem in bases for entry in entries):
-            found[name] = (path.relative_to(root).as_posix(), len(entries))
+        try:
+            entries = {PurePosixPath(entry).stem for entry in first_columns(path)}
+        except DataError:
+            continue
+        if entries and entries <= bases:
+            found[name] = (path.relative_to(root).as_posix(), entries)
     return dict(sorted(found.items(), key=lambda item: list(SPLIT_WORDS).index(item[0])))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from cag_uda.data.domains.label_map import ImageEncoding, LabelMap
 from cag_uda.data.domains.label_reader import LabelReader
-from cag_uda.data.files.decoding import Codes, Stored, bytes_of, stored
+from cag_uda.data.files.decoding import Codes, Stored, as_ids, bytes_of, stored
 from cag_uda.data.files.images import read_image
 from cag_uda.errors import DataError
 
@@ -79,14 +79,18 @@ def look_of(path: Path, is_named_label: bool = False) -> Look:
         found = _thinned(path)
     except DataError:
         return "other"
-    codes = _as_numbers(found.pixels if found.palette is None else found.palette[found.pixels])
     if found.is_lossy or (found.pixels.dtype == np.uint8 and is_named_label):
         if is_named_label and _has_few_colours(found):
             return "label"
         if found.is_lossy:
             return "photo"
-    if found.pixels.dtype.kind not in ("b", "u"):
-        return "photo"  # Numbers of sensors; ids are whole.
+    pixels = found.pixels if found.palette is None else found.palette[found.pixels]
+    if pixels.dtype.kind not in ("b", "u"):
+        ids = as_ids(pixels)
+        if ids is None:
+            return "photo"  # Numbers of sensors; ids are whole.
+        pixels = ids
+    codes = _as_numbers(pixels)
     values, counts = np.unique(codes, return_counts=True)
     is_deep = found.pixels.dtype == np.uint16
     if _flatness(codes) < _LEAST_FLATNESS or (len(values) > _MOST_CODES and not is_deep):
@@ -228,10 +232,14 @@ def _encoding_of(path: Path) -> tuple[ImageEncoding, int | None] | None:
     pixels = found.pixels
     if found.palette is not None:
         return "palette", None
+    if pixels.ndim == 2:
+        return None if as_ids(pixels) is None else ("ids", None)
     if pixels.dtype not in (np.uint8, np.uint16):
         return None
-    if pixels.ndim == 2:
-        return "ids", None
+    if pixels.shape[2] in (2, 4) and len(np.unique(_as_numbers(pixels[..., :-1]))) == 1:
+        is_drawn = len(np.unique(pixels[..., -1])) > 1
+        if is_drawn:
+            return "channel", pixels.shape[2] - 1  # One colour: the shape is in its alpha.
     colours = pixels[..., :3] if pixels.shape[2] > 2 else pixels
     distinct = [len(np.unique(colours[..., channel])) for channel in range(colours.shape[2])]
     if (colours == colours[..., :1]).all():
@@ -239,6 +247,8 @@ def _encoding_of(path: Path) -> tuple[ImageEncoding, int | None] | None:
     if pixels.dtype == np.uint16:
         varied = [channel for channel, count in enumerate(distinct) if count > 1]
         return "channel", min(varied, key=lambda channel: distinct[channel])
+    if max(distinct[1:]) == 1 and colours[..., 0].max() <= _MOST_IDS_OF_A_CHANNEL:
+        return "channel", 0  # Ids in red, nothing in green and blue, as CARLA writes them.
     # Ids beside instance numbers, and no colours: these are not all dark.
     is_ids = distinct[0] > 1 and colours[..., 0].max() <= _MOST_IDS_OF_A_CHANNEL
     if is_ids and len(np.unique(_as_numbers(pixels))) > 4 * distinct[0]:
