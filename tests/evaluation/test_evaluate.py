@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from cag_uda.data.domains.domain import Domain
-from cag_uda.data.files.ahead import ahead
+from cag_uda.data.files.ahead import Room, ahead
 from cag_uda.errors import DataError, ShapeError
 from cag_uda.evaluation.evaluate import Evaluation, evaluate, load_frames, merge
 from cag_uda.models.config import Classes
@@ -118,6 +118,27 @@ def test_evaluation_counts_every_frame_at_the_size_of_its_label() -> None:
     np.testing.assert_allclose(evaluation.scores.iou, total.diagonal() / union)
     assert told[-1] == (7, 7)
     assert told == sorted(told)
+
+
+def test_large_frames_are_held_and_labelled_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And counted in parts; all of that changes nothing."""
+    domain, stub = fake_domain(), Stub()
+    expected = evaluate(stub, domain, "test")
+    together = max(shape[0] for shape, *_ in stub.calls)
+    stub.calls.clear()
+    monkeypatch.setattr("cag_uda.evaluation.evaluate._LARGE_PIXELS", 100)
+    monkeypatch.setattr("cag_uda.evaluation.confusion._PIXELS_AT_ONCE", 7)
+    found = evaluate(stub, domain, "test")
+    assert (together, max(shape[0] for shape, *_ in stub.calls)) == (2, 1)
+    np.testing.assert_array_equal(found.confusions, expected.confusions)
+
+
+def test_room_is_for_one_at_first_and_then_by_the_largest() -> None:
+    room = Room(1000)
+    assert room.count() == 1
+    for pixels, count in ((100, 10), (50, 10), (300, 3), (5000, 1), (1, 1)):
+        room.see(pixels)
+        assert room.count() == count
 
 
 def test_shards_merge_into_the_whole_whatever_their_number() -> None:

@@ -5,6 +5,7 @@ A run folder that is moved still says what it used.
 Knows domain files, packs and recipes, not images.
 """
 
+import os
 import tomllib
 from collections.abc import Callable
 from filecmp import cmp
