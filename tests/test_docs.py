@@ -37,6 +37,7 @@ PAGES = sorted(DOCS.rglob("*.md"))
 TEXTS = [
     REPOSITORY / "README.md",
     REPOSITORY / "CONTRIBUTING.md",
+    REPOSITORY / "CHANGELOG.md",
     *PAGES,
     *sorted((REPOSITORY / "examples").rglob("*.md")),
 ]
@@ -101,6 +102,37 @@ def test_every_page_is_in_the_navigation_once() -> None:
     found = list(listed(site["nav"]))
     assert sorted(found) == [page.relative_to(DOCS).as_posix() for page in PAGES]
     assert site["theme"]["font"] is False
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    citation = yaml.safe_load(text_of(REPOSITORY / "CITATION.cff"))
+    assert citation["version"] == cag_uda.__version__
+    newest = re.search(r"^## (\S+) \((\S+)\)$", text_of(REPOSITORY / "CHANGELOG.md"), re.MULTILINE)
+    assert newest is not None
+    assert newest.groups() == (cag_uda.__version__, str(citation["date-released"]))
+    described = tomllib.loads(text_of(REPOSITORY / "pyproject.toml"))
+    assert described["tool"]["setuptools"]["dynamic"]["version"]["attr"] == "cag_uda.__version__"
+
+
+def test_the_image_copies_what_is_there_and_not_ignored() -> None:
+    recipe = text_of(REPOSITORY / "Dockerfile")
+    sources = [
+        name
+        for line in re.findall(r"^COPY (.*) \S+$", recipe, re.MULTILINE)
+        for name in line.split()
+    ]
+    kept = [
+        line.removeprefix("!")
+        for line in text_of(REPOSITORY / ".dockerignore").splitlines()
+        if line.startswith("!")
+    ]
+    assert sorted(sources) == sorted(kept)
+    assert all((REPOSITORY / name).exists() for name in sources)
+    extras = tomllib.loads(text_of(REPOSITORY / "pyproject.toml"))["project"][
+        "optional-dependencies"
+    ]
+    (asked,) = re.findall(r"/src\[(.*)\]", recipe)
+    assert set(asked.split(",")) <= set(extras)
 
 
 def leaf(words: list[str]) -> tuple[Any, list[str]]:

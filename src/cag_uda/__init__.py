@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cag_uda.prediction.predict import predict_files
     from cag_uda.runs.runner import Run, adapt
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "CategoryAnchors",
     "Method",

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 
 from cag_uda.data.domains.builtin import domain_file, domain_names
+from cag_uda.errors import UserError
 from cag_uda.recipes import builtin_recipes, load_recipe
 from cag_uda.recipes.json_schema import json_schema
+from cag_uda.runs.fingerprint import fingerprint
+from cag_uda.runs.own_domains import copy_domains
+from cag_uda.runs.scenario import Scenario
 from tests.support.command_line import failure, run
 from tests.support.photo_folders import new, write
 from tests.support.trees import write_domain
@@ -115,6 +119,40 @@ def test_a_new_recipe_scores_what_has_labels_and_resizes_what_differs(tmp_path: 
     assert recipe.target.test == "test"
     assert recipe.loading.width_px == 256
     assert recipe.loading.crop_px == (128, 176)
+
+
+def test_labels_in_a_folder_of_their_own_are_scored(tmp_path: Path) -> None:
+    day, dusk = write_domain(tmp_path, "day", 3), write_domain(tmp_path, "dusk", 3, labels=False)
+    labelled = write_domain(tmp_path, "dusk-labelled", 2, seed=5)
+    out = tmp_path / "recipes" / "mine.toml"
+    run("recipes", "new", day, dusk, "--out", out, "--test", labelled)
+    target = tomllib.loads(out.read_text())["target"]
+    assert (target["domain"], target["train"]) == ("../dusk.toml", "train")
+    assert (target["test_domain"], target["test"]) == ("../dusk-labelled.toml", "test")
+    recipe = load_recipe(out)
+    scenario = Scenario.open(recipe)
+    assert scenario.is_scored
+    assert [len(scenario.target), len(scenario.test.items("test"))] == [3, 2]
+    assert set(fingerprint(recipe).splits) == {"day/train", "dusk/train", "dusk-labelled/test"}
+    own = copy_domains(recipe, tmp_path / "run")
+    assert Path(own.target.scored_domain) == tmp_path / "run" / "domains" / "dusk-labelled.toml"
+    assert "dusk-labelled/test: 2 images, 2 labelled" in run("check", out)
+
+
+def test_labels_of_their_own_must_be_there_and_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    day, bare = write_domain(tmp_path, "day", 3), write_domain(tmp_path, "bare", 3, labels=False)
+    new_one = ("recipes", "new", day, bare, "--out", tmp_path / "a.toml")
+    assert "--test wants labelled" in failure(capsys, *new_one, "--test", bare)
+    assert "same classes" in failure(capsys, *new_one, "--test", "rendered-hard")
+    run(*new_one, "--test", day)
+    for change, wanted in (
+        ("target.test='tset'", "no split 'tset'"),
+        ("target.test_domain='bare.toml'", "has no labels"),
+    ):
+        with pytest.raises(UserError, match=wanted):
+            Scenario.open(load_recipe(tmp_path / "a.toml", [change]))
 
 
 def test_recipes_for_domains_that_do_not_fit_are_refused(

@@ -109,8 +109,9 @@ def _wanted(
     if recipe.target.labelled is not None:
         few = Domain.open(recipe.target.labelled_domain, root)
         wanted.append((few, recipe.target.labelled.split, True))
-    if recipe.target.test in target.splits:
-        wanted.append((target, recipe.target.test, target.is_labelled(recipe.target.test)))
+    test, split = Domain.open(recipe.target.scored_domain, root), recipe.target.test
+    if split in test.splits:
+        wanted.append((test, split, test.is_labelled(split)))
     return wanted
 
 

@@ -57,6 +57,13 @@ def new_recipe(
     method: Annotated[
         str, typer.Option(help="That it ends with: cag-plus, or cag in the paper's stages.")
     ] = "cag-plus",
+    test: Annotated[
+        str | None,
+        typer.Option(
+            help="Labelled images of the target in a domain of their own, to be scored: built-in, "
+            "or a file."
+        ),
+    ] = None,
     labelled: Annotated[
         Path | None,
         typer.Option(
@@ -83,6 +90,7 @@ def new_recipe(
         folder,
         machine=machine,
         method=method,
+        test_name=test,
         data_root=data_root,
         labelled=labelled,
     )

@@ -20,6 +20,7 @@ from cag_uda.comparison.settings import (
     read_variants,
 )
 from cag_uda.comparison.table import Finished, make_table
+from cag_uda.data.domains.domain import Domain
 from cag_uda.errors import RecipeError, UserError
 from cag_uda.files import write_text
 from cag_uda.recipes import Recipe
@@ -164,12 +165,13 @@ def plan_comparison(
     scenario = Scenario.open(recipe, progress.note)
     if not scenario.is_scored:
         raise UserError(
-            f"the target {recipe.target.domain!r} has no labelled split {recipe.target.test!r} to "
+            f"{recipe.target.scored_domain!r} has no labelled split {recipe.target.test!r} to "
             "compare methods by; rank the networks of a run by `cag-uda select RUN`"
         )
     contenders = read_contenders(None if ablation else settings)
     notes = ["peak memory: of the GPU, or on a CPU of the whole process without its loaders"]
-    if not scenario.test.is_labelled(recipe.target.train):
+    root = None if recipe.data_root is None else Path(recipe.data_root)
+    if not Domain.open(recipe.target.domain, root).is_labelled(recipe.target.train):
         del contenders[ORACLE]
         notes.append(f"no oracle: split {recipe.target.train!r} of the target has no labels")
     always = {FLOOR, ORACLE} & set(contenders)

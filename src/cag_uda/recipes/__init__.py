@@ -181,19 +181,16 @@ def _children(holder: Any, part: str, change: str) -> list[Any]:
 def _with_absolute_paths(recipe: "Recipe", folder: Path) -> "Recipe":
     """Files named relative to the recipe become absolute, so that a copy still works."""
 
-    def absolute(domain: str) -> str:
-        is_path = domain.endswith(".toml") or "/" in domain
-        return str((folder / domain).resolve()) if is_path else domain
+    def absolute(name: str) -> str:
+        is_path = name.endswith((".toml", ".safetensors")) or "/" in name
+        return str((folder / name).resolve()) if is_path else name
 
-    source = tuple(
-        entry.model_copy(update={"domain": absolute(entry.domain)}) for entry in recipe.source
-    )
-    target = recipe.target.with_domains(absolute)
+    recipe = recipe.with_files(absolute)
     segmenter = recipe.segmenter
     # What lies nowhere beside the recipe may be on the hub.
     if segmenter.start is not None and (folder / segmenter.start).exists():
         start = str((folder / segmenter.start).resolve())
-        segmenter = segmenter.model_copy(update={"start": start})
-    pack = None if recipe.pack is None else str((folder / recipe.pack).resolve())
-    changes = {"source": source, "target": target, "segmenter": segmenter, "pack": pack}
-    return recipe.model_copy(update=changes)
+        recipe = recipe.model_copy(
+            update={"segmenter": segmenter.model_copy(update={"start": start})}
+        )
+    return recipe

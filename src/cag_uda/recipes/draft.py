@@ -3,9 +3,9 @@
 import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias, cast, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -59,6 +59,7 @@ def draft_recipe(
     *,
     machine: str = "small",
     method: str = "cag-plus",
+    test_name: str | None = None,
     data_root: Path | None = None,
     labelled: Path | None = None,
 ) -> Drafted:
@@ -71,6 +72,7 @@ def draft_recipe(
         folder: that the recipe will lie in; it names domain files relative to it.
         machine: "small" for two cores, "gpu" for one GPU.
         method: with which it ends, "cag-plus" or, in the paper's stages, "cag".
+        test_name: the domain whose labelled images are scored; None: the target, where it has some.
         data_root: folder below which built-in domains lie.
         labelled: a file of an annotation tool, or a folder of files, with labels of some images of
             the target that may be trained on; None: the target has no label.
@@ -80,8 +82,8 @@ def draft_recipe(
         them, which the recipe names as lying beside it.
 
     Raises:
-        UserError: if the source has no labels, the domains do not fit each other, or the labels
-            are of other images.
+        UserError: if the source, or the domain to score, has no labels, the domains do not fit each
+            other, or the labels are of other images.
     """
     if machine not in get_args(Machine):
         raise UserError(f"--machine is {' or '.join(get_args(Machine))}, got {machine!r}")
@@ -91,20 +93,27 @@ def draft_recipe(
             "with `cag-uda compare`"
         )
     target = Domain.open(target_name, data_root)
+    tested = target if test_name is None else Domain.open(test_name, data_root)
     is_pack = source_name.endswith(".safetensors")
     source = None if is_pack else Domain.open(source_name, data_root)
     few = None if labelled is None else _few_labels(source, target, labelled, folder)
-    few_file = None if few is None else few.file
+    common = {
+        "target": _named(target_name, folder),
+        "target_split": _train_split(target),
+        "labelled": None if few is None else few.file,
+        "test": _scored_split(tested, is_target=test_name is None),
+        "test_domain": None if test_name is None else _named(test_name, folder),
+    }
     if source is None:
         name = f"{Path(source_name).stem}-to-{target.name}"
         pack = Path(source_name)
-        text = _text_for_pack(name, pack, target, target_name, folder, machine, few_file)
+        text = _text_for_pack(name, pack, (target, tested), folder, machine, common)
     else:
+        _refuse_unequal_classes(source, target)
+        _refuse_unequal_classes(source, tested)
         name = f"{source.name}-to-{target.name}"
-        small = cast(Machine, machine)
-        text = _recipe_text(
-            source, target, source_name, target_name, folder, small, method, few_file
-        )
+        common |= {"source": _named(source_name, folder), "method": method}
+        text = _recipe_text(name, source, target, cast(Machine, machine), common)
     try:
         Recipe.model_validate(tomllib.loads(text))
     except ValidationError as error:
@@ -129,55 +138,46 @@ def _train_split(target: Domain) -> str:
 
 
 def _recipe_text(
-    source: Domain,
-    target: Domain,
-    source_name: str,
-    target_name: str,
-    folder: Path,
-    machine: Machine,
-    method: str,
-    few_labels: str | None,
+    name: str, source: Domain, target: Domain, machine: Machine, common: Mapping[str, Any]
 ) -> str:
-    _refuse_unequal_classes(source, target)
-    labelled = [split for split in source.splits if source.is_labelled(split)]
-    if not labelled:
+    """The recipe from a source; `common` is what templates are told in any case."""
+    split = _labelled(source, ("train", *source.splits))
+    if split is None:
         raise UserError(
             f"domain {source.name!r} has no labelled split; the source must have labels: give the "
             "labelled domain first"
         )
-    source_split = "train" if "train" in labelled else labelled[0]
-    target_split = _train_split(target)
-    width_px, crop_px = _sizes(((source, source_split), (target, target_split)), machine)
+    width_px, crop_px = _sizes(((source, split), (target, common["target_split"])), machine)
     return _template(f"new-{machine}").render(
-        name=f"{source.name}-to-{target.name}",
-        source=_named(source_name, folder),
-        source_split=source_split,
-        target=_named(target_name, folder),
-        target_split=target_split,
-        method=method,
-        labelled=few_labels,
-        test=_scored(target),
-        width_px=width_px,
-        crop_px=list(crop_px),
+        name=name, source_split=split, width_px=width_px, crop_px=list(crop_px), **common
     )
 
 
 def _text_for_pack(
     name: str,
     pack: Path,
-    target: Domain,
-    target_name: str,
+    domains: tuple[Domain, Domain],
     folder: Path,
     machine: str,
-    few_labels: str | None,
+    common: Mapping[str, Any],
 ) -> str:
-    """The recipe from a pack, whose network's width and form it keeps."""
+    """The recipe from a pack, whose network's width and form it keeps.
+
+    Args:
+        name: of the recipe.
+        pack: its file.
+        domains: the target, and the domain that is scored.
+        folder: that the recipe will lie in.
+        machine: "small" or "gpu".
+        common: what templates are told in any case.
+    """
     header = read_pack_header(pack)
-    space, width_px = target.label_space, header.config.input_width_px
-    if space is not None and space.names != header.classes.names:
-        with_classes(target, header.classes.names)  # Raises where it lacks some.
-    split, small = _train_split(target), cast(Machine, machine)
-    _, crop_px = _sizes(((target, split),), small, width_px)
+    width_px = header.config.input_width_px
+    for domain in domains:
+        if domain.label_space is not None and domain.label_space.names != header.classes.names:
+            with_classes(domain, header.classes.names)  # Raises where it lacks some.
+    target = (domains[0], str(common["target_split"]))
+    _, crop_px = _sizes((target,), cast(Machine, machine), width_px)
     relative = Path(os.path.relpath(os.path.realpath(pack), os.path.realpath(folder)))
     return _template("new-pack").render(
         name=name,
@@ -185,19 +185,28 @@ def _text_for_pack(
         packed_of=header.source,
         network=f"{header.config.decoder} on {header.config.backbone}",
         machine=machine,
-        target=_named(target_name, folder),
-        target_split=split,
-        labelled=few_labels,
-        test=_scored(target),
         width_px=width_px,
         crop_px=list(crop_px),
+        **common,
     )
 
 
-def _scored(target: Domain) -> str | None:
-    """The labelled split by which networks are scored, if there is one."""
-    found = [split for split in ("test", "val") if split in target.splits]
-    return next((split for split in found if target.is_labelled(split)), None)
+def _scored_split(tested: Domain, *, is_target: bool) -> str | None:
+    """The labelled split by which networks are scored; of the target itself, if it has one."""
+    own = ("test", "val")  # Of the target, others may be what is adapted to.
+    found = _labelled(tested, own if is_target else (*own, *tested.splits))
+    if found is None and not is_target:
+        raise UserError(
+            f"domain {tested.name!r} has no labelled split; --test wants labelled images, which "
+            "are scored"
+        )
+    return found
+
+
+def _labelled(domain: Domain, splits: Iterable[str]) -> str | None:
+    """The first of the splits that the domain has, with labels."""
+    found = (each for each in splits if each in domain.splits and domain.is_labelled(each))
+    return next(found, None)
 
 
 def _template(name: str) -> Template:

@@ -79,6 +79,20 @@ class Target(Config):
     in training. None: no label at all."""
     test: str | None = "test"
     """The split that is scored; its labels, if it has any, are read by evaluation only."""
+    test_domain: str | None = None
+    """The domain, built-in or a file, whose split `test` is scored; None: the target itself. For
+    labels that lie in a folder of their own."""
+
+    @model_validator(mode="after")
+    def _a_test_domain_has_a_split(self) -> Self:
+        if self.test_domain is not None and self.test is None:
+            raise ValueError("test_domain wants `test`, the split of it that is scored")
+        return self
+
+    @property
+    def scored_domain(self) -> str:
+        """The domain whose split `test` is scored."""
+        return self.test_domain or self.domain
 
     @property
     def labelled_domain(self) -> str:
@@ -89,6 +103,8 @@ class Target(Config):
     def with_domains(self, change: Callable[[str], str]) -> Self:
         """Copy it with other domains, as `change` gives them for each name or path."""
         update: dict[str, object] = {"domain": change(self.domain)}
+        if self.test_domain is not None:
+            update["test_domain"] = change(self.test_domain)
         if self.labelled is not None and self.labelled.domain is not None:
             domain = change(self.labelled.domain)
             update["labelled"] = self.labelled.model_copy(update={"domain": domain})
@@ -317,6 +333,30 @@ class Recipe(Config):
                 f"{count} devices cannot take in {parts} equal parts; choose another share, or 1"
             )
         return None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every domain that the recipe names, built-in or a file, and its pack, each once."""
+        named = [*(entry.domain for entry in self.source), self.pack]
+        named += [self.target.domain, self.target.labelled_domain, self.target.scored_domain]
+        return tuple(dict.fromkeys(name for name in named if name is not None))
+
+    def with_files(self, change: Callable[[str], str]) -> Self:
+        """Copy the recipe with other domains, and another pack.
+
+        Args:
+            change: what a domain's name or path, or the pack's path, becomes.
+        """
+        source = tuple(
+            entry.model_copy(update={"domain": change(entry.domain)}) for entry in self.source
+        )
+        return self.model_copy(
+            update={
+                "source": source,
+                "target": self.target.with_domains(change),
+                "pack": None if self.pack is None else change(self.pack),
+            }
+        )
 
     @property
     def sweep_loading(self) -> LoadingConfig:

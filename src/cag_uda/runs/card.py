@@ -45,7 +45,7 @@ def write_card(
         delivered=f"the network of {of_stage.name if of_stage else recipe.stages[-1].name}{step}",
         reads_target_labels=recipe.target.domain in [entry.domain for entry in recipe.source],
         few_labels=None if few is None else f"{name_of(recipe.target.labelled_domain)}/{few.split}",
-        scored_on=f"{name_of(recipe.target.domain)}/{recipe.target.test}"
+        scored_on=f"{name_of(recipe.target.scored_domain)}/{recipe.target.test}"
         if scores.target
         else None,
         miou=scored.miou if scored else None,

@@ -30,6 +30,7 @@ def fingerprint(recipe: Recipe) -> DataRecord:
         few, split = Domain.open(recipe.target.labelled_domain, root), recipe.target.labelled.split
         files = [path for item in few.items(split) for path in (item.image, item.label) if path]
         splits[f"{few.name}/{split}, labelled"] = _of(files, few.root())
+    domain = Domain.open(recipe.target.scored_domain, root)
     if recipe.target.test in domain.splits:
         tested = domain.items(str(recipe.target.test), domain.is_labelled(str(recipe.target.test)))
         files = [path for item in tested for path in (item.image, item.label) if path]

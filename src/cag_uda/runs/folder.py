@@ -13,7 +13,7 @@ from cag_uda.errors import RunError
 from cag_uda.files import LOCK, SUMS, is_part, is_sound, owned, remove_parts, seal, write_text
 from cag_uda.recipes import Recipe, dump_recipe, load_recipe
 from cag_uda.runs.fingerprint import changes
-from cag_uda.runs.own_domains import FOLDER, PACK, copy_domains, is_file, is_same, with_domains
+from cag_uda.runs.own_domains import FOLDER, PACK, copy_domains, is_file, is_same
 from cag_uda.runs.own_start import FOLDER as START
 from cag_uda.runs.own_start import copy_start, is_same_start, with_start
 from cag_uda.runs.records.base import write_record
@@ -101,7 +101,7 @@ class RunFolder:
             is_inside = Path(name).is_relative_to(own)
             return Path(name).relative_to(own).as_posix() if is_inside else name
 
-        inside = with_domains(recipe, lambda name: relative(name) if is_file(name) else name)
+        inside = recipe.with_files(lambda name: relative(name) if is_file(name) else name)
         if inside.segmenter.start is not None:
             inside = with_start(inside, relative(inside.segmenter.start))
         write_text(self.path / _RECIPE, dump_recipe(inside), sealed=True)
@@ -203,10 +203,8 @@ def _with_free_settings(begun: Recipe, asked: Recipe) -> Recipe:
 
 def _with_begun_domains(begun: Recipe, asked: Recipe) -> Recipe:
     """The recipe that is asked for, with the run's own domain files where they say the same."""
-    known = [*(entry.domain for entry in begun.source), begun.target.domain]
-    known += [] if begun.pack is None else [begun.pack]
-    return with_domains(
-        asked, lambda name: next((each for each in known if is_same(each, name)), name)
+    return asked.with_files(
+        lambda name: next((each for each in begun.files if is_same(each, name)), name)
     )
 
 

@@ -7,7 +7,6 @@ Knows domain files, packs and recipes, not images.
 
 import os
 import tomllib
-from collections.abc import Callable
 from filecmp import cmp
 from pathlib import Path
 from typing import Any
@@ -44,21 +43,6 @@ def source_words(recipe: Recipe) -> str:
     return " + ".join(f"{name_of(entry.domain)}/{entry.split}" for entry in recipe.source)
 
 
-def with_domains(recipe: Recipe, change: Callable[[str], str]) -> Recipe:
-    """Copy a recipe with other domains, and another pack.
-
-    Args:
-        recipe: which.
-        change: what a domain's name or path, or the pack's path, becomes.
-    """
-    source = tuple(
-        entry.model_copy(update={"domain": change(entry.domain)}) for entry in recipe.source
-    )
-    target = recipe.target.with_domains(change)
-    pack = None if recipe.pack is None else change(recipe.pack)
-    return recipe.model_copy(update={"source": source, "target": target, "pack": pack})
-
-
 def copy_domains(recipe: Recipe, run: Path) -> Recipe:
     """Copy the files of a recipe into a run; returns the recipe that names the copies.
 
@@ -90,7 +74,7 @@ def copy_domains(recipe: Recipe, run: Path) -> Recipe:
             copies[domain] = str(folder / f"{stem}.toml")
         return copies[domain]
 
-    return with_domains(recipe, own)
+    return recipe.with_files(own)
 
 
 def is_same(domain: str, other: str) -> bool:

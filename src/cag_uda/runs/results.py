@@ -84,7 +84,7 @@ class Results:
         self.scores = processes.gather(found)[0] or Scores(
             recipe=recipe.name,
             source=source_words(recipe),
-            target=f"{name_of(target.domain)}/{target.test}" if is_scored else None,
+            target=f"{name_of(target.scored_domain)}/{target.test}" if is_scored else None,
             classes=list(scenario.label_space.names),
             palette=scenario.label_space.palette.tolist(),
             stages=[],
@@ -296,5 +296,5 @@ class Results:
 
     def _samples(self) -> list[Item]:
         split = self._scenario.test_split or self._recipe.target.train
-        items = self._scenario.test.items(split)
+        items = self._scenario.test.items(split, with_labels=self._scenario.is_scored)
         return [items[index] for index in evenly(len(items), _SAMPLES)]

@@ -415,8 +415,8 @@ def initial_segmenter(recipe: Recipe, scenario: Scenario) -> Segmenter:
     config = recipe.segmenter.model_copy(update={"start": None})
     if config.input_width_px is None:
         config = config.model_copy(update={"input_width_px": recipe.loading.width_px})
-    if config.images is None and scenario.test.images != DEFAULT:
-        config = config.model_copy(update={"images": scenario.test.images})
+    if config.images is None and scenario.target.reader != DEFAULT:
+        config = config.model_copy(update={"images": scenario.target.reader})
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         segmenter = Segmenter(config, scenario.classes)

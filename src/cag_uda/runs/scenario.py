@@ -32,7 +32,7 @@ class Scenario:
     target: UnlabelledImages
     label_space: LabelSpace
     test: Domain
-    """The target, for evaluation."""
+    """The domain that evaluation reads: the target, or the recipe's `test_domain`."""
     test_split: str | None
     """The split to score or to take sample pictures from."""
     is_scored: bool
@@ -78,15 +78,14 @@ class Scenario:
             except UserError as error:
                 problems += error.problems
         try:
-            test = with_classes(Domain.open(recipe.target.domain, root), classes)
-            _announce(test, recipe.target.train, note)
-            target = UnlabelledImages(test, recipe.target.train, decoded)
-            split = recipe.target.test if recipe.target.test in test.splits else None
+            adapted = with_classes(Domain.open(recipe.target.domain, root), classes)
+            _announce(adapted, recipe.target.train, note)
+            target = UnlabelledImages(adapted, recipe.target.train, decoded)
+            test = with_classes(Domain.open(recipe.target.scored_domain, root), classes)
+            split = _test_split(recipe, test)
             is_scored = split is not None and test.is_labelled(split)
             if is_scored:
                 problems += _unequal(test.name, label_space, test.label_space)
-            if split is not None or recipe.target.test not in (None, "test"):
-                test.items(str(recipe.target.test))  # Raises for a split that is not there.
         except UserError as error:
             problems += error.problems
         try:
@@ -152,9 +151,10 @@ def labelled_target(
     domain = with_classes(Domain.open(target.labelled_domain, root), classes or recipe.classes)
     images = LabelledImages(domain, named.split, decoded=decoded)
     problems = _unequal(domain.name, label_space, domain.label_space)
-    whole = Domain.open(target.domain, root)
-    if target.test in whole.splits:
-        scored = {item.image.resolve() for item in whole.items(str(target.test), with_labels=False)}
+    tested = Domain.open(target.scored_domain, root)
+    if target.test in tested.splits:
+        items = tested.items(str(target.test), with_labels=False)
+        scored = {item.image.resolve() for item in items}
         both = [path.name for path in images.paths() if path.resolve() in scored]
         if both:
             problems.append(
@@ -181,9 +181,14 @@ def held_out(recipe: Recipe) -> LabelledImages | None:
     if not recipe.source:
         return None
     root = None if recipe.data_root is None else Path(recipe.data_root)
-    target = Domain.open(recipe.target.domain, root)
-    splits = {recipe.target.train, recipe.target.test} & set(target.splits)
-    taken = {item.image for split in splits for item in target.items(str(split), with_labels=False)}
+    taken: set[Path] = set()
+    for name, split in (
+        (recipe.target.domain, recipe.target.train),
+        (recipe.target.scored_domain, recipe.target.test),
+    ):
+        domain = Domain.open(name, root)
+        if split in domain.splits:
+            taken |= {item.image for item in domain.items(str(split), with_labels=False)}
     if (labelled := labelled_target(recipe)) is not None:
         taken |= set(labelled.paths())
     sources = list(zip(recipe.source, open_sources(recipe), strict=True))
@@ -217,6 +222,21 @@ def space_of(classes: Classes) -> LabelSpace:
     entries = zip(classes.names, classes.palette, ids, strict=True)
     found = [{"name": name, "color": color, "label_id": each} for name, color, each in entries]
     return LabelSpace.from_dict({"name": "of the pack", "classes": found})
+
+
+def _test_split(recipe: Recipe, test: Domain) -> str | None:
+    """The split of the scored domain, if it has it; raises DataError where it was asked for."""
+    wanted, has_own_domain = recipe.target.test, recipe.target.test_domain is not None
+    is_default = wanted == "test" and not has_own_domain
+    if wanted is None or (is_default and wanted not in test.splits):
+        return None
+    test.items(wanted)
+    if has_own_domain and not test.is_labelled(wanted):
+        raise DataError(
+            f"split {wanted!r} of domain {test.name!r}, the recipe's test_domain, has no labels; "
+            "give it a `labels` pattern, or leave test_domain out"
+        )
+    return wanted
 
 
 def _announce(domain: Domain, split: str, note: Callable[[str], None]) -> None:

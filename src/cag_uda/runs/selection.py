@@ -17,7 +17,8 @@ from cag_uda.types import CriterionName
 
 LOWER_IS_BETTER: frozenset[CriterionName] = frozenset({"entropy"})
 DEFAULT_CRITERION = "infomax+source-miou"
-"""What `cag-uda select` goes by unless told otherwise; chosen on rendered scenes (docs/LOG.md)."""
+"""The criterion of `cag-uda select` unless told otherwise; chosen on rendered scenes
+(docs/archive.md)."""
 
 
 @dataclass(frozen=True)

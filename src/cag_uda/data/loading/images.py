@@ -136,6 +136,8 @@ class UnlabelledImages:
     def __init__(self, domain: Domain, split: str, decoded: DecodedImages | None = None) -> None:
         self._domain, self._decoded = domain, decoded
         self._items: tuple[Item, ...] = tuple(domain.items(split, with_labels=False))
+        self.reader = domain.images
+        """Reads the photographs."""
 
     def __len__(self) -> int:
         return len(self._items)
