@@ -23,7 +23,7 @@ from cag_uda.errors import InUseError, RunError
 
 SUMS, LOCK = "SHA256SUMS", ".lock"
 _PART = ".part"
-"""How the names of unfinished files end; those of a killed process stay behind."""
+"""Ending of the names of unfinished files; those of a killed process stay behind."""
 _RENEWED_EVERY_S = 4.0
 _owned: set[Path] = set()
 """Lock files of this process."""
@@ -162,7 +162,7 @@ def remove_parts(folder: Path) -> None:
 
 
 def is_part(path: Path) -> bool:
-    """Whether a path is an unfinished file that a killed process left behind."""
+    """Tell whether a path is an unfinished file that a killed process left behind."""
     return path.name.startswith(".") and path.name.endswith(_PART)
 
 

@@ -14,7 +14,7 @@ from cag_uda.adaptation.tensors import one_hot, without_autocast
 from cag_uda.errors import ShapeError, UserError
 
 Average: TypeAlias = Literal["pixel", "image"]
-"""What an anchor is the mean of: all pixels of the class, or its mean features in each image."""
+"""The mean that an anchor is: over all pixels of the class, or over its mean features by image."""
 
 
 class CategoryAnchors(nn.Module):

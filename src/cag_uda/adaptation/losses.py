@@ -202,7 +202,7 @@ def centroid_distance(
 def adversarial(
     score: Tensor, towards: DomainName, kind: Literal["least-squares", "bce"] = "least-squares"
 ) -> Tensor:
-    """How far a discriminator's scores are from calling every position of one domain.
+    """Measure how far a discriminator's scores are from calling every position of one domain.
 
     The discriminator learns to call source "source" and target "target"; the segmenter is given
     its target's scores `towards="source"`.

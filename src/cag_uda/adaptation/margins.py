@@ -1,4 +1,4 @@
-"""How clearly a pixel's nearest anchor must win before its label is trusted.
+"""Margins by which a pixel's nearest anchor must win before its label is trusted.
 
 A pixel is active iff the gap between its nearest and second nearest distance is at least the
 margin (`pseudo_labels.by_anchor`). The absolute margin is the paper's; its unit is the network's

@@ -25,7 +25,7 @@ _LEAST_SHARE = 1e-6
 
 
 class SoftLabels(NamedTuple):
-    """What is thought of each pixel, and how much that counts."""
+    """Class probabilities of each pixel, and its weight in the loss."""
 
     probability: Tensor
     """(B, K, H, W) float32, summing to 1 over the classes."""

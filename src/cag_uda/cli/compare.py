@@ -76,7 +76,7 @@ def compare(
 
 
 def _plan_table(comparison: Comparison) -> Table:
-    """What will be run: the budget of every row, and how many of its cells are there."""
+    """Make the table of the plan: the budget of every row, and how many of its cells are there."""
     from cag_uda.comparison.cells import cells_of
     from cag_uda.comparison.plan import budget_of
 

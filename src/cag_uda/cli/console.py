@@ -1,4 +1,4 @@
-"""What commands print: names as they are, and a word before anything that takes seconds."""
+"""Printing of commands: names as they are, and a word before anything that takes seconds."""
 
 from rich.console import Console
 

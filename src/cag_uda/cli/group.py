@@ -1,4 +1,4 @@
-"""How commands and groups of commands behave, and options that both groups of files share."""
+"""Behaviour of commands and groups, and options that both groups of files share."""
 
 import sys
 from pathlib import Path

@@ -85,7 +85,7 @@ def _table(forecast: Forecast) -> Table:
 
 
 def _conclusions(forecast: Forecast, workers: int, devices: int) -> list[str]:
-    """What the table means."""
+    """Draw conclusions from the table."""
     from cag_uda.report.words import duration
 
     has = f"{_gib(forecast.peak_memory_mib)} of {_gib(forecast.available_mib)} that are there"

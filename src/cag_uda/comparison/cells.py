@@ -15,7 +15,7 @@ from cag_uda.runs.records.run import Scores
 from cag_uda.runs.runner import adapt
 
 _LEFT_BEHIND = shutil.ignore_patterns("checkpoint", "tensorboard")
-"""What a stage that is done no longer needs."""
+"""Files that a finished stage no longer needs."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Cell:
 
     @property
     def is_begun(self) -> bool:
-        """Whether there is a run to go on with."""
+        """True if there is a run to go on with."""
         return (self.folder / "recipe.toml").is_file()
 
     @property
     def is_there(self) -> bool:
-        """Whether it is finished, and of this very recipe."""
+        """True if it is finished, and of this very recipe."""
         try:
             return self.is_finished and bool(RunFolder(self.folder).resume(self.recipe))
         except RunError:
@@ -46,7 +46,7 @@ class Cell:
 
     @property
     def is_finished(self) -> bool:
-        """Whether every stage is done and the network delivered."""
+        """True if every stage is done and the network delivered."""
         done = _names_of(RunFolder(self.folder).read_scores())
         wanted = [stage.name for stage in self.entry.recipe.stages]
         return done == wanted and (RunFolder(self.folder).model / "config.json").is_file()
@@ -149,13 +149,13 @@ def _take_over(cell: Cell, others: Sequence[Cell]) -> None:
 
 
 def _begin_alike(one: Recipe, other: Recipe) -> bool:
-    """Whether two recipes differ in nothing but their stages."""
+    """Tell whether two recipes differ in nothing but their stages."""
     free = {"name", "description", "stages"}
     return one.model_dump(exclude=free) == other.model_dump(exclude=free)
 
 
 def _common_stages(cell: Cell, other: Cell) -> int:
-    """How many of its first stages a cell could take from another, which has done them."""
+    """Count the first stages that a cell could take from another, which has done them."""
     done = _names_of(RunFolder(other.folder).read_scores())
     count = 0
     for mine, theirs in zip(cell.recipe.stages, other.recipe.stages, strict=False):

@@ -283,7 +283,7 @@ def _split(anchored: Sequence[Stage], count: int, steps: int) -> list[Stage]:
 
 
 def budget_of(recipe: Recipe) -> dict[str, Any]:
-    """What every row of a comparison is given, for the table."""
+    """Sum up what every row of a comparison is given, for the table."""
     return {
         "steps": sum(stage.steps for stage in delivered_stages(recipe)),
         "batch_per_domain": recipe.loading.batch_size,

@@ -1,4 +1,4 @@
-"""What the ablation asks of single networks: the paper's research questions, measured.
+"""The paper's research questions, measured on single networks of an ablation.
 
 RQ1, whether the classes lie further apart and the domains nearer: `STAGE/separation.json`.
 RQ2, how precise both kinds of pseudo-label are at every coverage: `STAGE/label_curves.json`.
@@ -157,7 +157,7 @@ class Questions:
 
 
 def answers(runs: Sequence[tuple[str, Path]]) -> dict[str, dict[str, StageAnswers]]:
-    """What was measured, put together over seeds.
+    """Average over seeds what was measured.
 
     Args:
         runs: name and folder of each, once for every seed.

@@ -1,4 +1,4 @@
-"""What is compared, as data: `methods.toml`, `ablation.toml`, or a file of one's own."""
+"""Rows of a comparison, as data: `methods.toml`, `ablation.toml`, or a file of one's own."""
 
 import tomllib
 from importlib.resources import files
@@ -26,7 +26,7 @@ class PlannedStage(Config):
     share: float = Field(default=0.0, ge=0, le=1)
     """Of all steps; 0 for a method that does not train."""
     rounds: int = Field(default=1, ge=1)
-    """How often what the method prepares is made within the stage."""
+    """Number of times that the method prepares within the stage."""
     optimiser_of: Literal["first", "last"] | None = None
     """Of the recipe's stages; None: the first one's for the first stage, the last's for others."""
 

@@ -1,4 +1,4 @@
-"""What the runs of a comparison hold, put together: `comparison.json`.
+"""The results of a comparison's runs, put together: `comparison.json`.
 
 The file is as `cag_uda.runs.records.comparison` describes it.
 """

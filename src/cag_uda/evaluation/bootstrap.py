@@ -1,4 +1,4 @@
-"""How sure a difference between two segmenters is, given the frames that happened to be labelled.
+"""Confidence intervals of differences between segmenters, by bootstrap over labelled frames.
 
 Knows counts per frame; knows no image and no network.
 """
@@ -27,7 +27,7 @@ def paired_bootstrap(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """How far the first segmenter is above the second.
+    """Estimate how far the first segmenter is above the second.
 
     The frames are the sample: each resample draws N of them with replacement, the same for both
     segmenters, and adds up their confusion matrices. Frames of one drive resemble each other, so
@@ -59,7 +59,7 @@ def bootstrap_of_means(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """How far the mean mIoU of some segmenters is above that of others, as `paired_bootstrap`.
+    """Estimate how far the mean mIoU of some segmenters is above others', as `paired_bootstrap`.
 
     Each resample draws the same frames for all segmenters, so that the interval is of the frames
     and not of the training: with few seeds, the spread over seeds stands beside it.

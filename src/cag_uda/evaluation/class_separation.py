@@ -1,4 +1,4 @@
-"""How far apart a network's features put the classes, and how near one domain's to the other's.
+"""Separation of classes in a network's features, and the shift between two domains' features.
 
 Needs labels of both domains, so it is for the report alone: nothing in training may read it. Knows
 features and labels on one grid; not the network.
@@ -72,7 +72,7 @@ class Separation(NamedTuple):
 
 
 def separation(scatter: ClassScatter) -> Separation:
-    """How far apart the classes of one domain lie.
+    """Measure how far apart the classes of one domain lie.
 
     Args:
         scatter: with pixels of two classes at least.
@@ -97,7 +97,7 @@ def separation(scatter: ClassScatter) -> Separation:
 
 
 def centroid_shift(source: ClassScatter, target: ClassScatter) -> NDArray[np.float64]:
-    """How far each class's centroid lies in the target from where it lies in the source.
+    """Measure how far each class's centroid lies in the target from where it lies in the source.
 
     Args:
         source: scatter of the source's features.

@@ -36,7 +36,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a segmenter got right and wrong, frame by frame."""
+    """Confusion matrices of a segmenter, frame by frame."""
 
     keys: tuple[str, ...]
     """N frame keys."""
@@ -60,7 +60,7 @@ class Evaluation:
         return scores(self.confusion, self.names, protocol)
 
     def gain_over(self, other: "Evaluation", resamples: int = 1000, seed: int = 0) -> Interval:
-        """How far this segmenter is above another on the same frames, with a 95 % interval.
+        """Estimate the gain over another segmenter on the same frames, with a 95 % interval.
 
         Frames are paired by key, whatever their order.
 

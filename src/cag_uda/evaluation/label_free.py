@@ -1,4 +1,4 @@
-"""How good a segmenter seems on images that nobody has labelled: criteria to choose one by.
+"""Label-free criteria: estimates of a segmenter's quality on unlabelled images, to choose one by.
 
 Every function takes images, or what a network made of images: there is no argument that a label of
 the target could come in by. Knows no run folder; ranking is elsewhere.
@@ -25,7 +25,7 @@ _MARGIN = 0.1
 
 
 class Seen(NamedTuple):
-    """What a network makes of unlabelled images, pixel by pixel."""
+    """Outputs of a network on unlabelled images, pixel by pixel."""
 
     logits: Tensor
     """(N, K) float32."""
@@ -95,7 +95,7 @@ def mean_entropy(log_probability: Tensor) -> Tensor:
 
 
 def information_maximisation(log_probability: Tensor) -> Tensor:
-    """How sure a network is, and of how many classes: the mutual information of pixel and class.
+    """Compute the mutual information of pixel and class: sure of each pixel, and of many classes.
 
     Args:
         log_probability: (N, K), logarithms of rows that add up to 1.
@@ -112,7 +112,7 @@ def information_maximisation(log_probability: Tensor) -> Tensor:
 
 
 def neighbourhood_density(features: Tensor, temperature: float = _TEMPERATURE) -> Tensor:
-    """How many neighbours each pixel has in feature space: soft neighbourhood density.
+    """Compute the soft neighbourhood density: how many neighbours pixels have in feature space.
 
     Args:
         features: (N, D), of any length; directions alone count.

@@ -1,4 +1,4 @@
-"""How many pixels a pseudo-labeller labels, and how many of those rightly.
+"""Coverage and precision of pseudo-labels.
 
 Knows pseudo-labels and, where there is one, the truth; knows neither networks nor how labels were
 chosen. The scores are for the report alone: nothing in training may read them.

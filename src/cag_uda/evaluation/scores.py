@@ -21,7 +21,7 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What a segmenter scores, as shares of 1."""
+    """Scores of a segmenter, as shares of 1."""
 
     iou: Floats
     """(K,), NaN for a class that is in neither truth nor prediction."""

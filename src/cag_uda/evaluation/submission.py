@@ -1,4 +1,4 @@
-"""Whether a folder of predictions is what a test server takes: by name, size and id.
+"""Checks of a folder of predictions for a test server: names, sizes and ids.
 
 Knows image files and label ids; opens no label and computes no score.
 """

@@ -32,7 +32,7 @@ class ReleasedSettings(CAGSettings):
     average: Literal["image", "pixel"] = "image"
     """Anchors as means over the means of images, or over pixels (the paper)."""
     only_correct: bool = True
-    """Whether anchors leave out pixels that the network gets wrong; the paper's do not."""
+    """Leave out of the anchors pixels that the network gets wrong; the paper does not."""
     min_pixels: int = Field(default=10, ge=1)
     """Pixels of a class that an image needs to count; 1 in the paper."""
     max_count: int = Field(default=3000, ge=0)

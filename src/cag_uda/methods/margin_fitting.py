@@ -19,10 +19,10 @@ from cag_uda.types import Config, Prediction
 
 
 class MarginConfig(Config):
-    """How clearly the nearest anchor must win for a target pixel to be active."""
+    """The margin by which the nearest anchor must win for a target pixel to be active."""
 
     kind: Literal["absolute", "relative", "clearest", "calibrated"] = "absolute"
-    """What `value` means: a gap d2 − d1 in feature units (the paper); a gap (d2 − d1) / (d1 + d2),
+    """Meaning of `value`: a gap d2 − d1 in feature units (the paper); a gap (d2 − d1) / (d1 + d2),
     free of the features' scale; the share of each class's target pixels that is labelled, the
     clearest first; or the precision that each class shall have on labelled source images that are
     held out: those of a "val" or "test" split of the source; where there is none, each half of the
@@ -30,7 +30,7 @@ class MarginConfig(Config):
     value: float = Field(default=2.5, ge=0)
     """2.5 is the paper's Δ_d, for the features of its network."""
     unreachable: Literal["never", "best"] = "never"
-    """What a class gets that reaches a calibrated margin's precision nowhere: no label at all, or
+    """For a class that reaches a calibrated margin's precision nowhere: no label at all, or
     the margin at which it is most precise."""
     prior_portion: float | None = Field(default=None, gt=0, le=1)
     """Where given, no class labels more of the target than this times its share of the source:
@@ -47,7 +47,7 @@ class MarginConfig(Config):
 
     @property
     def is_of_source(self) -> bool:
-        """Whether fitting the margin takes the labelled source."""
+        """True if fitting the margin takes the labelled source."""
         return self.kind == "calibrated" or self.prior_portion is not None
 
     def of(self, threshold: Tensor) -> Margin:

@@ -27,7 +27,7 @@ class OptimConfig(Config):
     """Of SGD; AdamW's first moment uses it too."""
     weight_decay: float = Field(default=5e-4, ge=0)
     decays_norms: bool = True
-    """Whether norms and biases, all parameters of one dimension, decay with the rest. SegFormer and
+    """Let norms and biases, all parameters of one dimension, decay with the rest. SegFormer and
     DAFormer exempt norms."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """Rate of each of the backbone's blocks over that of the block after it: the last one learns at

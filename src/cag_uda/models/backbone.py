@@ -1,4 +1,4 @@
-"""What a backbone is: pixels to feature maps at several strides, finest first."""
+"""The interface of backbones: pixels to feature maps at several strides, finest first."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -62,7 +62,7 @@ class Backbone(nn.Module, ABC):
 
 
 def multiples(side_px: int, multiple: int) -> int:
-    """How many multiples of some pixels a side is long when it has been enlarged to whole ones.
+    """Count the multiples of some pixels in a side that is enlarged to whole ones.
 
     Exported graphs know sizes as formulas of the image's: in this form those of enlarged sides,
     and whatever divides them, simplify.

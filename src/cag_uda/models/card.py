@@ -36,7 +36,7 @@ class StageFacts:
 
 @dataclass(frozen=True)
 class Training:
-    """What a run tells of the network that it delivers."""
+    """Facts of a run about the network that it delivers."""
 
     recipe: str
     description: str
@@ -48,7 +48,7 @@ class Training:
     delivered: str
     """Which network of the run this is."""
     reads_target_labels: bool
-    """Whether the source holds the target's domain, as an oracle's does."""
+    """True if the source holds the target's domain, as an oracle's does."""
     few_labels: str | None = None
     """DOMAIN/SPLIT of the few images of the target that were trained on with labels, if any."""
     scored_on: str | None = None

@@ -1,4 +1,4 @@
-"""What a segmenter is made of, as data: a recipe's `[segmenter]` and a model's config.json."""
+"""Configuration of a segmenter: a recipe's `[segmenter]` and a model's config.json."""
 
 from typing import Annotated, Literal
 
@@ -25,7 +25,7 @@ class DetailConfig(Config):
     by which prediction sees all of an image so: multiples of 8 with most networks, `scale` times
     the cells of the backbone's finest map."""
     scale: int = Field(default=2, ge=2, le=16)
-    """How many times smaller the whole crop or image, the context, is seen."""
+    """Factor by which the whole crop or image, the context, is seen smaller."""
     weight: float = Field(default=0.1, ge=0, lt=1)
     """λ_d: what the detail's own prediction counts in losses, beside the fused one."""
 
@@ -63,12 +63,12 @@ class SegmenterConfig(Config):
     """Factors of the dilation of each block of the backbone's last stage; (1, 2, 4) in the released
     CAG-UDA code (Chen et al., DeepLab v3, 2017); None is 1 for each."""
     align_corners: bool = False
-    """How logits are brought to image size, in losses and in prediction: with the outermost cells
-    on the outermost pixels (the released CAG-UDA code), or with the edges of both on each other."""
+    """Enlarge logits to image size, in losses and in prediction, with the outermost cells on the
+    outermost pixels (the released CAG-UDA code); else with the edges of both on each other."""
     tuning: Literal["full", "frozen", "lora"] = "full"
-    """What of the backbone learns: all of it, nothing, or low-rank additions to its linear layers
-    (LoRA), which the delivered network holds merged. The decoder always learns. LoRA wants the
-    package's extra `lora`."""
+    """The part of the backbone that learns: all of it, nothing, or low-rank additions to its linear
+    layers (LoRA), which the delivered network holds merged. The decoder always learns. LoRA wants
+    the package's extra `lora`."""
     lora_rank: int = Field(default=16, ge=1, le=1024)
     """Rank of these additions."""
     norm: Literal["shared", "per-domain", "frozen"] = "per-domain"
@@ -90,7 +90,7 @@ class SegmenterConfig(Config):
     `width_px`."""
 
     images: ImageReader | None = None
-    """How photographs are read in prediction; a run fills in `[images]` of its target's file."""
+    """Reader of photographs in prediction; a run fills in `[images]` of its target's file."""
 
     @model_validator(mode="after")
     def _one_beginning(self) -> "SegmenterConfig":

@@ -34,7 +34,7 @@ Place = tuple[int, int]
 
 
 class ContextDetail(nn.Module):
-    """What a segmenter with detail has besides: its crops, the scale attention, and the fusion.
+    """The detail branch of a segmenter: its crops, the scale attention, and the fusion.
 
     Places and sizes are in units of as few pixels as make whole cells of the context's grids, those
     of its logits and of its attention, so that what is cut out of an image is put back in place.
@@ -128,7 +128,7 @@ class ContextDetail(nn.Module):
         )
 
     def chance_alone(self, units: tuple[int, int]) -> float:
-        """How often the detail alone predicts its crop of an image of so many units.
+        """Compute the probability with which the detail alone predicts its crop of an image.
 
         HRDA's loss is 1 − λ of the fused prediction's mean over the image and λ of the detail's own
         mean over the crop. So a pixel of the crop, which has a share ρ of the image, weighs 1 − λ

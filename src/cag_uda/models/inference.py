@@ -1,4 +1,4 @@
-"""How a segmenter is applied to images of any size, in evaluation and in prediction alike.
+"""Inference on images of any size, in evaluation and in prediction alike.
 
 Knows images and networks; knows no label and no score.
 """
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class InferenceConfig(Protocol):
-    """What inference wants to know of a segmenter's configuration."""
+    """The part of a segmenter's configuration that inference uses."""
 
     @property
     def input_width_px(self) -> int | None:
@@ -38,11 +38,11 @@ class InferenceConfig(Protocol):
 
     @property
     def align_corners(self) -> bool:
-        """Whether the network was trained with its logits enlarged corner on corner."""
+        """True if the network was trained with its logits enlarged corner on corner."""
 
 
 class AnySegmenter(Protocol):
-    """What inference wants of a segmenter: a torch module that tells its input width."""
+    """The part of a segmenter that inference uses: a torch module that knows its input width."""
 
     @property
     def config(self) -> InferenceConfig:

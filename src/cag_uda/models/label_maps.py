@@ -46,7 +46,7 @@ _WINDOW_BYTES = 3 << 29
 
 
 class Labelling(NamedTuple):
-    """What a network says of some images of one size."""
+    """Labels and confidence of some images of one size."""
 
     label: npt.NDArray[np.uint8]
     """(B, H, W) train ids."""
@@ -204,7 +204,7 @@ def label_batch(
 
 
 class _Found:
-    """What a batch is found to be, filled in strip by strip."""
+    """Results of a batch, filled in strip by strip."""
 
     def __init__(
         self,
@@ -253,7 +253,7 @@ def _images_a_pass(
     size: tuple[int, int],
     views: Views,
 ) -> int:
-    """How many whole images of a shape (H', W') fit into one pass; 0 if not even one does.
+    """Count the whole images of a shape (H', W') that fit into one pass; 0 if not even one does.
 
     Where windows were asked for, none is looked at whole unless it is no larger than a window.
     """

@@ -1,4 +1,4 @@
-"""How much memory a pass of a network takes, and how much there is.
+"""Estimates of the memory that a network's forward pass takes, and of what is free.
 
 Knows networks and devices; knows no image.
 """
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 _PROBE_PX = 224
 """Side of the image that a network is measured with: a multiple of every stride and patch."""
 _MARGIN = 1.5
-"""What allocators and convolutions take beyond the tensors: 1.2 to 1.4 times were measured."""
+"""Factor for what allocators and convolutions take beyond the tensors: 1.2 to 1.4 were measured."""
 _MEMINFO = Path("/proc/meminfo")
 _OWN_GROUP, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 _NO_LIMIT = 1 << 60
@@ -106,7 +106,7 @@ def _of_address_space() -> int:
 
 
 def _of_groups() -> Iterator[int]:
-    """What each control group that this process is in leaves; versions 2 and 1."""
+    """Yield what each control group that this process is in leaves; versions 2 and 1."""
     yield _NO_LIMIT
     try:
         lines = _OWN_GROUP.read_text(encoding="utf-8").splitlines()

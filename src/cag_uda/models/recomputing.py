@@ -78,7 +78,7 @@ def _outermost(segmenter: Segmenter, name: str) -> list[str]:
 def _contexts(
     module: nn.Module,
 ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What surrounds the forward pass, and what surrounds its repetition."""
+    """Give the contexts of the forward pass and of its repetition."""
     return nullcontext(), _without_memory(module)
 
 

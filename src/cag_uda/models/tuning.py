@@ -1,4 +1,4 @@
-"""What of a backbone learns: all of it, nothing, or low-rank additions to its linear layers (LoRA).
+"""Tuning of a backbone: all of it, nothing, or low-rank additions to its linear layers (LoRA).
 
 A delivered network holds the additions merged into its weights and is an ordinary one; they exist
 while a method trains it.
@@ -16,7 +16,7 @@ from cag_uda.models.backbone import Backbone
 from cag_uda.models.config import SegmenterConfig
 
 _ADDITION, _BASE = ".lora_", ".base_layer."
-"""What peft puts into the names of tensors: of what it adds, and of what it adds to."""
+"""Parts of the names that peft gives tensors: of what it adds, and of what it adds to."""
 
 
 def check_tuning(config: SegmenterConfig, backbone: Backbone) -> None:

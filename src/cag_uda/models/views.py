@@ -1,4 +1,4 @@
-"""How a network looks at an image when it is tested: whole or piece by piece, mirrored, at scales.
+"""Test-time views of an image: whole or piece by piece, mirrored, at several scales.
 
 Knows sizes; knows no image and no network.
 """

@@ -1,1 +1,1 @@
-"""What a finished network is used for: predictions of files and videos, pseudo-labels, export."""
+"""Uses of a finished network: predictions of files and videos, pseudo-labels, export."""

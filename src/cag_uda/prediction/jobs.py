@@ -19,7 +19,7 @@ from cag_uda.errors import UserError
 VIDEO_EXTENSIONS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 FROM_STDIN = "-"
-"""What stands for a list of inputs on standard input."""
+"""Name that stands for a list of inputs on standard input."""
 
 _SHOWN = 5
 _LONGEST_NAME = 220
@@ -37,7 +37,7 @@ class Job:
 
     @property
     def is_video(self) -> bool:
-        """Whether the input is a video, by its extension."""
+        """True if the input is a video, by its extension."""
         return self.source.suffix.lower() in VIDEO_EXTENSIONS
 
 

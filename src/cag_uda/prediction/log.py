@@ -16,7 +16,7 @@ from cag_uda.runs.records.prediction import PREDICTIONS, Predicted, PredictionSe
 
 
 class PredictionLog:
-    """What is done in one output folder. Several threads may add to it.
+    """Record of what is done in one output folder. Several threads may add to it.
 
     Args:
         out: the output folder.
@@ -39,7 +39,7 @@ class PredictionLog:
             self._read()
 
     def is_done(self, job: Job, outputs: Iterable[Path]) -> bool:
-        """Whether a job's outputs stand there, made of its input as it is now."""
+        """Tell whether a job's outputs stand there, made of its input as it is now."""
         known = self._done.get(job.place)
         return (
             known is not None and known == _identity(job) and all(path.exists() for path in outputs)

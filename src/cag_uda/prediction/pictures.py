@@ -1,4 +1,4 @@
-"""What is written of a prediction: overlay, colours, ids, confidence; as PNG or as video."""
+"""Pictures of a prediction: overlay, colours, ids, confidence; as PNG or as video."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,7 +37,7 @@ PAINTERS: dict[str, Painter] = {
     "label-ids": _label_ids,
     "confidence": Segmentation.confidence_picture,
 }
-"""What can be written, by the name that `--as` takes."""
+"""Kinds of picture, by the name that `--as` takes."""
 
 FOR_LOOKING = ("overlay", "overlay-legend", "color")
 """The kinds that may lose detail to a video's compression; the others become numbered PNGs."""

@@ -50,7 +50,7 @@ KINDS = ("anchor", "confidence")
 
 @dataclass(frozen=True)
 class Asked:
-    """How to label."""
+    """Settings of pseudo-labelling."""
 
     source: str | None = None
     """Labelled domain to make anchors of; None: those beside the weights, or else anchors made of
@@ -61,11 +61,11 @@ class Asked:
     confidence: float | None = None
     """As `labelling_config` takes it."""
     score: bool = False
-    """Whether to read the split's labels, for precision."""
+    """Read the split's labels, for precision."""
     forms: tuple[str, ...] = ()
     """Forms of annotation tools, of `shapes.WRITABLE`, to write beside the PNGs."""
     overwrite: bool = False
-    """Whether files of an earlier command may be replaced."""
+    """Replace files of an earlier command."""
     data_root: Path | None = None
     """Folder below which built-in domains lie."""
     accelerator: str = "auto"
@@ -73,10 +73,10 @@ class Asked:
 
 
 class LabelledSplit(NamedTuple):
-    """What was labelled."""
+    """Result of labelling a split."""
 
     coverage: Coverage
-    """What OUT/coverage.json holds."""
+    """Content of OUT/coverage.json."""
     broken: list[str]
     """Why images could not be read; they have no label, all others have."""
 
@@ -170,7 +170,7 @@ def _labeller(
 
 
 class _Counts:
-    """How much of each class one kind of pseudo-label covers, and how rightly."""
+    """Coverage and precision of one kind of pseudo-label, class by class."""
 
     def __init__(self, segmenter: Segmenter) -> None:
         self._trusted = np.zeros(256, np.int64)

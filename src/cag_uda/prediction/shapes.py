@@ -17,7 +17,7 @@ WRITABLE: dict[str, AnnotationFormat] = {
 }
 """Formats that predictions can be written in, by the name that `--as` takes."""
 ANNOTATIONS = "annotations"
-"""What the one file of a format for many images is called, without its extension."""
+"""Name of the one file of a format for many images, without its extension."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LabelFile:
     place: str
     """Path of the image's file below the output folder, without extension."""
     image: str
-    """What a tool shall call the image: its path with extension."""
+    """Name of the image in the tool: its path with extension."""
 
 
 def write_shapes(

@@ -14,7 +14,7 @@ _PAPER = {
     "max_count": 0,
     "distance": "pixel",
 }
-"""What the settings of the released form are where an earlier recipe leaves them out."""
+"""Settings of the released form where an earlier recipe leaves them out."""
 _NAMES = {
     (False, False): "cag",
     (True, False): "cag-released",

@@ -38,7 +38,7 @@ class CurveCharts:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the section shows. Runs are in the order of the file, the floor first."""
+    """Content of the section. Runs are in the order of the file, the floor first."""
 
     base: str
     """The run that the others vary."""
@@ -164,7 +164,7 @@ def _curves_of(
 def _lines(
     seeds: Mapping[str, Sequence[LabelCurves]], class_id: int | None, intervals: int
 ) -> dict[str, Points]:
-    """What a kind is called → the mean of its curves over seeds, where there is one."""
+    """Map the name of each kind to the mean of its curves over seeds, where there is one."""
     means = {
         kind_name(kind): mean_curve([curves.of(class_id) for curves in each], intervals)
         for kind, each in seeds.items()

@@ -1,4 +1,4 @@
-"""What limits a verdict, in sentences: one seed, frames of one drive, networks of little use.
+"""Caveats of a verdict, in sentences: one seed, frames of one drive, networks of little use.
 
 Knows what a run recorded; judges nothing.
 """

@@ -163,7 +163,7 @@ def _verdict(comparison: ComparisonRecord, rows: list[Row]) -> Verdict:
 
 
 def _ahead(best: Row, second: Row) -> str:
-    """How surely the first is ahead of the second: on how many of the seeds that both have."""
+    """Say how surely the first is ahead of the second: on how many of the seeds that both have."""
     theirs = {cell.seed: cell.miou for cell in second.of.cells if cell.miou is not None}
     both = [
         (cell.miou, theirs[cell.seed])
@@ -192,7 +192,7 @@ def _best_by_class(comparison: ComparisonRecord, rows: list[Row]) -> list[float 
 
 
 def _missing(comparison: ComparisonRecord) -> list[str]:
-    """What was not run, or has no score, in words."""
+    """List what was not run, or has no score, in words."""
     said = []
     for method in comparison.methods:
         cells = {cell.seed: cell for cell in method.cells}

@@ -35,7 +35,7 @@ class Criterion:
 
     @property
     def decimals(self) -> int:
-        """How many tell the checkpoints apart."""
+        """Number of decimals that tell the checkpoints apart."""
         largest = max((abs(value) for value in self.values if value is not None), default=1.0)
         return 3 if largest < 1 else 2
 
@@ -46,7 +46,7 @@ class Criterion:
 
     @property
     def meaning(self) -> str | None:
-        """What it measures, in words."""
+        """Meaning of the criterion, in words."""
         return MEANINGS[self.name][1] if self.name in MEANINGS else None
 
     @property

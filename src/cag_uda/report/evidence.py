@@ -39,7 +39,7 @@ class FeatureMap:
     shift: Floats
     """(K,) distance of the target's mean feature of a class from its anchor."""
     by_truth: bool
-    """Whether a target cell's class is the truth; else it is the network's prediction."""
+    """True if a target cell's class is the truth; else it is the network's prediction."""
 
     @property
     def relative_distances(self) -> Floats:
@@ -98,7 +98,7 @@ def read_anchor_distances(folder: Path, num_classes: int, remarks: list[str]) ->
 
 
 def read_confusion(folder: Path, num_classes: int, remarks: list[str]) -> Floats | None:
-    """What the target's pixels are taken for: (K, K) shares of each true class, rows sum to 1.
+    """Read the target's confusion matrix: (K, K) shares of each true class, rows sum to 1.
 
     A class that no true pixel has is a row of NaN.
     """

@@ -16,7 +16,7 @@ _OUTSIDE = 0.005
 
 @dataclass(frozen=True)
 class FeatureMaps:
-    """What the section of feature maps shows; empty where no stage left one."""
+    """Content of the section of feature maps; empty where no stage left one."""
 
     names: list[str]
     """Of the stages."""
@@ -24,7 +24,7 @@ class FeatureMaps:
     """By stage; see `FeatureMap`."""
     shifts: list[float | None]
     by_truth: bool
-    """Whether the target's cells are coloured by the truth, else by the prediction."""
+    """True if the target's cells are coloured by the truth, else by the prediction."""
     data: dict[str, Any]
     """For the page's script: "extent" [left, right, bottom, top], and "maps", one a stage:
     "source" and "target" [[x, …], [y, …], [class, …]], "anchors" [[x, y] or null, …]."""

@@ -42,7 +42,7 @@ class Look:
 
     @property
     def is_label(self) -> bool:
-        """Whether it shows classes."""
+        """True if it shows classes."""
         return self.key != IMAGE
 
 
@@ -68,7 +68,7 @@ class GalleryRow:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What the before/after viewer shows."""
+    """Content of the before/after viewer."""
 
     looks: list[Look]
     rows: list[GalleryRow]
@@ -80,7 +80,7 @@ class Gallery:
 
     @property
     def has_truth(self) -> bool:
-        """Whether any image has a truth."""
+        """True if any image has a truth."""
         return any(look.key == TRUTH for look in self.looks)
 
 

@@ -19,13 +19,13 @@ _KIND_NAMES = {
 
 
 def kind_name(kind: str) -> str:
-    """What a kind of pseudo-label is called on the page."""
+    """Give the name of a kind of pseudo-label on the page."""
     return _KIND_NAMES.get(kind, kind)
 
 
 @dataclass(frozen=True)
 class Labelling:
-    """What the section of pseudo-labels shows."""
+    """Content of the section of pseudo-labels."""
 
     stages: list[StageRecord]
     """Those that have pseudo-labels."""

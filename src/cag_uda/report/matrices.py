@@ -48,7 +48,7 @@ class Matrices:
 
     anchors: list[Matrix]
     is_relative: bool
-    """Whether distances are in units of a class's spread, else in feature units."""
+    """True if distances are in units of a class's spread, else in feature units."""
     confusions: list[Matrix]
 
 

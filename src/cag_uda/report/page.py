@@ -23,7 +23,7 @@ from cag_uda.report.templates import render_page
 from cag_uda.runs.records.run import StageScores
 
 SERIES_COLOURS = 8
-"""How many line colours the page has."""
+"""Number of line colours on the page."""
 
 
 def write_report(run: Path) -> Path:

@@ -22,7 +22,7 @@ this is not divided among stages."""
 
 @dataclass(frozen=True)
 class Step:
-    """What one scored stage adds to the mIoU."""
+    """Gain in mIoU of one scored stage."""
 
     stage: StageScores
     miou: float
@@ -65,7 +65,7 @@ class Summary:
 
     @property
     def improved(self) -> int:
-        """How many classes gained."""
+        """Number of classes that gained."""
         return sum(points > 0 for _, points in self.changed_classes)
 
     @property
@@ -75,23 +75,23 @@ class Summary:
 
     @property
     def gain_over(self) -> str | None:
-        """What the gains are over, where it is one and the same."""
+        """Name of the stage that all gains are over, where it is one and the same."""
         names = {gain.over for gain in self.gains.values()}
         return names.pop() if len(names) == 1 else None
 
     @property
     def with_interval(self) -> bool:
-        """Whether any gain has an interval."""
+        """True if any gain has an interval."""
         return any(gain.low is not None for gain in self.gains.values())
 
     @property
     def shared(self) -> bool:
-        """Whether the gain is divided among stages."""
+        """True if the gain is divided among stages."""
         return any(step.share is not None for step in self.steps)
 
     @property
     def lost(self) -> bool:
-        """Whether a stage fell below what it started from."""
+        """True if a stage fell below what it started from."""
         return any((step.added_points or 0.0) < 0 for step in self.steps)
 
 
@@ -153,7 +153,7 @@ class _Ladder:
         return Gain(over=BASELINE, points=(one.miou - self.baseline.miou) * 100)
 
     def step(self, one: _Scored) -> Step:
-        """What `one` adds to the stage before it."""
+        """Compute what `one` adds to the stage before it."""
         before = self.before(one)
         added = None if before is None else (one.miou - before.miou) * 100
         total = self.total_points()

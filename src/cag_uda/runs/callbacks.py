@@ -1,4 +1,4 @@
-"""What a run does at the points of a stage: progress, pseudo-label quality, scores and pictures."""
+"""Callbacks of a run at the points of a stage: progress, pseudo-label quality, scores, pictures."""
 
 from pathlib import Path
 

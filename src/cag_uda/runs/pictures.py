@@ -1,4 +1,4 @@
-"""What a stage leaves behind for its report to draw; nothing in training ever reads it.
+"""Files that a stage leaves for its report to draw; nothing in training ever reads them.
 
 `STAGE/pseudo_labels/{image}-{kind}.png`: the pseudo-labels of the run's sample images on the
 feature grid, grey levels = train ids, IGNORE where the labeller abstains.

@@ -5,7 +5,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """What the runner tells whoever watches."""
+    """The interface by which a run reports its progress."""
 
     def note(self, text: str) -> None:
         """Say one thing."""

@@ -25,7 +25,7 @@ _PAYING_PX = 3_000_000
 
 @dataclass(frozen=True)
 class _Job:
-    """What is the same for all pictures of a folder; travels to the processes."""
+    """Settings that are the same for all pictures of a folder; sent to the processes."""
 
     folder: Path
     look: Look

@@ -45,7 +45,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Sensor:
-    """How a camera turns light into 8-bit numbers."""
+    """Response of a camera: light to 8-bit numbers."""
 
     mean: float | None
     """Mean brightness that the exposure aims at, in [0, 1] on a screen; None for a fixed one."""

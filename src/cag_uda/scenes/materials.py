@@ -34,7 +34,7 @@ class Spots(NamedTuple):
 
 @dataclass(frozen=True)
 class Style:
-    """What patterns need to know of the look."""
+    """Settings of the look that patterns use."""
 
     texture: float
     lit_share: float

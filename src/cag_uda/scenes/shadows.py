@@ -19,12 +19,12 @@ _ROWS, _COLUMNS = 1024, 512
 _LEFT_M, _NEAR_M = -25.6, -16.0
 _CELL_M = 0.1
 _LIFT_M = 0.15
-"""How far above a point something must be to shade it: hides the grid's coarseness."""
+"""Least height above a point of what shades it: hides the grid's coarseness."""
 _SOFT_CELLS, _SOFT_CELL_M = 416, 0.125
 
 
 class ShadowMap(NamedTuple):
-    """What the sun meets first, seen on the ground along its rays."""
+    """Heights that the sun meets first, seen on the ground along its rays."""
 
     first: Numbers
     height: Floats

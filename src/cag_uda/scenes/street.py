@@ -8,7 +8,7 @@ from cag_uda.scenes.dice import Dice
 Kind = Literal["city", "residential", "park"]
 
 KERB_M = 0.12
-"""How high a pavement lies above the road."""
+"""Height of a pavement above the road."""
 BEHIND_M = -25.0
 """Where a street begins: behind the camera, for the shadows that fall from there."""
 FAR_M = 420.0

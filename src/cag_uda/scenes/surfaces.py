@@ -1,4 +1,4 @@
-"""What a scene is made of: flat polygons with a class and a paint. Knows no camera and no light.
+"""Surfaces of a scene: flat polygons with a class and a paint. Knows no camera and no light.
 
 Each polygon is one surface. A picture is first painted with the numbers of the surfaces; label,
 colour and depth are then looked up by number. That is why a label can never miss its object.
@@ -36,7 +36,7 @@ class Category(IntEnum):
 
 
 class Material(IntEnum):
-    """How a surface's colour varies over it; `materials.py` holds the patterns."""
+    """Kind of variation of a surface's colour; `materials.py` holds the patterns."""
 
     SKY = 0
     PLAIN = 1
@@ -52,7 +52,7 @@ class Material(IntEnum):
 
 
 class Paint(NamedTuple):
-    """What a surface is and looks like."""
+    """Class and look of a surface."""
 
     category: Category
     colour: Colour

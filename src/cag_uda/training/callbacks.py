@@ -8,7 +8,7 @@ from cag_uda.methods.base import Method
 from cag_uda.runs.records.stage import MetricsLine
 
 ForLog: TypeAlias = Mapping[str, Any]
-"""What was measured at a step, by the names of `MetricsLine`."""
+"""Measurements of a step, by the names of `MetricsLine`."""
 
 
 class Callback:
@@ -48,5 +48,5 @@ Callbacks: TypeAlias = Sequence[Callback]
 
 
 def is_due(step: int, every: int | None) -> bool:
-    """Whether something that is done every so many steps is done after `step` steps."""
+    """Tell whether something that is done every so many steps is done after `step` steps."""
     return bool(every) and step % (every or 1) == 0

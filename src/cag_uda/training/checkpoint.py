@@ -32,7 +32,7 @@ class Stateful(Protocol):
     """An optimiser, or anything else that a stage goes on with."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What it goes on with."""
+        """Give the state that it goes on with."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with it."""
@@ -44,7 +44,7 @@ Rows = list[tuple[int, dict[str, float]]]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is."""
+    """Progress of a stage."""
 
     step: int
     """Steps taken."""

@@ -1,4 +1,4 @@
-"""What a run computes with: device, precision, memory layout, threads.
+"""Device, precision, memory layout and threads of a run.
 
 What is "auto" is measured once, at the start of a run, and written resolved into its recipe.
 """
@@ -61,7 +61,7 @@ class SharedScale(MixedPrecision):
 
 
 def shared_scale(fabric: Fabric) -> SharedScale | None:
-    """What scales a Fabric's gradients; None where nothing does."""
+    """Find the gradient scaler of a Fabric; None where there is none."""
     precision = fabric.strategy.precision
     return precision if isinstance(precision, SharedScale) else None
 

@@ -21,13 +21,13 @@ class Interrupted(Exception):
         super().__init__(f"stopped by {signal.Signals(number).name}")
 
     def __reduce__(self) -> tuple[type["Interrupted"], tuple[int]]:
-        """What another process needs to make it again."""
+        """Give what another process needs to make it again."""
         return type(self), (self.number,)
 
 
 @dataclass
 class StopRequest:
-    """Whether a signal has asked the run to stop."""
+    """Request to stop, made by a signal."""
 
     number: int | None = field(default=None)
 

@@ -29,7 +29,7 @@ _ADVICE = {
     "wandb": "log in with `wandb login`, set WANDB_MODE=offline",
     "mlflow": "set MLFLOW_TRACKING_URI to a server that answers, or to sqlite:///mlflow.db",
 }
-"""What to do if a service cannot begin."""
+"""Advice where a service cannot begin."""
 
 
 class Logger(Protocol):
@@ -175,7 +175,7 @@ class Loggers(Callback):
         self._loggers, self._note = dict(loggers), note
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
+        """True if there is any logger."""
         return bool(self._loggers)
 
     def on_start(self, folder: Path, step: int) -> None:

@@ -28,13 +28,13 @@ _PROBLEM = 1 << 30
 
 @dataclass
 class Agreement:
-    """What all processes agree on at the end of `Processes.agreed`."""
+    """Agreement of all processes at the end of `Processes.agreed`."""
 
     number: int = 0
 
 
 def speaks() -> bool:
-    """Whether this process is alone or the first of several: the one that prints."""
+    """Tell whether this process is alone or the first of several: the one that prints."""
     return not dist.is_available() or not dist.is_initialized() or dist.get_rank() == 0
 
 
@@ -67,16 +67,16 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes files and speaks for the run."""
+        """True if this is the process that writes files and prints for the run."""
         return self.rank == 0
 
     @property
     def is_first_here(self) -> bool:
-        """Whether this is the first process of its machine."""
+        """True if this is the first process of its machine."""
         return self._fabric.local_rank == 0
 
     def gather(self, value: T) -> list[T]:
-        """What every process has of something, by rank, on every process.
+        """Gather a value of every process, by rank, on every process.
 
         Args:
             value: small, and on the host; it is pickled on its way.

@@ -22,7 +22,7 @@ class ComputeConfig(Config):
     do not know bf16; its gradients are scaled, and with SGD each step waits to know whether they
     overflowed."""
     channels_last: bool | Literal["auto"] = "auto"
-    """Whether feature maps keep channels innermost in memory."""
+    """Keep channels innermost in the memory of feature maps."""
     accumulation: int = Field(default=1, ge=1)
     """Parts in which each device takes its share of a batch, one after the other: so many times
     less memory. Gradients are those of the whole; batch norms see a part."""
@@ -30,9 +30,9 @@ class ComputeConfig(Config):
     """Parts of the segmenter that keep their inputs alone and compute again in the backward pass:
     "blocks" for each block of the backbone, or names of modules with * for anything."""
     compile: bool = False
-    """Whether networks are compiled by torch (minutes at first; wants a C++ compiler)."""
+    """Compile networks by torch (minutes at first; wants a C++ compiler)."""
     deterministic: bool = False
-    """Whether a GPU's kernels that give the same bits every time are taken where there are some,
+    """Take a GPU's kernels that give the same bits every time where there are some,
     slower ones; torch warns of what has none. On a CPU all do."""
 
     @model_validator(mode="after")
@@ -45,7 +45,7 @@ class ComputeConfig(Config):
 
 
 class StageSettings(Config):
-    """How one stage is trained; a recipe's `[[stages]]` adds what is trained."""
+    """Training settings of one stage; a recipe's `[[stages]]` adds what is trained."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     """Lower-case letters, digits and hyphens; not "initial"."""
@@ -59,7 +59,7 @@ class StageSettings(Config):
     checkpoint_every: int = Field(default=200, ge=1)
     """Steps between resumable checkpoints; a stop by signal makes one too."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """What a loss or gradient that is not finite does: training stops and names the batch's files,
+    """At a loss or gradient that is not finite, training stops and names the files of the batch,
     or the step is skipped and noted in the log (to know it, each step waits for the device)."""
 
 

@@ -1,4 +1,4 @@
-"""What every annotation tool holds: shapes with names, one above the other, on one image.
+"""Drawing of annotations: shapes with names, one above the other, on one image.
 
 Tools differ in what a whole number means. In COCO, CVAT and Label Studio it is an edge between
 pixels, and pycocotools says which pixels an outline holds; in LabelMe, Cityscapes and YOLO (as
@@ -19,7 +19,7 @@ from cag_uda.data.files.decoding import Bytes
 Points: TypeAlias = NDArray[np.float64]
 """(N, 2) x, y."""
 Convention: TypeAlias = Literal["edges", "centres"]
-"""What a whole number is: an edge between pixels, or the centre of one."""
+"""Meaning of a whole number: an edge between pixels, or the centre of one."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,9 +27,9 @@ class AnnotationFormat:
     extension: str
     """Of its files, with the dot."""
     is_of_split: bool
-    """Whether one file describes many images; otherwise each image has its own."""
+    """True if one file describes many images; otherwise each image has its own."""
     convention: Convention
-    """What a whole number is."""
+    """Meaning of a whole number."""
     read: Callable[[Path], list[Drawing]]
     """Gives the drawings of a file, one for each image. Raises DataError."""
     write: Callable[[Path, Sequence[Drawing], Sequence[str]], None] | None = None

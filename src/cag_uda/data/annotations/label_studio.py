@@ -18,7 +18,7 @@ from cag_uda.errors import DataError
 from cag_uda.files import write_json
 
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")
-"""What Label Studio puts before the name of a file that is uploaded."""
+"""Prefix that Label Studio gives the name of an uploaded file."""
 
 
 def read(path: Path) -> list[Drawing]:

@@ -9,7 +9,7 @@ from cag_uda.data.annotations.drawing import Convention, Drawing, Points, Shape,
 from cag_uda.data.files.decoding import Bytes
 
 TOLERANCE_PX = 1.0
-"""How far an outline may run from the border of its region, so that it has few points to move."""
+"""Most pixels between an outline and the border of its region: it has few points to move."""
 IGNORED = "ignore"
 """The name of areas without a class; as a name of a shape it is read as such, too."""
 

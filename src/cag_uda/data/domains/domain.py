@@ -165,11 +165,11 @@ class Domain:
         return self._split(split).exclude or ()
 
     def published(self, split: str) -> int | None:
-        """How many images a split was published with, those left out too. Raises DataError."""
+        """Give how many images a split was published with, left-out ones too. Raises DataError."""
         return self._split(split).published
 
     def is_labelled(self, split: str) -> bool:
-        """Whether the images of a split have labels. Looks at no file. Raises DataError."""
+        """Tell whether the images of a split have labels. Looks at no file. Raises DataError."""
         table = self._split(split)
         return table.labels is not None or table.scenes is not None
 

@@ -117,12 +117,12 @@ class LabelsTable(Config):
     map: dict[str, Any] = Field(default_factory=dict)
     """Id, or colour as "R,G,B" or "#rrggbb" → train id, class name or "ignore"."""
     other: Any = None
-    """What becomes of codes outside the map: "ignore", a class, or "keep"; None: an error."""
+    """Class of codes outside the map: "ignore", a class, or "keep"; None: an error."""
     background: Any = None
     """Class, or "ignore", of pixels outside all shapes, for files of annotation tools; None: the
     class that is called background."""
     tolerance: Annotated[StrictInt, Field(ge=0, le=127)] = 0
-    """How much each channel of a code may differ from the nearest mapped one, and be taken for it:
+    """Most that each channel of a code may differ from the nearest mapped one to be taken for it:
     for soft edges, and masks that were once JPEGs. 0: not at all."""
     divide: Annotated[StrictInt, Field(ge=1)] = 1
     """Ids of instances are divided by this to give those of classes: 1000 for Cityscapes'
@@ -148,7 +148,7 @@ class SplitTable(Config):
     """Images to leave out because they are broken as published: paths below the root without
     extension. Taken before `list`."""
     published: Positive | None = None
-    """How many images the data set was published with, those in `exclude` among them; `check` says
+    """Number of images that the data set was published with, with those in `exclude`; `check` says
     when there are fewer or more."""
     list_file: Annotated[str, AfterValidator(_checked_path)] | None = Field(None, alias="list")
     """Text file below the root with the images to keep, one a line: path or end of a path, with or
@@ -228,7 +228,7 @@ class DomainFile(Config):
         return build_label_map(encoding, table.map, table.other, space, table.tolerance)
 
     def problems(self) -> list[str]:
-        """What is wrong between tables that are each right by themselves."""
+        """List what is wrong between tables that are each right by themselves."""
         problems = [*self._space_problems(), *self._labels_problems()]
         if (self.root is None) == (self.rendered is None):
             problems.append("give either root, the folder of the images, or a [rendered] table")

@@ -31,10 +31,10 @@ from cag_uda.data.files.decoding import Bytes, Codes
 from cag_uda.types import IGNORE
 
 ImageEncoding: TypeAlias = Literal["ids", "palette", "rgb", "channel", "npy"]
-"""How a file of its own holds the class of every pixel of an image."""
+"""Encoding of an image's classes in a label file of its own."""
 
 UNMAPPED = 254
-"""What the table gives for a code that no rule covers; label spaces have at most 254 classes."""
+"""Entry of the table for a code that no rule covers; label spaces have at most 254 classes."""
 
 # A table of all colours is 16 MiB and is built in 4 ms; looking up 2 million pixels in it takes
 # 3 ms, a binary search among 20 colours 45 ms.
@@ -51,9 +51,9 @@ class LabelMap:
     table: Bytes
     """(number of codes,) uint8 train ids, IGNORE, or UNMAPPED."""
     tolerance: int = 0
-    """How much a channel of a code may differ from those of the nearest code that is covered."""
+    """Most that a channel of a code may differ from those of the nearest code that is covered."""
     other: int = UNMAPPED
-    """What becomes of codes that are not near enough; without a tolerance the table says it."""
+    """Entry for codes that are not near enough; without a tolerance the table has it."""
 
     def apply(self, codes: Codes) -> Bytes:
         """Look up every pixel.
@@ -71,7 +71,7 @@ class LabelMap:
         return label if self.tolerance == 0 else self._with_nearest(codes, label)
 
     def approximated(self, codes: Codes) -> int:
-        """How many pixels have a class only because of the tolerance."""
+        """Count the pixels that have a class only because of the tolerance."""
         if self.tolerance == 0:
             return 0
         before = np.take(self.table, codes) == UNMAPPED

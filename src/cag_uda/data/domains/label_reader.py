@@ -139,7 +139,7 @@ class LabelReader:
         return None if path.suffix == ".npy" else stored(bytes_of(path), path).palette
 
     def digest(self) -> str:
-        """What the labels become by, besides their files: encoding, channel and map."""
+        """Digest all that labels are read by, besides their files: encoding, channel and map."""
         digest = sha256(f"{self.label_map.encoding} {self.channel}\n".encode())
         digest.update(f"{self.divide} {self.divide_from} {self.label_map.tolerance}\n".encode())
         digest.update(self.label_map.table.tobytes())

@@ -165,7 +165,7 @@ class LabelSpace(Config):
 
     @property
     def has_all_colors(self) -> bool:
-        """Whether every class was given a colour, so that colour images can be read back."""
+        """True if every class was given a colour, so that colour images can be read back."""
         return all(entry.color is not None for entry in self.classes)
 
     @cached_property

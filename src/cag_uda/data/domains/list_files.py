@@ -80,7 +80,7 @@ def first_columns(path: Path) -> list[str]:
 
 
 def is_named(path: Path | None, written: str) -> bool:
-    """Whether a path ends as a list writes it, with or without extension."""
+    """Tell whether a path ends as a list writes it, with or without extension."""
     if path is None:
         return False
     parts, wanted = (

@@ -1,4 +1,4 @@
-"""What to tell a user whose folders are not where a domain looks for them.
+"""Messages to a user whose folders are not where a domain looks for them.
 
 Names what was looked for, what stands there instead, and where a folder of the wanted name does
 stand; opens no file.
@@ -16,7 +16,7 @@ _FOLDERS_A_LEVEL = 300
 def misplaced_root(
     base: Path, names: Sequence[str], patterns: Iterable[str], base_is_data_root: bool
 ) -> str:
-    """What to do where no root folder exists.
+    """Say what to do where no root folder exists.
 
     Args:
         base: the folder that was looked in.
@@ -71,7 +71,7 @@ def no_label_folder(root: Path, patterns: Iterable[str]) -> str:
 
 
 def contents(folder: Path) -> str:
-    """What a folder holds, for a message."""
+    """Describe what a folder holds, for a message."""
     try:
         names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
     except OSError:

@@ -1,4 +1,4 @@
-"""What pydantic found wrong with a table, as lines that a user can act on.
+"""Validation errors of pydantic as lines that a user can act on.
 
 Knows pydantic models in general, and no particular one.
 """
@@ -28,14 +28,14 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[str]:
 
 
 def _is_misspelt(missing: tuple[str | int, ...], unknown: Sequence[tuple[str | int, ...]]) -> bool:
-    """Whether a missing key stands in the file under a name that is nearly right."""
+    """Tell whether a missing key stands in the file under a name that is nearly right."""
     *table, name = missing
     beside = [str(each[-1]) for each in unknown if list(each[:-1]) == table]
     return bool(get_close_matches(str(name), beside, n=1, cutoff=0.6))
 
 
 def is_only_unknown_keys(error: ValidationError) -> bool:
-    """Whether everything known was right, so that the known part can be looked at further."""
+    """Tell whether everything known was right, so that the known part can be looked at further."""
     return all(detail["type"] == "extra_forbidden" for detail in error.errors())
 
 
@@ -103,7 +103,7 @@ def _walk(
 
 
 def _is_called(model: type[BaseModel], tag: str | int) -> bool:
-    """Whether a model is the part of a union that a tag names."""
+    """Tell whether a model is the part of a union that a tag names."""
     fields = model.model_fields.values()
     return any(get_origin(each.annotation) is Literal and each.default == tag for each in fields)
 

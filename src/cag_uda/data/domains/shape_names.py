@@ -15,7 +15,7 @@ from cag_uda.data.domains.label_space import LabelSpace
 from cag_uda.types import IGNORE
 
 BACKGROUNDS = ("background", "_background_", "bg")
-"""What tools and people call pixels outside all shapes."""
+"""Names that tools and people give pixels outside all shapes."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ IF_UNREADABLE = (
     "mend it, name it under `exclude` of its split in the domain file, or set "
     'on_unreadable = "skip" in [loading] of the recipe'
 )
-"""What can be done about an image that cannot be read."""
+"""Advice about an image that cannot be read."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
@@ -48,7 +48,7 @@ _MOST_BYTES = 1 << 32
 _HEADER_BYTES = 1 << 18
 """EXIF data with a preview may stand before the size."""
 _MEASURED = ("JPEG", "BMP", "WEBP", "PPM", "GIF")
-"""What Pillow tells the size of. Not of TIFF: it prints warnings; OpenCV has a limit of its own."""
+"""Formats whose size Pillow tells. Not TIFF: it prints warnings; OpenCV has a limit of its own."""
 _WITH_PALETTE = ("GIF", "BMP", "TIFF")
 """Formats besides PNG whose palettes and single bits OpenCV replaces by colours and 255."""
 _MASK_BITS = ("1", "P")
@@ -65,13 +65,13 @@ _NO_IMAGES = (
     ((b"pk\x03\x04", b"\x1f\x8b", b"rar!"), "is an archive; unpack it"),
     ((b"%pdf",), "is a PDF; save its pages as PNG"),
 )
-"""How files that are often found in place of images begin, in small letters; what to say."""
+"""First bytes, in small letters, of files often found in place of images, and their message."""
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis")
 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """What an image file holds, before anything is made of it."""
+    """The content of an image file, before anything is made of it."""
 
     pixels: npt.NDArray[Any]
     """(H, W) or (H, W, channels), channels in the file's order: red first. The indices of a palette
@@ -79,7 +79,7 @@ class Stored:
     palette: Bytes | None = None
     """(entries, 3) RGB of a palette image."""
     is_lossy: bool = False
-    """Whether the format changes pixels: ids do not survive it."""
+    """True if the format changes pixels: ids do not survive it."""
 
 
 def bytes_of(path: Path, most_pixels: int = MOST_PIXELS) -> bytes:
@@ -335,7 +335,7 @@ def _is_tiff(data: bytes) -> bool:
 
 
 def _is_lossy(data: bytes) -> bool:
-    """Whether a file is of a format that changes pixels."""
+    """Tell whether a file is of a format that changes pixels."""
     return (
         data.startswith(_JPEG_SIGNATURE)
         or (data[:4] == b"RIFF" and data[12:16] == b"VP8 ")
@@ -344,7 +344,7 @@ def _is_lossy(data: bytes) -> bool:
 
 
 def _is_cut_off_jpeg(data: bytes) -> bool:
-    """Whether a JPEG lacks its end; older versions of OpenCV paint the missing part grey."""
+    """Tell whether a JPEG lacks its end; older versions of OpenCV paint the missing part grey."""
     if not data.startswith(_JPEG_SIGNATURE) or data.endswith(_JPEG_END):
         return False
     # Some cameras append data of their own, so the end may lie further up: decode again, strictly.

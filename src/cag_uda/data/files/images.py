@@ -1,4 +1,4 @@
-"""How a photograph is read: the one way, for training, prediction, evaluation and pictures.
+"""Reading of photographs: the one way, for training, prediction, evaluation and pictures.
 
 Whatever a file holds becomes (H, W, 3) uint8 RGB by three rules: which `bands`, how their numbers
 become 8 bits (`scale`), and whether the EXIF orientation turns them. Knows no domain and no label.
@@ -42,7 +42,7 @@ class Pixels:
 
     @property
     def is_transposed(self) -> bool:
-        """Whether the EXIF orientation exchanges height and width."""
+        """True if the EXIF orientation exchanges height and width."""
         return self.orientation in _TRANSPOSES
 
 
@@ -68,10 +68,10 @@ _Band = Annotated[StrictInt, Field(ge=0)]
 
 
 class ImageReader(Config):
-    """How photographs are read: `[images]` of a domain file, and what a network remembers of it."""
+    """Reader of photographs: `[images]` of a domain file, and what a network remembers of it."""
 
     scale: Annotated[Any, AfterValidator(_known_scale), WithJsonSchema(_SCALE_SCHEMA)] = "auto"
-    """How numbers become 8 bits. auto: 8 bits as they are, 16 bits from 0 to 65535, floats from 0
+    """Scaling to 8 bits. auto: 8 bits as they are, 16 bits from 0 to 65535, floats from 0
     to 1; [low, high]: these numbers become black and white, the same for all images; percentile:
     the 1st and 99th percentile of each image do."""
     bands: tuple[_Band, _Band, _Band] | None = None
@@ -141,7 +141,7 @@ class ImageReader(Config):
 
     @property
     def salt(self) -> str:
-        """What images become by, besides their files."""
+        """All that images are read by, besides their files."""
         return f"{self.scale} {self.bands} {self.orientation}"
 
     def _values(self, data: bytes, path: Path) -> npt.NDArray[Any]:

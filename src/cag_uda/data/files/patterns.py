@@ -44,7 +44,7 @@ class FoundImage:
     key: str
     """Path below the root without the extension, with forward slashes."""
     captured: tuple[str, ...]
-    """What each `*` and `**` of the pattern stood for, in order."""
+    """Text that each `*` and `**` of the pattern stood for, in order."""
 
 
 def composed(name: str) -> str:
@@ -63,7 +63,7 @@ def escaped(name: str) -> str:
 
 
 def is_no_data(name: str) -> bool:
-    """Whether a file or folder is hidden, or made by a system for itself."""
+    """Tell whether a file or folder is hidden, or made by a system for itself."""
     return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
@@ -79,7 +79,7 @@ def alternatives(pattern: str) -> tuple[str, ...]:
 
 
 def pattern_problem(pattern: str) -> str | None:
-    """What is wrong with a pattern, or None. It may not leave the root nor be ambiguous."""
+    """Say what is wrong with a pattern, or None. It may not leave the root nor be ambiguous."""
     count = math.prod(choices.count(",") + 1 for choices in _BRACES.findall(pattern))
     if count > _MOST_ALTERNATIVES:
         return (
@@ -108,7 +108,7 @@ def _plain_pattern_problem(pattern: str) -> str | None:
 
 
 def outside_problem(path: str) -> str | None:
-    """What is wrong with a path that shall lie below a root, or None."""
+    """Say what is wrong with a path that shall lie below a root, or None."""
     if "\\" in path:
         return f"{path!r}: separate folders with /, not with a backslash"
     if path.startswith(("/", "~")) or re.match(r"[A-Za-z]:", path):
@@ -119,7 +119,7 @@ def outside_problem(path: str) -> str | None:
 
 
 def label_pattern_problem(pattern: str, images: str) -> str | None:
-    """What keeps a label pattern from following an image pattern, or None."""
+    """Say what keeps a label pattern from following an image pattern, or None."""
     problems = (
         _plain_label_pattern_problem(plain, plain_images)
         for plain in alternatives(pattern)

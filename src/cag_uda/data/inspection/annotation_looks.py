@@ -25,13 +25,13 @@ _LEAST_YOLO_NUMBERS, _OF_A_BOX = 7, 5
 
 @dataclass(frozen=True)
 class AnnotationLook:
-    """What the files of a tool hold."""
+    """The content of a tool's annotation files."""
 
     encoding: FormatName
     names: dict[str, int]
     """Name of shapes → how many were seen, in the order of the tool where it has one."""
     files: int
-    """How many were looked at."""
+    """Number of files that were read."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class UnmappedCode:
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What reading every file of one split found."""
+    """Findings of reading every file of one split."""
 
     split: str
     images: int
@@ -65,25 +65,25 @@ class SplitReport:
     unmapped: dict[str, UnmappedCode]
     """Code, as a domain file writes it → where it occurs."""
     problems: tuple[str, ...]
-    """What must be mended before training, one line each."""
+    """Problems that must be mended before training, one line each."""
     warnings: tuple[str, ...]
-    """What may be meant."""
+    """Notes on what may be intended."""
 
 
 @dataclass(frozen=True)
 class DomainReport:
-    """What reading the files of a domain found."""
+    """Findings of reading the files of a domain."""
 
     domain: str
     class_names: tuple[str, ...]
     """Names of the K classes; empty for a domain without a label space."""
     splits: tuple[SplitReport, ...]
     warnings: tuple[str, ...]
-    """What may be meant, between the splits and within them."""
+    """Notes on what may be intended, between the splits and within them."""
 
     @property
     def problems(self) -> list[str]:
-        """What must be mended before training, one line each; empty if the data can be used."""
+        """Problems to mend before training, one line each; empty if the data can be used."""
         splits_with: dict[str, list[str]] = {}
         for split in self.splits:
             for problem in split.problems:
@@ -146,7 +146,7 @@ def check_domain(
 
 @dataclass(frozen=True)
 class _Finding:
-    """What reading one image and its label found."""
+    """Findings of reading one image and its label."""
 
     key: str
     size: tuple[int, int] | None = None
@@ -157,19 +157,19 @@ class _Finding:
     mismatched: str | None = None
     is_resized: bool = False
     is_rescaled: bool = False
-    """Whether that is by more than a few pixels."""
+    """True if that is by more than a few pixels."""
     numbers: str = ""
     """Type of the image's numbers, where they are not of 8 bits."""
     span: tuple[float, float] = (0.0, 0.0)
     """Least and largest of them."""
     levels: int = 256
-    """How many different numbers are left of them in 8 bits."""
+    """Number of different values that are left of them in 8 bits."""
     is_turned: bool = False
-    """Whether the image's EXIF orientation turned it, and not its label."""
+    """True if the image's EXIF orientation turned it, and not its label."""
     approximated: int = 0
     """Pixels of the label that have a class because of the tolerance."""
     is_mask: bool = False
-    """Whether the label holds 255 and otherwise 0 alone."""
+    """True if the label holds 255 and otherwise 0 alone."""
     palette: bytes = b""
     """Colours of the indices that occur in a palette label."""
     content: bytes = b""

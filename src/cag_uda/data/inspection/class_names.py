@@ -20,7 +20,7 @@ _COLOUR_FIRST = re.compile(r"^(\d{1,3})\s+(\d{1,3})\s+(\d{1,3})\s+(\S.*)$")
 
 @dataclass(frozen=True)
 class ClassNames:
-    """What a file says of classes."""
+    """Names and colours of classes, as a file gives them."""
 
     file: str
     """Its path below the root."""

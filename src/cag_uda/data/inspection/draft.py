@@ -27,7 +27,7 @@ class Draft:
     inspection: Inspection
     meaning: Meaning
     problems: tuple[str, ...]
-    """What keeps the file from doing as it should."""
+    """Problems that keep the file from doing as it should."""
 
 
 def draft_domain(folder: Path, file: Path, name: str, label_space: str | None = None) -> Draft:
@@ -164,7 +164,7 @@ def _seen(look: LabelLook, entry: SeenCode) -> str:
 
 
 def _problems(domain: Domain, inspection: Inspection) -> Iterator[str]:
-    """What keeps the file from doing as it should: patterns that find other images."""
+    """List what keeps the file from doing as it should: patterns that find other images."""
     for split in inspection.splits:
         try:
             # Files of tools are drawn when they are first used.

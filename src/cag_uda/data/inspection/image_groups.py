@@ -70,7 +70,7 @@ class Group:
     names: dict[str, str]
     """Stem without the suffix → file name."""
     shares_stems: bool
-    """Whether another file of the folder has the same stem, so that the extension must be told."""
+    """True if another file of the folder has the same stem, so that the extension must be given."""
     prefix: str = ""
     """Common beginning of the stems that `names` leave out, such as "image_"; usually nothing."""
 
@@ -261,7 +261,7 @@ def _reason_by_name(group: Group) -> str | None:
 
 
 def _likeliness(photo: Group, label: Group) -> tuple[bool, float, bool, float, str]:
-    """How likely labels are those of photographs, larger is likelier; the last breaks ties."""
+    """Rate labels as those of photographs, larger is likelier; the last breaks ties."""
     return (
         not label.words & _COLOURS,
         len(photo.names.keys() & label.names.keys()) / len(photo.names),
@@ -310,7 +310,7 @@ def _suffixes(stems: Sequence[str]) -> dict[str, str]:
 
 
 def _looks(groups: Sequence[Group]) -> dict[Group, Look]:
-    """What most of a few files of each group look like; many sister folders count as one."""
+    """Look at a few files of each group for what most are; many sister folders count as one."""
     sisters = Counter(_kind(group, 1) for group in groups)
     by_kind: dict[tuple[str, ...], list[Group]] = defaultdict(list)
     for group in groups:

@@ -1,4 +1,4 @@
-"""What numbers photographs hold, for a folder that no domain file describes yet."""
+"""Ranges of the numbers in photographs, for a folder that no domain file describes yet."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ _NARROW = 65536 / 4
 
 @dataclass(frozen=True)
 class ImagesLook:
-    """What stands in `[images]` of a domain file, where it is not the default."""
+    """Content of `[images]` of a domain file, where it is not the default."""
 
     scale: tuple[float, float] | None = None
     bands: tuple[int, int, int] | None = None
     why: str = ""
-    """What was seen, for people."""
+    """Reason, for people."""
     notes: tuple[str, ...] = ()
 
 

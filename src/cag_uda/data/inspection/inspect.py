@@ -50,29 +50,29 @@ class FoundSplit:
     labels: tuple[str, ...]
     """One for each pattern of images; empty for a split without labels."""
     count: int
-    """How many images it has."""
+    """Number of its images."""
     list_file: str | None = None
     """Text file below the root that names the images of the split."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a folder holds."""
+    """The images, labels and annotations that a folder holds."""
 
     root: Path
     splits: tuple[FoundSplit, ...]
     images: ImagesLook
-    """How the photographs are to be read."""
+    """Settings by which the photographs are to be read."""
     labels: LabelLook | None
-    """How label images are encoded; None where there are none."""
+    """Encoding of the label images; None where there are none."""
     annotations: AnnotationLook | None
-    """What the files of an annotation tool hold; None where there are none, or label images."""
+    """Content of the files of an annotation tool; None where there are none, or label images."""
     names: ClassNames | None
-    """What a file says that classes are called."""
+    """Names of classes, where a file gives them."""
     label_words: frozenset[str]
     """Words of the labels' folders and names, such as "labeltrainids"."""
     notes: tuple[str, ...]
-    """What the user should look at."""
+    """Notes for the user."""
 
 
 def inspect_folder(root: Path) -> Inspection:
@@ -162,7 +162,7 @@ def _known_extensions(used: Sequence[Group], look: AnnotationLook | None) -> set
 
 
 def _other_files(root: Path, known: set[str]) -> list[str]:
-    """What lies beside the images and is no part of the answer, by extension."""
+    """List what lies beside the images and is no part of the answer, by extension."""
     found: dict[str, list[str]] = defaultdict(list)
     for path in sorted(root.rglob("*")):
         parts = path.relative_to(root).parts

@@ -1,4 +1,4 @@
-"""What image files look like from within: photographs or labels, and how labels are encoded.
+"""Looks of image files: photographs or labels, and the labels' encoding.
 
 For files that no domain file describes yet. Reads pixels; knows no folder structure.
 """
@@ -48,7 +48,7 @@ class SeenCode:
 
 @dataclass(frozen=True)
 class LabelLook:
-    """How label images are encoded, and what they hold."""
+    """Encoding and content of label images."""
 
     encoding: ImageEncoding
     channel: int | None
@@ -58,9 +58,9 @@ class LabelLook:
     palette: dict[int, tuple[int, int, int]]
     """RGB of the codes, of palette images; empty for others."""
     images: int
-    """How many were looked at."""
+    """Number of files that were read."""
     tolerance: int = 0
-    """How far pixels are from the codes, in soft-edged or once-JPEG labels; 0 for clear ones."""
+    """Distance of pixels from the codes, in soft-edged or once-JPEG labels; 0 for clear ones."""
 
 
 def look_of(path: Path, is_named_label: bool = False) -> Look:
@@ -101,7 +101,7 @@ def look_of(path: Path, is_named_label: bool = False) -> Look:
 
 
 def are_alike(first: Path, second: Path) -> bool:
-    """Whether two images show one picture, perhaps drawn over, smaller, or in other colours."""
+    """Tell whether two images show one picture, perhaps drawn over, smaller or recoloured."""
     try:
         small = [
             cv2.resize(read_image(path), (_ALIKE_PX, _ALIKE_PX), interpolation=cv2.INTER_AREA)
@@ -257,7 +257,7 @@ def _encoding_of(path: Path) -> tuple[ImageEncoding, int | None] | None:
 
 
 def _thinned(path: Path) -> Stored:
-    """What a file holds, thinned out by rows where there is much. Raises DataError."""
+    """Read a file, thinned out by rows where it is large. Raises DataError."""
     found = stored(bytes_of(path), path)
     step = max(1, found.pixels.shape[0] * found.pixels.shape[1] // _PIXELS_LOOKED_AT)
     return replace(found, pixels=found.pixels[::step])
@@ -274,7 +274,7 @@ def _flatness(codes: npt.NDArray[np.int64], beside: int | None = None) -> float:
 
 
 def _has_few_colours(found: Stored) -> bool:
-    """Whether nearly all pixels are near to one of a few colours, as in once clear masks."""
+    """Tell whether nearly all pixels are near to one of a few colours, as in once clear masks."""
     pixels = found.pixels if found.palette is None else found.palette[found.pixels]
     if pixels.dtype != np.uint8:
         return False
@@ -329,7 +329,7 @@ def _palette_of(path: Path) -> dict[int, tuple[int, int, int]]:
 
 
 def _share_palette(paths: Iterable[Path]) -> bool:
-    """Whether the palettes of all palette images agree where both say a colour."""
+    """Tell whether the palettes of all palette images agree where both give a colour."""
     palettes = [palette for palette in map(_palette_of, paths) if palette]
     first: dict[int, tuple[int, int, int]] = {}
     for palette in palettes:

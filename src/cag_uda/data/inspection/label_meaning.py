@@ -32,7 +32,7 @@ class GuessedClass:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What stands in `label_space`, `[[classes]]` and `[labels]` of a domain file."""
+    """Content of `label_space`, `[[classes]]` and `[labels]` of a domain file."""
 
     label_space: str | None = None
     """Built-in label space, where one is told by its colours or by the names of the files."""
@@ -42,13 +42,13 @@ class Meaning:
     """Code, as a domain file writes it → class or "ignore"; empty where codes are train ids, or the
     colours of the classes."""
     other: str | None = None
-    """What becomes of codes outside the map."""
+    """Class of codes outside the map."""
     left_out: tuple[int, ...] = ()
     """Codes that were seen and become `other`."""
     why: str = ""
-    """What the guess rests on, for people."""
+    """Reason for the guess, for people."""
     is_named: bool = False
-    """Whether the names of the classes are their own, and not numbers."""
+    """True if the names of the classes are their own, and not numbers."""
 
 
 def meaning_of(
@@ -242,7 +242,7 @@ def _unnamed_class(look: LabelLook, entry: SeenCode, place: int) -> GuessedClass
 
 
 def _are_most(codes: Iterable[SeenCode], agreeing: list[SeenCode]) -> bool:
-    """Whether enough codes agree, which make up nearly all labelled pixels."""
+    """Tell whether enough codes agree, which make up nearly all labelled pixels."""
     total = sum(entry.share for entry in codes)
     share = sum(entry.share for entry in agreeing)
     return len(agreeing) >= _LEAST_CODES and share >= _LEAST_SHARE * total

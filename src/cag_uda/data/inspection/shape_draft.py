@@ -1,4 +1,4 @@
-"""What `cag-uda domains new` writes of the files of an annotation tool."""
+"""Tables that `cag-uda domains new` writes for the files of an annotation tool."""
 
 from collections.abc import Iterator
 

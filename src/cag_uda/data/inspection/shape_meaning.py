@@ -14,18 +14,18 @@ _LEAST_NAMES = 3
 
 @dataclass(frozen=True)
 class ShapeMeaning:
-    """What stands in `label_space`, `[[classes]]` and `[labels]` of a domain file."""
+    """Content of `label_space`, `[[classes]]` and `[labels]` of a domain file."""
 
     label_space: str | None = None
     """Built-in label space whose classes the names are."""
     classes: tuple[str, ...] = ()
     """Classes of one's own, where no built-in space is told."""
     background: str | None = None
-    """What pixels outside all shapes are; None: the class of that name."""
+    """Class of pixels outside all shapes; None: the class of that name."""
     map: dict[str, str] = field(default_factory=dict)
     """Name of a shape → class, where it cannot be the class's name."""
     other: str | None = None
-    """What becomes of other names."""
+    """Class of shapes with other names."""
 
 
 def meaning_of_shapes(look: AnnotationLook, names: ClassNames | None) -> ShapeMeaning:

@@ -1,4 +1,4 @@
-"""How many pixels of each class every image of a split has: counted once, then kept in the cache.
+"""Counts of each class's pixels in every image of a split: made once, then kept in the cache.
 
 Knows labels; not what the counts are for.
 """
@@ -77,7 +77,7 @@ def class_pixels(
 
 
 def _digest(reader: LabelReader, classes: int, items: Sequence[Item]) -> str:
-    """What the counts depend on: classes, codes, and which label files there are."""
+    """Digest what the counts depend on: classes, codes, and which label files there are."""
     digest = sha256(f"{_FORMAT} {classes} {len(items)}".encode())
     digest.update(f"{reader.label_map.encoding} {reader.channel}".encode())
     digest.update(reader.label_map.table.tobytes())

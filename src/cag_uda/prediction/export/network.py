@@ -95,7 +95,7 @@ def resize_to_width(pixels: Tensor, width_px: int) -> Tensor:
 
 
 def _weights(length: int, size: int) -> Tensor:
-    """What each of `length` pixels adds to each of `size` ones, (size, length) float32."""
+    """Compute what each of `length` pixels adds to each of `size` ones, (size, length) float32."""
     # In float64: single precision misplaces the borders of the 2000th pixel by a thousandth.
     step = _scalar(length) / size
     start = torch.arange(size, dtype=torch.float64)[:, None] * step

@@ -48,7 +48,7 @@ _TIE = {False: 0.01, True: 1.0}
 
 @dataclass(frozen=True)
 class Export:
-    """What comparing an exported file with its network found."""
+    """Findings of comparing an exported file with its network."""
 
     agreement: float
     """Share of pixels with equal labels, on rendered scenes of several sizes."""
@@ -120,7 +120,7 @@ def check_exporter(path: Path) -> None:
 
 
 def description(classes: Classes) -> dict[str, str]:
-    """What a file says of itself: names, colours and label ids as JSON, by train id."""
+    """Make a file's own description: names, colours and label ids as JSON, by train id."""
     described: dict[str, Any] = {"classes": classes.names, "palette": classes.palette}
     if classes.label_ids is not None:
         described["label_ids"] = classes.label_ids
@@ -239,7 +239,7 @@ EXPORTERS: dict[str, Exporter] = {
     ".onnx": _write_onnx,
     ".pt2": _write_program,
 }
-"""How each kind of file is written, by its ending; the result labels images by the file."""
+"""Writers of each kind of file, by its ending; the result labels images by the file."""
 
 
 def _compare(label: Labeller, segmenter: Segmenter, size_px: tuple[int, int] | None) -> Export:

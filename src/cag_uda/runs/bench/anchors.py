@@ -1,4 +1,4 @@
-"""What anchor maths costs over one matrix product, and how that grows."""
+"""Cost of anchor maths over one matrix product, and its growth."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -25,7 +25,7 @@ RUNGS: dict[str, tuple[bool, bool, bool]] = {
     "fp32, channels-last, raised malloc thresholds": (False, True, True),
     "bf16, channels-last, raised malloc thresholds": (True, True, True),
 }
-"""Whether bf16, whether channels-last, whether the process is prepared, by name."""
+"""Settings by name: bf16, channels-last, process prepared."""
 
 
 def ladder(backbone: str, rounds: int) -> list[Row]:

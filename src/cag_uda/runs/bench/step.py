@@ -1,4 +1,4 @@
-"""What category anchors cost in a training step, and all that came after them over DACS.
+"""Cost of category anchors in a training step, and of CAG-plus over DACS.
 
 The same step is taken with CAG and without its anchors, pseudo-labels and distance losses: the same
 two forward and backward passes of the student, the labeller's forward pass, the optimiser.
@@ -149,7 +149,7 @@ def _ratio(size: Size, compute: ComputeConfig, rounds: int, over: _Made, under: 
 def _memory_ratio(
     size: Size, compute: ComputeConfig, rounds: int, over: _Made, under: _Made
 ) -> float:
-    """What one method needs at most beside what is held already, over what another needs."""
+    """Compare peak memory of two methods, beside what is held already."""
     bench = _Bench(size, compute)
     needs: dict[_Made, list[float]] = {over: [], under: []}
     bench.need_mib(under)  # What the process loads once is not the first method's.

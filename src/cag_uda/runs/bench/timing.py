@@ -16,13 +16,13 @@ class Row:
     what: str
     figure: float
     unit: str
-    """What the figure is a multiple of, or its unit."""
+    """Base that the figure is a multiple of, or its unit."""
     at_most: float | None = None
     at_least: float | None = None
 
     @property
     def is_met(self) -> bool | None:
-        """Whether the bound holds; None where there is none."""
+        """True if the bound holds; None where there is none."""
         if self.at_most is not None:
             return self.figure <= self.at_most
         if self.at_least is not None:

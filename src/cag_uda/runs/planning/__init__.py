@@ -1,4 +1,4 @@
-"""What a run will need on this device, before it: memory and time of each stage, or what would fit.
+"""Forecast of a run on this device: memory and time of each stage, or what would fit.
 
 `plan` tries each kind of stage on small crops, from which its memory at the recipe's sizes follows
 (`fitting`). If the device has that much, the recipe is run in small (`rehearsal`), and what was

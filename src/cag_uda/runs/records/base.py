@@ -1,4 +1,4 @@
-"""How records are read and written, and the types of their values. Knows no particular file."""
+"""Reading and writing of records, and the types of their values. Knows no particular file."""
 
 import json
 from collections.abc import Iterator

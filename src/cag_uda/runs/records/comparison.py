@@ -118,10 +118,10 @@ class Cell(Record):
 
 
 class OverSeeds(Record):
-    """What was found of a method over all its seeds."""
+    """Results of a method over all its seeds."""
 
     seeds: int | None = None
-    """How many."""
+    """Number of seeds."""
     miou: Share | None = None
     deviation: Finite | None = None
     iou: list[Share | None] | None = None
@@ -175,7 +175,7 @@ class LabelError(Record):
 
 
 class StageAnswers(Record):
-    """What was measured of one stage of one run; None where it was not."""
+    """Measurements of one stage of one run; None where there are none."""
 
     miou: Share | None = None
     separation: SeparationAnswer | None = None

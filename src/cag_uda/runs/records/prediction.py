@@ -1,4 +1,4 @@
-"""What predictions and pseudo-labels of a finished network leave beside their pictures."""
+"""Records beside the pictures of predictions and pseudo-labels."""
 
 from typing import Any
 

@@ -19,7 +19,7 @@ DATA = "data.json"
 
 
 class Gain(Record):
-    """How far one network is above another, in mIoU points, with a bootstrap interval."""
+    """Gain of one network over another, in mIoU points, with a bootstrap interval."""
 
     over: str
     points: Finite
@@ -34,7 +34,7 @@ class Gain(Record):
 
 
 class SplitScores(Record):
-    """What a network scores on a labelled split."""
+    """Scores of a network on a labelled split."""
 
     protocol: str | None = None
     """None where every class of the label space counts."""
@@ -46,7 +46,7 @@ class SplitScores(Record):
 
 
 class Evaluated(Record):
-    """What `cag-uda evaluate --json` writes: the scores of one network, and how it was asked."""
+    """Record of `cag-uda evaluate --json`: the scores of one network, and the options."""
 
     domain: str
     split: str
@@ -138,7 +138,7 @@ class DataRecord(Record):
     splits: dict[str, SplitFiles]
     """Domain/split → its files."""
     changed: list[str] = Field(default_factory=list)
-    """What a resumed run found changed, in words."""
+    """Changes that a resumed run found, in words."""
 
 
 class RankedNetwork(Record):
@@ -155,7 +155,7 @@ class RankedNetwork(Record):
 
 
 class Ranking(Record):
-    """What `cag-uda select --json` writes, the best network first."""
+    """Record of `cag-uda select --json`, the best network first."""
 
     criterion: str
     ranking: list[RankedNetwork]
