@@ -72,8 +72,6 @@ class Prediction(NamedTuple):
     """(B, D, h, w), the input of the last classifier layer."""
     logits: Tensor
     """(B, K, h, w), not upsampled."""
-    last_map: Tensor | None = None
-    """(B, C, h', w'), the backbone's last map, where it was asked for."""
 
 
 class PseudoLabels(NamedTuple):

@@ -53,6 +53,7 @@ def test_a_step_learns_from_them_and_resumes(segmenter: Segmenter) -> None:
     fresh.load_state_dict(method.state_dict())
     losses = step(method, make_batch(7))
     assert losses["target/adapted"] > 0
+    assert losses.keys() == {"source/ce", "target/adapted"}, "no distance is taken where λ is 0"
     assert step(fresh, make_batch(7)) == losses
 
 

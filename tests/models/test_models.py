@@ -51,10 +51,11 @@ def test_pixels_of_8_bits_are_those_in_0_to_1(segmenter: Segmenter) -> None:
 def test_the_last_map_comes_with_the_prediction_where_it_is_asked_for(segmenter: Segmenter) -> None:
     image = torch.rand(2, 3, 64, 96)
     segmenter.eval()
-    assert segmenter(image).last_map is None
-    prediction = segmenter(image, last_map=True)
-    assert prediction.last_map.equal(segmenter.encode(image)[-1])
-    assert prediction.logits.equal(segmenter(image).logits)
+    features, logits = segmenter(image)
+    prediction, last_map = segmenter(image, last_map=True)
+    assert last_map.equal(segmenter.encode(image)[-1])
+    assert prediction.features.equal(features)
+    assert prediction.logits.equal(logits)
 
 
 @pytest.mark.parametrize("aligned", [False, True])

@@ -283,7 +283,7 @@ def test_row_target_cross_entropy_and_distance_loss(released: Recipe, classes: C
     torch.testing.assert_close(losses["source/ce"], expected)
     grid = F.interpolate(batch.source.label[:, None].float(), source.logits.shape[2:])[:, 0].long()
     anchors = reference.anchors.vectors
-    for name, (features, logits, _), label in (
+    for name, (features, logits), label in (
         ("source", source, grid),
         ("target", target, pseudo["anchor"].label),
     ):

@@ -126,14 +126,16 @@ class Method(nn.Module, ABC):
         for network in self.networks().values():
             share_statistics(network, is_shared)
 
-    def student(
-        self, image: Tensor, domain: DomainName = "target", *, last_map: bool = False
-    ) -> Prediction:
+    def student(self, image: Tensor, domain: DomainName = "target") -> Prediction:
         """Predict by the segmenter in training, as `Segmenter.forward`, through its wrapper."""
-        network = self._calls.get("segmenter", self.segmenter)
-        options = {"last_map": True} if last_map else {}
-        prediction: Prediction = network(image, domain, **options)
+        prediction: Prediction = self._calls.get("segmenter", self.segmenter)(image, domain)
         return prediction
+
+    def student_and_map(self, image: Tensor, domain: DomainName) -> tuple[Prediction, Tensor]:
+        """Predict as `student` does; give the backbone's last map (B, C, h', w') too."""
+        network = self._calls.get("segmenter", self.segmenter)
+        prediction, last_map = network(image, domain, last_map=True)
+        return prediction, last_map
 
     def cross_entropy(
         self,

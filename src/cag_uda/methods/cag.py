@@ -1,7 +1,6 @@
 """CAG: category anchor-guided adaptation. One stage of Algorithm 1 of the paper.
 
-Source: Zhang, Zhang, Liu, Tao, *Category Anchor-Guided Unsupervised Domain Adaptation for Semantic
-Segmentation*, NeurIPS 2019 (arXiv 1910.13049).
+Source: Zhang et al., *Category Anchor-Guided UDA for Segmentation*, NeurIPS 2019, arXiv 1910.13049.
 
 | the paper                     | here                                                           |
 |-------------------------------|----------------------------------------------------------------|
@@ -32,7 +31,7 @@ from cag_uda.methods.label_kinds import CommonLabels, ConfidenceLabels, LabelKin
 from cag_uda.methods.labeller import FrozenLabeller, LabellerPasses
 from cag_uda.methods.margin_fitting import MarginConfig, fit_margin
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.types import Batch, Losses, Prediction, PseudoLabels
+from cag_uda.types import Batch, DomainName, Losses, Prediction, PseudoLabels
 
 
 class AnchorLabels(LabelKind):
@@ -130,10 +129,8 @@ class CAG(FrozenLabeller):
         source = self.student(batch.source.image, "source")
         label = self.segmenter.on_grid(batch.source.label, source.logits)
         self.watch(source.features.detach(), label)
-        yield {
-            "source/ce": self.cross_entropy(source.logits, batch.source.label),
-            "source/distance": self.config.distance_weight * self.distance(source, label),
-        }
+        source_ce = self.cross_entropy(source.logits, batch.source.label)
+        yield {"source/ce": source_ce, **self.distance_loss("source", source, label)}
         pseudo = self.pseudo_labels(batch.target.plain, self.config.labels)
         target = self.student(batch.target.image, "target")
         beta, logits = self.config.class_balance, target.logits
@@ -141,8 +138,13 @@ class CAG(FrozenLabeller):
         first = pseudo[self.config.labels[0]].label
         yield {
             **{f"target/{k}": self.config.target_weight / len(ce) * ce[k] for k in ce},
-            "target/distance": self.config.distance_weight * self.distance(target, first),
+            **self.distance_loss("target", target, first),
         }
+
+    def distance_loss(self, domain: DomainName, prediction: Prediction, label: Tensor) -> Losses:
+        """Weigh L_dis by λ; nothing where λ is 0."""
+        weight = self.config.distance_weight
+        return {f"{domain}/distance": weight * self.distance(prediction, label)} if weight else {}
 
     def distance(self, prediction: Prediction, label: Tensor) -> Tensor:
         """Compute L_dis: mean distance of features to the anchors of their (pseudo-)labels."""
@@ -152,9 +154,7 @@ class CAG(FrozenLabeller):
         """Note a step's source features (B, D, h, w). Nothing here: anchors are fixed."""
 
     @torch.no_grad()
-    def pseudo_labels(
-        self, image: Tensor, kinds: Iterable[str] | None = None
-    ) -> dict[str, PseudoLabels]:
+    def pseudo_labels(self, image: Tensor, kinds: Iterable[str] = ()) -> dict[str, PseudoLabels]:
         """Label target images (B, 3, H, W) by some kinds, or by all, on the feature grid."""
         prediction = self.labeller_sees(image)
         return {kind: self.kinds[kind].labels(prediction) for kind in kinds or self.kinds}

@@ -114,14 +114,14 @@ class CAGPlus(Method):
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yield {source/ce, source/contrast, …}, {mixed/ce, mixed/contrast}."""
-        source = self.student(batch.source.image, "source", last_map=self.initial is not None)
+        source, last_map = self._see_source(batch.source.image)
         label = self.segmenter.on_grid(batch.source.label, source.logits)
         if "source" in self._latest:
             self._latest["source"].update(source.features.detach(), label)
         yield {
             "source/ce": self.cross_entropy(source.logits, batch.source.label),
             **self._contrast("source", source.features, label),
-            **self._feature_distance(batch.source, source.last_map),
+            **self._feature_distance(batch.source, last_map),
         }
 
         logits = self.label_target(batch.target.plain)
@@ -294,6 +294,12 @@ class CAGPlus(Method):
         known = self.segmenter.on_grid(mixed.label, logits)
         label = torch.where(known == IGNORE, logits.argmax(dim=1), known)
         return self._contrast("mixed", features, label, self.segmenter.on_grid(soft.weight, logits))
+
+    def _see_source(self, image: Tensor) -> tuple[Prediction, Tensor | None]:
+        """Predict source images; give the backbone's last map where a loss is of it, else None."""
+        if self.initial is None:
+            return self.student(image, "source"), None
+        return self.student_and_map(image, "source")
 
     def _feature_distance(self, source: Labelled, last_map: Tensor | None) -> Losses:
         """Measure the distance to the initial backbone's features; nothing where that is off."""

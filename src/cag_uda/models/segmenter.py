@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Self, cast, overload
+from typing import Any, Literal, Self, cast, overload
 
 import numpy as np
 import PIL.Image
@@ -111,25 +111,36 @@ class Segmenter(nn.Module):
             for part in parts:
                 part.window = None
 
+    @overload
+    def forward(
+        self, image: Tensor, domain: DomainName = ..., *, last_map: Literal[False] = ...
+    ) -> Prediction: ...
+
+    @overload
+    def forward(
+        self, image: Tensor, domain: DomainName = ..., *, last_map: Literal[True]
+    ) -> tuple[Prediction, Tensor]: ...
+
     def forward(
         self, image: Tensor, domain: DomainName = "target", *, last_map: bool = False
-    ) -> Prediction:
+    ) -> Prediction | tuple[Prediction, Tensor]:
         """Segment images.
 
         Args:
             image: (B, 3, H, W) uint8, or float in [0, 1], RGB, of any size from 32 pixels.
             domain: whose batch-norm statistics are used, and in training updated; without effect
                 where they are shared.
-            last_map: whether the prediction holds the backbone's last map too, for losses on it.
+            last_map: give the backbone's last map too, for losses on it.
 
         Returns:
             Features (B, D, h, w) and logits (B, K, h, w) at the decoder's stride, 4 with most, both
             not upsampled. The features are the classifier's input before its dropout, so that
             anchors see no noise. With detail they are the context's, enlarged to the logits' grid.
+            With `last_map` a pair: these, and the map (B, C, h', w').
         """
         maps = self.encode(image, domain)
         prediction = self.decode(maps, image)
-        return prediction._replace(last_map=maps[-1]) if last_map else prediction
+        return (prediction, maps[-1]) if last_map else prediction
 
     def upsample(self, cells: Tensor, size: tuple[int, int]) -> Tensor:
         """Resize what lies on the feature grid bilinearly to pixels, as the network is trained to.
