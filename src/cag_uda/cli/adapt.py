@@ -14,13 +14,15 @@ from cag_uda.cli.options import (
     Accelerator,
     DataRoot,
     Precision,
+    RecipeName,
+    Resume,
     Seed,
     Sets,
     Steps,
     Track,
     compute_changes,
     names_in,
-    steps_of_all,
+    recipe_of,
 )
 
 if TYPE_CHECKING:
@@ -28,13 +30,13 @@ if TYPE_CHECKING:
 
 
 def adapt(
-    recipe: Annotated[str, typer.Argument(help="A built-in recipe's name, or a TOML file.")],
+    recipe: RecipeName,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/RECIPE.")] = None,
     data_root: DataRoot = None,
     change: Sets = None,
     seed: Seed = None,
     steps: Steps = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: Resume = False,
     devices: Annotated[int | None, typer.Option(help="Processes, one device each.")] = None,
     track: Track = None,
     accelerator: Accelerator = "auto",
@@ -56,7 +58,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("demo"),
     seed: Seed = None,
     steps: Steps = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: Resume = False,
 ) -> None:
     """Render two small domains and adapt from one to the other: no download, no GPU, minutes."""
     changes = [] if seed is None else [f"seed={seed}"]
@@ -74,13 +76,10 @@ def _adapt(
     """Run a recipe and print what its stages score."""
     console = make_console()
     begin(console, f"reading recipe {name}")
-    from cag_uda.recipes import load_recipe
     from cag_uda.runs.runner import adapt
     from cag_uda.training.processes import speaks
 
-    if steps is not None:
-        changes = [*changes, *steps_of_all(load_recipe(name, changes, data_root), steps)]
-    recipe = load_recipe(name, changes, data_root)
+    recipe = recipe_of(name, changes, data_root, steps)
     with interruptible("go on with --resume"):
         run = adapt(recipe, out, resume=resume, progress=OnConsole(console))
     if not speaks():

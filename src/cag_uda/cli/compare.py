@@ -15,9 +15,11 @@ from cag_uda.cli.options import (
     Accelerator,
     DataRoot,
     Precision,
+    RecipeName,
     Sets,
     compute_changes,
     names_in,
+    recipe_of,
 )
 from cag_uda.errors import RunError
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def compare(
-    recipe: Annotated[str, typer.Argument(help="A built-in recipe's name, or a TOML file.")],
+    recipe: RecipeName,
     methods: Annotated[
         str | None, typer.Option(help="Names with commas; default: all. Floor and oracle are in.")
     ] = None,
@@ -50,11 +52,10 @@ def compare(
     console = make_console()
     begin(console, f"reading recipe {recipe}")
     from cag_uda.comparison.compare import plan_comparison
-    from cag_uda.recipes import load_recipe
     from cag_uda.report import write_comparison
 
     changes = [*(change or []), *compute_changes(accelerator, precision)]
-    loaded = load_recipe(recipe, changes, data_root)
+    loaded = recipe_of(recipe, changes, data_root)
     progress = OnConsole(console)
     with interruptible("give the same command again to go on"):
         comparison = plan_comparison(

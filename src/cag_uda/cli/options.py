@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from cag_uda.models.views import Views
     from cag_uda.recipes import Recipe
 
+RecipeName = Annotated[str, typer.Argument(help="A built-in recipe's name, or a TOML file.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 DataRoot = Annotated[
     Path | None,
     typer.Option(help="Folder below which built-in domains lie (or CAG_UDA_DATA; default: data)."),
@@ -67,9 +69,22 @@ def compute_changes(accelerator: str, precision: str) -> list[str]:
     return changes + ([] if precision == "auto" else [f"compute.precision={precision!r}"])
 
 
-def steps_of_all(recipe: Recipe, steps: int) -> list[str]:
-    """Give the changes of a recipe by which each stage that trains takes so many steps."""
-    return [f"stages.{stage.name}.steps={steps}" for stage in recipe.stages if stage.steps]
+def recipe_of(
+    name: str, changes: list[str], data_root: Path | None, steps: int | None = None
+) -> Recipe:
+    """Load a recipe with changes; with `steps`, each stage that trains takes so many.
+
+    Raises:
+        RecipeError: naming all that is wrong.
+    """
+    from cag_uda.recipes import load_recipe
+
+    recipe = load_recipe(name, changes, data_root)
+    if steps is None:
+        return recipe
+    stages = [stage.name for stage in recipe.stages if stage.steps]
+    changes = [*changes, *(f"stages.{stage}.steps={steps}" for stage in stages)]
+    return load_recipe(name, changes, data_root)
 
 
 def views_of(

@@ -14,10 +14,11 @@ from cag_uda.cli.options import (
     Accelerator,
     DataRoot,
     Precision,
+    RecipeName,
     Sets,
     Steps,
     compute_changes,
-    steps_of_all,
+    recipe_of,
 )
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _WAITS = 0.9
 
 
 def plan(
-    recipe: Annotated[str, typer.Argument(help="A built-in recipe's name, or a TOML file.")],
+    recipe: RecipeName,
     data_root: DataRoot = None,
     change: Sets = None,
     steps: Steps = None,
@@ -45,13 +46,10 @@ def plan(
     console = make_console()
     begin(console, f"reading recipe {recipe}")
     from cag_uda.files import write_json
-    from cag_uda.recipes import load_recipe
     from cag_uda.runs.planning import plan
 
     changes = [*(change or []), *compute_changes(accelerator, precision)]
-    if steps is not None:
-        changes += steps_of_all(load_recipe(recipe, changes, data_root), steps)
-    loaded = load_recipe(recipe, changes, data_root)
+    loaded = recipe_of(recipe, changes, data_root, steps)
     memory_mib = None if memory is None else memory * 1024
     forecast = plan(loaded, memory_mib=memory_mib, progress=OnConsole(console))
     console.print(_table(forecast))

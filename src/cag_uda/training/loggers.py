@@ -5,6 +5,7 @@ is left out from then on, and `metrics.jsonl` has everything.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -77,29 +78,36 @@ class TensorBoard:
             self._logger.finalize("success" if is_finished else "aborted")
 
 
+@dataclass(frozen=True)
+class TrackedRun:
+    """A run as a tracking service is told of it."""
+
+    library: ModuleType
+    """The service's own: `wandb` or `mlflow`."""
+    run: Path
+    """Folder of the run; its name is the run's name there."""
+    project: str
+    """Name of the project, or experiment."""
+    settings: Mapping[str, Any]
+    """The resolved recipe."""
+    known_id: str | None
+    """Of the run that is gone on with; None begins one."""
+
+
 class WeightsAndBiases:
     """One run at Weights & Biases, each stage with its own count of steps.
 
     Args:
-        library: `wandb`.
-        run: folder of the run.
-        project: name of the project.
-        settings: the resolved recipe.
-        known_id: of the run that is gone on with, or None.
+        told: what the service is told of the run.
     """
 
-    def __init__(
-        self,
-        library: ModuleType,
-        run: Path,
-        project: str,
-        settings: Mapping[str, Any],
-        known_id: str | None,
-    ) -> None:
-        self.id = known_id or uuid4().hex[:8]
-        self._picture, self._stage = library.Image, ""
-        names = {"project": project, "name": run.name, "id": self.id, "dir": str(run)}
-        self._run = library.init(**names, resume="allow", config=dict(settings))
+    def __init__(self, told: TrackedRun) -> None:
+        self.id = told.known_id or uuid4().hex[:8]
+        self._picture, self._stage = told.library.Image, ""
+        names = {"project": told.project, "name": told.run.name, "id": self.id}
+        self._run = told.library.init(
+            **names, dir=str(told.run), resume="allow", config=dict(told.settings)
+        )
 
     def begin(self, stage: Path, step: int) -> None:
         """Count this stage's steps by themselves, as several stages begin at step 0."""
@@ -124,26 +132,16 @@ class MLflow:
     """One run of an MLflow experiment, the stages' metrics below their names.
 
     Args:
-        library: `mlflow`.
-        run: folder of the run.
-        project: name of the experiment.
-        settings: the resolved recipe.
-        known_id: of the run that is gone on with, or None.
+        told: what the service is told of the run.
     """
 
-    def __init__(
-        self,
-        library: ModuleType,
-        run: Path,
-        project: str,
-        settings: Mapping[str, Any],
-        known_id: str | None,
-    ) -> None:
-        self._library, self._stage = library, ""
-        library.set_experiment(project)
-        self.id = library.start_run(run_id=known_id, run_name=run.name).info.run_id
-        if known_id is None:
-            library.log_params(_flat(settings))
+    def __init__(self, told: TrackedRun) -> None:
+        self._library, self._stage = told.library, ""
+        self._library.set_experiment(told.project)
+        began = self._library.start_run(run_id=told.known_id, run_name=told.run.name)
+        self.id = began.info.run_id
+        if told.known_id is None:
+            self._library.log_params(_flat(told.settings))
 
     def begin(self, stage: Path, step: int) -> None:
         """Name what follows after the stage."""
@@ -240,7 +238,7 @@ def open_loggers(
         kind = WeightsAndBiases if name == "wandb" else MLflow
         library = _library(name)
         try:
-            logger = kind(library, run, config.project, settings, ids.get(name))
+            logger = kind(TrackedRun(library, run, config.project, settings, ids.get(name)))
         except Exception as error:
             # Each library has its own exceptions for a missing account, network or run.
             raise UserError(
