@@ -63,7 +63,7 @@ def test_memory_is_what_a_method_needs_beside_what_is_held(monkeypatch: pytest.M
 
     network = SegmenterConfig(backbone="resnet-tiny", decoder="light")
     size = step.Size("tiny", network, batch=2, crop_px=(128, 128), num_classes=3)
-    bench = step._Bench(size, ComputeConfig(accelerator="cpu", precision="32"))
+    bench = step.StepBench(size, ComputeConfig(accelerator="cpu", precision="32"))
     config = MethodConfig(name="bare")
     bench.need_mib(lambda segmenter: step.Bare(segmenter, config))
     more = bench.need_mib(lambda segmenter: Copies(segmenter, config))
@@ -117,3 +117,32 @@ def test_arithmetic_of_steps_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert whole["stage-1"] == whole["stage-3"]
     assert whole["stage-1"] == pytest.approx(2 * half["stage-1"], rel=0.01)
+
+
+def test_the_script_for_a_gpu_goes_its_way_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    gpu = importlib.import_module("gpu")
+    monkeypatch.setattr(gpu, "_MOST_ROUNDS", 3)
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--smoke"])
+    gpu.main()
+    _, table = capsys.readouterr().out.split("|---|---|---|---|\n")
+    figures = dict(line.strip("| ").split(" | ")[:2] for line in table.splitlines())
+    assert "not measured" not in table
+    assert sum("images/s" in figure for figure in figures.values()) == 2
+    assert any("blocks recomputed" in what for what in figures)
+    waits = [figure for what, figure in figures.items() if what.startswith("waits")]
+    assert waits == ["none"] * 3
+    assert "equal" in figures.values()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_script_for_a_gpu_says_what_it_had_no_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    gpu = importlib.import_module("gpu")
+    compute = ComputeConfig(accelerator="cpu", precision="32", channels_last=False)
+    late = gpu.Asked(compute, (gpu._TINY,), (gpu._TINY,), gpu._TINY, begun_s=-1e6)
+    lines = list(gpu.measure(late))
+    assert [line.what for line in lines] == [part.__name__ for part in gpu.PARTS]
+    assert {line.figure for line in lines} == {"not measured: the time is up"}

@@ -22,6 +22,7 @@ from cag_uda.methods.dacs import DACS, DACSConfig
 from cag_uda.methods.margin_fitting import MarginConfig
 from cag_uda.methods.optim import OptimConfig
 from cag_uda.models.config import Classes, SegmenterConfig
+from cag_uda.models.recomputing import recompute
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.runs.bench.timing import Row, interleaved_s, median_ratio
 from cag_uda.training.compute import (
@@ -93,7 +94,8 @@ class Bare(Method):
         yield {"target/ce": self.cross_entropy(target.logits, label)}
 
 
-_Made = Callable[[Segmenter], Method]
+Made = Callable[[Segmenter], Method]
+"""Makes a method of a network, which it trains."""
 
 
 def overhead(size: Size, compute: ComputeConfig, rounds: int) -> Row:
@@ -138,20 +140,20 @@ def plus_over_dacs(size: Size, compute: ComputeConfig, rounds: int) -> list[Row]
     ]
 
 
-def _ratio(size: Size, compute: ComputeConfig, rounds: int, over: _Made, under: _Made) -> float:
+def _ratio(size: Size, compute: ComputeConfig, rounds: int, over: Made, under: Made) -> float:
     """Time of one method's step over another's, for copies of one network."""
-    bench = _Bench(size, compute)
+    bench = StepBench(size, compute)
     steps = {"over": bench.stepper(over), "under": bench.stepper(under)}
     times = interleaved_s(steps, rounds, bench.fabric.device)
     return median_ratio(times["over"], times["under"])
 
 
 def _memory_ratio(
-    size: Size, compute: ComputeConfig, rounds: int, over: _Made, under: _Made
+    size: Size, compute: ComputeConfig, rounds: int, over: Made, under: Made
 ) -> float:
     """Compare peak memory of two methods, beside what is held already."""
-    bench = _Bench(size, compute)
-    needs: dict[_Made, list[float]] = {over: [], under: []}
+    bench = StepBench(size, compute)
+    needs: dict[Made, list[float]] = {over: [], under: []}
     bench.need_mib(under)  # What the process loads once is not the first method's.
     for _ in range(rounds):
         for made in needs:
@@ -161,8 +163,16 @@ def _memory_ratio(
     return statistics.median(needs[over]) / least if least else math.nan
 
 
-class _Bench:
-    """One network and one batch, on which methods take steps as in the training loop."""
+class StepBench:
+    """One network and one batch, on which methods take steps as in the training loop.
+
+    Args:
+        size: network and crops; weights and pixels are random.
+        compute: device, precision, checkpointing; what is "auto" is resolved for this size.
+
+    Raises:
+        UserError: if a GPU is asked for and there is none.
+    """
 
     def __init__(self, size: Size, compute: ComputeConfig) -> None:
         torch.manual_seed(0)
@@ -173,22 +183,23 @@ class _Bench:
         self.fabric = with_precision(launch(self.compute), self.compute)
         self.batch = _batch(size, self.fabric.device)
 
-    def stepper(self, made: _Made) -> Callable[[], object]:
-        """A function that takes one step of a method, which trains a copy of the network."""
+    def stepper(self, made: Made) -> Callable[[], object]:
+        """Make a function that takes one step of a method, which trains a copy of the network."""
         fabric, batch = self.fabric, self.batch
         method = made(copy.deepcopy(self.segmenter)).to(fabric.device)
+        recompute(method.segmenter, self.compute.checkpointing)
         set_memory_format(method, memory_format(self.compute))
         optim = OptimConfig(optimizer="adamw", learning_rate=1e-4, clip_norm=1.0)
         method.prepare(Passes(lambda: [batch.source], lambda: [batch.target], lambda each: each))
         settings = StageSettings(name="bench", steps=1_000_000, optim=optim)
         optimizers = method.optimizers(optim)
         trainer = Trainer.attach(
-            fabric, Processes(fabric), method, settings, ComputeConfig(), 0, optimizers
+            fabric, Processes(fabric), method, settings, self.compute, 0, optimizers
         )
         return lambda: train_step(trainer, 0, batch)
 
-    def need_mib(self, made: _Made) -> float:
-        """Peak memory of a method's networks and three steps, less what was held before."""
+    def need_mib(self, made: Made) -> float:
+        """Measure a method's networks and three steps: peak memory less what was held before."""
         gc.collect()
         memory = PeakMemory(self.fabric.device)
         held_mib = memory.mib()
