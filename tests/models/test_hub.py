@@ -104,6 +104,8 @@ def test_a_refusal_of_the_hub_is_a_user_error(
 def test_a_name_without_an_owner_is_never_asked_of_the_hub(hub: FakeHub) -> None:
     with pytest.raises(ModelError, match="no model at dusk"):
         cag_uda.load("dusk")
+    with pytest.raises(ModelError, match="or a hub id, got int"):
+        cag_uda.load(3)  # type: ignore[arg-type]
 
 
 TRAINING = Training(

@@ -74,6 +74,14 @@ class Run:
         """The folder of the delivered network, for `cag_uda.load`."""
         return RunFolder(self.folder).model
 
+    def __repr__(self) -> str:
+        """Name the folder, and the stages with their scores, in one line."""
+        stages = ", ".join(
+            stage.name if stage.miou is None else f"{stage.name} {100 * stage.miou:.1f}"
+            for stage in self.scores.stages
+        )
+        return f"Run({str(self.folder)!r}, mIoU by stage: {stages})"
+
 
 def adapt(
     recipe: Recipe | str | Path,
