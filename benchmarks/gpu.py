@@ -35,7 +35,6 @@ from cag_uda.training.settings import ComputeConfig
 
 _LIMIT_S = 450.0
 """Eight minutes, less what starting and the last part may take."""
-_MOST_ROUNDS = 15
 _STEPS = 5
 """That two runs with deterministic kernels take before their weights are compared."""
 
@@ -80,6 +79,8 @@ class Asked:
     """Sizes at which images a second are counted."""
     paper: Size
     """The size of which memory, waiting and determinism are told."""
+    most_rounds: int
+    """Of each comparison; fewer where time is short."""
     begun_s: float
 
     def left_s(self) -> float:
@@ -94,7 +95,7 @@ class Asked:
         """
         bench = StepBench(size, self.compute)
         step_s = _step_s(bench, bench.stepper(_MADE["CAG-plus"]), 2)
-        rounds = min(_MOST_ROUNDS, int(share * self.left_s() / (parts * step_s)))
+        rounds = min(self.most_rounds, int(share * self.left_s() / (parts * step_s)))
         if rounds < 3:
             raise TimeoutError(f"no time is left for steps of {step_s:.1f} s")
         return rounds
@@ -116,8 +117,7 @@ def training(asked: Asked) -> Iterator[Line]:
         for checkpointing in ((), ("blocks",)) if size is asked.paper else ((),):
             compute = asked.compute.model_copy(update={"checkpointing": checkpointing})
             bench = StepBench(size, compute)
-            rounds = max(3, _MOST_ROUNDS // 2)
-            step_s = _step_s(bench, bench.stepper(_MADE["CAG"]), rounds)
+            step_s = _step_s(bench, bench.stepper(_MADE["CAG"]), asked.most_rounds)
             mib = bench.need_mib(_MADE["CAG"])
             kept = ", blocks recomputed" if checkpointing else ""
             yield Line(
@@ -161,7 +161,9 @@ def determinism(asked: Asked) -> Iterator[Line]:
             torch.use_deterministic_algorithms(True, warn_only=True)
             step()
 
-        times = interleaved_s({"over": exactly, "under": freely}, 5, exact.fabric.device)
+        times = interleaved_s(
+            {"over": exactly, "under": freely}, asked.most_rounds, exact.fabric.device
+        )
     finally:
         torch.use_deterministic_algorithms(False)
     what = f"deterministic kernels, CAG, {_told(asked.paper)}"
@@ -260,6 +262,7 @@ def main() -> None:
         steps=(_TINY,) if smoke else (_PAPER, *SIZES[:2]),
         throughput=(_TINY,) if smoke else _THROUGHPUT,
         paper=_TINY if smoke else _PAPER,
+        most_rounds=3 if smoke else 15,
         begun_s=time.perf_counter(),
     )
     command = "`python benchmarks/gpu.py`"

@@ -165,6 +165,7 @@ def test_a_card_of_an_oracle_says_so_and_one_without_labels_has_no_scores(
 def test_a_runs_network_carries_its_card_to_the_hub(tmp_path: Path, hub: FakeHub) -> None:
     recipe = load_recipe(write_recipe(tmp_path), ["stages.*.steps=1", "stages.adabn.steps=0"])
     run = adapt(recipe, tmp_path / "run")
+    assert repr(run).startswith(f"Run('{tmp_path / 'run'}', mIoU by stage: source-only ")
     card = (run.model / "README.md").read_text()
     assert "learned from the labels of **day/train**" in card
     assert "| stage-1 | cag | warmup | 1 |" in card

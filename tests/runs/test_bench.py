@@ -124,7 +124,6 @@ def test_the_script_for_a_gpu_goes_its_way_on_a_cpu(
 ) -> None:
     monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
     gpu = importlib.import_module("gpu")
-    monkeypatch.setattr(gpu, "_MOST_ROUNDS", 3)
     monkeypatch.setattr("sys.argv", ["gpu.py", "--smoke"])
     gpu.main()
     _, table = capsys.readouterr().out.split("|---|---|---|---|\n")
@@ -142,7 +141,7 @@ def test_the_script_for_a_gpu_says_what_it_had_no_time_for(monkeypatch: pytest.M
     monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
     gpu = importlib.import_module("gpu")
     compute = ComputeConfig(accelerator="cpu", precision="32", channels_last=False)
-    late = gpu.Asked(compute, (gpu._TINY,), (gpu._TINY,), gpu._TINY, begun_s=-1e6)
+    late = gpu.Asked(compute, (gpu._TINY,), (gpu._TINY,), gpu._TINY, 3, begun_s=-1e6)
     lines = list(gpu.measure(late))
     assert [line.what for line in lines] == [part.__name__ for part in gpu.PARTS]
     assert {line.figure for line in lines} == {"not measured: the time is up"}
