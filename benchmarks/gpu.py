@@ -161,9 +161,9 @@ def determinism(asked: Asked) -> Iterator[Line]:
             torch.use_deterministic_algorithms(True, warn_only=True)
             step()
 
-        times = interleaved_s(
-            {"over": exactly, "under": freely}, asked.most_rounds, exact.fabric.device
-        )
+        rounds = asked.rounds(asked.paper, 4, 0.5)
+        parts = {"over": exactly, "under": freely}
+        times = interleaved_s(parts, rounds, exact.fabric.device)
     finally:
         torch.use_deterministic_algorithms(False)
     what = f"deterministic kernels, CAG, {_told(asked.paper)}"
