@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -254,7 +255,7 @@ def main() -> None:
         parser.error("torch sees no GPU; --smoke goes the same way on a CPU")
     # cuBLAS reads it when it is first used; deterministic kernels come last.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    device = "cpu" if smoke else "cuda"
+    device: Literal["cpu", "cuda"] = "cpu" if smoke else "cuda"
     asked = Asked(
         compute=ComputeConfig(
             accelerator=device, precision="32" if smoke else "auto", channels_last=not smoke
