@@ -106,6 +106,17 @@ def test_coco_run_lengths_packed_and_plain(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found == 2, mask.astype(bool))
 
 
+@pytest.mark.parametrize(("area", "pixels"), [(9, 9), (16, 16), (25, 9), (None, 9)])
+def test_areas_of_coco_tell_what_a_whole_number_is(
+    area: int | None, pixels: int, tmp_path: Path
+) -> None:
+    """A square from 2 to 5 is of 3 × 3 pixels between edges, of 4 × 4 through their centres."""
+    outline = [[2, 2, 5, 2, 5, 5, 2, 5]]
+    entry = {"category_id": 3, "segmentation": outline} | ({"area": area} if area else {})
+    found = drawn("coco", write_json(tmp_path / "c.json", coco([entry])))
+    assert (found == 2).sum() == pixels
+
+
 def test_small_areas_of_coco_stand_above_large_ones(tmp_path: Path) -> None:
     small, large = [[5, 5, 9, 5, 9, 9, 5, 9]], [[0, 0, 30, 0, 30, 30, 0, 30]]
     content = coco(

@@ -10,10 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from cag_uda.data.annotations.drawing import Drawing, Shape, area_of
+from cag_uda.data.annotations.drawing import (
+    Convention,
+    Drawing,
+    Shape,
+    area_of,
+    pixels_through_centres,
+)
 from cag_uda.data.annotations.json_files import understood
 from cag_uda.errors import DataError
 from cag_uda.files import write_json
+
+_AREAS_MAY_DIFFER = 0.02
+"""Share of all areas by which those that a file states may differ from those of its outlines."""
 
 
 def read(path: Path) -> list[Drawing]:
@@ -80,12 +89,30 @@ def _drawings(content: Any, path: Path) -> list[Drawing]:
         raise DataError(
             f"{path} has boxes but no outlines: it is made for detection; export polygons or masks"
         )
+    convention = _convention([each for found in shapes.values() for each in found])
     return [
         Drawing(
             str(image["file_name"]),
             (int(image["height"]), int(image["width"])),
             # The format has no order; large areas stand behind small ones.
             tuple(shape for _, shape in sorted(shapes[image["id"]], key=lambda each: -each[0])),
+            convention,
         )
         for image in content["images"]
     ]
+
+
+def _convention(found: Sequence[tuple[float, Shape]]) -> Convention:
+    """Tell by the areas that a file states whether its whole numbers are centres of pixels.
+
+    They are edges in COCO. Tools that trace masks by OpenCV (supervision, for one) write centres,
+    and as the area the pixels of the mask.
+    """
+    told = [(area, shape.outlines[0]) for area, shape in found if len(shape.outlines) == 1]
+    if not told or any((points % 1).any() for _, points in told):
+        return "edges"
+    stated = np.array([area for area, _ in told])
+    centres = np.abs(stated - [pixels_through_centres(points) for _, points in told]).sum()
+    edges = np.abs(stated - [area_of(points) for _, points in told]).sum()
+    is_near = centres <= _AREAS_MAY_DIFFER * stated.sum()
+    return "centres" if is_near and centres < edges else "edges"

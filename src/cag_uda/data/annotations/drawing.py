@@ -51,6 +51,8 @@ class Drawing:
     """(H, W) in pixels that points are relative to; None: points are shares of the image's sides,
     from 0 to 1."""
     shapes: tuple[Shape, ...]
+    convention: Convention | None = None
+    """Meaning of a whole number, where the file itself tells it; None: that of the format."""
 
 
 def paint(
@@ -65,7 +67,7 @@ def paint(
     Args:
         drawing: what to paint.
         size: (H, W) of the result, where the drawing does not say its own.
-        convention: what a whole number is.
+        convention: what a whole number is, unless the drawing says so itself.
         background: the value of pixels outside all shapes.
         value_of: the value of a shape, by its name.
 
@@ -73,6 +75,7 @@ def paint(
         (H, W) uint8, of the drawing's own size if it has one.
     """
     height, width = drawing.size or size
+    convention = drawing.convention or convention
     scale = (1.0, 1.0) if drawing.size is not None else (float(width), float(height))
     label = np.full((height, width), background, np.uint8)
     for shape in drawing.shapes:
@@ -99,6 +102,16 @@ def area_of(points: Points) -> float:
     """Area inside a polygon (the shoelace formula)."""
     x, y = points[:, 0], points[:, 1]
     return abs(float(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))) / 2
+
+
+def pixels_through_centres(points: Points) -> float:
+    """Count the pixels of a polygon of whole numbers that are pixel centres, its outline included.
+
+    Source: Pick's theorem, A = I + B/2 − 1, for I centres inside and B on the outline.
+    """
+    steps = np.abs(points - np.roll(points, 1, axis=0)).astype(np.int64)
+    on_outline = int(np.gcd(steps[:, 0], steps[:, 1]).sum())
+    return area_of(points) + on_outline / 2 + 1
 
 
 def largest_first(shapes: Sequence[Shape]) -> tuple[Shape, ...]:

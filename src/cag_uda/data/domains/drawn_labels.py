@@ -97,7 +97,8 @@ class LabelArtist:
 
     def _place(self, image: Path, path: Path, drawing: Drawing) -> Path:
         state = path.stat()
-        digest = sha256(f"{_FORMAT} {self.format.extension} {self.format.convention}".encode())
+        convention = drawing.convention or self.format.convention
+        digest = sha256(f"{_FORMAT} {self.format.extension} {convention}".encode())
         digest.update(f"{sorted(self.names.values.items())} {self.names.other}".encode())
         digest.update(f"{self.names.background} {drawing.image} {drawing.size}".encode())
         for each in (path, image):
