@@ -40,7 +40,7 @@ def target_log_probability(method: CAGPlus, batch: Batch) -> Tensor:
     """(B, K, h, w): teacher × p(f | c) × nearness to both domains' anchors × class shares."""
     assert method.adapted is not None
     with torch.no_grad(), statistics_follow(method.teacher):
-        features, logits, _ = method.teacher(batch.target.plain, "target")
+        features, logits = method.teacher(batch.target.plain, "target")
     logits = 0.7 * logits + 0.3 * method.adapted.anchors.log_likelihood(features)
     each = [
         (features[:, None] - anchors.vectors[None, :, :, None, None]).norm(dim=2)
@@ -98,7 +98,7 @@ def test_the_losses_of_a_step_are_those_written_out(
     ((mixed, _),) = given
 
     label, anchors = batch.source.label, reference.anchors.vectors
-    features, logits, _ = reference.segmenter(batch.source.image, "source")
+    features, logits = reference.segmenter(batch.source.image, "source")
     expected = {
         "source/ce": F.cross_entropy(enlarged(logits), label, ignore_index=IGNORE),
         "source/contrast": contrast_loss(features, anchors, label[CENTRES], torch.ones(2, 8, 8)),
@@ -114,7 +114,7 @@ def test_the_losses_of_a_step_are_those_written_out(
     wanted = torch.where(is_pasted[:, None], certain, (score / 0.5).softmax(1))
     weight = torch.where(is_pasted, 1.0, share)
 
-    features, logits, _ = reference.segmenter(mixed.image, "target")
+    features, logits = reference.segmenter(mixed.image, "target")
     log_probability = enlarged(logits).log_softmax(1)
     expected["mixed/ce"] = -(weight * (wanted * log_probability).sum(1)).mean()
     own = torch.where(is_pasted[CENTRES], label[CENTRES], log_probability_of_labels.argmax(1))

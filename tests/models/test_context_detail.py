@@ -216,7 +216,7 @@ def test_a_pooling_beyond_the_edge_adds_no_cells(classes: Classes) -> None:
     part(segmenter.backbone.network, "embedder.pooler", nn.MaxPool2d).ceil_mode = True
     assert segmenter.encode(torch.rand(1, 3, 64, 64))[0].shape[-2:] == (9, 9)
     for mode in (True, False):
-        features, logits, _ = segmenter.train(mode)(torch.rand(2, 3, 80, 96))
+        features, logits = segmenter.train(mode)(torch.rand(2, 3, 80, 96))
         assert features.shape[-2:] == logits.shape[-2:] == (10, 12)
 
 

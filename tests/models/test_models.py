@@ -33,7 +33,7 @@ def test_features_and_logits_at_the_decoders_stride(
         {"backbone": "resnet-tiny", "decoder": decoder, "output_stride": stride}
     )
     segmenter = Segmenter(config, classes).eval()
-    features, logits, _ = segmenter(torch.rand(2, 3, 64, 96))
+    features, logits = segmenter(torch.rand(2, 3, 64, 96))
     cells = stride if decoder.startswith("deeplab-v2") else 4
     assert features.shape == (2, segmenter.feature_channels, 64 // cells, 96 // cells)
     assert logits.shape == (2, 4, 64 // cells, 96 // cells)
@@ -134,7 +134,7 @@ def test_deeplab_v2_classifies_the_last_map_itself(classes: Classes) -> None:
     config = SegmenterConfig(backbone="resnet-tiny", decoder="deeplab-v2", output_stride=8)
     segmenter = Segmenter(config, classes).eval()
     image = torch.rand(1, 3, 64, 80)
-    features, logits, _ = segmenter(image)
+    features, logits = segmenter(image)
     assert features.equal(segmenter.encode(image)[-1])
     branches = [m for m in segmenter.classifier.modules() if isinstance(m, torch.nn.Conv2d)]
     assert [branch.dilation[0] for branch in branches] == [6, 12, 18, 24]

@@ -55,7 +55,7 @@ def test_images_of_any_size_are_padded_and_cropped(
     if decoder == "daformer" and family.startswith("dino"):
         cell /= 4
     image = torch.rand(1, 3, 45, 67)
-    features, logits, _ = segmenter(image)
+    features, logits = segmenter(image)
     assert features.shape[-2:] == (math.ceil(45 / cell), math.ceil(67 / cell))
     assert features.shape[:2] == (1, segmenter.feature_channels)
     multiple = segmenter.backbone.multiple

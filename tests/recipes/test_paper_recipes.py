@@ -178,7 +178,7 @@ def test_row_anchors(released: Recipe, classes: Classes) -> None:
     means: dict[int, list[Tensor]] = {}
     for batch in batches():
         with torch.no_grad():
-            features, logits, _ = frozen(batch.source.image)
+            features, logits = frozen(batch.source.image)
         label = F.interpolate(batch.source.label[:, None].float(), features.shape[2:])[:, 0]
         for image in range(2):
             for category in range(4):
