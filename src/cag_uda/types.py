@@ -23,7 +23,7 @@ DomainName: TypeAlias = Literal["source", "target"]
 CriterionName: TypeAlias = Literal[
     "entropy", "infomax", "snd", "snd-outputs", "agreement", "active-share", "source-miou"
 ]
-"""What tells, without a label of the target, how good a network is there."""
+"""Criteria that tell, without a label of the target, how good a network is there."""
 
 OF_SOURCE: frozenset[CriterionName] = frozenset({"agreement", "active-share", "source-miou"})
 """Criteria that look at labelled images of the source too."""
@@ -55,7 +55,7 @@ class Unlabelled(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one training step sees."""
+    """Images and labels of one training step."""
 
     source: Labelled
     """Of no image (B = 0) where the method does not use the source."""

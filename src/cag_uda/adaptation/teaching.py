@@ -1,4 +1,4 @@
-"""How much a label of an image would teach: three measures of each pixel, and their means.
+"""Measures of how much a label of an image would teach: three of each pixel, and their means.
 
 Every measure is higher where a label would teach more:
 
@@ -35,7 +35,7 @@ _LEAST_SHARE = 1e-3
 
 
 class Teaching(NamedTuple):
-    """What is measured of the pixels of a batch."""
+    """Measures of the pixels of a batch."""
 
     measures: Mapping[str, Tensor]
     """Name → (B, h, w) float32, at least 0."""

@@ -77,7 +77,7 @@ def about(
 
 
 _UsageError: Any = typer.BadParameter.__mro__[1]
-"""What typer raises for a command line that it cannot read; it has no public name for it."""
+"""Exception of typer for a command line that it cannot read; it has no public name."""
 
 
 def main() -> None:
@@ -103,7 +103,7 @@ def _print_any_name() -> None:
 
 
 def _usage_problems(error: Any) -> list[str]:
-    """What is wrong with a command line; nothing where the help that was shown says it all."""
+    """Say what is wrong with a command line; nothing where the help that was shown says it all."""
     message = str(error.format_message()).strip().rstrip(".").replace("Value error, ", "")
     command = "cag-uda" if error.ctx is None else error.ctx.command_path
     return [f"{message[0].lower()}{message[1:]}; see `{command} --help`"] if message else []

@@ -1,4 +1,4 @@
-"""What an adaptation method is. Knows networks and losses, not files, devices or the loop."""
+"""Interface of adaptation methods. Knows networks and losses, not files, devices or the loop."""
 
 from __future__ import annotations
 
@@ -89,12 +89,12 @@ class Method(nn.Module, ABC):
 
     Config: ClassVar[type[MethodConfig]]
     trains: ClassVar[bool] = True
-    """Whether a stage of it takes steps; one that does not does all its work in `prepare`."""
+    """True if a stage of it takes steps; one that does not does all its work in `prepare`."""
     uses_source: ClassVar[bool] = True
-    """Whether it learns from the source's images and labels. One that does not can begin with a
+    """True if it learns from the source's images and labels. One that does not can begin with a
     pack, and its batches hold no source image."""
     learns_from_target_labels: ClassVar[bool] = True
-    """Whether it is given the target's few labels where a recipe has some (`Batch.labelled`)."""
+    """True if it is given the target's few labels where a recipe has some (`Batch.labelled`)."""
 
     def __init__(self, segmenter: Segmenter, config: MethodConfig) -> None:
         super().__init__()

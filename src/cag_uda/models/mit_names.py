@@ -69,7 +69,7 @@ _LAYOUTS: tuple[tuple[int, str, str, str], ...] = (
 
 
 def mit_parts(name: str, tensor: Tensor) -> dict[str, Tensor] | None:
-    """What a tensor of a MiT is in `transformers.SegformerModel`.
+    """Find what a tensor of a MiT is in `transformers.SegformerModel`.
 
     Args:
         name: in any of the layouts, without the name of the backbone before it.

@@ -44,7 +44,7 @@ photographs are read: of no use elsewhere."""
 
 
 class PackHeader(NamedTuple):
-    """What a pack says of its network, without the tensors."""
+    """Description of a pack's network, without the tensors."""
 
     config: SegmenterConfig
     classes: Classes

@@ -28,7 +28,7 @@ from cag_uda.models.weight_files import TORCH_SUFFIXES, fill, read_tensors
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _BACKBONES = ("backbone.", "encoder.", "segformer.")
-"""What stands before a backbone's names in mmsegmentation and torchvision, in
+"""Prefixes of a backbone's names in mmsegmentation and torchvision, in
 segmentation_models_pytorch, and in transformers."""
 _SHOWN = 8
 """Names that one line shows."""
@@ -227,7 +227,7 @@ _SHORTCUT = {"0": "convolution", "1": "normalization"}
 
 
 def transformers_name(name: str) -> str | None:
-    """What a tensor of a ResNet is called in `transformers.ResNetBackbone`.
+    """Give the name of a ResNet's tensor in `transformers.ResNetBackbone`.
 
     Args:
         name: in torchvision's layout (`layer1.0.conv1.weight`) or in that of transformers

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from cag_uda.errors import ModelError
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl")
-"""How files that `torch.save` wrote usually end; they may end otherwise."""
+"""Usual endings of files that `torch.save` wrote; they may end otherwise."""
 
 _WRAPPERS = ("DeepLab", "model_state", "state_dict", "model")
 """Keys that checkpoints have their network below."""
 _AROUND = ("module", "model", "net", "network")
-"""What may stand before the names of all tensors of a network."""
+"""Prefixes that the names of all tensors of a network may have."""
 _BESIDE_STUDENT = ("ema_model", "imnet_model", "teacher", "ema")
 """Networks that trainers of domain adaptation keep beside the one that learns, `model`."""
 _SECOND = "a second network"
@@ -41,7 +41,7 @@ _NUMPY_PARTS: list[Any] = [
     type(np.dtype("float64")),
     codecs.encode,
 ]
-"""What a pickled array or scalar of float64 consists of, and no more."""
+"""Parts of a pickled array or scalar of float64, and no more."""
 
 
 def read_torch_file(path: Path) -> Any:
@@ -162,7 +162,7 @@ def _student_of(
 
 
 def is_state_dict(content: Any) -> bool:
-    """Whether something is tensors by name, at least one."""
+    """Tell whether something is tensors by name, at least one."""
     return (
         isinstance(content, Mapping)
         and len(content) > 0

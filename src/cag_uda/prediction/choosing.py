@@ -112,7 +112,7 @@ def _value(
     looks: NDArray[np.float64],
     has_merit: bool,
 ) -> NDArray[np.float64]:
-    """What the next image is chosen by: (N,)."""
+    """Compute what the next image is chosen by: (N,)."""
     if np.isfinite(distance).all():
         return merit * distance
     if has_merit:

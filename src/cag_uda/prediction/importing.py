@@ -17,7 +17,7 @@ RECORD = "import.json"
 
 
 class Imported(NamedTuple):
-    """What became of a checkpoint."""
+    """Result of importing a checkpoint."""
 
     foreign: Foreign
     """Which tensors were placed, and which were left out for what reason."""

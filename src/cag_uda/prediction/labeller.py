@@ -45,12 +45,12 @@ class Given(NamedTuple):
     trusted: PseudoLabels
     """Where the network is sure enough."""
     all: PseudoLabels
-    """What it would say if it always were."""
+    """Labels that it would give if it always were."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What anchors are made of, and margins calibrated on."""
+    """Images that anchors are made of, and margins calibrated on."""
 
     images: Sequence[LabelledImages]
     held_out: LabelledImages | None = None
@@ -103,7 +103,7 @@ def read_recipe_of(model: str) -> Recipe | None:
 def labelling_config(
     recipe: Recipe | None, margin: str | None, confidence: float | None
 ) -> CAGSettings:
-    """How to label: as the run's last stage with anchors did, but for what is given.
+    """Set labelling as the run's last stage with anchors did, but for what is given.
 
     Args:
         recipe: of the run.

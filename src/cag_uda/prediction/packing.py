@@ -23,7 +23,7 @@ _CHUNK = 8
 
 
 class Packed(NamedTuple):
-    """What was packed."""
+    """Result of packing."""
 
     pack: Pack
     network: Path

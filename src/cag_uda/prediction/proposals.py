@@ -1,4 +1,4 @@
-"""What a network proposes as labels of a few images, to be corrected in an annotation tool."""
+"""Proposals of labels for a few images, to be corrected in an annotation tool."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -56,7 +56,7 @@ _NAMED_CLASSES = 3
 
 @dataclass(frozen=True)
 class Asked:
-    """What to suggest, and how."""
+    """Settings of suggestions."""
 
     images: int = 20
     criteria: tuple[str, ...] = DEFAULT_CRITERIA
@@ -66,7 +66,7 @@ class Asked:
     seed: int = 0
     """Of "random"."""
     overwrite: bool = False
-    """Whether what an earlier command wrote may be replaced."""
+    """Replace what an earlier command wrote."""
     data_root: Path | None = None
     """Folder below which built-in domains lie."""
     accelerator: str = "auto"
@@ -122,7 +122,7 @@ def suggest(
 
 
 class _Measured(NamedTuple):
-    """What was measured of one image."""
+    """Measurements of one image."""
 
     item: Item
     values: dict[str, float]
@@ -301,7 +301,7 @@ class _Suggester:
     def _suggestion(
         self, found: Sequence[_Measured], chosen: Chosen, by_rank: Mapping[str, float]
     ) -> Suggestion:
-        """What the record says of one image."""
+        """Make the record of one image."""
         image = found[chosen.number]
         foremost = np.argsort(-image.classes)[:_NAMED_CLASSES]
         names = [self.segmenter.classes.names[index] for index in foremost if image.classes[index]]

@@ -165,7 +165,7 @@ def _apply(table: dict[str, Any], change: str) -> None:
 
 
 def _children(holder: Any, part: str, change: str) -> list[Any]:
-    """What one part of a dotted key means inside a table or a list of tables."""
+    """Find what one part of a dotted key means inside a table or a list of tables."""
     if isinstance(holder, dict):
         return [holder.setdefault(part, {})]
     if isinstance(holder, list):

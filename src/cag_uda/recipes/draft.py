@@ -39,7 +39,7 @@ class FewLabels(NamedTuple):
     text: str
     """TOML."""
     images: int
-    """How many it lists."""
+    """Number of images that it lists."""
 
 
 class Drafted(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a recipe that adapts from a pack leaves to the pack: the form of its network."""
+"""The form of the network, which a recipe that adapts from a pack leaves to the pack."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from cag_uda.models.pack import read_pack_header
 from cag_uda.recipes.schema import Recipe
 
 _NOT_OF_A_PACK = {"weights", "start", "images", "tuning", "lora_rank"}
-"""What is no form of the network: where it began, how photographs are read, what of it learns."""
+"""Settings that are no form of the network: its start, its reading of photographs, its tuning."""
 
 
 def completed(recipe: Recipe) -> Recipe:

@@ -1,4 +1,4 @@
-"""What a recipe says: source, target, network, loading, compute, and the stages in order."""
+"""The schema of recipes: source, target, network, loading, compute, and the stages in order."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -117,7 +117,7 @@ class Stage(StageSettings):
     method: AnyMethod
     """The method by its `name`, with its settings."""
     repeat: int | None = Field(default=None, ge=1, le=_MOST_REPEATS, exclude=True)
-    """How often the stage is taken, each time from the one before: NAME-1, NAME-2 and so on; a
+    """Times that the stage is taken, each from the one before: NAME-1, NAME-2 and so on; a
     resolved recipe has them written out."""
     start: str | None = None
     """Whose network this stage starts from: an earlier stage's name, or "initial"; left out, the
@@ -126,7 +126,7 @@ class Stage(StageSettings):
     """Steps between records of the label-free criteria and, for the log only, evaluations on the
     target's test split."""
     keep_networks: bool = False
-    """Whether the network of each such evaluation is kept, for `cag-uda select` and `deliver`."""
+    """Keep the network of each such evaluation, for `cag-uda select` and `deliver`."""
 
     @property
     def trains(self) -> bool:
@@ -309,7 +309,7 @@ class Recipe(Config):
         return self
 
     def problem_with_processes(self, count: int) -> str | None:
-        """What keeps `count` processes from sharing a batch, or None."""
+        """Say what keeps `count` processes from sharing a batch, or None."""
         batch = self.loading.batch_size
         if batch % count:
             return f"loading.batch_size {batch} is no multiple of {count} devices"

@@ -77,19 +77,19 @@ class RunRecord:
     samples: list[Sample]
     recipe: str | None
     align_corners: bool
-    """Whether the network's cells lie on the pixels' corners, not on their centres."""
+    """True if the network's cells lie on the pixels' corners, not on their centres."""
     delivered: str | None
     """Name of the stage whose network was delivered, where that is not just the last."""
     chosen_by: str | None
     """The label-free criterion by which it was chosen."""
     seed: int | None
     begins_from: str | None
-    """What the network was before the first stage, in words."""
+    """The network before the first stage, in words."""
     few_labels: str | None
     """Which images of the target were trained on with labels, in words; None: none."""
     environment: Environment
     remarks: list[str]
-    """What is missing or cannot be read, in words for the page."""
+    """Remarks on what is missing or cannot be read, in words for the page."""
 
 
 def read_run(path: Path) -> RunRecord:

@@ -1,4 +1,4 @@
-"""What the data of a run are: names, sizes and times of their files. Opens none of them."""
+"""Fingerprint of a run's data: names, sizes and times of their files. Opens none of them."""
 
 from collections.abc import Iterable
 from hashlib import sha256

@@ -1,4 +1,4 @@
-"""What a stage leaves behind: network, scores, anchors, pseudo-label quality, sample pictures."""
+"""Results of a stage: network, scores, anchors, pseudo-label quality, sample pictures."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +45,7 @@ _FLOOR = "source-only"
 
 
 class Cost(NamedTuple):
-    """What the training of a stage took."""
+    """Time and memory that the training of a stage took."""
 
     elapsed_s: float
     peak_memory_mib: float
@@ -101,7 +101,7 @@ class Results:
             return None
 
     def has(self, stage: str) -> bool:
-        """Whether a stage is done."""
+        """Tell whether a stage is done."""
         return self.scores.stage(stage) is not None
 
     def quick_scores(

@@ -67,7 +67,7 @@ class Run:
 
     folder: Path
     scores: Scores
-    """What RUN/scores.json holds."""
+    """Content of RUN/scores.json."""
 
     @property
     def model(self) -> Path:
@@ -324,7 +324,7 @@ class StageRunner:
             raise RunError(f"cannot start stage {names[index]!r}: {error}") from error
 
     def data(self, index: int) -> StageData:
-        """What a stage learns from."""
+        """Data that a stage learns from."""
         method = METHODS[self.recipe.stages[index].method.name]
         batches = BatchSource(
             self.scenario.sources if method.uses_source else (),
@@ -342,7 +342,7 @@ class StageRunner:
         return StageData(self._passes(), load, batches.files)
 
     def callbacks(self, index: int) -> list[Callback]:
-        """What happens at the points of a stage, in this order."""
+        """Make the callbacks of a stage, in this order."""
         stage = self.recipe.stages[index]
         label = f"{index + 1}/{len(self.recipe.stages)} {stage.name}"
         folder = self.run_folder.stage(index, stage.name)

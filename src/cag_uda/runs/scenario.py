@@ -21,7 +21,7 @@ _HELD_OUT = ("val", "test")
 
 @dataclass(frozen=True)
 class Scenario:
-    """What a recipe adapts from and to.
+    """The opened domains of a recipe: what it adapts from and to.
 
     Labels of the target are within reach of `test` alone, and of `labelled` where the recipe names
     images whose labels may be trained on.
@@ -36,7 +36,7 @@ class Scenario:
     test_split: str | None
     """The split to score or to take sample pictures from."""
     is_scored: bool
-    """Whether that split has labels."""
+    """True if that split has labels."""
     pack: Pack | None = None
     """In place of the source."""
     labelled: LabelledImages | None = None

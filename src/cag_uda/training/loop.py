@@ -26,7 +26,7 @@ from cag_uda.types import Batch
 
 @dataclass(frozen=True)
 class StageData:
-    """What a stage learns from."""
+    """Data that a stage learns from."""
 
     passes: Passes
     """Sweeps for `Method.prepare` and `Method.finish`."""

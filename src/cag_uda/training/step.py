@@ -20,7 +20,7 @@ from cag_uda.types import Batch, Labelled, Losses, Unlabelled
 
 @dataclass(frozen=True)
 class Trainer:
-    """What all steps of a stage share."""
+    """State that all steps of a stage share."""
 
     fabric: Fabric
     processes: Processes
@@ -159,7 +159,7 @@ def _update_weights(trainer: Trainer) -> None:
 
 
 def _is_finite(trainer: Trainer, losses: Mapping[str, Tensor]) -> bool:
-    """Whether losses and gradients are finite on all processes."""
+    """Tell whether losses and gradients are finite on all processes."""
     gradients = [each.grad for each in trainer.method.parameters() if each.grad is not None]
     if shared_scale(trainer.fabric) is not None:
         # Scaled ones overflow now and then; their optimiser skips that step by itself.

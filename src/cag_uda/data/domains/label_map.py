@@ -90,7 +90,7 @@ class LabelMap:
         return largest if largest <= _LARGEST_TOLERANCE else None
 
     def covers_swapped(self, unmapped: Collection[str]) -> bool:
-        """Whether colours, as a domain file writes them, are known with red and blue swapped."""
+        """Tell whether colours, as domain files write them, are known with red and blue swapped."""
         if self.encoding != "rgb" or not unmapped:
             return False
         turned = [int(f"{each[5:7]}{each[3:5]}{each[1:3]}", 16) for each in unmapped]

@@ -69,7 +69,7 @@ def listed_keys(
 
 
 def first_columns(path: Path) -> list[str]:
-    """What a list names in its first column, but for a line that names columns.
+    """Read what a list names in its first column, but for a line that names columns.
 
     Raises:
         DataError: if it cannot be read.
@@ -144,5 +144,5 @@ def _lines(path: Path) -> list[str]:
 
 
 def _is_header(line: str) -> bool:
-    """Whether a line names the columns of a table, as CSV files do."""
+    """Tell whether a line names the columns of a table, as CSV files do."""
     return all(_HEADER.fullmatch(column) for column in _COLUMNS.split(line.lower()))

@@ -12,7 +12,7 @@ R = TypeVar("R")
 
 
 class Room:
-    """How many images may be held at a time, by the largest that was seen; one alone at first.
+    """Limit of images held at a time, by the largest that was seen; one alone at first.
 
     Args:
         pixels: of all of them together, where there is more than one.
@@ -28,7 +28,7 @@ class Room:
         self._is_known = True
 
     def count(self) -> int:
-        """How many images as large as the largest fit: 1 at least."""
+        """Number of images as large as the largest that fit: 1 at least."""
         return max(1, self._pixels // self._largest)
 
 

@@ -114,7 +114,7 @@ def bytes_of(path: Path, most_pixels: int = MOST_PIXELS) -> bytes:
 
 
 def claimed_pixels(path: Path) -> int:
-    """How many pixels a file says that it has; where it does not, its bytes. Never raises."""
+    """Count the pixels that a file says it has; where it does not, its bytes. Never raises."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEADER_BYTES)

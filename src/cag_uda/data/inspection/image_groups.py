@@ -52,7 +52,7 @@ _DRAWINGS = {
 _OTHER_VIEWS = {"ref", "reference"}
 _ENDING = re.compile(r"(?:[_\-.][A-Za-z][A-Za-z0-9]*)+$")
 _WITH_SPLIT = re.compile(r"(?<=[nltv])(annots?|sets?|data|images?|imgs?|masks?|labels?|gt|[abxy])$")
-"""What is written to the word of a split without a gap: trainannot, TestSet, valmasks, trainA."""
+"""Endings of the word of a split without a gap: trainannot, TestSet, valmasks, trainA."""
 _CAMEL = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 

@@ -259,7 +259,7 @@ def _labelled_splits(
 
 
 def _may_be_listed(photos: Sequence[Group]) -> bool:
-    """Whether lists may tell splits: folders do not, and no two photographs have one name."""
+    """Tell whether lists may give splits: folders do not, and no two photographs have one name."""
     names = [base for photo in photos for base in photo.names]
     return len(set(names)) == len(names) and all(photo.split is None for photo in photos)
 

@@ -47,11 +47,11 @@ class LoadingConfig(Config):
     workers: int = Field(default=1, ge=0, le=512)
     """Loader processes of each training process; 0 loads in the training process."""
     cache: bool = False
-    """Whether decoded images are kept on disk for later epochs, below CAG_UDA_CACHE, at the largest
+    """Keep decoded images on disk for later epochs, below CAG_UDA_CACHE, at the largest
     width that a crop or sweep wants (`scale_width_px` or `width_px` times the end of `scale`), or
     at their own. Where that is less than their own, results differ a little from those without."""
     on_unreadable: Literal["stop", "skip"] = "stop"
-    """What an image or label that cannot be read does to training: it stops, or the next readable
+    """At an image or label that cannot be read, training stops, or the next readable
     one of the domain takes its place, with a warning; sweeps then leave it out."""
 
     @property

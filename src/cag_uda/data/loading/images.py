@@ -23,7 +23,7 @@ _MOST_REPLACED = 10
 
 
 class Images(Protocol[T_co]):
-    """What can be read by number."""
+    """Images that can be read by number."""
 
     def __len__(self) -> int: ...
 
@@ -119,7 +119,7 @@ class LabelledImages:
 
     @cached_property
     def _reading(self) -> str:
-        """What images and labels become by, besides their files."""
+        """All that images and labels are read by, besides their files."""
         labels = "" if self._domain.labels is None else self._domain.labels.digest()
         return f"{self._domain.images.salt} {labels}"
 

@@ -43,7 +43,7 @@ class Shard:
 
 
 class _Chosen(NamedTuple):
-    """What a slot of the source's part of a batch is made of."""
+    """Image and crop of a slot of the source's part of a batch."""
 
     images: LabelledImages
     place: int
@@ -141,7 +141,7 @@ class BatchSource(Dataset["Batch | UserError"]):
 
     @cached_property
     def _rare_classes(self) -> list[RareClasses]:
-        """What each source is drawn by where rare classes are shown more often."""
+        """Give what each source is drawn by where rare classes are shown more often."""
         counts = (images.class_pixels(self.config) for images in self.sources)
         return [RareClasses.of(each, self.config.rare_class_temperature) for each in counts]
 

@@ -1,4 +1,4 @@
-"""Whether a recipe's steps fit into a device's memory, and with which settings they would.
+"""Fitting of a recipe's steps into a device's memory, by other settings where they do not.
 
 Pure arithmetic on what was measured of a few steps; nothing is trained here.
 """
@@ -23,7 +23,7 @@ _TRIAL_SHARES = (0.25, 0.5)
 
 @dataclass(frozen=True)
 class Growth:
-    """How memory and time of a step grow with its pixels: a line through two trials."""
+    """Growth of a step's memory and time with its pixels: a line through two trials."""
 
     less: Trial
     more: Trial
@@ -44,7 +44,7 @@ class Growth:
 
 
 class Way(NamedTuple):
-    """How steps are computed."""
+    """Settings by which steps are computed."""
 
     precision: str
     checkpointing: tuple[str, ...]
@@ -60,7 +60,7 @@ class Setting:
     batch_size: int
     """Over all devices."""
     given_up: tuple[int, ...]
-    """How far precision, checkpointing, accumulation, crop and batch are from the recipe's."""
+    """Distance of precision, checkpointing, accumulation, crop and batch from the recipe's."""
     peak_memory_mib: float
 
     def changes(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What was measured of a recipe in small, scaled to the whole of it. Pure arithmetic."""
+"""Forecasts: measurements of a recipe in small, scaled to the whole of it. Pure arithmetic."""
 
 import math
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from cag_uda.runs.planning.rehearsal import Measured, Sweep
 
 
 class Images(NamedTuple):
-    """How many images one process has to do with."""
+    """Numbers of images that one process has to do with."""
 
     source: int
     """In a sweep over the source."""
@@ -28,7 +28,7 @@ class Images(NamedTuple):
 
 @dataclass(frozen=True)
 class StageForecast:
-    """What one stage will need."""
+    """Forecast of one stage."""
 
     name: str
     method: str
@@ -52,7 +52,7 @@ class StageForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will need."""
+    """Forecast of a run."""
 
     recipe: str
     computing: str
@@ -77,7 +77,7 @@ class Forecast:
 
     @property
     def fits(self) -> bool:
-        """Whether the device has that much."""
+        """True if the device has that much."""
         return self.peak_memory_mib <= self.available_mib
 
     @property
@@ -103,7 +103,7 @@ class Forecast:
 def scaled(
     stage: Stage, measured: Measured, images: Images, load_s: float, recipe: Recipe
 ) -> StageForecast:
-    """What a stage will need, by what a short one like it took.
+    """Forecast a stage by what a short one like it took.
 
     Args:
         stage: as the recipe has it.
@@ -141,7 +141,7 @@ def scaled(
 
 
 def times(steps: int, every: int | None) -> int:
-    """How often something is due that happens every so many steps, but not after the last."""
+    """Count how often something is due that happens every so many steps, but not after the last."""
     return (steps - 1) // every if every and steps else 0
 
 

@@ -1,4 +1,4 @@
-"""How a recipe is measured on this device before it is run."""
+"""Measurement of a recipe on this device before it is run."""
 
 import math
 import tempfile
@@ -114,7 +114,7 @@ class _Planner:
         return self._rehearsed(tried, max(_FEWEST_STEPS, min(_MOST_STEPS, timed)))
 
     def _growths(self, compute: ComputeConfig) -> dict[str, Growth]:
-        """How memory and time of each kind of stage that trains grow with its crops."""
+        """Measure how memory and time of each kind of stage that trains grow with its crops."""
         crops, growths = trial_crops(self.recipe), {}
         for kind, stage in self.kinds.items():
             if stage.steps:
@@ -250,7 +250,7 @@ class _Planner:
         return (arrived_s[-1] - arrived_s[0]) / (wanted - 1)
 
     def _images(self, sweeps_held_out: bool) -> Images:
-        """What one process has to do with."""
+        """Count what one process has to do with."""
         scenario, most = self.scenario, self.recipe.loading.sweep_images or math.inf
         # Not looked for in vain: rendered scenes that are missing would be made first.
         unseen = held_out(self.recipe) if sweeps_held_out else None
@@ -267,13 +267,13 @@ class _Planner:
 
 
 def _kind(stage: Stage) -> str:
-    """What a stage's needs depend on: stages of one kind need the same for a step."""
+    """Tell what a stage's needs depend on: stages of one kind need the same for a step."""
     others = {"name", "steps", "start", "refresh_every", "checkpoint_every"}
     return stage.model_dump_json(exclude=others)
 
 
 def _by_growth(stage: Stage, growth: Growth | None, pixels: int) -> StageForecast:
-    """What trials tell of a stage; nothing of one that takes no steps."""
+    """Forecast a stage by trials; one that takes no steps needs nothing."""
     named = StageForecast(stage.name, stage.method.name, stage.steps, 0.0)
     if growth is None:
         return named

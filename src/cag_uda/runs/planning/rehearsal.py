@@ -37,7 +37,7 @@ FRAMES = 12
 _SWEPT = 24
 """Most images that a sweep goes through: three chunks."""
 _LONG_S = 10.0
-"""What is slower than this is measured in fewer images."""
+"""Time from which on a piece of work is measured in fewer images."""
 
 
 class Line(NamedTuple):
@@ -65,7 +65,7 @@ class Sweep(NamedTuple):
 
 @dataclass
 class Measured:
-    """What one stage of a rehearsal took."""
+    """Measurements of one stage of a rehearsal."""
 
     prepare_s: float = 0.0
     """Preparing the method, without sweeps."""

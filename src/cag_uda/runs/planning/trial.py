@@ -27,7 +27,7 @@ HARMLESS_RATE = 1e-9
 
 
 class Trial(NamedTuple):
-    """What some steps on crops of one size took."""
+    """Measurements of some steps on crops of one size."""
 
     pixels: int
     """Of all crops of one domain's part of a batch on one device."""

@@ -119,7 +119,7 @@ class CriteriaRecord(Record):
     network: PathInside | None = None
     """Its model folder, relative to the stage's; None where it was not kept."""
     elapsed_s: Finite | None = None
-    """What the measurement took."""
+    """Seconds that the measurement took."""
     criteria: dict[str, Finite]
 
 

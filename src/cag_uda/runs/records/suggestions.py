@@ -23,17 +23,17 @@ class Suggestion(Record):
     values: dict[str, Finite] = Field(default_factory=dict)
     """Criterion → what was measured."""
     classes: list[str] = Field(default_factory=list)
-    """What the network takes the pixels for that speak for it most, the foremost first."""
+    """Classes that the network gives the pixels that speak for it most, the foremost first."""
     apart: Finite | None = None
-    """How far its features are from those of the image that is chosen or labelled and nearest."""
+    """Distance of its features from those of the nearest image that is chosen or labelled."""
     nearest: str | None = None
     """The key of that image; None for a labelled one, and for the first."""
     pictures: dict[str, PathInside] = Field(default_factory=dict)
-    """What is shown → a picture of it, relative to this file."""
+    """Pictures by what they show, relative to this file."""
 
 
 class Suggestions(Record):
-    """What `cag-uda suggest` writes, the image that would teach most first."""
+    """Record of `cag-uda suggest`, the image that would teach most first."""
 
     run: str
     """The run folder, as it was given."""
