@@ -60,7 +60,7 @@ class DomainBatchNorm2d(SharedBatchNorm2d):
 
     The target's statistics bear the usual names (`running_mean`, `running_var`); the source's stand
     beside them. `domain` says whose images are normalised. In evaluation the target's are
-    normalised by (1 − α) · source + α · target, of means and of variances; in training each
+    normalised by the statistics of both mixed, the target with a share α; in training each
     domain's by its own batch.
 
     Args:
@@ -104,11 +104,18 @@ class DomainBatchNorm2d(SharedBatchNorm2d):
         )
 
     def mixed_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mix mean and variance as the target's images are normalised, each (channels,)."""
+        """Compute mean and variance as the target's images are normalised, each (channels,).
+
+        They are those of a population of which the target is a share α. Its variance holds the
+        distance between the means, α (1 − α) (μ_s − μ_t)², which the sources leave out: without it
+        domains that lie far apart (inverted contrast) are normalised to values that no layer knows.
+        """
         mean, variance = running_statistics(self, "target")
+        share = self.target_share
+        between = share * (1 - share) * (self.source_mean - mean).square()
         return (
-            torch.lerp(self.source_mean, mean, self.target_share),
-            torch.lerp(self.source_var, variance, self.target_share),
+            torch.lerp(self.source_mean, mean, share),
+            torch.lerp(self.source_var, variance, share) + between,
         )
 
 
