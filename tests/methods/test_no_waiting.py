@@ -67,10 +67,12 @@ def _has_mask(args: tuple[Any, ...]) -> bool:
     return any(isinstance(each, Tensor) and each.dtype == torch.bool for each in indices)
 
 
-def stepper(name: str, segmenter: Segmenter, compute: ComputeConfig) -> Callable[[Batch, int], Any]:
+def stepper(
+    name: str, segmenter: Segmenter, compute: ComputeConfig, **changes: object
+) -> Callable[[Batch, int], Any]:
     """A function that takes a step of a method as the training loop does."""
     fabric = with_precision(launch(compute), compute)
-    method = make(name, segmenter)
+    method = make(name, segmenter, **changes)
     method.to(fabric.device)
     optim = OptimConfig(optimizer="adamw", learning_rate=1e-4, clip_norm=1.0)
     settings = StageSettings(name="waiting", steps=9, optim=optim)
@@ -110,6 +112,18 @@ def test_what_waits_is_noted() -> None:
 def test_a_step_asks_for_no_value(name: str, segmenter: Segmenter) -> None:
     compute = ComputeConfig(accelerator="cpu", precision="32", channels_last=False)
     take, batch = stepper(name, segmenter, compute), batch_on("cpu")
+    take(batch, 0)
+    with Waits() as waits:
+        take(batch, 1)
+    assert waits.found == []
+
+
+def test_a_step_on_balanced_labels_by_adapted_anchors_asks_for_no_value(
+    segmenter: Segmenter,
+) -> None:
+    compute = ComputeConfig(accelerator="cpu", precision="32", channels_last=False)
+    settings = {"labels": ("adapted",), "class_balance": 1.0}
+    take, batch = stepper("cag", segmenter, compute, **settings), batch_on("cpu")
     take(batch, 0)
     with Waits() as waits:
         take(batch, 1)

@@ -49,10 +49,12 @@ def settings_of(name: str) -> MethodConfig:
     return METHODS[name].Config.model_validate({"name": name, **ACTIVE.get(name, {})})
 
 
-def make(name: str, segmenter: Segmenter) -> Method:
-    """A method with such settings, prepared."""
+def make(name: str, segmenter: Segmenter, **changes: object) -> Method:
+    """A method with such settings, some changed, prepared."""
     torch.manual_seed(1)
-    method = METHODS[name](segmenter, settings_of(name))
+    settings = settings_of(name)
+    changed = type(settings).model_validate({**settings.model_dump(), **changes})
+    method = METHODS[name](segmenter, changed)
     method.prepare(make_passes())
     return method.train()
 
