@@ -8,7 +8,7 @@ import pytest
 
 from cag_uda.errors import ModelError, RecipeError
 from cag_uda.models.pack import read_pack
-from cag_uda.recipes import load_recipe
+from cag_uda.recipes import Recipe, load_recipe
 from cag_uda.runs.folder import RunFolder
 from cag_uda.runs.runner import adapt
 from cag_uda.training.interrupt import Interrupted
@@ -86,6 +86,15 @@ def test_the_run_holds_its_pack_and_another_one_is_another_run(world: Path) -> N
     assert pack.source == "day/train"
     with pytest.raises(Exception, match="begun with another recipe"):
         RunFolder(world / "free").resume(asked.model_copy(update={"pack": str(other)}))
+
+
+def test_a_recipe_in_python_is_completed_by_its_pack_too(world: Path) -> None:
+    begun = load_recipe(world / "packed.toml")
+    table = begun.model_dump(exclude_none=True)
+    table["segmenter"] = {}
+    table["compute"] = load_recipe(world / "free" / "recipe.toml").compute.model_dump()
+    run_again = adapt(Recipe.model_validate(table), world / "free", resume=True)
+    assert run_again.scores.stage("source-free") is not None
 
 
 def test_its_records_and_report_say_where_it_came_from(world: Path) -> None:

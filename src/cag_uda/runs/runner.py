@@ -22,6 +22,7 @@ from cag_uda.models.start import begin_with, start_from
 from cag_uda.models.storage import copy_model
 from cag_uda.models.tuning import check_tuning
 from cag_uda.recipes import Recipe, as_toml, changed, load_recipe
+from cag_uda.recipes.packs import completed
 from cag_uda.recipes.schema import INITIAL, Stage
 from cag_uda.report import write_report
 from cag_uda.runs.callbacks import KeepLabelling, ScoreOnTheWay, ShowPictures, ShowProgress
@@ -118,7 +119,7 @@ def adapt(
         )
     changes = [f"{key}={as_toml(value)}" for key, value in (overrides or {}).items()]
     if isinstance(recipe, Recipe):
-        recipe = changed(recipe, changes)
+        recipe = completed(changed(recipe, changes))
     else:
         root = None if data_root is None else Path(data_root)
         recipe = load_recipe(recipe, changes, root)
