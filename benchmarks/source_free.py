@@ -1,8 +1,9 @@
 """How much of CAG-plus's gain is kept without the source, from real packs, over seeds.
 
-Of each seed: a source-only network; CAG-plus from it, with the source; a pack of it, and
-`cag-plus-source-free` from that file. Both take as many steps. Share kept = (source-free −
-source-only) / (with source − source-only). What lies in --out already goes on where it stopped.
+Of each seed: a source-only network; CAG-plus from it, with the source, and its anchors pooled into
+the classifier; a pack of the source-only network, and `cag-plus-source-free` from that file. Both
+take as many steps. Share kept = (source-free − source-only) / (with source − source-only). What
+lies in --out already goes on where it stopped.
 
 Usage: python benchmarks/source_free.py --out DIR [--data-root DIR] [--seeds 3] [--steps N]
        [--recipe camvid-day-dusk-source-free] [--set KEY=VALUE …]
@@ -19,7 +20,7 @@ from cag_uda.recipes import Recipe, load_recipe
 from cag_uda.runs.records.run import Scores
 from cag_uda.runs.runner import adapt
 
-FLOOR, GIVEN, FREE = "source-only", "cag-plus", "source-free"
+FLOOR, GIVEN, FREE = "source-only", "answer", "source-free"
 """Stages of the recipe."""
 STATISTICS = "statistics"
 """The stage of the packed network with the target's statistics, before any step."""
@@ -89,7 +90,8 @@ def finished(recipe: Recipe, out: Path) -> Scores:
 def table(rows: list[dict[str, float]]) -> str:
     """One row a seed, and their mean: mIoU in per cent, and the share of the gain that is kept."""
     names = (FLOOR, STATISTICS, GIVEN, FREE)
-    lines = [f"| seed | {' | '.join(names)} | share kept |", "|---|" + "---:|" * (len(names) + 1)]
+    heads = (FLOOR, STATISTICS, "with source", FREE)
+    lines = [f"| seed | {' | '.join(heads)} | share kept |", "|---|" + "---:|" * (len(names) + 1)]
     mean = {name: float(np.mean([row[name] for row in rows])) for name in names}
     for title, row in [*((str(number), row) for number, row in enumerate(rows)), ("mean", mean)]:
         gain = row[GIVEN] - row[FLOOR]

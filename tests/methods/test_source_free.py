@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from cag_uda.adaptation.adapted_anchors import pool
 from cag_uda.adaptation.soft_labels import soft_cross_entropy
 from cag_uda.errors import UserError
 from cag_uda.methods import METHODS, Passes
@@ -179,3 +180,28 @@ def test_the_sources_statistics_move_with_the_targets(segmenter: Segmenter) -> N
         same_weights.statistics("source"), segmenter.statistics("source"), strict=True
     ):
         torch.testing.assert_close(got, before)
+
+
+def test_the_end_pools_the_anchors_with_the_classifier(segmenter: Segmenter) -> None:
+    passes = of_pack(segmenter)
+    pooled = CAGPlusSourceFree(segmenter, CAGPlusSourceFreeConfig())
+    pooled.prepare(passes)
+    step(pooled.train(), make_batch(1))
+    pooled.after_step(0)
+    alone = copy.deepcopy(pooled)
+    alone.config = alone.config.model_copy(update={"answer": 0.0})
+    for method in (pooled, alone):
+        method.finish(passes)
+    assert pooled.adapted is not None
+    image = make_batch(7).target.plain
+    seen = alone.frozen(alone.predictor(), image, "target")
+    wanted = pool(seen.logits, pooled.adapted.anchors.log_likelihood(seen.features)).softmax(1)
+    got = pooled.frozen(pooled.predictor(), image, "target").logits.softmax(1)
+    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
+    assert not got.allclose(seen.logits.softmax(1), atol=1e-2)
+
+
+def test_a_classifier_that_is_not_linear_is_refused(segmenter: Segmenter) -> None:
+    made_of = segmenter.config.model_copy(update={"decoder": "deeplab-v2"})
+    assert "set answer = 0" in str(CAGPlusSourceFreeConfig().problem_with(made_of))
+    assert CAGPlusSourceFreeConfig(answer=0).problem_with(made_of) is None

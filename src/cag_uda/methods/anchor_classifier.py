@@ -25,6 +25,28 @@ from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import Batch, Losses
 
 
+def is_linear(segmenter: SegmenterConfig) -> bool:
+    """Tell whether a network's logits are linear in the features of one cell."""
+    classifier = getattr(DECODERS.get(segmenter.decoder, Decoder), "classifier", None)
+    return classifier is Decoder.classifier and segmenter.detail is None
+
+
+@torch.no_grad()
+def merge(segmenter: Segmenter, labels: AdaptedLabels, weight: float) -> None:
+    """Pool a network's classifier with adapted anchors, in place.
+
+    Args:
+        segmenter: whose logits are linear in its features.
+        labels: with anchors in these features.
+        weight: of the anchors, in [0, 1].
+    """
+    classifier = cast(nn.Conv2d, segmenter.classifier)
+    of_anchors, bias = labels.anchors.linear()
+    assert classifier.bias is not None
+    classifier.weight.lerp_(of_anchors[:, :, None, None], weight)
+    classifier.bias.lerp_(bias, weight)
+
+
 class AnchorClassifierConfig(MethodConfig):
     """Settings of the pooled classifier."""
 
@@ -34,14 +56,12 @@ class AnchorClassifierConfig(MethodConfig):
 
     def problem_with(self, segmenter: SegmenterConfig) -> str | None:
         """Refuse networks whose logits are not linear in the features of one cell."""
-        decoder = DECODERS.get(segmenter.decoder, Decoder)
-        classifier = getattr(decoder, "classifier", None)
-        if classifier is not Decoder.classifier or segmenter.detail is not None:
-            return (
-                "anchor-classifier wants logits that are linear in a cell's features, as neither "
-                "deeplab-v2 nor a network with segmenter.detail has; leave the stage out"
-            )
-        return None
+        if is_linear(segmenter):
+            return None
+        return (
+            "anchor-classifier wants logits that are linear in a cell's features, as neither "
+            "deeplab-v2 nor a network with segmenter.detail has; leave the stage out"
+        )
 
 
 class AnchorClassifier(Method):
@@ -65,7 +85,7 @@ class AnchorClassifier(Method):
         self.segmenter.eval()
         self.adapted.prepare(LabellerPasses(self.segmenter, predict, passes))
         self.segmenter.train(was_training)
-        self._merge()
+        merge(self.segmenter, self.adapted, self.adapted.weight)
 
     def finish(self, passes: Passes) -> None:
         """Do nothing: `prepare` has done it all."""
@@ -73,11 +93,3 @@ class AnchorClassifier(Method):
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yield nothing: no weight is trained."""
         yield from ()
-
-    @torch.no_grad()
-    def _merge(self) -> None:
-        classifier = cast(nn.Conv2d, self.segmenter.classifier)
-        weight, bias = self.adapted.anchors.linear()
-        assert classifier.bias is not None
-        classifier.weight.lerp_(weight[:, :, None, None], self.adapted.weight)
-        classifier.bias.lerp_(bias, self.adapted.weight)

@@ -7,6 +7,8 @@
 | cross entropy on the source                  | the weights are pulled towards the packed ones    |
 | source classes pasted on target images       | classes of one target image pasted on another,    |
 |                                              | by the teacher's labels                           |
+| anchors pooled into the classifier, in a     | the same, at the end of this stage                |
+| stage `anchor-classifier`                    |                                                   |
 | batch norms: both domains' statistics, mixed | the same: the packed network has the source's,    |
 |                                              | which move along with the target's                |
 
@@ -34,10 +36,12 @@ from cag_uda.adaptation.carrying import carried
 from cag_uda.adaptation.mixing import Mixed
 from cag_uda.adaptation.soft_labels import SoftLabels, soft_cross_entropy
 from cag_uda.methods.adapted_labels import AdaptedLabels
+from cag_uda.methods.anchor_classifier import is_linear, merge
 from cag_uda.methods.base import Passes
 from cag_uda.methods.cag_plus import CAGPlus
 from cag_uda.methods.cag_plus_settings import CAGPlusConfig
 from cag_uda.methods.labeller import LabellerPasses
+from cag_uda.models.config import SegmenterConfig
 from cag_uda.models.norm import carry_source_statistics
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.start import begin_with
@@ -55,6 +59,20 @@ class CAGPlusSourceFreeConfig(CAGPlusConfig):
     pull: float = Field(default=0.01, ge=0)
     """α of α/2 · ‖w − w₀‖², the pull of the weights towards those of the packed network; 0 takes it
     out. L2-SP has 0.01 to 0.1 for stochastic gradient descent."""
+
+    answer: float = Field(default=0.5, ge=0, lt=1)
+    """Of the adapted anchors in the delivered classifier, as of `anchor-classifier`: a stage of
+    that after this one would want the source. 0 leaves the teacher's classifier as it is; so does
+    an `adapted_weight` of 0."""
+
+    def problem_with(self, segmenter: SegmenterConfig) -> str | None:
+        """Refuse anchors in classifiers that are not linear."""
+        if self.answer and self.adapted_weight and not is_linear(segmenter):
+            return (
+                "answer pools anchors with a classifier that is linear in a cell's features, as "
+                "neither deeplab-v2 nor a network with segmenter.detail has; set answer = 0"
+            )
+        return super().problem_with(segmenter)
 
     @model_validator(mode="after")
     def _wants_no_source(self) -> Self:
@@ -169,10 +187,14 @@ class CAGPlusSourceFree(CAGPlus):
         carry_source_statistics(self.teacher, self.packed)
 
     def finish(self, passes: Passes) -> None:
-        """Deliver the teacher, with statistics of the target's whole images."""
+        """Deliver the teacher, with statistics of whole images, and its anchors, adapted anew."""
         super().finish(passes)
         carry_source_statistics(self.segmenter, self.packed)
         self.teacher.load_state_dict(self.segmenter.state_dict())
+        if self.adapted is not None and self.config.answer:
+            self.refresh(passes)
+            merge(self.segmenter, self.adapted, self.config.answer)
+            self.teacher.load_state_dict(self.segmenter.state_dict())
 
     def _unpack(self, passes: Passes) -> None:
         """Take packed network and figures; without a pack, of what the stage begins with."""
