@@ -285,14 +285,14 @@ def test_the_quick_start_word_for_word(tmp_path: Path, monkeypatch: pytest.Monke
     Path("my-street").mkdir()
     for index in range(6):
         cv2.imwrite(f"my-street/{index}.jpg", render(0, index, "hard", 72, 144)[0][:, :, ::-1])
-    small = ["stages.*.steps=2", "loading.workers=0"]
+    small = ["--steps", "2", "--set", "loading.workers=0"]
     section = text_of(DOCS / "index.md").partition("## Your own two folders\n")[2]
     lines = FENCE.findall(section)[0][1].splitlines()
     assert len(lines) >= 8
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
         if words[0] in ("plan", "adapt"):
-            words += [word for change in small for word in ("--set", change)]
+            words += small
         done = CliRunner().invoke(app, words)
         assert done.exit_code == 0, f"{line}: {done.output}{done.exception}"
     assert len(list(Path("predictions").glob("*.png"))) == 6
@@ -329,7 +329,7 @@ def test_a_few_labels_word_for_word(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "domains new my-street",
         "recipes new my-game.toml my-street.toml",
     ]
-    small = ["stages.*.steps=2", "loading.workers=0"]
+    small = ["--steps", "2", "--set", "loading.workers=0"]
     labelled = 0
     for line in [*(f"cag-uda {words}" for words in start), *before, None, *after]:
         if line is None:
@@ -338,7 +338,7 @@ def test_a_few_labels_word_for_word(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             continue
         words = shlex.split(line, comments=True)[1:]
         if words[0] == "adapt":
-            words += [word for change in small for word in ("--set", change)]
+            words += small
         done = CliRunner().invoke(app, words)
         assert done.exit_code == 0, f"{line}: {done.output}{done.exception}"
     splits = json.loads(Path("run-with-labels/data.json").read_text())["splits"]

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from cag_uda.data.domains.label_reader import LabelReader
 from cag_uda.errors import UserError
 from cag_uda.recipes import changed, dump_recipe, load_recipe
+from cag_uda.runs.planning import plan
 from cag_uda.runs.runner import adapt
 from tests.support.few_labels import FEW, write_few_labels
 from tests.support.trees import read_pixels
@@ -102,3 +103,11 @@ def test_a_share_that_devices_cannot_part_is_refused(tmp_path: Path) -> None:
     whole = load_recipe(path, ["loading.batch_size=8", "loading.labelled_share=0.3"])
     assert whole.loading.labelled_images == 3
     assert "labelled" in dump_recipe(whole)
+
+
+@pytest.mark.slow
+def test_a_plan_counts_the_labelled_images_too(tmp_path: Path) -> None:
+    recipe = load_recipe(write_few_labels(tmp_path), ["stages.*.steps=100", "stages.adabn.steps=0"])
+    forecast = plan(recipe)
+    assert forecast.total_s is not None
+    assert [stage.name for stage in forecast.stages][-1] == "cag-plus"

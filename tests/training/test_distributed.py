@@ -19,6 +19,7 @@ from cag_uda.errors import DataError, RecipeError, RunError, UserError
 from cag_uda.methods import METHODS
 from cag_uda.recipes import load_recipe
 from cag_uda.training.interrupt import Interrupted
+from tests.support.few_labels import write_few_labels
 from tests.support.forked import Run
 from tests.support.run_folders import assert_same, metrics
 from tests.support.trees import RECIPE, write_recipe
@@ -76,6 +77,14 @@ def test_two_processes_train_as_one_does(exact: tuple[Path, Path], tmp_path: Pat
     assert (two / "report.html").exists()
     said = log.read_text()
     assert said.count("network: ") == said.count("2 processes") == 1, "one process speaks"
+
+
+def test_two_processes_share_the_labelled_images_of_the_target(tmp_path: Path) -> None:
+    recipe, log = write_few_labels(tmp_path, EXACT), tmp_path / "log"
+    assert adapt(recipe, tmp_path / "one").wait() == [0]
+    assert adapt(recipe, tmp_path / "two", processes=2, log=log).wait() == [0, 0], log.read_text()
+    assert_close_metrics(tmp_path / "one", tmp_path / "two")
+    assert any("labelled/ce" in losses for losses in metrics(tmp_path / "two"))
 
 
 @pytest.mark.parametrize("launcher", ["two machines", "slurm"])

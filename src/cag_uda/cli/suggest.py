@@ -7,6 +7,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from cag_uda.cli.console import OnConsole, begin, make_console, printable
@@ -15,6 +16,9 @@ from cag_uda.errors import DataError
 
 if TYPE_CHECKING:
     from cag_uda.runs.records.suggestions import Suggestions
+
+_WIDE = 110
+"""Columns of a terminal that has room for the classes; the page names them too."""
 
 
 def suggest(
@@ -60,7 +64,7 @@ def suggest(
     folder = out or run / "suggestions"
     made = suggest(str(run), folder, asked, OnConsole(console))
     page = write_suggestions(folder)
-    console.print(_table(made))
+    console.print(_table(made, console.width >= _WIDE))
     written = ", ".join(quote(str(folder / form)) for form in made.forms)
     console.print(
         f"why each: {page}; images to label: {folder / 'images'}; proposals: {written}",
@@ -72,15 +76,19 @@ def suggest(
         raise DataError([*made.left_out, "all other images were looked at"])
 
 
-def _table(made: Suggestions) -> Table:
-    """One row an image: its ranks by the criteria, in per cent of the images it exceeds."""
-    title = f"images of {made.domain}/{made.split} to label, of {made.candidates}"
-    table = Table("", "image", title=title, box=None)
+def _table(made: Suggestions, is_wide: bool) -> Table:
+    """One row an image: its ranks by the criteria, and given room the classes that count most."""
+    where = escape(f"{made.domain}/{made.split}")
+    title = f"{len(made.images)} of {made.candidates} images of {where} to label"
+    table = Table("", "image", title=title, caption="% of the others that it exceeds", box=None)
+    table.columns[1].overflow = "fold"
     named = [name for name in made.criteria if name in made.images[0].ranks]
     for name in named:
-        table.add_column(f"{name} %", justify="right")
-    table.add_column("for the sake of")
+        table.add_column(name, justify="right", no_wrap=True)
+    if is_wide:
+        table.add_column("most in pixels taken for")
     for number, each in enumerate(made.images, start=1):
         shares = [f"{100 * each.ranks[name]:.0f}" for name in named]
-        table.add_row(str(number), printable(each.key), *shares, ", ".join(each.classes))
+        classes = [", ".join(each.classes)] if is_wide else []
+        table.add_row(str(number), escape(printable(each.key)), *shares, *classes)
     return table

@@ -20,11 +20,11 @@ from cag_uda.runs.records.suggestions import (
 
 _BUDGET_BYTES = 16_000_000
 _SAYS = {
-    "anchors": "its features lie farther from all that is known",
-    "uncertainty": "the network is less sure of it",
-    "disagreement": "classifier and anchors contradict each other more",
+    "anchors": "Its features lie farther from all that is known than those of",
+    "uncertainty": "The network is less sure of it than of",
+    "disagreement": "Classifier and anchors contradict each other more than in",
 }
-"""Criterion → what its being high means, as in "… than 93 % of the images"."""
+"""Criterion → what its being high means, as in "… 93 % of the others"."""
 _HIGH = 0.5
 """Rank from which a criterion is a reason."""
 
@@ -82,7 +82,8 @@ def _reasons(image: Suggestion, suggestions: Suggestions) -> Iterator[str]:
     """What speaks for an image, in whole sentences, the strongest first."""
     for name, rank in sorted(image.ranks.items(), key=lambda each: -each[1]):
         if name in _SAYS and rank >= _HIGH:
-            yield f"{_SAYS[name].capitalize()} than {percent(rank, 0)} of the images."
+            which = "all others" if rank == 1 else f"{percent(rank, 0)} of the others"
+            yield f"{_SAYS[name]} {which}."
     if image.classes:
         yield f"Most of it lies in pixels taken for {', '.join(image.classes)}."
     if "random" in suggestions.criteria:
