@@ -104,19 +104,17 @@ class DomainBatchNorm2d(SharedBatchNorm2d):
         )
 
     def mixed_statistics(self) -> tuple[Tensor, Tensor]:
-        """Compute mean and variance as the target's images are normalised, each (channels,).
+        """Mix mean and variance as the target's images are normalised, each (channels,).
 
-        They are those of a population of which the target is a share α. Its variance holds the
-        distance between the means, α (1 − α) (μ_s − μ_t)², which the sources leave out: without it
-        domains that lie far apart (inverted contrast) are normalised to values that no layer knows.
+        The mixed mean stays within one (mixed) standard deviation of the target's. The sources know
+        no such bound: without it, channels in which the domains lie far apart (inverted contrast)
+        are normalised to values that no later layer has seen.
         """
         mean, variance = running_statistics(self, "target")
-        share = self.target_share
-        between = share * (1 - share) * (self.source_mean - mean).square()
-        return (
-            torch.lerp(self.source_mean, mean, share),
-            torch.lerp(self.source_var, variance, share) + between,
-        )
+        mixed = torch.lerp(self.source_mean, mean, self.target_share)
+        variance = torch.lerp(self.source_var, variance, self.target_share)
+        bound = (variance + self.eps).sqrt()
+        return mean + (mixed - mean).clamp(-bound, bound), variance
 
 
 class _Together(Function):
