@@ -201,8 +201,6 @@ def test_a_mit_of_any_layout_is_backbone_weights(tmp_path: Path, form: str, arou
 @pytest.mark.parametrize(
     ("prefix", "head", "named"),
     [
-        ("backbone.", "classifier.0.convs.0.0.weight", "a DeepLab v3 of torchvision"),
-        ("backbone.", "classifier.4.weight", "an FCN of torchvision"),
         ("encoder.", "segmentation_head.0.weight", "segmentation_models_pytorch's, with a ResNet"),
         ("backbone.", "decode_head.conv_seg.weight", "mmsegmentation's, with a ResNet"),
     ],
@@ -229,6 +227,8 @@ def test_of_other_networks_the_backbone_can_be_had(
 @pytest.mark.parametrize(
     ("names", "named"),
     [
+        (("backbone.patch_embed1.proj.weight", "decode_head.conv_seg.weight"), "with a MiT and"),
+        (("backbone.features.0.weight", "classifier.0.convs.0.0.weight"), "without a ResNet"),
         (("backbone.patch_embed1.proj.weight", "decode_head.scale_attention.x"), "HRDA or MIC"),
         (("backbone.stem.0.weight", "decode_head.conv_seg.weight"), "three convolutions"),
         (("encoder.features.0.weight", "segmentation_head.0.weight"), "segmentation_models"),

@@ -34,7 +34,8 @@ def test_features_and_logits_at_the_decoders_stride(
     )
     segmenter = Segmenter(config, classes).eval()
     features, logits = segmenter(torch.rand(2, 3, 64, 96))
-    cells = stride if decoder.startswith("deeplab-v2") else 4
+    on_last_map = ("deeplab-v2", "deeplab-v2-adaptsegnet", "deeplab-v3", "fcn")
+    cells = stride if decoder in on_last_map else 4
     assert features.shape == (2, segmenter.feature_channels, 64 // cells, 96 // cells)
     assert logits.shape == (2, 4, 64 // cells, 96 // cells)
     height, width = segmenter(torch.rand(1, 3, 45, 67)).logits.shape[-2:]

@@ -19,14 +19,25 @@ _SHOWN = 8
 
 def import_(
     checkpoint: Annotated[
-        Path, typer.Argument(help="Of CAG-UDA, AdaptSegNet, ADVENT, DACS, DAFormer or a SegFormer.")
+        Path,
+        typer.Argument(help="Of CAG-UDA, AdaptSegNet, ADVENT, DACS, DAFormer, SegFormer, DeepLab."),
     ],
     out: Annotated[Path, typer.Option(help="The new model folder.")],
     anchors: Annotated[
         Path | None, typer.Option(help="An anchor file of the released CAG-UDA code.")
     ] = None,
     family: Annotated[
-        Literal["auto", "cag", "adaptsegnet", "advent", "dacs", "segformer", "daformer"],
+        Literal[
+            "auto",
+            "cag",
+            "adaptsegnet",
+            "advent",
+            "dacs",
+            "segformer",
+            "daformer",
+            "torchvision",
+            "smp",
+        ],
         typer.Option(help="Whose code saved it."),
     ] = "auto",
     domain: Annotated[

@@ -8,7 +8,7 @@ from cag_uda.errors import ModelError
 from cag_uda.models.backbone import Backbone
 from cag_uda.models.efficientnet_lite import EfficientNetLite
 from cag_uda.models.published import packaged_weights
-from cag_uda.models.resnet import CaffeResNet, ResNet
+from cag_uda.models.resnet import CaffeResNet, ResNet, TorchvisionResNet
 from cag_uda.models.transformer_backbones import ConvNextV2, DINOv2, DINOv3, MixTransformer, SwinV2
 
 Config = dict[str, Any]
@@ -88,6 +88,9 @@ BACKBONES: dict[str, BackboneEntry] = {
     "resnet-18": BackboneEntry(
         _resnet([2, 2, 2, 2], "basic", _BASIC), "microsoft/resnet-18", ResNet
     ),
+    "resnet-34": BackboneEntry(
+        _resnet([3, 4, 6, 3], "basic", _BASIC), "microsoft/resnet-34", ResNet
+    ),
     "resnet-50": BackboneEntry(
         _resnet([3, 4, 6, 3], "bottleneck", _BOTTLENECK), "microsoft/resnet-50", ResNet
     ),
@@ -99,6 +102,13 @@ BACKBONES: dict[str, BackboneEntry] = {
         _resnet([3, 4, 23, 3], "bottleneck", _BOTTLENECK) | _CAFFE,
         "microsoft/resnet-101",
         CaffeResNet,
+    ),
+    # As torchvision dilates: for `cag-uda import` of its DeepLab v3 and FCN.
+    "resnet-50-torchvision": BackboneEntry(
+        _resnet([3, 4, 6, 3], "bottleneck", _BOTTLENECK), "microsoft/resnet-50", TorchvisionResNet
+    ),
+    "resnet-101-torchvision": BackboneEntry(
+        _resnet([3, 4, 23, 3], "bottleneck", _BOTTLENECK), "microsoft/resnet-101", TorchvisionResNet
     ),
     # ImageNet weights by pip (the extra `pretrained`): what small machines start from.
     "efficientnet-lite0": _lite(0, 1.0, 1.0),
@@ -229,7 +239,7 @@ def _published(name: str, entry: BackboneEntry) -> str:
 
 
 def find_resnet(
-    depths: Sequence[int], layer: str, sizes: Sequence[int], stem: int, *, is_caffe: bool
+    depths: Sequence[int], layer: str, sizes: Sequence[int], stem: int, kind: type[ResNet]
 ) -> str:
     """The row of `BACKBONES` that is a ResNet of this form.
 
@@ -238,14 +248,15 @@ def find_resnet(
         layer: "basic" or "bottleneck".
         sizes: channels of each stage's output.
         stem: channels of the first convolution.
-        is_caffe: whether stages stride in their first 1×1 convolution.
+        kind: how it strides and dilates.
 
     Raises:
         ModelError: if there is none.
     """
-    wanted = _resnet(list(depths), layer, list(sizes), stem) | (_CAFFE if is_caffe else {})
+    form = _resnet(list(depths), layer, list(sizes), stem)
+    wanted = form | (_CAFFE if kind is CaffeResNet else {})
     for name, entry in BACKBONES.items():
-        if entry.config == wanted:
+        if entry.config == wanted and entry.build is kind:
             return name
     raise ModelError(
         f"no backbone here is a {layer} ResNet of {list(depths)} blocks and {list(sizes)} "

@@ -112,6 +112,49 @@ class DeepLabV3Plus(Decoder):
         return features
 
 
+class DeepLabV3(Decoder):
+    """DeepLab v3: ASPP on the last map, and a 3×3 convolution; no details.
+
+    Source: Chen et al., *Rethinking Atrous Convolution for Semantic Image Segmentation*, 2017, as
+    torchvision (models/segmentation/deeplabv3.py) and segmentation_models_pytorch have it.
+    """
+
+    feature_channels = 256
+    dropout = 0.0
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__()
+        self.stride = strides[-1]
+        self.aspp = ASPP(channels[-1], 256, strides[-1])
+        self.refine = _conv_norm_relu(256, 256, 3)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Four maps (B, C_i, h_i, w_i), finest first, to features (B, 256, h, w) of the last."""
+        features: Tensor = self.refine(self.aspp(maps[-1]))
+        return features
+
+
+class FCN(Decoder):
+    """A 3×3 convolution on the last map, to a quarter of its channels.
+
+    Source: Long et al., *Fully Convolutional Networks for Semantic Segmentation*, CVPR 2015, as
+    torchvision has it on a dilated ResNet (models/segmentation/fcn.py).
+    """
+
+    dropout = 0.1
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__()
+        self.stride = strides[-1]
+        self.feature_channels = channels[-1] // 4
+        self.refine = _conv_norm_relu(channels[-1], self.feature_channels, 3)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Four maps (B, C_i, h_i, w_i), finest first, to features (B, C_4 / 4, h, w)."""
+        features: Tensor = self.refine(maps[-1])
+        return features
+
+
 class LightDecoder(Decoder):
     """A small decoder for small machines: all levels projected to stride 4 and mixed once.
 
@@ -350,8 +393,10 @@ def _down(channels: int) -> nn.Sequential:
 
 DECODERS: dict[str, Callable[[Sequence[int], Sequence[int]], Decoder]] = {
     "deeplab-v3plus": DeepLabV3Plus,
+    "deeplab-v3": DeepLabV3,
     "deeplab-v2": DeepLabV2,
     "deeplab-v2-adaptsegnet": DeepLabV2OfAdaptSegNet,
+    "fcn": FCN,
     "light": LightDecoder,
     "segformer": SegFormerDecoder,
     "daformer": DAFormerDecoder,

@@ -1,7 +1,7 @@
 """ResNet in the transformers layout, with strides traded for dilation."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 from transformers import ResNetBackbone, ResNetConfig
@@ -31,6 +31,8 @@ class ResNet(Backbone):
     multi-grid is of Chen et al., *Rethinking Atrous Convolution* (DeepLab v3), 2017.
     """
 
+    dilates_late: ClassVar[bool] = False
+    """Whether the first block of a stage that gives up its stride has the stage before's rate."""
     network: ResNetBackbone
     blocks = (ResNetBasicLayer, ResNetBottleNeckLayer)
 
@@ -54,7 +56,7 @@ class ResNet(Backbone):
                 f"multi_grid {grid} has {len(grid)} factors, but the backbone's last stage has "
                 f"{config['depths'][-1]} blocks; give one for each"
             )
-        _dilate(self.network, output_stride, grid)
+        _dilate(self.network, output_stride, grid, self.dilates_late)
 
     def maps(self, image: Tensor) -> list[Tensor]:
         """Normalised images (B, 3, H, W) to four maps (B, C_i, h_i, w_i), at stride 4 first."""
@@ -82,16 +84,29 @@ class CaffeResNet(ResNet):
         self.network.embedder.pooler.ceil_mode = True
 
 
-def _dilate(network: ResNetBackbone, output_stride: int, multi_grid: Sequence[int]) -> None:
+class TorchvisionResNet(ResNet):
+    """The ResNet of torchvision's DeepLab v3 and FCN.
+
+    Source: torchvision, models/resnet.py, `_make_layer` with `replace_stride_with_dilation`: what
+    a stage's first block sees still lies as far apart as before.
+    """
+
+    dilates_late = True
+
+
+def _dilate(
+    network: ResNetBackbone, output_stride: int, multi_grid: Sequence[int], is_late: bool
+) -> None:
     """Trade the strides beyond `output_stride` for dilation, in place."""
     stride, dilation = 4, 1
     last = network.encoder.stages[-1]
     for stage in network.encoder.stages[1:]:
         stride *= 2
-        keeps_its_stride = stride <= output_stride
+        keeps_its_stride, before = stride <= output_stride, dilation
         dilation *= 1 if keeps_its_stride else 2
         for index, block in enumerate(cast(nn.Sequential, stage.layers)):
-            rate = dilation * (multi_grid[index] if stage is last else 1)
+            rate = before if is_late and index == 0 else dilation
+            rate *= multi_grid[index] if stage is last else 1
             for module in block.modules():
                 if isinstance(module, nn.Conv2d):
                     _set_rate(module, rate, keeps_its_stride)

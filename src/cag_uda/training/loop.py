@@ -101,7 +101,6 @@ def train_stage(
                 save(step)
                 with processes.agreed():
                     raise Interrupted(heard.number)
-
             if step and is_due(step, settings.refresh_every):
                 seed_for(seed, step)
                 method.refresh(data.passes)

@@ -6,7 +6,7 @@ Knows domains and their files; prints nothing.
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,10 +21,15 @@ from cag_uda.data.domains.domain import Domain, Item, MissingLabelsError
 from cag_uda.data.domains.label_reader import LabelReader, misfit
 from cag_uda.data.files.decoding import IF_UNREADABLE, Bytes, Codes, claimed_pixels
 from cag_uda.data.files.images import Pixels
+from cag_uda.data.inspection.between_splits import (
+    copied_images,
+    first_of,
+    shared_images,
+    unused_labels,
+)
 from cag_uda.errors import DataError
 from cag_uda.types import IGNORE
 
-_SHOWN = 5
 _FEW_LEVELS, _NARROW = 64, 65536 / 4
 _MANY_PIXELS, _LARGE_SHARE = 2, 0.02
 _PIXELS_TOGETHER, _PIXELS_COUNTED = 1 << 26, 1 << 24
@@ -137,9 +142,9 @@ def check_domain(
         splits=tuple(reports),
         warnings=(
             *(f"{report.split}: {warning}" for report in reports for warning in report.warnings),
-            *_shared_images(found),
-            *_copied_images(contents),
-            *(_unused_labels(domain, found) if split is None and with_labels else ()),
+            *shared_images(found),
+            *copied_images(contents),
+            *(unused_labels(domain, found) if split is None and with_labels else ()),
         ),
     )
 
@@ -401,7 +406,7 @@ class _Tally:
             ("differ in size from their labels", self._mismatched),
         ):
             if messages:
-                listed = _first(messages[key] for key in sorted(messages))
+                listed = first_of(messages[key] for key in sorted(messages))
                 advice = f"; {IF_UNREADABLE}" if messages is self._unreadable else ""
                 yield f"{len(messages)} of {self._images} images {what}: {listed}{advice}"
         if self._unmapped_pixels and domain.labels is not None:
@@ -475,42 +480,3 @@ class _Tally:
                 "the palettes of the labels differ: one index has other colours in other files; if "
                 "the colours are the classes, write encoding = 'rgb'"
             )
-
-
-def _unused_labels(domain: Domain, found: dict[str, list[Item]]) -> Iterator[str]:
-    used = {item.label for items in found.values() for item in items if item.label is not None}
-    if used and (unused := domain.unused_labels(used)):
-        yield f"{len(unused)} label files belong to no image: {_first(unused)}"
-
-
-def _shared_images(found: dict[str, list[Item]]) -> Iterator[str]:
-    """Say which splits share images: a score on images that were trained on means little."""
-    keys = {name: {item.key for item in items} for name, items in found.items()}
-    names = list(keys)
-    for place, first in enumerate(names):
-        for second in names[place + 1 :]:
-            if shared := len(keys[first] & keys[second]):
-                yield f"{shared} images are in both {first} and {second}"
-
-
-def _copied_images(contents: dict[str, dict[bytes, str]]) -> Iterator[str]:
-    """Say which splits hold the same pictures under other names."""
-    names = list(contents)
-    for place, first in enumerate(names):
-        for second in names[place + 1 :]:
-            pairs = [
-                (contents[first][each], contents[second][each])
-                for each in contents[first].keys() & contents[second].keys()
-            ]
-            copies = sorted(f"{one} = {other}" for one, other in pairs if one != other)
-            if copies:
-                yield (
-                    f"{len(copies)} images of {second} show pixel by pixel what images of {first} "
-                    f"show: {_first(copies)}"
-                )
-
-
-def _first(messages: Iterable[str]) -> str:
-    listed = list(messages)
-    more = f"; … and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return "; ".join(listed[:_SHOWN]) + more

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from torch import Tensor
 
 from cag_uda.errors import ModelError
-from cag_uda.models.foreign import released, segformer
+from cag_uda.models.foreign import dilated, released, segformer
 from cag_uda.models.foreign.network import Family, Foreign, ForeignClass
 from cag_uda.models.weight_files import network_in, read_weights
 
@@ -37,6 +37,11 @@ _OTHERS: tuple[tuple[tuple[str, ...], str, str], ...] = (
         "take one whose configuration has ResNet in place of ResNetV1c or ResNetV1d",
     ),
     ((r"decode_head\.", r"backbone\.layer1\."), "mmsegmentation's, with a ResNet", _OWN_BACKBONE),
+    (
+        (r"decode_head\.", r"backbone\.(patch_embed1|layers\.0\.0)\."),
+        "mmsegmentation's (DAFormer's, MIC's), with a MiT and another head than are known here",
+        _OWN_BACKBONE,
+    ),
     ((r"decode_head\.", r"backbone\."), "mmsegmentation's", "take one with a MiT or a ResNet"),
     (
         (r"segmentation_head\.", r"encoder\.layer1\."),
@@ -54,11 +59,10 @@ _OTHERS: tuple[tuple[tuple[str, ...], str, str], ...] = (
         "take one with a ResNet or a MiT (mit_b0 … mit_b5) as encoder",
     ),
     (
-        (r"classifier\.0\.convs\.", r"backbone\.layer1\."),
-        "a DeepLab v3 of torchvision",
-        _OWN_BACKBONE,
+        (r"classifier\.0\.convs\.", r"backbone\."),
+        "a DeepLab v3 of torchvision without a ResNet",
+        "take one with a ResNet, as deeplabv3_resnet50",
     ),
-    ((r"classifier\.4\.", r"backbone\.layer1\."), "an FCN of torchvision", _OWN_BACKBONE),
     (
         (r"pixel_level_module\.|sem_seg_head\.|transformer_module\.",),
         "a Mask2Former or OneFormer, which classifies masks in place of pixels",
@@ -103,6 +107,9 @@ def read_foreign(path: Path, family: Family | None = None) -> Foreign:
     elif segformer.is_segformer(state):
         found = segformer.of_segformer(state, left_out)
         looks = f"{found.family} network"
+    elif dilated.is_dilated(state):
+        found = dilated.of_dilated(state, left_out)
+        looks = f"network of {found.family}"
     else:
         raise ModelError(
             f"{file} is no checkpoint of a form that is known here{_what_it_is(state)}"
@@ -136,8 +143,9 @@ def _what_it_is(state: Mapping[str, Tensor]) -> str:
             return f": by its names it is {whose}; {advice}"
     names = ", ".join(name[:80] for name in list(state)[:6])
     return (
-        f": its tensors are called {names}, …; it takes those of CAG-UDA, AdaptSegNet, ADVENT, "
-        "DACS, SegFormer (transformers, NVIDIA, mmsegmentation) and DAFormer"
+        f": its tensors are called {names}, …; give a file that the code of CAG-UDA, AdaptSegNet, "
+        "ADVENT, DACS, SegFormer (transformers, NVIDIA, mmsegmentation), DAFormer or DeepLab v3 "
+        "(torchvision, segmentation_models_pytorch) wrote"
     )
 
 

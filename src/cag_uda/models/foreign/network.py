@@ -11,8 +11,11 @@ from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.weight_files import fill
 
-Family: TypeAlias = Literal["cag", "adaptsegnet", "advent", "dacs", "segformer", "daformer"]
-"""Whose code saved a checkpoint; a SegFormer may be of transformers, NVIDIA or mmsegmentation."""
+Family: TypeAlias = Literal[
+    "cag", "adaptsegnet", "advent", "dacs", "segformer", "daformer", "torchvision", "smp"
+]
+"""Whose code saved a checkpoint; a SegFormer may be of transformers, NVIDIA or mmsegmentation, and
+smp is segmentation_models_pytorch."""
 
 Part: TypeAlias = Callable[[str, Tensor], "dict[str, Tensor] | None"]
 """What a tensor of a checkpoint is here, by name; None where it is nothing."""

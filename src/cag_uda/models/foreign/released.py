@@ -10,10 +10,11 @@ from dataclasses import replace
 from torch import Tensor
 
 from cag_uda.errors import ModelError
-from cag_uda.models.backbones import find_resnet
 from cag_uda.models.config import SegmenterConfig
 from cag_uda.models.foreign.network import Family, Foreign, sorted_out, wanted
-from cag_uda.models.published import resnet_depths, transformers_name
+from cag_uda.models.foreign.resnets import in_backbone, resnet_row
+from cag_uda.models.published import resnet_depths
+from cag_uda.models.resnet import CaffeResNet, ResNet
 
 # BGR, of images in 0 … 255; the released code of AdaptSegNet, ADVENT and DACS.
 _CAFFE_MEAN = (104.00698793, 116.66876762, 122.67891434)
@@ -56,7 +57,7 @@ def of_cag(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Foreign:
         if name.startswith("backbone.")
     }
     config = SegmenterConfig(
-        backbone=_backbone_row(backbone, is_caffe=False),
+        backbone=resnet_row(backbone, ResNet),
         decoder="deeplab-v3plus",
         output_stride=16,
         multi_grid=(1, 2, 4),
@@ -68,7 +69,7 @@ def of_cag(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Foreign:
 
     def part(name: str, tensor: Tensor) -> dict[str, Tensor] | None:
         if name.startswith("backbone."):
-            return _in_backbone(name.removeprefix("backbone."), tensor)
+            return in_backbone(name.removeprefix("backbone."), tensor)
         module, _, leaf = name.rpartition(".")
         return {f"{_V3PLUS_MODULES[module]}.{leaf}": tensor} if module in _V3PLUS_MODULES else None
 
@@ -82,7 +83,7 @@ def of_v2(
     state: Mapping[str, Tensor], left_out: Mapping[str, str], family: Family | None
 ) -> Foreign:
     """DeepLab v2 of AdaptSegNet and its successors: BGR 0 … 255 minus a mean, frozen batch norm."""
-    row = _backbone_row(state, is_caffe=True)
+    row = resnet_row(state, CaffeResNet)
     channels = wanted(state, f"layer4.{resnet_depths(state)[-1] - 1}.conv3.weight").shape[0]
     head = _main_classifier(state, channels)
     note = ""
@@ -102,7 +103,7 @@ def of_v2(
 
     def part(name: str, tensor: Tensor) -> dict[str, Tensor] | None:
         if not name.startswith(f"{head}.conv2d_list."):
-            return _in_backbone(name, tensor)
+            return in_backbone(name, tensor)
         branch, leaf = name.split(".")[2:]
         return {f"classifier.branches.{branch}.{leaf}": tensor} if int(branch) < used else None
 
@@ -167,19 +168,3 @@ def _told_from_branches(state: Mapping[str, Tensor], head: str) -> tuple[Family,
         f"the classifier's branches of dilation 18 and 24 deviate by {shown}, so they were trained "
         "(from 0.01): all four are used, as by ADVENT and DACS; the family adaptsegnet uses two"
     )
-
-
-def _backbone_row(state: Mapping[str, Tensor], *, is_caffe: bool) -> str:
-    """The row of `BACKBONES` that a ResNet's tensors, in torchvision's layout, are of."""
-    depths = resnet_depths(state)
-    is_bottleneck = any(".conv3." in name for name in state)
-    last = "conv3" if is_bottleneck else "conv2"
-    sizes = [wanted(state, f"layer{i}.0.{last}.weight").shape[0] for i in range(1, 5)]
-    stem = wanted(state, "conv1.weight").shape[0]
-    layer = "bottleneck" if is_bottleneck else "basic"
-    return find_resnet(depths, layer, sizes, stem, is_caffe=is_caffe)
-
-
-def _in_backbone(name: str, tensor: Tensor) -> dict[str, Tensor] | None:
-    known = transformers_name(name)
-    return None if known is None else {f"backbone.network.{known}": tensor}

@@ -1,0 +1,149 @@
+"""DeepLab v3 and FCN on a dilated ResNet: of torchvision, and of segmentation_models_pytorch.
+
+Knows the names that both save under, and how they dilate.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from torch import Tensor
+
+from cag_uda.errors import ModelError
+from cag_uda.models.config import SegmenterConfig
+from cag_uda.models.foreign.network import Family, Foreign, sorted_out, wanted
+from cag_uda.models.foreign.resnets import in_backbone, resnet_row
+from cag_uda.models.resnet import ResNet, TorchvisionResNet
+
+_ASPP = (
+    (r"convs\.([0-3])\.([01])", r"decoder.aspp.branches.\1.\2"),
+    (r"convs\.4\.1", "decoder.aspp.pooled.1.0"),
+    (r"convs\.4\.2", "decoder.aspp.pooled.1.1"),
+    (r"project\.([01])", r"decoder.aspp.project.0.\1"),
+)
+
+
+class _Layout(NamedTuple):
+    """How one of them is saved."""
+
+    family: Family
+    told_by: tuple[str, ...]
+    """Names that all of its checkpoints have."""
+    decoder: str
+    backbone: str
+    """What stands before the backbone's names."""
+    kind: type[ResNet]
+    modules: tuple[tuple[str, str], ...]
+    """Modules of the head, as patterns, and what they are called here."""
+    classifier: str
+    align_corners: bool
+
+
+def _v3_modules(before: str, convolution: str, norm: str) -> tuple[tuple[str, str], ...]:
+    return (
+        *((f"(?:{before}){pattern}", ours) for pattern, ours in _ASPP),
+        (convolution, "decoder.refine.0"),
+        (norm, "decoder.refine.1"),
+    )
+
+
+_LAYOUTS = (
+    _Layout(
+        "torchvision",
+        ("classifier.0.convs.0.0.weight", "backbone.layer1.0.conv1.weight"),
+        "deeplab-v3",
+        "backbone.",
+        TorchvisionResNet,
+        _v3_modules(r"classifier\.0\.", r"classifier\.1", r"classifier\.2"),
+        "classifier.4",
+        align_corners=False,
+    ),
+    _Layout(
+        "torchvision",
+        ("classifier.0.weight", "classifier.4.weight", "backbone.layer1.0.conv1.weight"),
+        "fcn",
+        "backbone.",
+        TorchvisionResNet,
+        ((r"classifier\.0", "decoder.refine.0"), (r"classifier\.1", "decoder.refine.1")),
+        "classifier.4",
+        align_corners=False,
+    ),
+    _Layout(
+        "smp",
+        ("decoder.0.convs.0.0.weight", "decoder.0.convs.1.0.weight", "decoder.1.weight"),
+        "deeplab-v3",
+        "encoder.",
+        ResNet,
+        _v3_modules(r"decoder\.0\.", r"decoder\.1", r"decoder\.2"),
+        "segmentation_head.0",
+        align_corners=True,
+    ),
+    _Layout(
+        "smp",
+        ("decoder.aspp.convs.0.0.weight", "decoder.aspp.convs.1.0.weight", "decoder.conv.weight"),
+        "deeplab-v3",
+        "encoder.",
+        ResNet,
+        _v3_modules(r"decoder\.aspp\.", r"decoder\.conv", r"decoder\.bn"),
+        "segmentation_head.0",
+        align_corners=True,
+    ),
+)
+
+
+def is_dilated(state: Mapping[str, Tensor]) -> bool:
+    """Whether tensors have the names of one of these."""
+    return _layout_of(state) is not None
+
+
+def of_dilated(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Foreign:
+    """A DeepLab v3 or an FCN at output stride 8.
+
+    Raises:
+        ModelError: if there is no backbone here of its form.
+    """
+    layout = _layout_of(state)
+    if layout is None:
+        raise ModelError("the checkpoint holds no DeepLab v3 or FCN")
+    prefix = layout.backbone
+    inner = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in state.items()
+        if name.startswith(prefix)
+    }
+    config = SegmenterConfig(
+        backbone=resnet_row(inner, layout.kind),
+        decoder=layout.decoder,
+        output_stride=8,
+        align_corners=layout.align_corners,
+        norm="shared",
+    )
+    modules = (*layout.modules, (re.escape(layout.classifier), "classifier"))
+
+    def part(name: str, tensor: Tensor) -> dict[str, Tensor] | None:
+        if name.startswith(prefix):
+            return in_backbone(name.removeprefix(prefix), tensor)
+        module, _, leaf = name.rpartition(".")
+        for pattern, ours in modules:
+            if found := re.fullmatch(pattern, module):
+                return {f"{found.expand(ours)}.{leaf}": tensor}
+        return None
+
+    def why_not(name: str) -> str:
+        if name.startswith("aux_classifier."):
+            return "a second classifier, which training alone uses"
+        if name.startswith(f"{prefix}fc."):
+            return "the classifier of ImageNet"
+        raise ModelError(
+            f"the checkpoint is a network of {layout.family} with {name[:200]}, which none here "
+            "has; begin with its backbone: segmenter.weights takes this file"
+        )
+
+    classes = len(wanted(state, f"{layout.classifier}.weight"))
+    found = sorted_out(layout.family, config, classes, state, part, why_not, left_out)
+    return replace(found, notes=(f"a {layout.decoder} in the layout of {layout.family}",))
+
+
+def _layout_of(state: Mapping[str, Tensor]) -> _Layout | None:
+    return next((each for each in _LAYOUTS if all(name in state for name in each.told_by)), None)
