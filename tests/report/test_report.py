@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from cag_uda.errors import RunError
+from cag_uda.files import seal
 from cag_uda.report import write_report
 from cag_uda.runs.records.base import write_record
 from cag_uda.runs.records.stage import REACHED, Reached
@@ -231,6 +232,11 @@ def test_network_chosen_without_labels_is_the_delivered_one(run: Path) -> None:
     (run / "model" / "model.safetensors").write_bytes(b"of a step in between")
     text = text_of(write_report(run).read_text(encoding="utf-8"))
     assert "infomax chose a network from within a stage" in text
+    network = run / "stages/2-stage-1/model/model.safetensors"
+    seal(network)
+    network.write_bytes(b"damaged")
+    text = text_of(write_report(run).read_text(encoding="utf-8"))
+    assert "stages/2-stage-1/model/model.safetensors is damaged: the page cannot tell" in text
 
 
 def test_page_of_five_stages_and_five_images_is_small(tmp_path: Path) -> None:

@@ -133,9 +133,15 @@ def read_run(path: Path) -> RunRecord:
             "model/model.safetensors is damaged: the page cannot tell which network was delivered."
         )
     elif criterion and delivered is None and finished >= set(planned):
-        remarks.append(
+        damaged = [
+            each for each in map(_network_of, scores.stages) if is_sound(path / each) is False
+        ]
+        remarks += [
+            f"{each.as_posix()} is damaged: the page cannot tell whether it was delivered."
+            for each in damaged
+        ] or [
             f"{criterion} chose a network from within a stage; the page shows the ends of stages."
-        )
+        ]
     stages = [
         _read_stage(stage, path / "stages" / stage.folder, stage.name in finished, remarks)
         for stage in listed
@@ -311,14 +317,17 @@ def _criterion(plan: dict[str, Any]) -> str | None:
     return None if deliver == "last" else deliver
 
 
+def _network_of(stage: StageScores) -> Path:
+    """Where a stage's network lies, below the run."""
+    return Path("stages", stage.folder, "model", "model.safetensors")
+
+
 def _delivered(path: Path, scores: Scores) -> str | None:
     """The stage whose final network is, byte by byte, the delivered one."""
-    name = "model.safetensors"
-    delivered = path / "model" / name
+    delivered = path / "model" / "model.safetensors"
     for stage in scores.stages:
-        network = path / "stages" / stage.folder / "model" / name
         try:
-            if filecmp.cmp(delivered, network, shallow=False):
+            if filecmp.cmp(delivered, path / _network_of(stage), shallow=False):
                 return stage.name
         except OSError:
             continue
