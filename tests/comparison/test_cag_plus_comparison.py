@@ -7,6 +7,7 @@ from cag_uda.comparison.plan import (
     base_of,
     budget_of,
     delivered_stages,
+    last_trained,
     plan_ablation,
     plan_methods,
 )
@@ -23,6 +24,7 @@ def test_beside_cag_it_has_a_warm_up_and_as_many_steps_as_the_recipe() -> None:
     assert [(s.name, s.method.name, s.steps) for s in plus.recipe.stages] == [
         ("warmup", "source-only", 150),
         ("cag-plus", "cag-plus", 450),
+        ("answer", "anchor-classifier", 0),
     ]
     assert plus.steps == cag.steps == budget_of(recipe)["steps"]
     assert plus.recipe.stages[0].optim == cag.recipe.stages[0].optim
@@ -52,7 +54,9 @@ def test_every_variant_takes_one_thing_out_and_keeps_the_rest() -> None:
     entries = {e.name: e for e in plan_ablation(base, read_variants(base="cag-plus"))}
     assert {e.steps for e in entries.values()} == {600}
     assert (entries["warmup"].run, entries["warmup"].scored) == ("cag-plus", ("warmup",))
-    own = delivered_stages(recipe)[-1].method.model_dump()
+    base_row = ("cag-plus", ("cag-plus",))
+    assert (entries["answer-none"].run, entries["answer-none"].scored) == base_row
+    own = last_trained(delivered_stages(recipe)).method.model_dump()
     for name, entry in entries.items():
         assert entry.recipe.stages[0] == base.recipe.stages[0]
         method = entry.recipe.stages[1].method.model_dump()
@@ -61,7 +65,8 @@ def test_every_variant_takes_one_thing_out_and_keeps_the_rest() -> None:
             changed.append("loading")
         # Another stage of the same run; small recipes have no initial features to take out; and
         # what moving anchors do shows only where features are drawn to them.
-        expected = {"warmup": 0, "initial-none": 0, "contrast-fixed": 2}.get(name, 1)
+        unchanged = {"warmup": 0, "answer-none": 0, "initial-none": 0}
+        expected = {**unchanged, "contrast-fixed": 2}.get(name, 1)
         assert len(changed) == expected, name
         assert (entry.run == name) == (expected > 0)
     sampled = entries["sampling-none"].recipe.loading
