@@ -80,7 +80,7 @@ def write_pngs(folder: Path, drawn: list[list[Rectangle]], classes: tuple[str, .
 def write_labelme(folder: Path, drawn: list[list[Rectangle]]) -> None:
     write_photographs(folder, drawn)
     for number, shapes in enumerate(drawn):
-        content = {
+        content: dict[str, Any] = {
             "version": "7.9.1",
             "flags": {},
             "shapes": [

@@ -111,13 +111,7 @@ def train_stage(
                 log.skip(step, losses, data.files)
 
             taken = step + 1
-            is_last = taken == settings.steps
-            is_logged = is_last or is_due(taken, settings.log_every)
-            # What a refresh takes long to prepare must not cost the steps before it.
-            is_saved = is_last or any(
-                is_due(taken, every)
-                for every in (settings.checkpoint_every, settings.refresh_every)
-            )
+            is_logged, is_saved = _is_logged(settings, taken), _is_saved(settings, taken)
             if is_logged or is_saved:
                 log.refuse_broken(taken, data.files, method if is_saved else None)
             if is_logged:
@@ -136,6 +130,16 @@ def train_stage(
     for callback in callbacks:
         callback.on_end(method)
     return Progress(settings.steps, log.elapsed_s)
+
+
+def _is_logged(settings: StageSettings, taken: int) -> bool:
+    return taken == settings.steps or is_due(taken, settings.log_every)
+
+
+def _is_saved(settings: StageSettings, taken: int) -> bool:
+    """Tell whether a checkpoint is due: what a refresh prepares must not cost the steps before."""
+    every = (settings.checkpoint_every, settings.refresh_every)
+    return taken == settings.steps or any(is_due(taken, steps) for steps in every)
 
 
 def _prepare(method: Method, data: StageData, callbacks: Callbacks, seed: int) -> Progress:
