@@ -24,6 +24,8 @@ def prepare_process() -> None:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     logging.disable(logging.INFO)  # Lightning sets its own level when it is imported.
+    # Pillow's, of images that are within our own limit.
+    warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
     # Of 1×1 convolutions with channels last, whose layout is the same either way.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     try:
