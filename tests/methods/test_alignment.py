@@ -128,7 +128,7 @@ def test_a_step_at_two_levels_is_the_alternating_original(kind: str, segmenter: 
     both = TwoLevelSegmenter(reference.segmenter, reference.auxiliary)
     discriminators = (reference.discriminator, reference.auxiliary_discriminator)
     bce = F.binary_cross_entropy_with_logits
-    (_, main, _), auxiliary = both(batch.source.image, "source")
+    (_, main), auxiliary = both(batch.source.image, "source")
     supervised = [
         F.cross_entropy(
             F.interpolate(logits, (32, 32), mode="bilinear"),
@@ -138,7 +138,7 @@ def test_a_step_at_two_levels_is_the_alternating_original(kind: str, segmenter: 
         for logits in (main, auxiliary)
     ]
     (supervised[0] + 0.1 * supervised[1]).backward()
-    (_, target, _), auxiliary_target = both(batch.target.image, "target")
+    (_, target), auxiliary_target = both(batch.target.image, "target")
     for weight, judge, logits in zip(
         (1e-3, 2e-4), discriminators, (target, auxiliary_target), strict=True
     ):
