@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cag_uda.adaptation.mixing import Mixed
 from cag_uda.adaptation.soft_labels import SoftLabels
-from cag_uda.comparison.plan import plan_ablation, plan_methods
+from cag_uda.comparison.plan import last_trained, plan_ablation, plan_methods
 from cag_uda.comparison.settings import choose, read_contenders, read_variants
 from cag_uda.methods.cag_plus import CAGPlus
 from cag_uda.methods.cag_plus_settings import CAGPlusConfig
@@ -133,11 +133,11 @@ def test_every_piece_has_a_row_without_it_or_with_it(name: str) -> None:
     recipe = load_recipe(name)
     (base,) = plan_methods(recipe, choose(read_contenders(), ["cag-plus"]))
     entries = plan_ablation(base, read_variants(base="cag-plus"))
-    own = base.recipe.stages[-1].method.model_dump()
+    own = last_trained(base.recipe.stages).method.model_dump()
     changed: set[str] = set()
     sampling = "rare_class_temperature"  # A matter of the loader.
     for entry in entries:
-        method = entry.recipe.stages[-1].method.model_dump()
+        method = last_trained(entry.recipe.stages).method.model_dump()
         changed |= {key for key in own if method[key] != own[key]}
         if getattr(entry.recipe.loading, sampling) != getattr(recipe.loading, sampling):
             changed.add(sampling)

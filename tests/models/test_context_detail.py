@@ -369,13 +369,15 @@ def test_a_crop_that_fits_no_grid_or_no_crop_is_refused(classes: Classes) -> Non
     with pytest.raises(ModelError, match=r"\[68, 68\] must be multiples of 8 px.*use \[72, 72\]"):
         make(classes, side=68)
     with pytest.raises(RecipeError, match="at least 64 by 64"):
-        load_recipe("demo", ["segmenter.detail.crop_px=[0, 64]"])
+        load_recipe("camvid-day-dusk-oracle", ["segmenter.detail.crop_px=[0, 64]"])
     with pytest.raises(RecipeError, match=r"crop_px \[512, 512\] does not lie in a training crop"):
-        load_recipe("demo", ["segmenter.detail={}"])
-    recipe = load_recipe("demo", ["segmenter.detail.crop_px=[64, 64]"])
+        load_recipe("camvid-day-dusk-oracle", ["segmenter.detail={}"])
+    recipe = load_recipe("camvid-day-dusk-oracle", ["segmenter.detail.crop_px=[64, 64]"])
     assert recipe.segmenter.detail is not None
     assert recipe.segmenter.detail.weight == 0.1
-    assert load_recipe("demo").segmenter.detail is None
+    assert load_recipe("camvid-day-dusk-oracle").segmenter.detail is None
+    with pytest.raises(RecipeError, match=r"'answer': anchor-classifier wants logits .* linear"):
+        load_recipe("demo", ["segmenter.detail.crop_px=[64, 64]"])
 
 
 def recipe_with_detail(folder: Path) -> Recipe:

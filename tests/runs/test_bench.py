@@ -112,7 +112,7 @@ def test_arithmetic_of_steps_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     operations = 1e12 * arithmetic.forward_tflop(convolution, (2, 3, 10, 20))
     assert operations == pytest.approx(2 * (3 * 9) * 8 * 2 * 10 * 20)
     half, whole = (
-        arithmetic.step_tflop(load_recipe("demo", [f"loading.crop_px=[{height}, 128]"]))
+        arithmetic.step_tflop(load_recipe("camvid-drives", [f"loading.crop_px=[{height}, 128]"]))
         for height in (64, 128)
     )
     assert whole["stage-1"] == whole["stage-3"]
