@@ -191,8 +191,8 @@ def test_the_targets_images_are_normalised_by_mixed_statistics(
         norm.domain = domain  # type: ignore[assignment]
         mean = (1 - alpha) * norm.source_mean + alpha * norm.running_mean
         variance = (1 - alpha) * norm.source_var + alpha * norm.running_var
-        if domain == "target":
-            bound = (variance + norm.eps).sqrt()
+        if domain == "target" and alpha:
+            bound = (1 - alpha) / alpha * (variance + norm.eps).sqrt()
             mean = mean.clamp(norm.running_mean - bound, norm.running_mean + bound)
         expected = (x - mean[:, None, None]) / (variance[:, None, None] + norm.eps).sqrt()
         torch.testing.assert_close(norm(x), expected, rtol=1e-4, atol=1e-5)

@@ -28,7 +28,7 @@ def cells_of(folder: Path, network: Segmenter, domain: Any, first_px: int) -> Ce
     for path in sorted((folder / "images").iterdir()):
         image = torch.from_numpy(read_pixels(path)).permute(2, 0, 1)[None].float() / 255
         with torch.no_grad():
-            features, logits, _ = network.eval()(image, domain)
+            features, logits = network.eval()(image, domain)
         truth = read_pixels(folder / "labels" / path.name)
         rows, probability = (
             each[0].flatten(1).t().numpy() for each in (features, logits.softmax(dim=1))

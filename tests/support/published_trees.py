@@ -4,6 +4,7 @@ Each label is drawn as train ids and then written as the data set's own codes by
 which are typed from the publications and know nothing of the domain files.
 """
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,10 +74,12 @@ def encode(train_ids: TrainIds, ids: tuple[int, ...], void: tuple[int, ...]) -> 
 
 
 def photo(path: Path, train_ids: TrainIds, height: int, width: int) -> None:
-    """A picture in which each class has a colour of its own."""
+    """A picture in which each class has a colour of its own, and one pixel the file."""
     colours = np.random.default_rng(1).integers(0, 256, (256, 3), np.uint8)[train_ids]
     rows = np.arange(height).clip(max=len(train_ids) - 1)
-    write_image(path, colours[rows][:, :width])
+    pixels = colours[rows][:, :width]
+    pixels[-1, -1] = np.frombuffer(zlib.crc32(str(path).encode()).to_bytes(4, "big")[1:], np.uint8)
+    write_image(path, pixels)
 
 
 def palette_png(path: Path, ids: npt.NDArray[Any]) -> None:

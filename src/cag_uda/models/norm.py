@@ -106,14 +106,18 @@ class DomainBatchNorm2d(SharedBatchNorm2d):
     def mixed_statistics(self) -> tuple[Tensor, Tensor]:
         """Mix mean and variance as the target's images are normalised, each (channels,).
 
-        The mixed mean stays within one (mixed) standard deviation of the target's. The sources know
-        no such bound: without it, channels in which the domains lie far apart (inverted contrast)
-        are normalised to values that no later layer has seen.
+        The mixed mean stays within (1 − α) / α mixed standard deviations of the target's: one at
+        α = 1/2, none at 1, any at 0. The sources know no such bound: without it, channels in which
+        the domains lie far apart (inverted contrast) are normalised to values that no later layer
+        has seen.
         """
         mean, variance = running_statistics(self, "target")
-        mixed = torch.lerp(self.source_mean, mean, self.target_share)
-        variance = torch.lerp(self.source_var, variance, self.target_share)
-        bound = (variance + self.eps).sqrt()
+        share = self.target_share
+        if share == 0:
+            return self.source_mean, self.source_var
+        mixed = torch.lerp(self.source_mean, mean, share)
+        variance = torch.lerp(self.source_var, variance, share)
+        bound = (1 - share) / share * (variance + self.eps).sqrt()
         return mean + (mixed - mean).clamp(-bound, bound), variance
 
 
