@@ -10,6 +10,7 @@ from cag_uda.errors import ModelError, RecipeError
 from cag_uda.models.pack import read_pack
 from cag_uda.recipes import Recipe, load_recipe
 from cag_uda.runs.folder import RunFolder
+from cag_uda.runs.records.run import read_class_shares
 from cag_uda.runs.runner import adapt
 from cag_uda.training.interrupt import Interrupted
 from tests.support.command_line import failure, run
@@ -58,6 +59,13 @@ def test_from_a_pack_the_network_is_that_of_the_run_that_had_the_source(world: P
     assert free.read_bytes() == given.read_bytes()
     assert losses(world / "free") == losses(world / "given")
     assert set(losses(world / "free")[-1]) == {"mixed/ce", "source/pull"}
+
+
+def test_class_shares_of_the_source_are_those_of_the_pack(world: Path) -> None:
+    counts = read_pack(world / "day.safetensors").figures.counts.double()
+    shares = read_class_shares(world / "free")
+    assert shares is not None
+    assert shares.source == pytest.approx((counts / counts.sum()).tolist())
     first = read_pixels(world / "dusk" / "images" / "000.png")
     assert first.shape == (48, 64, 3)
 

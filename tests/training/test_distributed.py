@@ -68,6 +68,10 @@ def test_two_processes_train_as_one_does(exact: tuple[Path, Path], tmp_path: Pat
         [json.loads((run / name).read_text()) for run in (one, two)]
         for name in (stage / "pseudo_labels.json", "scores.json")
     )
+    shares = [json.loads((run / "class_shares.json").read_text()) for run in (one, two)]
+    assert shares[0]["source"] == shares[1]["source"]
+    assert shares[0]["target_cells"] == shares[1]["target_cells"]
+    assert shares[0]["target"] == pytest.approx(shares[1]["target"], abs=1e-3)
     assert quality[0] == quality[1], "every pixel is counted once, by one of the processes"
     for first, second in zip(scores[0]["stages"], scores[1]["stages"], strict=True):
         assert first["iou"] == pytest.approx(second["iou"], abs=1e-3)

@@ -11,6 +11,7 @@ from pathlib import Path
 from cag_uda.files import is_sound, write_text
 from cag_uda.report import words
 from cag_uda.report.charts import Chart, Scale, bar_scale, loss_chart, score_chart
+from cag_uda.report.class_shares import make_shares
 from cag_uda.report.criteria import make_criteria
 from cag_uda.report.evidence import read_anchor_distances, read_confusion, read_features
 from cag_uda.report.feature_maps import FeatureMaps, make_feature_maps
@@ -69,6 +70,7 @@ def render(run: RunRecord) -> str:
         climb=_climb_scale(summary),
         gallery=gallery,
         class_table=_class_table(run, summary),
+        shares=make_shares(run.class_shares),
         labelling=make_labelling(
             run.stages, run.samples, scores.palette, align_corners=run.align_corners
         ),

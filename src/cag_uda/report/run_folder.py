@@ -18,11 +18,14 @@ from cag_uda.files import is_sound
 from cag_uda.report.gallery import Sample
 from cag_uda.report.metrics_log import Metrics, read_metrics
 from cag_uda.runs.records.run import (
+    CLASS_SHARES,
     DATA,
     ENVIRONMENT,
+    ClassShares,
     Environment,
     Scores,
     StageScores,
+    read_class_shares,
     read_data_record,
     read_environment,
     read_scores,
@@ -87,6 +90,8 @@ class RunRecord:
     """The network before the first stage, in words."""
     few_labels: str | None
     """Which images of the target were trained on with labels, in words; None: none."""
+    class_shares: ClassShares | None
+    """Of both domains; None where the run has not estimated them."""
     environment: Environment
     remarks: list[str]
     """Remarks on what is missing or cannot be read, in words for the page."""
@@ -159,6 +164,7 @@ def read_run(path: Path) -> RunRecord:
         seed=_seed(plan),
         begins_from=_begins_from(plan),
         few_labels=_few_labels(plan),
+        class_shares=_class_shares(path, scores, remarks),
         environment=_read_environment(path / ENVIRONMENT, remarks),
         remarks=remarks,
     )
@@ -248,6 +254,14 @@ def _read_environment(file: Path, remarks: list[str]) -> Environment:
         remarks.append(f"{file.name} is missing.")
         return Environment()
     return _or_left_out(file, read_environment, Environment(), remarks)
+
+
+def _class_shares(path: Path, scores: Scores, remarks: list[str]) -> ClassShares | None:
+    found = _or_left_out(path / CLASS_SHARES, read_class_shares, None, remarks)
+    if found is not None and found.classes != scores.classes:
+        remarks.append(f"{CLASS_SHARES} is of other classes than scores.json and is left out.")
+        return None
+    return found
 
 
 def _or_left_out(file: Path, read: Callable[[Path], T], otherwise: T, remarks: list[str]) -> T:

@@ -27,6 +27,7 @@ from cag_uda.recipes.schema import INITIAL, Stage
 from cag_uda.report import write_report
 from cag_uda.runs.callbacks import KeepLabelling, ScoreOnTheWay, ShowPictures, ShowProgress
 from cag_uda.runs.card import write_card
+from cag_uda.runs.class_shares import ClassShareRecorder
 from cag_uda.runs.console import shown
 from cag_uda.runs.criteria import record_missing
 from cag_uda.runs.fingerprint import fingerprint
@@ -259,12 +260,21 @@ class StageRunner:
                 self._run_stage(index, stage, initial)
                 with self.processes.agreed():
                     self.stop.check()
+        network = ""
         with self.processes.agreed():
             if self.processes.is_first:
                 delivered = self._delivered()
                 copy_model(delivered, self.run_folder.model)
                 scores = self.results.scores
                 write_card(self.run_folder.model, initial, self.recipe, scores, delivered)
+                network = delivered.relative_to(self.run_folder.path).as_posix()
+        shares = ClassShareRecorder(
+            self.recipe, self.scenario, self.processes, self.stop, self.progress
+        )
+        network = self.processes.gather(network)[0]
+        shares.record(self.run_folder, network, self.fabric.device)
+        with self.processes.agreed():
+            if self.processes.is_first:
                 write_report(self.run_folder.path)
         return self.results.scores
 

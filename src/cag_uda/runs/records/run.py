@@ -1,4 +1,4 @@
-"""RUN/scores.json and RUN/environment.json."""
+"""RUN/scores.json, RUN/environment.json and the other records of a whole run."""
 
 from pathlib import Path
 from typing import Any, Self
@@ -9,13 +9,14 @@ from cag_uda.runs.records.base import (
     Colour,
     Finite,
     FolderName,
+    PathInside,
     Record,
     Share,
     read_record,
 )
 
 SCORES, ENVIRONMENT, TRACKING = "scores.json", "environment.json", "tracking.json"
-DATA = "data.json"
+DATA, CLASS_SHARES = "data.json", "class_shares.json"
 
 
 class Gain(Record):
@@ -141,6 +142,32 @@ class DataRecord(Record):
     """Changes that a resumed run found, in words."""
 
 
+class ClassShares(Record):
+    """class_shares.json: how much of each domain every class is; no label of the target has a part.
+
+    Both are of a sample of the training images.
+    """
+
+    network: PathInside
+    """Model folder of the stage whose network was asked, the delivered one."""
+    classes: list[str]
+    source: list[Share]
+    """Of the labelled pixels."""
+    target: list[Share]
+    """Estimated from the network's outputs."""
+    total_variation: Share
+    """Between both."""
+    target_images: int
+    target_cells: int
+    """Of the feature grids of these images."""
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> Self:
+        if not len(self.classes) == len(self.source) == len(self.target):
+            raise ValueError("wanted as many shares of each domain as classes")
+        return self
+
+
 class RankedNetwork(Record):
     """One network in a ranking by label-free criteria."""
 
@@ -203,3 +230,10 @@ def read_data_record(run: Path) -> DataRecord | None:
     """Read what data a run was begun with; None where it is not told. Raises RunError."""
     path = run / DATA
     return read_record(DataRecord, path, "delete it to go without") if path.is_file() else None
+
+
+def read_class_shares(run: Path) -> ClassShares | None:
+    """Read the class shares of a run; None where there are none. Raises RunError if damaged."""
+    path = run / CLASS_SHARES
+    mend = "delete it: --resume then estimates them anew"
+    return read_record(ClassShares, path, mend) if path.is_file() else None

@@ -1,0 +1,53 @@
+"""Class shares of both domains, side by side. Knows no other part of the page."""
+
+from dataclasses import dataclass
+
+from cag_uda.report.charts import Scale, bar_scale
+from cag_uda.runs.records.run import ClassShares
+
+CLEARLY_APART = 0.10
+"""Total variation from which the shares of two domains count as different."""
+
+
+@dataclass(frozen=True)
+class ShareRow:
+    """One class: its shares of the source and of the target, each in [0, 1]."""
+
+    index: int
+    name: str
+    source: float
+    target: float
+
+    @property
+    def points(self) -> float:
+        """How much more of the target it is, in percentage points."""
+        return 100 * (self.target - self.source)
+
+
+@dataclass(frozen=True)
+class SharesTable:
+    """All classes, those that differ most first."""
+
+    rows: list[ShareRow]
+    scale: Scale
+    total_variation: float
+    target_images: int
+
+    @property
+    def differ(self) -> bool:
+        """True if the domains show the classes in clearly different shares."""
+        return self.total_variation > CLEARLY_APART
+
+
+def make_shares(found: ClassShares | None) -> SharesTable | None:
+    """Lay out the shares of a run; None where it has none."""
+    if found is None:
+        return None
+    both = zip(found.classes, found.source, found.target, strict=True)
+    rows = [ShareRow(index, *each) for index, each in enumerate(both)]
+    return SharesTable(
+        rows=sorted(rows, key=lambda row: -abs(row.points)),
+        scale=bar_scale([*found.source, *found.target]),
+        total_variation=found.total_variation,
+        target_images=found.target_images,
+    )
