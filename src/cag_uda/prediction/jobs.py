@@ -68,7 +68,8 @@ def find_jobs(inputs: Sequence[str], out: Path) -> list[Job]:
             "no inputs: the list on standard input is empty; write one file, folder or glob a line"
         )
     root = os.path.commonpath(set(bases.values()))
-    places = _distinct_places([os.path.relpath(path, root) for path in bases])
+    within = root.rstrip(os.sep) + os.sep  # All are absolute and below it: faster than relpath.
+    places = _distinct_places([path.removeprefix(within) for path in bases])
     return [Job(Path(path), place) for path, place in zip(bases, places, strict=True)]
 
 
@@ -93,6 +94,11 @@ def refuse_overwriting(jobs: Iterable[Job], outputs: dict[Job, list[Path]], out:
     inputs = {real_path(job.source) for job in jobs}
     holding = {os.path.dirname(path) for path in inputs}
     inside = real_path(out)
+
+    @cache
+    def is_inside(folder: str) -> bool:
+        return os.path.commonpath((real_path(folder), inside)) == inside
+
     for job, paths in outputs.items():
         for path in paths:
             real = real_path(path)
@@ -100,18 +106,18 @@ def refuse_overwriting(jobs: Iterable[Job], outputs: dict[Job, list[Path]], out:
                 raise UserError(
                     f"{path} is an input and would be overwritten; choose another --out"
                 )
-            if os.path.commonpath((real_path(path.parent), inside)) != inside:
+            if not is_inside(os.path.dirname(path)):
                 raise UserError(
                     f"the prediction of {job.source} would leave {out} through a link, to {real}; "
                     "choose another --out"
                 )
 
 
-def _quick_realpath() -> Callable[[Path], str]:
+def _quick_realpath() -> Callable[[str | Path], str]:
     """`os.path.realpath` for many files of few folders, each of which is looked up once."""
     real_folder = cache(os.path.realpath)
 
-    def real_path(path: Path) -> str:
+    def real_path(path: str | Path) -> str:
         folder, name = os.path.split(path)
         if name in ("", "..") or os.path.islink(path):
             return os.path.realpath(path)
