@@ -4,14 +4,12 @@ Sources: Li et al., *Revisiting Batch Normalization For Practical Domain Adaptat
 with the source's as Schneider et al., NeurIPS 2020, and You et al. (α-BN), 2021.
 """
 
-from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
 
-from cag_uda.methods.base import Method, MethodConfig, Passes
+from cag_uda.methods.base import MethodConfig, Passes, TrainingFree
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.types import Batch, Losses
 
 
 class AdaBNConfig(MethodConfig):
@@ -23,11 +21,10 @@ class AdaBNConfig(MethodConfig):
     network's own, `segmenter.target_share`."""
 
 
-class AdaBN(Method):
+class AdaBN(TrainingFree):
     """Recompute the batch-norm statistics on the target's images."""
 
     Config = AdaBNConfig
-    trains = False
     uses_source = False
     learns_from_target_labels = False
 
@@ -39,10 +36,3 @@ class AdaBN(Method):
     def prepare(self, passes: Passes) -> None:
         """Recompute the target's statistics in a sweep over its images."""
         self.estimate_target_statistics(passes)
-
-    def finish(self, passes: Passes) -> None:
-        """Do nothing: `prepare` has done it all."""
-
-    def losses(self, batch: Batch) -> Iterator[Losses]:
-        """Yield nothing: no weight is trained."""
-        yield from ()

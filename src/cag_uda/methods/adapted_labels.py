@@ -41,9 +41,19 @@ class AdaptedLabels(LabelKind):
         Pixels of the target that are labelled move the anchors of their classes too.
         """
         self.fit(seen)
-        target, labelled = FeatureSample(), FeatureSample()
+        target = FeatureSample()
         for prediction in seen.target():
             target.update(prediction.features)
+        self.adapt(target, seen)
+
+    def adapt(self, target: FeatureSample, seen: LabellerPasses) -> None:
+        """Move the anchors to the target by EM, and by the pixels of it that are labelled.
+
+        Args:
+            target: features of a sweep.
+            seen: what the labeller sees of the labelled images.
+        """
+        labelled = FeatureSample()
         for prediction, label in seen.labelled():
             labelled.update(prediction.features, label)
         self.anchors.adapt(target, seen.all_reduce, labelled=labelled)

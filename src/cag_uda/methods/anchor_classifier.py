@@ -8,7 +8,6 @@ Sources: those of `adaptation.adapted_anchors`. Kin that average a trained class
 of prototypes: Iwasawa & Matsuo, *T3A*, NeurIPS 2021.
 """
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Literal, cast
 
@@ -17,12 +16,11 @@ from pydantic import Field
 from torch import nn
 
 from cag_uda.methods.adapted_labels import AdaptedLabels
-from cag_uda.methods.base import Method, MethodConfig, Passes
+from cag_uda.methods.base import MethodConfig, Passes, TrainingFree
 from cag_uda.methods.labeller import LabellerPasses
 from cag_uda.models.config import SegmenterConfig
 from cag_uda.models.decoders import DECODERS, Decoder
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.types import Batch, Losses
 
 
 def is_linear(segmenter: SegmenterConfig) -> bool:
@@ -64,11 +62,10 @@ class AnchorClassifierConfig(MethodConfig):
         )
 
 
-class AnchorClassifier(Method):
+class AnchorClassifier(TrainingFree):
     """Merge anchors adapted to the target into the classifier's weights."""
 
     Config = AnchorClassifierConfig
-    trains = False
     uses_source = False
 
     def __init__(self, segmenter: Segmenter, config: AnchorClassifierConfig) -> None:
@@ -86,10 +83,3 @@ class AnchorClassifier(Method):
         self.adapted.prepare(LabellerPasses(self.segmenter, predict, passes))
         self.segmenter.train(was_training)
         merge(self.segmenter, self.adapted, self.adapted.weight)
-
-    def finish(self, passes: Passes) -> None:
-        """Do nothing: `prepare` has done it all."""
-
-    def losses(self, batch: Batch) -> Iterator[Losses]:
-        """Yield nothing: no weight is trained."""
-        yield from ()

@@ -261,3 +261,16 @@ class Method(nn.Module, ABC):
         For reporting and for `cag-uda pseudo-label`; empty where the method has none.
         """
         return {}
+
+
+class TrainingFree(Method):
+    """A method that takes no steps: all of its work is done in `prepare`."""
+
+    trains = False
+
+    def finish(self, passes: Passes) -> None:
+        """Do nothing: `prepare` has done it all."""
+
+    def losses(self, batch: Batch) -> Iterator[Losses]:
+        """Yield nothing: no weight is trained."""
+        yield from ()

@@ -140,10 +140,7 @@ class CAGPlusSourceFree(CAGPlus):
         if has_moved:
             figures = carried(figures, pairs, passes.all_reduce)
         self.adapted.anchors.begin(figures)
-        labelled = FeatureSample()
-        for prediction, label in self._teacher_passes(passes).labelled():
-            labelled.update(prediction.features, label)
-        self.adapted.anchors.adapt(target, passes.all_reduce, labelled=labelled)
+        self.adapted.adapt(target, self._teacher_passes(passes))
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yield {mixed/ce, source/pull}; the batch's source is not looked at."""
