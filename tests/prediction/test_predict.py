@@ -22,7 +22,7 @@ from cag_uda.models.label_maps import most_likely_with_confidence
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.prediction.jobs import find_jobs, refuse_overwriting
 from cag_uda.prediction.log import PredictionLog
-from cag_uda.prediction.predict import outputs_of
+from cag_uda.prediction.predict import output_names
 from cag_uda.runs.records.prediction import PredictionSettings
 from tests.support.command_line import failure, run
 from tests.support.predictions import LOG, files_in, predict, write_model, write_photo
@@ -431,7 +431,7 @@ def test_fifty_thousand_files_begin_within_three_seconds(tmp_path: Path) -> None
         os.link(folder / "0.png", folder / f"{number}.png")
     begun_s = time.process_time()
     jobs = find_jobs([str(folder)], tmp_path / "out")
-    outputs = {job: list(outputs_of(job, tmp_path / "out", ["overlay"]).values()) for job in jobs}
+    outputs = {job: list(output_names(job, tmp_path / "out", ["overlay"]).values()) for job in jobs}
     refuse_overwriting(jobs, outputs, tmp_path / "out")
     log = PredictionLog(tmp_path / "out", PredictionSettings(), overwrite=False)
     assert not any(log.is_done(job, outputs[job]) for job in jobs)

@@ -8,7 +8,7 @@ import glob
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -38,7 +38,7 @@ class Job:
     @property
     def is_video(self) -> bool:
         """True if the input is a video, by its extension."""
-        return self.source.suffix.lower() in VIDEO_EXTENSIONS
+        return os.path.splitext(self.source)[1].lower() in VIDEO_EXTENSIONS
 
 
 def find_jobs(inputs: Sequence[str], out: Path) -> list[Job]:
@@ -79,7 +79,7 @@ def split_list(text: str) -> list[str]:
     return [line.strip("\r") for line in lines if line.strip()]
 
 
-def refuse_overwriting(jobs: Iterable[Job], outputs: dict[Job, list[Path]], out: Path) -> None:
+def refuse_overwriting(jobs: Iterable[Job], outputs: Mapping[Job, list[str]], out: Path) -> None:
     """Make sure that no prediction replaces an input or leaves the output folder by a link.
 
     Args:
@@ -115,13 +115,23 @@ def refuse_overwriting(jobs: Iterable[Job], outputs: dict[Job, list[Path]], out:
 
 def _quick_realpath() -> Callable[[str | Path], str]:
     """`os.path.realpath` for many files of few folders, each of which is looked up once."""
-    real_folder = cache(os.path.realpath)
+
+    @cache
+    def known(folder: str) -> tuple[str, frozenset[str]]:
+        """The real path of a folder and the names in it that are links."""
+        try:
+            with os.scandir(folder or os.curdir) as entries:
+                links = frozenset(entry.name for entry in entries if entry.is_symlink())
+        except OSError:  # Not there yet, or no folder: holds no link.
+            links = frozenset()
+        return os.path.realpath(folder), links
 
     def real_path(path: str | Path) -> str:
         folder, name = os.path.split(path)
-        if name in ("", "..") or os.path.islink(path):
+        real_folder, links = known(folder)
+        if name in ("", "..") or name in links:
             return os.path.realpath(path)
-        return os.path.join(real_folder(folder), name)
+        return os.path.join(real_folder, name)
 
     return real_path
 

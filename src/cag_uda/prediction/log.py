@@ -4,6 +4,7 @@ A line of JSON says with what the folder was made; one more for each finished in
 file, as it was then. Knows files and their dates, no image and no network.
 """
 
+import os
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -38,14 +39,12 @@ class PredictionLog:
         if not self._is_new:
             self._read()
 
-    def is_done(self, job: Job, outputs: Iterable[Path]) -> bool:
+    def is_done(self, job: Job, outputs: Iterable[str]) -> bool:
         """Tell whether a job's outputs stand there, made of its input as it is now."""
         known = self._done.get(job.place)
-        return (
-            known is not None and known == _identity(job) and all(path.exists() for path in outputs)
-        )
+        return known is not None and known == _identity(job) and all(map(os.path.exists, outputs))
 
-    def refuse_others(self, outputs: Mapping[Job, list[Path]]) -> None:
+    def refuse_others(self, outputs: Mapping[Job, list[str]]) -> None:
         """Make sure that only predictions of the same input are replaced.
 
         Raises:
@@ -58,7 +57,7 @@ class PredictionLog:
             if known is not None and known.input == str(job.source):
                 continue
             # In a folder of ours, a file without a record is what a killed command left.
-            standing = [path for path in paths if path.exists()]
+            standing = [path for path in paths if os.path.exists(path)]
             if standing and (self._is_new or known is not None):
                 what = f"is the prediction of {known.input}" if known else "exists already"
                 raise UserError(

@@ -1,6 +1,7 @@
 """Predict label maps of images, folders of images, and videos, and write them to a folder."""
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -89,7 +90,7 @@ def predict_files(
         raise UserError(f"--as is one or more of {', '.join(known)}, got {', '.join(unknown)}")
     given = [inputs] if isinstance(inputs, str | Path) else inputs
     jobs, out = find_jobs([str(each) for each in given], Path(out)), Path(out)
-    outputs = {job: list(outputs_of(job, out, kinds).values()) for job in jobs}
+    outputs = {job: list(output_names(job, out, kinds).values()) for job in jobs}
     refuse_overwriting(jobs, outputs, out)
     segmenter = model if isinstance(model, Segmenter) else open_model(str(model), accelerator)
     if "label-ids" in kinds and segmenter.classes.label_ids is None:
@@ -145,14 +146,19 @@ def fingerprint(segmenter: Segmenter) -> str:
 
 
 def outputs_of(job: Job, out: Path, kinds: Sequence[str]) -> dict[str, Path]:
-    """Where each kind of a job's prediction goes: a PNG, a video, or a folder of PNGs."""
+    """Return where each kind of a job's prediction goes: a PNG, a video, or a folder of PNGs."""
+    return {kind: Path(name) for kind, name in output_names(job, out, kinds).items()}
+
+
+def output_names(job: Job, out: Path, kinds: Sequence[str]) -> dict[str, str]:
+    """Return the same as text, which is quicker for many thousand jobs."""
     paths = {}
     for kind in kinds:
-        folder = out / kind if len(kinds) > 1 else out
+        folder = os.path.join(out, kind) if len(kinds) > 1 else out
         ending = ".png"
         if job.is_video:
             ending = ".mp4" if kind in FOR_LOOKING else job.source.suffix
-        paths[kind] = folder / (job.place + ending)
+        paths[kind] = os.path.join(folder, job.place + ending)
     return paths
 
 

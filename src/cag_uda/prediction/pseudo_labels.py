@@ -253,7 +253,7 @@ def _refuse(items: Sequence[Item], out: Path, overwrite: bool) -> None:
         raise UserError(f"{out} exists already; choose another --out, or give --overwrite")
     jobs = [Job(item.image.absolute(), item.key) for item in items]
     inputs = jobs + [Job(item.label.absolute(), item.key) for item in items if item.label]
-    outputs = {job: [out / kind / f"{job.place}.png" for kind in KINDS] for job in jobs}
+    outputs = {job: [str(out / kind / f"{job.place}.png") for kind in KINDS] for job in jobs}
     refuse_overwriting(inputs, outputs, out)
 
 
