@@ -42,7 +42,7 @@ def rows_table(tables: list[Record]) -> str:
 
 
 def margins_table(tables: list[Record]) -> str:
-    """What each margin's labels get wrong of how much of the target, stage by stage, and mIoU."""
+    """Tabulate the error and coverage of each margin's labels, stage by stage, and the mIoU."""
     heads = ["margin", *(head for table in tables for head in (pair_of(table), "mIoU"))]
     rows = []
     margins = [row for row in tables[0]["methods"] if row["question"] == "margins"]
@@ -58,7 +58,7 @@ def margins_table(tables: list[Record]) -> str:
 
 
 def error_of(given: dict[str, float]) -> str:
-    """What share of the labels is wrong, of what share of the target they cover."""
+    """Write the error of labels and their coverage of the target, both in per cent."""
     return f"{per_cent(given['error'])} of {per_cent(given['coverage'])}"
 
 

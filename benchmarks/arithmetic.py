@@ -1,4 +1,4 @@
-"""How much arithmetic the recipes for Cityscapes are, and how long a device is busy with it.
+"""Count the arithmetic of the recipes for Cityscapes, and estimate the time that a device needs.
 
 Run: python benchmarks/arithmetic.py [--tflops N]
 

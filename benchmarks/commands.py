@@ -1,4 +1,4 @@
-"""How much CPU time the commands take that only read files, and how soon they say something.
+"""Measure the CPU time of the commands that only read files, and the time to their first output.
 
 Run as `python benchmarks/commands.py`; 30 images of 320×240 are rendered first for two of them.
 Each figure is the median of some processes, interpreter and imports included.

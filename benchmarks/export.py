@@ -29,7 +29,7 @@ CLASSES = 19
 
 
 def options() -> argparse.Namespace:
-    """What the command line asks for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", default="resnet-50")
     parser.add_argument("--decoder", default="deeplab-v3plus")
@@ -40,7 +40,7 @@ def options() -> argparse.Namespace:
 
 
 def median_ms(times_s: list[float]) -> float:
-    """Of all but the first, which warms up."""
+    """Return the median of all times but the first, which warms up, in milliseconds."""
     return 1e3 * statistics.median(times_s[1:])
 
 

@@ -1,4 +1,4 @@
-"""What a finished network gives without a step of training: mixed statistics, kinds of label.
+"""Score a finished network without training: batch-norm statistics mixed, and kinds of label.
 
 Usage: python benchmarks/frozen.py RUN [--stage NAME] [--shares 0,0.25,0.5,0.75,1] [--data-root DIR]
 

@@ -1,4 +1,4 @@
-"""What one GPU does, in at most eight minutes: the rows that docs/RESULTS.md leaves open.
+"""Measure one GPU in at most eight minutes: the rows that docs/RESULTS.md leaves open.
 
 Run as `python benchmarks/gpu.py` where torch sees a GPU. It needs the checkout and the package's
 dependencies alone: weights and pixels are random. Measured are the step of CAG over the bare one
@@ -71,7 +71,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is measured, and for how long."""
+    """Settings of the measurement."""
 
     compute: ComputeConfig
     steps: tuple[Size, ...]
@@ -79,10 +79,11 @@ class Asked:
     throughput: tuple[Size, ...]
     """Sizes at which images a second are counted."""
     paper: Size
-    """The size of which memory, waiting and determinism are told."""
+    """Size at which memory, waiting for the host and determinism are measured."""
     most_rounds: int
-    """Of each comparison; fewer where time is short."""
+    """Most rounds of each comparison; fewer are run where time is short."""
     begun_s: float
+    """Time of the start, by `time.perf_counter`."""
 
     def left_s(self) -> float:
         """Seconds until the time is up."""

@@ -36,7 +36,8 @@ from cag_uda.runs.runner import adapt
 
 NONE, ALL = "none", "all"
 Cell = tuple[str, int | str]
-"""How images were chosen, and how many; ("none", 0) and ("all", "all") at the ends."""
+"""The way images were chosen, and their number; ("none", 0) and ("all", "all") for no image and
+for every one."""
 
 
 def stages_of(recipe: Recipe, learns: bool) -> Recipe:

@@ -1,4 +1,4 @@
-"""What windows cost beside whole images: CPU time, memory and labels that differ.
+"""Compare prediction by windows with whole images: CPU time, memory and labels that differ.
 
 Run as `python benchmarks/large_images.py`; each image is looked at whole, and with a budget that
 forces windows. Random weights: labels are compared, not scored.

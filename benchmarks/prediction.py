@@ -34,18 +34,18 @@ CLASSES = 19
 
 
 class Throughput(NamedTuple):
-    """Images a second."""
+    """Result of the benchmark."""
 
     bare: float
-    """Of the network."""
+    """Images a second of the network alone."""
     predict: float
-    """Of the command, the loading of the network taken off."""
+    """Images a second of the command, without the time in which it loads the network."""
     load_s: float
-    """What was taken off."""
+    """Seconds of loading the network, which are subtracted from the command's."""
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """What the command line asks for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", default="resnet-50")
     parser.add_argument("--decoder", default="deeplab-v3plus")
@@ -74,7 +74,7 @@ def write_photos(folder: Path, count: int, size: tuple[int, int]) -> None:
 
 
 def seconds(work: Callable[[], None]) -> float:
-    """How long a piece of work takes."""
+    """Time a piece of work, in seconds."""
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun

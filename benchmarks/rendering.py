@@ -1,4 +1,4 @@
-"""How many scenes a second are rendered and written, by image size and number of processes.
+"""Measure the scenes rendered and written a second, by image size and number of processes.
 
 Run as `python benchmarks/rendering.py`; starting the processes and writing the files are included.
 """

@@ -1,4 +1,4 @@
-"""How well label-free criteria rank networks: rank correlation with the true mIoU, and regret.
+"""Judge label-free criteria as rankings of networks: correlation with the true mIoU, and regret.
 
 Usage: python benchmarks/selection.py RUN [RUN …] [--json FILE]
 
@@ -93,7 +93,7 @@ def spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 
 
 def correlation(judged: list[Judged], criterion: str) -> float:
-    """Of a criterion's ranks with those of the mIoU: 1 where it ranks as the labels do."""
+    """Return Spearman's rank correlation of a criterion with the mIoU: 1 for the same ranking."""
     by_criterion = ranks([each.checkpoint for each in judged], criterion)
     return spearman(-by_criterion, np.array([each.miou for each in judged]))
 

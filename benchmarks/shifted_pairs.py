@@ -57,7 +57,7 @@ WHOLE = (Window(),)
 UPPER, LOWER = (Window(bottom=0.65),), (Window(top=0.35),)
 HALVES = (Window(right=0.5), Window(left=0.5))
 MIDDLE = (Window(left=1 / 6, right=5 / 6),)
-"""Of rendered frames, in the shape of CamVid's."""
+"""Middle two thirds of the width of rendered frames, which gives them the shape of CamVid's."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How much of CAG-plus's gain is kept without the source, from real packs, over seeds.
+"""Measure the share of CAG-plus's gain that is kept without the source, from packs, over seeds.
 
 Of each seed: a source-only network; CAG-plus from it, with the source, and its anchors pooled into
 the classifier; a pack of the source-only network, and `cag-plus-source-free` from that file. Both

@@ -1,4 +1,4 @@
-"""How often the verdict of `adapt` is right, and what it costs where it is wrong.
+"""Measure how often the verdict of `adapt` is right, and the mIoU that is lost where it is wrong.
 
 Usage: python benchmarks/verdict.py FOLDER [--pairs A,B,…] [--seeds N] [--steps SCALE]
            [--data-root DIR] [--only-judge]

@@ -1,4 +1,4 @@
-"""What every test stands on: small networks, small data trees, and a torch that computes right."""
+"""Fixtures of all tests: small networks, small data trees, and settings of torch's arithmetic."""
 
 import os
 from pathlib import Path

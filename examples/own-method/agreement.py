@@ -24,7 +24,7 @@ class AgreementConfig(MethodConfig):
 
     name: Literal["agreement"] = "agreement"
     target_weight: float = Field(default=0.5, ge=0)
-    """Of the target's cross entropy."""
+    """Weight of the target's cross entropy."""
 
 
 class Agreement(Method):

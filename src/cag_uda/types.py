@@ -58,7 +58,7 @@ class Batch(NamedTuple):
     """Images and labels of one training step."""
 
     source: Labelled
-    """Of no image (B = 0) where the method does not use the source."""
+    """Images of the source and their labels; B = 0 where the method does not use the source."""
     target: Unlabelled
     labelled: Labelled | None = None
     """Images of the target whose labels the recipe lets into training by `[target] labelled`; None

@@ -17,8 +17,8 @@ from torch import Tensor
 from cag_uda.adaptation.adapted_anchors import AllReduce, FeatureSample, SourceFigures
 
 _RIDGE = 1e-4
-"""Of the mean variance of a channel, added to all: it holds the map near the identity where the
-pixels' features hardly vary, and say nothing."""
+"""Ridge of the regression, as a share of the channels' mean variance: it keeps the map near the
+identity in directions in which the pixels' features hardly vary."""
 
 
 @torch.no_grad()

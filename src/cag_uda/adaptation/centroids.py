@@ -20,7 +20,7 @@ from cag_uda.errors import ShapeError
 
 _ROUNDS = 10
 _MOST_PIXELS = 5_000
-"""Of a class that its centroids are found by: more move them little."""
+"""Most pixels of a class from which its centroids are computed: more change them little."""
 
 
 class Centroids(NamedTuple):

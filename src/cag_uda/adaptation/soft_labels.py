@@ -19,9 +19,10 @@ from cag_uda.errors import ShapeError
 from cag_uda.types import IGNORE
 
 _FARTHEST = 1e4
-"""Of distances over the mean nearest one, in place of +inf: interpolation makes NaN of infinity."""
+"""Largest distance, in units of the mean nearest distance; it stands in for +inf, of which
+interpolation would make NaN."""
 _LEAST_SHARE = 1e-6
-"""Of a class that is nowhere: its logarithm shall be finite."""
+"""Least share of a class, so that the logarithm is finite for a class that does not occur."""
 
 
 class SoftLabels(NamedTuple):

@@ -31,7 +31,8 @@ from cag_uda.types import Prediction
 MEASURES = ("anchors", "uncertainty", "disagreement")
 """The measures, by the names that `cag-uda suggest --criteria` takes."""
 _LEAST_SHARE = 1e-3
-"""Of a class: a rarer one shall not outweigh all others where a few pixels are taken for it."""
+"""Least share of a class: the weight of a rarer one grows no further, or a few pixels that are
+wrongly predicted as it would outweigh all others."""
 
 
 class Teaching(NamedTuple):

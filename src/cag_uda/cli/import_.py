@@ -60,7 +60,7 @@ def import_(
 
 
 def _describe(console: Console, foreign: Foreign) -> None:
-    """What was placed, and by reason what was not."""
+    """Print the number of tensors that were placed, and those left out, by reason."""
     head = f"{foreign.family}: {foreign.config.decoder} on {foreign.config.backbone}"
     console.print(f"{head}, {foreign.num_classes} classes", highlight=False)
     console.print(f"placed: {len(foreign.placed)} tensors", highlight=False)

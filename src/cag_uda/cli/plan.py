@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cag_uda.runs.planning import Forecast, Setting, StageForecast
 
 _WAITS = 0.9
-"""Of a step's time, from which loading counts as what training waits for."""
+"""Share of a step's time: where loading a batch takes this or more, training waits for it."""
 
 
 def plan(

@@ -44,9 +44,9 @@ from cag_uda.runs.scenario import Scenario
 from cag_uda.types import DomainName
 
 COVERAGES = (0.1, 0.25, 0.5, 0.75, 0.9)
-"""Where the kinds of pseudo-label are compared."""
+"""Shares of the target's pixels at which the kinds of pseudo-label are compared."""
 _IMAGES = 100
-"""Of each domain, at most."""
+"""Most images of each domain that are read."""
 _GAPS = torch.linspace(0, 1, 129)[:-1] ** 2
 _PROBABILITIES = torch.linspace(-4, 16, 81).sigmoid()
 """Thresholds of the curves: gaps are told apart from 6e-5 on, probabilities up to 1 − 1e-7."""

@@ -24,11 +24,12 @@ class PlannedStage(Config):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     method: AnyMethod
     share: float = Field(default=0.0, ge=0, le=1)
-    """Of all steps; 0 for a method that does not train."""
+    """Share of all steps that the stage takes; 0 for a method that does not train."""
     rounds: int = Field(default=1, ge=1)
     """Number of times that the method prepares within the stage."""
     optimiser_of: Literal["first", "last"] | None = None
-    """Of the recipe's stages; None: the first one's for the first stage, the last's for others."""
+    """Stage of the recipe whose optimiser is used; None: the recipe's first one for the first
+    stage, the last one that trains for all others."""
 
 
 class Contender(Config):

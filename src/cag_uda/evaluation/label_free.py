@@ -19,7 +19,7 @@ from cag_uda.types import CriterionName
 _NEIGHBOURS = 1024
 """Pixels whose neighbourhoods are looked at; SND's authors take some hundreds of each image."""
 _TEMPERATURE = 0.05
-"""Of the neighbours' softmax: SND."""
+"""Temperature of the softmax over neighbours (SND)."""
 _MARGIN = 0.1
 """Relative gap from which a pixel counts as active, the same for every network and method."""
 

@@ -26,11 +26,11 @@ class TwoLevelConfig(MethodConfig):
     loss: Literal["bce", "least-squares"] = "bce"
     """BCE as in both papers; least squares as in AdaptSegNet's later code."""
     weight: float = Field(default=1e-3, ge=0)
-    """Of the fooling loss at the last level (AdaptSegNet, section 5: λ_adv = 0.001)."""
+    """Weight of the adversarial loss at the last level (AdaptSegNet, section 5: λ_adv = 0.001)."""
     auxiliary_weight: float = Field(default=2e-4, ge=0)
-    """Of the fooling loss at the level before (AdaptSegNet: 0.0002)."""
+    """Weight of the adversarial loss at the level before (AdaptSegNet: 0.0002)."""
     auxiliary_ce_weight: float = Field(default=0.1, ge=0)
-    """Of the source's cross entropy at the level before (AdaptSegNet: λ_seg = 0.1)."""
+    """Weight of the source's cross entropy at the level before (AdaptSegNet: λ_seg = 0.1)."""
     discriminator_rate: float = Field(default=1e-4, gt=0)
     """Learning rate of the discriminators' Adam (betas 0.9, 0.99: AdaptSegNet)."""
     discriminator_channels: int = Field(default=64, ge=1)

@@ -26,7 +26,7 @@ class AdversarialConfig(MethodConfig):
     loss: Literal["least-squares", "bce"] = "least-squares"
     """Least squares as the authors' later code and its successors; BCE as in the paper."""
     weight: float = Field(default=0.01, ge=0)
-    """Of the fooling loss; 0.01 with least squares, 0.001 with BCE (AdaptSegNet)."""
+    """Weight of the adversarial loss; 0.01 with least squares, 0.001 with BCE (AdaptSegNet)."""
     discriminator_rate: float = Field(default=1e-4, gt=0)
     """Learning rate of the discriminator's Adam (betas 0.9, 0.99: AdaptSegNet)."""
     discriminator_channels: int = Field(default=64, ge=1)

@@ -50,7 +50,8 @@ class AnchorClassifierConfig(MethodConfig):
 
     name: Literal["anchor-classifier"] = "anchor-classifier"
     weight: float = Field(default=0.5, ge=0, le=1)
-    """Of the anchors in the pool; 0 leaves the classifier as it is, 1 leaves the anchors alone."""
+    """Weight of the anchors in the pooled classifier: 0 leaves the trained classifier as it is, 1
+    replaces it by the anchors."""
 
     def problem_with(self, segmenter: SegmenterConfig) -> str | None:
         """Refuse networks whose logits are not linear in the features of one cell."""

@@ -26,7 +26,8 @@ class MovingSettings(CAGSettings):
     """Settings of CAG with anchors that are made once a stage."""
 
     anchor_momentum: float = Field(default=0.99, ge=0, le=1)
-    """Of the anchors: A ← m·A + (1 − m)·mean of the step's source images; 1 fixes them."""
+    """Momentum m of the anchors: A ← m·A + (1 − m)·mean of the step's source images; 1 fixes
+    them."""
 
 
 class CAGMovingConfig(MovingSettings):

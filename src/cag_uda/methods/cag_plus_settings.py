@@ -22,23 +22,23 @@ class ContrastConfig(Config):
     """`[stages.method.contrast]`: features towards their anchor and away from the others."""
 
     weight: float = Field(default=0.0, ge=0)
-    """Of the loss of each domain, for example 0.1. Off: it cost a point on rendered scenes
-    (docs/LOG.md)."""
+    """Weight of the contrastive loss in each domain, for example 0.1. Off by default: it cost a
+    point on rendered scenes (docs/LOG.md)."""
     temperature: float = Field(default=0.1, gt=0)
-    """Of the cosine; 0.1 as in supervised contrast (Khosla et al., NeurIPS 2020). SePiCo divides
-    products with a projection of its own by 100."""
+    """Temperature by which the cosines are divided; 0.1 as in supervised contrast (Khosla et al.,
+    NeurIPS 2020). SePiCo divides products with a projection of its own by 100."""
 
 
 class MixConfig(Config):
     """`[stages.method.mix]`: half of a source image's classes pasted on the target; DACS's."""
 
     probability: float = Field(default=1.0, ge=0, le=1)
-    """That a target image has classes pasted on it; 0 takes ClassMix out."""
+    """Probability that a target image has classes pasted on it; 0 turns ClassMix off."""
     jitter: float = Field(default=0.25, ge=0, lt=1)
     """Strength of the colour jitter."""
     jitter_probability: float = Field(default=0.8, ge=0, le=1)
     blur_px: tuple[float, float] = (0.15, 1.15)
-    """Range of the standard deviation of the blur."""
+    """Range of the standard deviation of the Gaussian blur, in pixels."""
     blur_probability: float = Field(default=0.5, ge=0, le=1)
 
 
@@ -46,10 +46,11 @@ class MaskConfig(Config):
     """`[stages.method.mask]`: blocks of the target's pixels hidden from the student; MIC's."""
 
     probability: float = Field(default=0.0, ge=0, le=1)
-    """That blocks of an image are hidden; 0 takes it out: small networks lose by it in few steps
-    (docs/LOG.md). Not 1: no other pass shows the student the target whole."""
+    """Probability that blocks of an image are hidden; 0 turns it off, since small networks lose by
+    it in few steps (docs/LOG.md). Use less than 1: no other pass shows the student whole images of
+    the target."""
     ratio: float = Field(default=0.7, ge=0, le=1)
-    """Of the blocks that are hidden."""
+    """Share of the blocks that are hidden."""
     block: float = Field(default=1 / 16, gt=0, le=1)
     """Side of a block over the crop's shorter side: 64 of 1024 pixels; more on small crops."""
 
@@ -58,38 +59,41 @@ class InitialConfig(Config):
     """`[stages.method.initial]`: features near those of the published weights; DAFormer's."""
 
     weight: float = Field(default=0.0, ge=0)
-    """0.005 in DAFormer; wants `segmenter.weights`, and one more pass, of the backbone."""
+    """Weight of the feature distance (0.005 in DAFormer); it needs `segmenter.weights`, and one
+    more forward pass of the backbone a step."""
     classes: tuple[str, ...] = THINGS
-    """Whose pixels count; names that the domains do not have are left out."""
+    """Classes whose pixels count; names that the domains do not have are left out."""
 
 
 class CAGPlusConfig(MethodConfig):
-    """Settings of a stage. Every piece can be taken out; what it is then is said with it."""
+    """Settings of a stage. Every piece can be turned off; its description says how."""
 
     name: Literal["cag-plus"] = "cag-plus"
     momentum: float = Field(default=0.99, ge=0, lt=1)
-    """Of the teacher (DACS; 0.999 in DAFormer); smaller in the first steps, 1 − 1 / (step + 1).
-    With 0 the student labels for itself."""
+    """EMA decay of the teacher's weights (DACS; 0.999 in DAFormer); smaller in the first steps,
+    1 − 1 / (step + 1). With 0 the student labels for itself."""
     adapted_weight: float = Field(default=0.5, ge=0, lt=1)
-    """Of the anchors that are adapted to the target (`adaptation.adapted_anchors`) in the labels,
-    pooled with the teacher's probabilities; 0 takes them out. A stage's `refresh_every` says how
-    often they are fitted to what the teacher has become; once, at its start, where it is left
-    out."""
+    """Weight in the pseudo-labels of the anchors adapted to the target
+    (`adaptation.adapted_anchors`), which are pooled with the teacher's probabilities; 0 turns them
+    off. A stage's `refresh_every` sets how often they are fitted anew with the current teacher;
+    left out, they are fitted once, at the stage's start."""
     label_anchors: tuple[DomainName, ...] = Field(default=("source", "target"), min_length=1)
-    """Whose anchors labels are corrected by; of two the nearer."""
+    """Domains whose anchors correct the labels; with both, the nearer of a class's two anchors
+    counts."""
     anchor_weight: float = Field(default=0.0, ge=0)
-    """Of the distances in labels, 1 / τ of ProDA for distances over the mean nearest one; 0 leaves
-    the teacher's probabilities as they are. Off: it cost a point where it was tried
-    (docs/LOG.md)."""
+    """Weight of the distances to the anchors in the labels: 1 / τ of ProDA, for distances divided
+    by the mean nearest one; 0 leaves the teacher's probabilities as they are. Off by default: it
+    cost a point where it was tried (docs/LOG.md)."""
     anchor_momentum: float = Field(default=0.99, ge=0, le=1)
-    """Of the anchors; 1 fixes them for the stage, as in the paper."""
+    """Momentum of the anchors' moving average; 1 fixes them for the stage, as in the paper."""
     anchor_confidence: float = Field(default=0.9, ge=0, lt=1)
-    """Of the target's pixels that its anchors are the mean of."""
+    """Least probability of the target's pixels that its anchors are the mean of."""
     prior_strength: float = Field(default=0.0, ge=0, le=1)
-    """Of drawing the labels' class shares towards the source's (ReMixMatch). Off: where the domains
-    show classes in other shares it turns one class into another (docs/LOG.md)."""
+    """Strength of the alignment of the labels' class shares with the source's (ReMixMatch). Off by
+    default: where classes have other shares in the target it turns one class into another
+    (docs/LOG.md)."""
     prior_momentum: float = Field(default=0.99, ge=0, le=1)
-    """Of the running class shares of the labels."""
+    """Momentum of the running mean of the labels' class shares."""
     confidence: float = Field(default=0.968, ge=0, lt=1)
     """Target pixels weigh the share of the batch's pixels with at least this probability (DACS); 0
     weighs each by its own probability."""

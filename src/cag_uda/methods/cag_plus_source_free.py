@@ -61,9 +61,9 @@ class CAGPlusSourceFreeConfig(CAGPlusConfig):
     out. L2-SP has 0.01 to 0.1 for stochastic gradient descent."""
 
     answer: float = Field(default=0.5, ge=0, lt=1)
-    """Of the adapted anchors in the delivered classifier, as of `anchor-classifier`: a stage of
-    that after this one would want the source. 0 leaves the teacher's classifier as it is; so does
-    an `adapted_weight` of 0."""
+    """Weight of the adapted anchors in the delivered classifier, as `weight` of the method
+    `anchor-classifier`, which cannot follow as a stage of its own: it would need the source. 0
+    leaves the teacher's classifier as it is; so does an `adapted_weight` of 0."""
 
     def problem_with(self, segmenter: SegmenterConfig) -> str | None:
         """Refuse anchors in classifiers that are not linear."""

@@ -24,7 +24,7 @@ class CAGSettings(MethodConfig):
     distance_weight: float = Field(default=0.7, ge=0)
     """λ of the distance losses of source and target; 0.7 in the released code."""
     target_weight: float = Field(default=1.0, ge=0)
-    """Of the target's cross entropy."""
+    """Weight of the target's cross entropy."""
 
     class_balance: float = Field(default=0.0, ge=0, le=1)
     """β: in the target's cross entropy a pixel of class c weighs n_c^−β, n_c its class's labels in

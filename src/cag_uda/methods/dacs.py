@@ -33,7 +33,7 @@ class DACSConfig(MethodConfig):
 
     name: Literal["dacs"] = "dacs"
     momentum: float = Field(default=0.99, ge=0, lt=1)
-    """Of the teacher's weights; smaller in the first steps, 1 − 1 / (step + 1)."""
+    """EMA decay of the teacher's weights; smaller in the first steps, 1 − 1 / (step + 1)."""
     confidence: float = Field(default=0.968, gt=0, lt=1)
     """Target pixels weigh the share of pixels of the batch with at least this probability."""
     jitter: float = Field(default=0.25, ge=0, lt=1)

@@ -18,7 +18,7 @@ class LabellerPasses:
 
     network: Segmenter
     predict: Callable[[Tensor, DomainName], Prediction]
-    """Of images (B, 3, H, W), by the network, without a graph."""
+    """Function that predicts images (B, 3, H, W) of a domain with the network, without a graph."""
     passes: Passes
 
     def source(self) -> Iterator[tuple[Prediction, Tensor]]:

@@ -20,7 +20,7 @@ class MinEntConfig(MethodConfig):
 
     name: Literal["minent"] = "minent"
     weight: float = Field(default=1e-3, ge=0)
-    """Of the target's entropy; λ_ent = 0.001 in the paper."""
+    """Weight of the target's entropy; λ_ent = 0.001 in the paper."""
 
 
 class MinEnt(Method):

@@ -24,7 +24,7 @@ class OptimConfig(Config):
     head_multiplier: float = Field(default=10.0, gt=0)
     """Rate of decoder and classifier over the backbone's."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of SGD; AdamW's first moment uses it too."""
+    """Momentum of SGD; β₁ of AdamW."""
     weight_decay: float = Field(default=5e-4, ge=0)
     decays_norms: bool = True
     """Let norms and biases, all parameters of one dimension, decay with the rest. SegFormer and
@@ -35,7 +35,7 @@ class OptimConfig(Config):
     for transformers with published weights (Bao et al., *BEiT*, 2022)."""
     schedule: Literal["poly", "constant"] = "poly"
     power: float = Field(default=0.9, gt=0)
-    """Of the poly schedule: rate × (1 − step / horizon) ** power."""
+    """Exponent of the poly schedule: rate × (1 − step / horizon) ** power."""
     horizon: int | None = Field(default=None, ge=1)
     """Steps at which the poly schedule reaches zero; None means the stage's steps."""
     warmup_steps: int = Field(default=0, ge=0)

@@ -14,7 +14,7 @@ class Backbone(nn.Module, ABC):
 
     network: nn.Module
     channels: tuple[int, ...]
-    """Of each map, the finest map first."""
+    """Number of channels of each map, the finest map first."""
     strides: tuple[int, ...]
     """Image pixels per cell of each map."""
     multiple: ClassVar[int] = 1

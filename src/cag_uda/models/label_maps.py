@@ -34,11 +34,11 @@ from cag_uda.models.strips import label_strips
 from cag_uda.models.views import WHOLE, Views
 
 _SHARE = 0.7
-"""Of the free memory that one pass may take."""
+"""Share of the free memory that one pass may take."""
 _CERTAIN_BYTES_PER_PIXEL = 4096
-"""More than networks take: where so much is there, nothing is measured."""
+"""Bytes per pixel that suffice for every network: where so much is free, nothing is measured."""
 _RESULT_BYTES_PER_PIXEL = 24
-"""Of one class's logits at the size of the result, the best so far, and the like."""
+"""Bytes per pixel of the result: one class's logits at its size, the best so far, and the like."""
 _ALWAYS_WHOLE_PIXELS = 1 << 22
 """Images of up to twice 2048×1024 are looked at whole wherever that fits, as their scores were
 published. Larger ones gain nothing by more memory than `_WINDOW_BYTES` on a CPU."""

@@ -59,9 +59,9 @@ class Pack:
     config: SegmenterConfig
     classes: Classes
     weights: Mapping[str, Tensor]
-    """By the names of `Segmenter.state_dict`."""
+    """Tensors by their names in `Segmenter.state_dict`."""
     figures: SourceFigures
-    """Of the source, in the network's features."""
+    """Statistics of the source in the network's feature space."""
     source: str
     """Names of the source's domains and splits."""
 

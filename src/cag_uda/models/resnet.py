@@ -32,7 +32,8 @@ class ResNet(Backbone):
     """
 
     dilates_late: ClassVar[bool] = False
-    """Whether the first block of a stage that gives up its stride has the stage before's rate."""
+    """True if the first block of a stage whose stride becomes dilation keeps the dilation rate of
+    the stage before."""
     network: ResNetBackbone
     blocks = (ResNetBasicLayer, ResNetBottleNeckLayer)
 

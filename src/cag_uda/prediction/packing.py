@@ -29,7 +29,7 @@ class Packed(NamedTuple):
     network: Path
     """The model folder."""
     images: int
-    """Of the source, that the figures are of."""
+    """Number of the source's images from which the statistics were computed."""
 
 
 def pack_run(

@@ -44,7 +44,8 @@ Sink: TypeAlias = Callable[[int, Picture], None]
 _SHOWN = 20
 _WRITERS = 4
 _LEAST_SHARE_OF_FRAMES = 0.95
-"""Of what a video announces, which may be a little off; with fewer it is damaged."""
+"""Least share of a video's announced frames that must be decoded: the announced number may be a
+little wrong, but a video with fewer frames is damaged."""
 _MOST_FRAMES = 10**8
 _MOST_FRAMES_PER_S, _USUAL_FRAMES_PER_S = 1000.0, 25.0
 

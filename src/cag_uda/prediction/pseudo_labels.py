@@ -57,9 +57,9 @@ class Asked:
     the run's own source; that too where the margin is fitted to the source."""
     source_split: str = "train"
     margin: str | None = None
-    """As `labelling_config` takes it."""
+    """Margin as KIND:VALUE; None: see `labelling_config`."""
     confidence: float | None = None
-    """As `labelling_config` takes it."""
+    """Least probability of a label by confidence; None: see `labelling_config`."""
     score: bool = False
     """Read the split's labels, for precision."""
     forms: tuple[str, ...] = ()

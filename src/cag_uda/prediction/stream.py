@@ -30,7 +30,8 @@ BATCH_SIZE = 4
 _PIXELS_PER_BATCH = BATCH_SIZE * 2048 * 1024
 """Larger images share a pass with fewer others, or memory would grow with their square."""
 _PIXELS_AHEAD = 4 * _PIXELS_PER_BATCH
-"""Of images that are read ahead of their use, and as many of pictures that wait to be written."""
+"""Most pixels of images that are read ahead of their use; as many of pictures may wait to be
+written."""
 _HELD_BATCHES = 4
 """Images that wait for others of their size are, all together, at most so many batches."""
 

@@ -60,11 +60,11 @@ class Asked:
 
     images: int = 20
     criteria: tuple[str, ...] = DEFAULT_CRITERIA
-    """Of CRITERIA."""
+    """Names of the criteria, out of `CRITERIA`."""
     forms: tuple[str, ...] = ("cvat",)
     """Annotation formats, of `shapes.WRITABLE`, for the proposals."""
     seed: int = 0
-    """Of "random"."""
+    """Seed of the criterion "random"."""
     overwrite: bool = False
     """Replace what an earlier command wrote."""
     data_root: Path | None = None

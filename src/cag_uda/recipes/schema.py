@@ -120,7 +120,7 @@ class Stage(StageSettings):
     """Times that the stage is taken, each from the one before: NAME-1, NAME-2 and so on; a
     resolved recipe has them written out."""
     start: str | None = None
-    """Whose network this stage starts from: an earlier stage's name, or "initial"; left out, the
+    """Name of the earlier stage whose network this stage starts from, or "initial"; left out, the
     stage before this one."""
     evaluate_every: int | None = Field(default=None, ge=1)
     """Steps between records of the label-free criteria and, for the log only, evaluations on the

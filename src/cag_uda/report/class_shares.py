@@ -20,7 +20,7 @@ class ShareRow:
 
     @property
     def points(self) -> float:
-        """How much more of the target it is, in percentage points."""
+        """The target's share less the source's, in percentage points."""
         return 100 * (self.target - self.source)
 
 

@@ -19,9 +19,9 @@ class FeatureMaps:
     """Content of the section of feature maps; empty where no stage left one."""
 
     names: list[str]
-    """Of the stages."""
+    """Names of the stages."""
     separations: list[float | None]
-    """By stage; see `FeatureMap`."""
+    """Separation of the classes in each stage; see `FeatureMap`."""
     shifts: list[float | None]
     by_truth: bool
     """True if the target's cells are coloured by the truth, else by the prediction."""

@@ -152,7 +152,7 @@ def _row(
 
 
 def right_share(ids: Ids | None, truth: Ids | None) -> float | None:
-    """Of the pixels that have a class in both, the share at which it is the same one."""
+    """Compute the share of equal classes among the pixels with a class in both; None for none."""
     if ids is None or truth is None or ids.shape != truth.shape:
         return None
     compared = (truth != NO_CLASS) & (ids != NO_CLASS)

@@ -28,10 +28,10 @@ class Labelling:
     """Content of the section of pseudo-labels."""
 
     stages: list[StageRecord]
-    """Those that have pseudo-labels."""
+    """Stages that have pseudo-labels."""
     charts: list[Chart]
     kinds: list[str]
-    """Of which there are pictures."""
+    """Kinds of pseudo-label of which there are pictures."""
     pictures: list[dict[str, Any]]
     """Per stage: "name", and "kinds": kind → sample → {"uri", "precision", "coverage"}."""
 

@@ -91,7 +91,7 @@ class RunRecord:
     few_labels: str | None
     """Which images of the target were trained on with labels, in words; None: none."""
     class_shares: ClassShares | None
-    """Of both domains; None where the run has not estimated them."""
+    """Class shares of both domains; None where the run has not estimated them."""
     environment: Environment
     remarks: list[str]
     """Remarks on what is missing or cannot be read, in words for the page."""

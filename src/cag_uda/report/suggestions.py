@@ -36,7 +36,7 @@ class Reasoned:
     of: Suggestion
     reasons: list[str]
     pictures: list[tuple[str, str]]
-    """What is shown, and its data URI."""
+    """Caption and data URI of each picture."""
 
 
 def write_suggestions(folder: Path) -> Path:
@@ -79,7 +79,7 @@ def render(suggestions: Suggestions, folder: Path) -> str:
 
 
 def _reasons(image: Suggestion, suggestions: Suggestions) -> Iterator[str]:
-    """What speaks for an image, in whole sentences, the strongest first."""
+    """Yield the reasons for choosing an image, in whole sentences, the strongest first."""
     for name, rank in sorted(image.ranks.items(), key=lambda each: -each[1]):
         if name in _SAYS and rank >= _HIGH:
             which = "all others" if rank == 1 else f"{percent(rank, 0)} of the others"

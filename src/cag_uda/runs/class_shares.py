@@ -23,9 +23,9 @@ from cag_uda.training.interrupt import StopRequest
 from cag_uda.training.processes import Processes
 
 _IMAGES = 64
-"""Of each domain, at most."""
+"""Most images of each domain that are read."""
 _CELLS = 512
-"""Of each image of the target, at most."""
+"""Most cells of the feature grid that count of each image of the target."""
 
 
 class ClassShareRecorder:

@@ -12,7 +12,7 @@ from cag_uda.runs.progress import Progress, Silent
 
 _LINE_EVERY_S = 15.0
 _MOST_CHARACTERS = 2000
-"""Of one message: a file can make what it is said of as long as it likes."""
+"""Most characters of a message that are printed: a file's content or name may make it very long."""
 
 
 def make_console() -> Console:

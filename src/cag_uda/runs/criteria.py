@@ -47,7 +47,8 @@ from cag_uda.runs.scenario import Scenario, held_out
 from cag_uda.types import OF_SOURCE
 
 _IMAGES = 12
-"""Of each domain. A record then takes about as long as two training steps of 4 + 4 crops."""
+"""Most images of each domain that are read: a record then takes about as long as two training
+steps of 4 + 4 crops."""
 _CHUNK = 4
 
 

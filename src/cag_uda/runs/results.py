@@ -242,7 +242,7 @@ class Results:
         return {kind: tallies.get(kind, empty).reduced(total).scores() for kind in kinds}
 
     def _tallies(self, method: Method, split: str) -> dict[str, PseudoLabelTally]:
-        """Of each kind of pseudo-label, on this process's share of a split of the target."""
+        """Tally each kind of pseudo-label over this process's share of a split of the target."""
         domain, classes = self._scenario.test, self._scenario.label_space.num_classes
         tallies: dict[str, PseudoLabelTally] = {}
         device = next(method.parameters()).device

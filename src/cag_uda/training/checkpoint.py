@@ -51,7 +51,7 @@ class Progress:
     elapsed_s: float
     """Seconds spent on them, over all interruptions."""
     pending: tuple[Rows, ...] = ()
-    """Of each process, what its log has yet to tell."""
+    """Losses of each process that are not in the log yet."""
 
 
 def save_checkpoint(

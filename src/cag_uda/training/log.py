@@ -79,7 +79,7 @@ class StageLog:
         write_record(self.folder / REACHED, Reached.of(step, _bytes_of(self.folder / METRICS)))
 
     def pending(self) -> tuple[Rows, ...]:
-        """Of each process, the losses that are not written yet: for a checkpoint."""
+        """Gather from all processes the losses that are not written yet, for a checkpoint."""
         self._fetch()
         return tuple(self._processes.gather(self._rows))
 

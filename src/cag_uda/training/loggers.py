@@ -91,7 +91,7 @@ class TrackedRun:
     settings: Mapping[str, Any]
     """The resolved recipe."""
     known_id: str | None
-    """Of the run that is gone on with; None begins one."""
+    """Id of the service's run that is continued; None to begin a new one."""
 
 
 class WeightsAndBiases:

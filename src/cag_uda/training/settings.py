@@ -18,8 +18,8 @@ class ComputeConfig(Config):
     devices: int = Field(default=1, ge=1)
     """Processes of this machine, one device each; more machines by torchrun or SLURM."""
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
-    """Of forward and backward passes; weights and statistics stay in float32. "16" is for GPUs that
-    do not know bf16; its gradients are scaled, and with SGD each step waits to know whether they
+    """Precision of forward and backward passes; weights and statistics stay in float32. "16" is for
+    GPUs without bf16: its gradients are scaled, and with SGD each step waits to know whether they
     overflowed."""
     channels_last: bool | Literal["auto"] = "auto"
     """Keep channels innermost in the memory of feature maps."""

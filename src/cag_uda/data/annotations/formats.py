@@ -25,7 +25,7 @@ class AnnotationFormat:
     """One row of the table."""
 
     extension: str
-    """Of its files, with the dot."""
+    """File extension of the format, with the dot."""
     is_of_split: bool
     """True if one file describes many images; otherwise each image has its own."""
     convention: Convention

@@ -184,7 +184,7 @@ class LabelFinder:
 
     root: Path
     extensions: Sequence[str] = IMAGE_EXTENSIONS
-    """Of the files that are meant; of several files with one stem, the first of them is taken."""
+    """Extensions of label files, the preferred first, where several files have the same stem."""
     _listed: dict[str, dict[str, str]] = field(default_factory=dict, init=False)
 
     def find(self, pattern: str, captured: tuple[str, ...]) -> Path | None:

@@ -1,4 +1,4 @@
-"""What the splits of a domain have in common, and what none of them uses."""
+"""Checks across the splits of a domain: images that they share, and labels that none uses."""
 
 from collections.abc import Iterable, Iterator
 

@@ -76,7 +76,7 @@ class Group:
 
     @property
     def paths(self) -> list[Path]:
-        """Of the files, sorted."""
+        """Paths of the files, sorted."""
         return [self.root / self.folder / name for name in sorted(self.names.values())]
 
     @property

@@ -41,9 +41,9 @@ class SeenCode:
     code: int
     """Id, or R·65536 + G·256 + B."""
     share: float
-    """Of the pixels of the images that were looked at."""
+    """Share of the pixels of the images that were read."""
     images: int
-    """In how many of them it occurs."""
+    """Number of these images in which it occurs."""
 
 
 @dataclass(frozen=True)

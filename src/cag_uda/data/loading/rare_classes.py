@@ -21,9 +21,11 @@ from cag_uda.types import IGNORE
 C = TypeVar("C")
 
 _LEAST_SHARE = 0.0015
-"""Of an image's pixels, for it to count as one that has a class: 3000 of 1914×1052 in DAFormer."""
+"""Least share of an image's pixels that a class must have for the image to count as one that has
+it: 3000 pixels of 1914×1052 in DAFormer."""
 _LEAST_CROP_SHARE = 0.0057
-"""Of a crop's pixels, for it to show the class: 1500 of 512×512."""
+"""Least share of a crop's pixels that a class must have for the crop to show it: 1500 pixels of
+512×512 in DAFormer."""
 _TRIES = 10
 """Crops to draw before one without the class is taken."""
 _MOST_TRIES = 100

@@ -31,7 +31,7 @@ from cag_uda.errors import RunError, UserError
 from cag_uda.types import Batch, Labelled, Unlabelled
 
 _PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl: the signal that a process gets when its parent dies."""
+"""Option of Linux's prctl that sets the signal which a process gets when its parent dies."""
 
 
 @dataclass(frozen=True)

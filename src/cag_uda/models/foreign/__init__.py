@@ -137,7 +137,7 @@ def _file_of(path: Path) -> Path:
 
 
 def _what_it_is(state: Mapping[str, Tensor]) -> str:
-    """Whose checkpoint one is that is taken by no form, by the names of its tensors, and advice."""
+    """Say, by its tensors' names, whose a checkpoint of no known form is, with advice."""
     for patterns, whose, advice in _OTHERS:
         if all(any(re.match(pattern, name) for name in state) for pattern in patterns):
             return f": by its names it is {whose}; {advice}"

@@ -25,14 +25,14 @@ _ASPP = (
 
 
 class _Layout(NamedTuple):
-    """How one of them is saved."""
+    """Names and settings of one kind of checkpoint."""
 
     family: Family
     told_by: tuple[str, ...]
     """Names that all of its checkpoints have."""
     decoder: str
     backbone: str
-    """What stands before the backbone's names."""
+    """Prefix of the backbone's parameter names."""
     kind: type[ResNet]
     modules: tuple[tuple[str, str], ...]
     """Modules of the head, as patterns, and what they are called here."""
@@ -93,7 +93,7 @@ _LAYOUTS = (
 
 
 def is_dilated(state: Mapping[str, Tensor]) -> bool:
-    """Whether tensors have the names of one of these."""
+    """Return True if the tensors have the names of one of these networks."""
     return _layout_of(state) is not None
 
 

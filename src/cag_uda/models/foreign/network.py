@@ -1,4 +1,7 @@
-"""What a checkpoint of other people's code is taken apart into. Knows no such code."""
+"""A network read from a checkpoint of other people's code, under the names of this package.
+
+Knows none of that code.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,11 +17,12 @@ from cag_uda.models.weight_files import fill
 Family: TypeAlias = Literal[
     "cag", "adaptsegnet", "advent", "dacs", "segformer", "daformer", "torchvision", "smp"
 ]
-"""Whose code saved a checkpoint; a SegFormer may be of transformers, NVIDIA or mmsegmentation, and
+"""Code that saved a checkpoint; a SegFormer may be of transformers, NVIDIA or mmsegmentation, and
 smp is segmentation_models_pytorch."""
 
 Part: TypeAlias = Callable[[str, Tensor], "dict[str, Tensor] | None"]
-"""What a tensor of a checkpoint is here, by name; None where it is nothing."""
+"""Function from the name and value of a checkpoint's tensor to tensors by their names in
+`Segmenter`; None for a tensor that has no place there."""
 
 
 class ForeignClass(NamedTuple):
@@ -37,13 +41,13 @@ class Foreign:
     config: SegmenterConfig
     num_classes: int
     tensors: dict[str, Tensor]
-    """By the names of `Segmenter`."""
+    """Tensors by their names in `Segmenter`."""
     placed: dict[str, str]
     """Name in the checkpoint → name in `Segmenter`."""
     left_out: dict[str, str]
     """Name in the checkpoint of everything else → why it is not needed."""
     notes: tuple[str, ...] = ()
-    """What was inferred or converted."""
+    """Notes on what was inferred or converted."""
     classes: tuple[ForeignClass, ...] = ()
     """The classes as the checkpoint names them; empty where it does not."""
 

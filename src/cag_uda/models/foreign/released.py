@@ -19,7 +19,7 @@ from cag_uda.models.resnet import CaffeResNet, ResNet
 # BGR, of images in 0 … 255; the released code of AdaptSegNet, ADVENT and DACS.
 _CAFFE_MEAN = (104.00698793, 116.66876762, 122.67891434)
 _INITIAL_DEVIATION = 0.01
-"""Of the weights of an AdaptSegNet classifier before training."""
+"""Standard deviation of the weights of an AdaptSegNet classifier before training."""
 
 _V3PLUS_MODULES = {
     **{f"aspp.aspp{i + 1}.atrous_conv": f"decoder.aspp.branches.{i}.0" for i in range(4)},
@@ -40,12 +40,12 @@ _V3PLUS_MODULES = {
 
 
 def is_cag(state: Mapping[str, Tensor]) -> bool:
-    """Whether tensors have the names of the released CAG-UDA network."""
+    """Return True if the tensors have the names of the released CAG-UDA network."""
     return any(name.startswith("aspp.aspp1.") for name in state)
 
 
 def is_v2(state: Mapping[str, Tensor]) -> bool:
-    """Whether tensors have the names of AdaptSegNet's network, which its successors kept."""
+    """Return True if the tensors have the names of AdaptSegNet, which its successors kept."""
     return any(".conv2d_list." in name for name in state)
 
 

@@ -29,6 +29,6 @@ def resnet_row(state: Mapping[str, Tensor], kind: type[ResNet]) -> str:
 
 
 def in_backbone(name: str, tensor: Tensor) -> dict[str, Tensor] | None:
-    """What a tensor in torchvision's layout is in a segmenter; None for no part of a backbone."""
+    """Rename a tensor from torchvision's layout to a segmenter's; None if no backbone has it."""
     known = transformers_name(name)
     return None if known is None else {f"backbone.network.{known}": tensor}

@@ -20,7 +20,7 @@ from cag_uda.models.mit_names import mit_form, mit_parts
 _BACKBONES = ("segformer.", "backbone.")
 _HEAD = "decode_head."
 _DAFORMER_WIDTH_PX = 1024
-"""Of images in training and evaluation, by the released settings."""
+"""Width to which the released settings of DAFormer resize images, in training and evaluation."""
 
 
 class _Layout(NamedTuple):
@@ -111,7 +111,7 @@ _LAYOUTS = (
 
 
 def is_segformer(state: Mapping[str, Tensor]) -> bool:
-    """Whether tensors have the names of a MiT with one of these heads."""
+    """Return True if the tensors have the names of a MiT with one of these heads."""
     return _layout_of(state) is not None and _prefix_of(state) is not None
 
 
@@ -167,7 +167,7 @@ def _layout_of(state: Mapping[str, Tensor]) -> _Layout | None:
 
 
 def _prefix_of(state: Mapping[str, Tensor]) -> str | None:
-    """What the names of the MiT begin with."""
+    """Find the prefix of the MiT's parameter names; None if there is no MiT."""
     for prefix in _BACKBONES:
         for name, tensor in state.items():
             if name.startswith(prefix) and mit_parts(name.removeprefix(prefix), tensor):

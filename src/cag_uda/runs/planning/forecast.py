@@ -34,19 +34,20 @@ class StageForecast:
     method: str
     steps: int
     peak_memory_mib: float
-    """Of training and what precedes it: what the run's scores will call the same."""
+    """Peak memory of training and what precedes it, as `peak_memory_mib` of the run's scores."""
     scoring_memory_mib: float | None = None
-    """Of what follows training; None where it was not measured."""
+    """Peak memory of what follows training; None where it was not measured."""
     step_s: float | None = None
-    """One step, or the loading of its batch where that takes longer; None without training."""
+    """Seconds of one step, or of loading its batch where that takes longer; None without
+    training."""
     training_s: float | None = None
-    """Preparation and steps: what the run's scores will call `elapsed_s`."""
+    """Seconds of preparation and steps, as `elapsed_s` of the run's scores."""
     scoring_s: float | None = None
-    """Pseudo-labels' quality, scores, pictures and files."""
+    """Seconds of what follows training: pseudo-labels' quality, scores, pictures and files."""
 
     @property
     def most_memory_mib(self) -> float:
-        """Of training and scoring, the peak of what takes more."""
+        """Peak memory of the whole stage: the larger of training's and scoring's."""
         return max(self.peak_memory_mib, self.scoring_memory_mib or 0.0)
 
 

@@ -36,10 +36,11 @@ from cag_uda.training.settings import ComputeConfig
 _TIMED_S, _FEWEST_STEPS, _MOST_STEPS = 2.5, 3, 40
 """Steps of a rehearsal are timed for about so long; so many at least, so many at most."""
 _LOADED = 3
-"""Batches that are waited for of each loader process: as many as it reads ahead."""
+"""Batches that each loader process has to give: as many as it reads ahead."""
 _MOST_SETTINGS = 5
 _SAFE_SHARES = (0.95, 0.85, 0.7, 0.5)
-"""Of the memory. Where what should take so much takes more than all of it, less is tried."""
+"""Shares of the device's memory that proposed settings may take by the estimate, largest first:
+where none of them fits when it is tried, the next share is used."""
 _ADVICE = {
     "preparation": "sweeps look at whole images, eight at a time: set loading.width_px lower",
     "training": "set loading.batch_size or loading.crop_px lower",

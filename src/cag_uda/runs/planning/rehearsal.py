@@ -104,7 +104,7 @@ class FewFrames(Domain):
         vars(self).update(vars(whole))
 
     def items(self, split: str, with_labels: bool = True) -> list[Item]:
-        """As `Domain.items`, a few of them."""
+        """List a few of the items of a split, evenly spread; see `Domain.items`."""
         items = super().items(split, with_labels)
         return [items[index] for index in evenly(len(items), FRAMES)]
 

@@ -30,7 +30,7 @@ class Trial(NamedTuple):
     """Measurements of some steps on crops of one size."""
 
     pixels: int
-    """Of all crops of one domain's part of a batch on one device."""
+    """Pixels of one domain's crops in one device's share of a batch, all together."""
     mib: float
     step_s: float
 

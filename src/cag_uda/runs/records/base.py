@@ -20,13 +20,13 @@ from cag_uda.files import SUMS, is_sound, write_json
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 """An IoU, a precision or a coverage, in [0, 1]."""
 Ratio = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-"""Of two scatters or two distances."""
+"""A ratio of two scatters or two distances, 0 or more."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 ColourLevel = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[ColourLevel, ColourLevel, ColourLevel]
 """8-bit RGB."""
 FolderName = Annotated[str, Field(pattern=r"^[^/\\\x00]*[^/\\.\x00][^/\\\x00]*$")]
-"""Of a folder inside another: without separators, so that it cannot lead out of it."""
+"""Name of a folder inside another: without separators, so that it cannot lead out of it."""
 
 
 def _inside(path: str) -> str:

@@ -34,11 +34,11 @@ class CoverageByClass(Record):
     """Shares (K,) of one kind of pseudo-label."""
 
     pixels: list[Share | None] = Field(default_factory=list)
-    """Of all pixels."""
+    """Share of all pixels that are labelled as the class."""
     coverage: list[Share | None] = Field(default_factory=list)
-    """Of those that the class would get without a threshold."""
+    """Share that is labelled, of the pixels that would get the class without a threshold."""
     precision: list[Share | None] | None = None
-    """Right ones; None where no truth was read."""
+    """Share of the class's labels that are right; None where no ground truth was read."""
 
 
 class KindCoverage(Record):

@@ -43,7 +43,7 @@ class SplitScores(Record):
     classes: list[str] = Field(default_factory=list)
     """Names of the classes that count."""
     iou: list[Share | None] = Field(default_factory=list)
-    """Of each, None for a class in neither truth nor prediction."""
+    """IoU of each of these classes; None for one in neither ground truth nor prediction."""
 
 
 class Evaluated(Record):
@@ -152,14 +152,14 @@ class ClassShares(Record):
     """Model folder of the stage whose network was asked, the delivered one."""
     classes: list[str]
     source: list[Share]
-    """Of the labelled pixels."""
+    """Share of each class among the source's labelled pixels."""
     target: list[Share]
-    """Estimated from the network's outputs."""
+    """Share of each class in the target, estimated from the network's outputs."""
     total_variation: Share
-    """Between both."""
+    """Total variation distance between the two."""
     target_images: int
     target_cells: int
-    """Of the feature grids of these images."""
+    """Number of cells of these images' feature grids that the estimate is made of."""
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> Self:
@@ -213,7 +213,7 @@ class Environment(Record):
     command: Any = None
     """The words of the command line."""
     commit: str | None = None
-    """Of the source tree, where the package runs from one."""
+    """Git commit of the source tree, where the package runs from one."""
     python: str | None = None
     platform: str | None = None
     processor: str | None = None

@@ -25,7 +25,7 @@ class LeftOut(Record):
     """A step that was skipped because a loss or gradient was not finite."""
 
     losses: dict[str, str]
-    """As text: JSON has no NaN."""
+    """Losses by name, as text: JSON has no NaN."""
     files: list[str]
     """Images of its batch."""
 
@@ -56,7 +56,7 @@ class Reached(Record):
     """Steps taken."""
     log_bytes: int = Field(ge=0)
     log_sha256: str
-    """Of these first bytes of metrics.jsonl."""
+    """SHA-256 of the first `log_bytes` bytes of metrics.jsonl."""
 
     @classmethod
     def of(cls, step: int, log: bytes) -> Self:
