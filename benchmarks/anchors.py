@@ -1,4 +1,4 @@
-"""Times anchors and anchor pseudo-labels against one matrix product and the released code's way.
+"""Time anchors and anchor pseudo-labels against one matrix product and the released code's way.
 
 Run: python benchmarks/anchors.py [--threads N] [--repeats N]
 

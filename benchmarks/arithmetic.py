@@ -25,9 +25,10 @@ from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import Recipe, builtin_recipes, load_recipe
 
 STUDENT = 2 * 3
-"""Forward passes that the student's are worth: of source and target, with their backward passes."""
+"""Forward passes that the student's cost equals: source and target, with their backward passes."""
 DISCRIMINATOR = 2 + 2 * 3
-"""Those of a discriminator: on the target for its gradient alone, on both domains to learn."""
+"""Forward passes of a discriminator that its cost equals: two on the target, only for the gradient
+of its input, and those on both domains by which it learns."""
 
 
 def forward_tflop(network: nn.Module, shape: tuple[int, ...]) -> float:

@@ -1,4 +1,4 @@
-"""Times our confusion matrix against that of the official Cityscapes evaluator.
+"""Time our confusion matrix against that of the official Cityscapes evaluator.
 
 Both count the same label maps of 2048×1024, held in memory, turn by turn in one process; the
 official one by its numpy way, which is what `pip install cityscapesscripts` gives. Only counting is

@@ -1,4 +1,4 @@
-"""Times a network in torch and as ONNX by onnxruntime, from 8-bit pixels to train ids.
+"""Time a network in torch and as ONNX by onnxruntime, from 8-bit pixels to train ids.
 
 Both take the same image of memory and give the label map; they take turns in one process, with the
 same number of threads. The file is made of a network with random weights, which changes no time.

@@ -37,7 +37,7 @@ from cag_uda.training.settings import ComputeConfig
 _LIMIT_S = 450.0
 """Eight minutes, less what starting and the last part may take."""
 _STEPS = 5
-"""That two runs with deterministic kernels take before their weights are compared."""
+"""Steps that two runs with deterministic kernels take before their weights are compared."""
 
 
 def _crops(backbone: str, decoder: str, batch: int = 4) -> Size:
@@ -176,7 +176,7 @@ def determinism(asked: Asked) -> Iterator[Line]:
 
 
 PARTS: tuple[Callable[[Asked], Iterator[Line]], ...] = (training, waiting, methods, determinism)
-"""In the order of what is asked for most: the last ones may find no time left."""
+"""Parts of the measurement, the most important first: no time may be left for the last."""
 
 
 def measure(asked: Asked) -> Iterator[Line]:

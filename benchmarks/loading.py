@@ -1,4 +1,4 @@
-"""Times loading against bare decoding: pictures a second and core, at two data sets' sizes.
+"""Time loading against bare decoding: pictures a second and core, at two data sets' sizes.
 
 The sizes are those of GTA5 and Cityscapes.
 

@@ -18,7 +18,7 @@ IGNORE = 255
 """Train id of a pixel without a label; never a class."""
 
 DomainName: TypeAlias = Literal["source", "target"]
-"""Which domain an image is from; a segmenter with statistics per domain needs to know."""
+"""Domain that an image is from, which a segmenter with statistics per domain needs to know."""
 
 CriterionName: TypeAlias = Literal[
     "entropy", "infomax", "snd", "snd-outputs", "agreement", "active-share", "source-miou"

@@ -71,7 +71,7 @@ def relative_gap(nearest: Tensor, second: Tensor) -> Tensor:
 
 
 class Margin(Protocol):
-    """Which pixels are active: those whose gap is at least the value.
+    """Rule for active pixels: those whose gap is at least the value.
 
     A class of your own with these two members will do.
     """

@@ -28,7 +28,7 @@ class Cell:
 
     @property
     def recipe(self) -> Recipe:
-        """With the seed of the cell."""
+        """Recipe with the seed of the cell."""
         return self.entry.recipe.model_copy(update={"seed": self.seed})
 
     @property

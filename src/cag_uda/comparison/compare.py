@@ -78,7 +78,7 @@ class Comparison:
 
     @property
     def stem(self) -> Path:
-        """Where the table is written, but for the ending."""
+        """Path of the table without extension."""
         return self.out / ("comparison" if self.kind == "methods" else self.kind)
 
     def run(self, progress: Progress) -> list[str]:

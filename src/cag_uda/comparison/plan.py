@@ -26,9 +26,9 @@ class Entry:
     """Its runs' folders are `run`-SEED; rows may share them."""
     recipe: Recipe
     scored: tuple[str, ...]
-    """Stage that its figures are of; of several the one that is best in the mean over seeds."""
+    """Stages whose scores count; of several, the one that is best in the mean over seeds."""
     question: str = ""
-    """Which of the ablation's questions it belongs to."""
+    """Question of the ablation that it belongs to."""
 
     @property
     def steps(self) -> int:

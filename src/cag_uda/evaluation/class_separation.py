@@ -66,9 +66,9 @@ class Separation(NamedTuple):
     """Between-class over within-class scatter (traces): more is better apart, without a unit."""
 
     by_pixels: float
-    """Each class weighs its pixels (Fisher's): large classes decide."""
+    """Ratio with each class weighted by its pixels (Fisher's): large classes decide."""
     balanced: float
-    """Each class weighs the same."""
+    """Ratio with the same weight for each class."""
 
 
 def separation(scatter: ClassScatter) -> Separation:

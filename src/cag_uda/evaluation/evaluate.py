@@ -31,7 +31,7 @@ _LARGE_PIXELS, _HELD_BATCHES = 2048 * 1024, 4
 """Larger frames share a pass, and are read ahead, as far as so many of this size would."""
 _MEND = "evaluate again; for a run, delete its scores.json and go on with --resume"
 Progress = Callable[[int, int], None]
-"""Told how many frames are done, and how many there are."""
+"""Function that takes the number of frames that are done, and of all frames."""
 
 
 @dataclass(frozen=True, eq=False)

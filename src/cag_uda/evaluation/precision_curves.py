@@ -26,10 +26,11 @@ class PrecisionCurves:
         self.thresholds = thresholds
         size = (num_classes, len(thresholds) + 1)
         self._given = torch.zeros(size, dtype=torch.int64)
-        """By label and bin of score; bin t holds scores from thresholds[t-1] to thresholds[t]."""
+        """(K, T + 1) pixels by label and bin of score; bin t holds scores from thresholds[t-1] to
+        thresholds[t]."""
         self._right = torch.zeros(size, dtype=torch.int64)
         self._true = torch.zeros(size, dtype=torch.int64)
-        """By true class and bin of score."""
+        """(K, T + 1) pixels by true class and bin of score."""
 
     def update(self, score: Tensor, label: Tensor, truth: Tensor) -> None:
         """Count one batch in.

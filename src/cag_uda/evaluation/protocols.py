@@ -44,7 +44,7 @@ _SYNTHIA_13 = tuple(name for name in _SYNTHIA_16 if name not in _HARD_IN_SYNTHIA
 
 @dataclass(frozen=True)
 class Protocol:
-    """Which pixels count, and over which classes the mean goes."""
+    """Rules of an evaluation: the pixels that count, and the classes that the mean is over."""
 
     name: str
     truth: tuple[str, ...]

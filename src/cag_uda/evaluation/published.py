@@ -24,7 +24,7 @@ class PublishedRow:
     iou: tuple[float, ...]
     """One a class, in the order of the protocol; empty where only the mean is published."""
     reference: str
-    """Where the figures stand."""
+    """Paper and table of the figures."""
 
 
 PUBLISHED = (

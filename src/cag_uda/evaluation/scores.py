@@ -121,6 +121,6 @@ def mean_over_classes(values: Floats) -> Floats:
 
 
 def or_none(value: SupportsFloat) -> float | None:
-    """None for what is not defined: JSON has no NaN."""
+    """Return a number, or None for NaN, which JSON does not have."""
     number = float(value)
     return None if math.isnan(number) else number

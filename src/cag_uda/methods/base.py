@@ -71,7 +71,7 @@ class Passes:
     """This process's share of the source's labelled images that are not trained on; None where
     there are none."""
     pack: Pack | None = None
-    """In place of the source, where its images are not there: `source` is empty then."""
+    """Pack that replaces the source where its images are not there; `source` is empty then."""
     labelled: Callable[[], Iterable[Labelled]] = lambda: ()
     """This process's share of the target's images whose labels may be trained on."""
 

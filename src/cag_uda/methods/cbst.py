@@ -25,9 +25,9 @@ class CBSTConfig(MethodConfig):
     portion: float = Field(default=0.2, gt=0, le=1)
     """Share of the pixels predicted as a class that are labelled in the first round: p = 20 %."""
     portion_step: float = Field(default=0.05, ge=0, le=1)
-    """Added in every further round."""
+    """Increase of the share in every further round."""
     portion_most: float = Field(default=0.5, gt=0, le=1)
-    """Where the share stops growing."""
+    """Largest share, at which it stops growing."""
 
 
 class CBST(FrozenLabeller):

@@ -39,11 +39,11 @@ class DACSConfig(MethodConfig):
     jitter: float = Field(default=0.25, ge=0, lt=1)
     """Strength of the colour jitter of mixed images."""
     jitter_probability: float = Field(default=0.8, ge=0, le=1)
-    """That a mixed image is jittered."""
+    """Probability that a mixed image is jittered."""
     blur_px: tuple[float, float] = (0.15, 1.15)
-    """Range of the standard deviation of the blur of mixed images."""
+    """Range of the standard deviation of the blur of mixed images, in pixels."""
     blur_probability: float = Field(default=0.5, ge=0, le=1)
-    """That a mixed image is blurred."""
+    """Probability that a mixed image is blurred."""
 
 
 class DACS(Method):

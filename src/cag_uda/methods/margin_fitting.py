@@ -30,12 +30,12 @@ class MarginConfig(Config):
     value: float = Field(default=2.5, ge=0)
     """2.5 is the paper's Δ_d, for the features of its network."""
     unreachable: Literal["never", "best"] = "never"
-    """For a class that reaches a calibrated margin's precision nowhere: no label at all, or
-    the margin at which it is most precise."""
+    """Treatment of a class that reaches the precision of a calibrated margin nowhere: never, it
+    gets no label; best, it gets the margin at which it is most precise."""
     prior_portion: float | None = Field(default=None, gt=0, le=1)
-    """Where given, no class labels more of the target than this times its share of the source:
-    only its clearest pixels, so that a rare class cannot flood the target. None: no such bound (the
-    paper)."""
+    """Bound on a class's share of the target's pixels, as a multiple of its share of the source's:
+    only its clearest pixels up to that are labelled, so that a rare class cannot flood the target.
+    None: no such bound (the paper)."""
 
     @model_validator(mode="after")
     def _shares_end_at_one(self) -> Self:

@@ -31,7 +31,7 @@ class StageFacts:
     start: str
     steps: int
     miou: float | None
-    """In [0, 1]; None where nothing was scored."""
+    """mIoU in [0, 1]; None where nothing was scored."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Training:
     """DOMAIN/SPLIT whose images were adapted to."""
     stages: Sequence[StageFacts]
     delivered: str
-    """Which network of the run this is."""
+    """Description of the run's network that this is."""
     reads_target_labels: bool
     """True if the source holds the target's domain, as an oracle's does."""
     few_labels: str | None = None
@@ -54,9 +54,9 @@ class Training:
     scored_on: str | None = None
     """DOMAIN/SPLIT; None where the target has no labels."""
     miou: float | None = None
-    """In [0, 1], of the delivered network."""
+    """mIoU in [0, 1] of the delivered network."""
     iou: Sequence[float | None] | None = None
-    """(K,) in [0, 1], of the delivered network; None for a class without pixels."""
+    """IoU (K,) in [0, 1] of the delivered network; None for a class without pixels."""
 
 
 def model_card(config: SegmenterConfig, classes: Classes, training: Training | None = None) -> str:

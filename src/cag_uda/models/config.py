@@ -46,12 +46,12 @@ class SegmenterConfig(Config):
     backbone: str = "resnet-50"
     """A row of `cag_uda.models.backbones.BACKBONES`."""
     weights: str | None = None
-    """Where the backbone starts: nothing for random weights, "imagenet" for the row's published
+    """Initial weights of the backbone: left out for random ones, "imagenet" for the row's published
     weights, or a hub id, local folder or local file in the layout of torchvision or of
-    transformers; ImageNet's classifier in it is left out, anything else must find its place."""
+    transformers; ImageNet's classifier in it is left out, every other tensor must fit."""
     start: str | None = None
-    """In place of `weights`: a model folder or run, or a hub id, whose whole network is the initial
-    one; it must have the classes of the recipe's domains and the form that is described here."""
+    """Model folder, run or hub id whose whole network is the initial one, in place of `weights`; it
+    must have the classes of the recipe's domains and the form that is described here."""
     decoder: str = "deeplab-v3plus"
     """A row of `cag_uda.models.decoders.DECODERS`."""
     detail: DetailConfig | None = None
@@ -75,10 +75,10 @@ class SegmenterConfig(Config):
     """Batch-norm statistics: one set for both domains, a set per domain (scale and shift shared),
     or the initial ones, never updated."""
     target_share: float = Field(default=0.5, ge=0, le=1)
-    """With a set per domain: the weight α of the target's own statistics in those that the target's
-    images are normalised by in evaluation, labelling and prediction; the source's have 1 − α. 1 is
-    AdaBN, 0 the source's alone. Where the classes' shares differ between the domains, the target's
-    alone ruin a good network (Schneider et al., NeurIPS 2020; You et al., α-BN, 2021)."""
+    """Weight α of the target's own statistics, if there is a set per domain, in those that
+    normalise the target's images in evaluation, labelling and prediction; the source's have 1 − α.
+    1 is AdaBN, 0 the source's alone. Where the classes' shares differ between the domains, the
+    target's alone ruin a good network (Schneider et al., NeurIPS 2020; You et al., α-BN, 2021)."""
     mean: tuple[_Number, _Number, _Number] | None = None
     """Per RGB channel, subtracted from an image in [0, 1]; None is the backbone's own, ImageNet's
     with most."""

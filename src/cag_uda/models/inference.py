@@ -153,7 +153,7 @@ def on_device(image: Tensor, segmenter: AnySegmenter) -> Tensor:
 
 
 def device_of(segmenter: AnySegmenter) -> torch.device:
-    """Where a network is; the CPU if it has no parameters."""
+    """Return the device that a network is on; the CPU if it has no parameters."""
     parameter = next(iter(segmenter.parameters()), None)
     return torch.device("cpu") if parameter is None else parameter.device
 

@@ -70,7 +70,7 @@ WHOLE = Views()
 
 
 def offsets(length: int, window: int, overlap: float) -> list[int]:
-    """Where windows begin that together cover a length; the last one ends with it.
+    """Place windows that together cover a length; the last one ends with it.
 
     Args:
         length: of a side, in any unit.

@@ -32,7 +32,8 @@ _SECOND = "a second network"
 _DEEPEST = 20
 _RECONSTRUCT, _SCALAR = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
-"""Where numpy keeps the two functions, before its version 2 and since; files of both are about."""
+"""Modules in which numpy keeps the two functions, before its version 2 and since: there are files
+of both."""
 _NUMPY_PARTS: list[Any] = [
     *((_RECONSTRUCT, f"{module}._reconstruct") for module in _MULTIARRAY),
     *((_SCALAR, f"{module}.scalar") for module in _MULTIARRAY),

@@ -1,4 +1,4 @@
-"""Where a window lies in the image that a network sees window by window.
+"""Place of a window in the image that a network sees window by window.
 
 Most of a network looks at neighbours alone, which margins hold. Levels that are resized with the
 corners of an image on each other do not: their cells fall elsewhere in a window than in the image.
@@ -55,7 +55,7 @@ class Window:
     def _places(
         self, axis: int, coarse: int, fine: int, coarse_px: float, fine_px: float
     ) -> Tensor:
-        """Where the fine cells of an axis lie among the coarse ones, −1 the first, 1 the last."""
+        """Compute the places of an axis's fine cells among the coarse ones, from −1 to 1."""
         all_coarse, all_fine = (-(-self.image[axis] // stride) for stride in (coarse_px, fine_px))
         cells = torch.arange(fine, dtype=torch.float64) + self.start[axis] / fine_px
         places = cells * ((all_coarse - 1) / max(1, all_fine - 1)) - self.start[axis] / coarse_px

@@ -1,4 +1,4 @@
-"""Which of many images to label first: by what each would teach, and how unlike the others it is.
+"""Choose the images to label first: those that teach a network most and are unlike each other.
 
 Pure functions of names, values and image features; knows no network and reads no file.
 
@@ -34,13 +34,13 @@ class Chosen(NamedTuple):
     """One image that was chosen."""
 
     number: int
-    """Which candidate it is."""
+    """Index of the candidate."""
     merit: float
     """Mean of its ranks by the criteria, in [0, 1]; 1 where there are none but diversity."""
     apart: float | None
     """Distance of its features to the nearest image that was chosen before it, or is labelled."""
     nearest: int | None
-    """Which candidate that is; None for a labelled image, or where there is none."""
+    """Index of that candidate; None for a labelled image, or where there is none."""
 
 
 def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -142,5 +142,5 @@ def _places(keys: Sequence[str]) -> list[tuple[str, int]]:
 def _are_near(
     places: Sequence[tuple[str, int]], place: tuple[str, int], gap: int
 ) -> NDArray[np.bool_]:
-    """Which places are in the same sequence, fewer than `gap` frames away."""
+    """Mark the places of the same sequence that are fewer than `gap` frames away: (N,) bool."""
     return np.array([name == place[0] and abs(at - place[1]) < gap for name, at in places])

@@ -20,9 +20,9 @@ class Imported(NamedTuple):
     """Result of importing a checkpoint."""
 
     foreign: Foreign
-    """Which tensors were placed, and which were left out for what reason."""
+    """The network, with the tensors that were left out and the reasons."""
     classes_with_anchors: int | None
-    """None where no anchor file was given."""
+    """Number of classes that have an anchor; None where no anchor file was given."""
 
 
 def import_checkpoint(

@@ -1,7 +1,7 @@
-"""Which images and videos a command line means, and where the prediction of each goes.
+"""Find the images and videos that a command line names, and the output path of each prediction.
 
-Knows paths; opens no image. Every prediction has the path of its input below what all inputs have
-in common: the folder that was given, or the deepest folder that holds all that was given.
+Knows paths; opens no image. A prediction's path below the output folder is its input's path below
+the folder that was given, or below the deepest folder that holds all inputs.
 """
 
 import glob

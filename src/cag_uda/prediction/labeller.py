@@ -36,16 +36,16 @@ _CHUNK = 8
 _RECIPE = "recipe.toml"
 
 Watch = Callable[[str, int, int], None]
-"""Told what a sweep is for, how many images it has seen, and how many there are."""
+"""Function that takes the purpose of a sweep, the number of images seen, and that of all."""
 
 
 class Given(NamedTuple):
     """One kind of pseudo-label for a batch."""
 
     trusted: PseudoLabels
-    """Where the network is sure enough."""
+    """Labels of the pixels at which the network is sure enough."""
     all: PseudoLabels
-    """Labels that it would give if it always were."""
+    """Labels of all pixels, without a threshold."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Labeller:
     """"anchor" and "confidence", prepared."""
     anchors: CategoryAnchors
     anchors_from: str
-    """Where the anchors come from, for people."""
+    """Origin of the anchors, in words."""
 
     def label(self, image: Tensor) -> dict[str, Given]:
         """Label images of the target on the feature grid.

@@ -179,7 +179,7 @@ class _Predictor:
         self._views, self._log, self._progress = views, log, progress
         self._done = self._total = 0
         self.broken: list[str] = []
-        """Why inputs could not be read; an error itself would hold what was read of its file."""
+        """Messages of inputs that could not be read; an exception would keep their pixels alive."""
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Predict everything; what cannot be read is kept in `broken`."""

@@ -78,7 +78,7 @@ class LabelledSplit(NamedTuple):
     coverage: Coverage
     """Content of OUT/coverage.json."""
     broken: list[str]
-    """Why images could not be read; they have no label, all others have."""
+    """Messages of images that could not be read; these have no label, all others have."""
 
 
 def pseudo_label_split(

@@ -175,7 +175,7 @@ class Behind:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="write-behind")
         self._depth = depth
         self._pending: deque[tuple[Future[None], int]] = deque()
-        """Each with its cost."""
+        """Calls that wait or run, each with its cost."""
 
     def __enter__(self) -> "Behind":
         return self

@@ -21,7 +21,7 @@ from cag_uda.recipes.schema import Recipe
 
 Machine: TypeAlias = Literal["small", "gpu"]
 LAST_METHODS = ("cag-plus", "cag")
-"""With which a new recipe may end."""
+"""Methods with which a new recipe may end."""
 
 _SIZES_LOOKED_AT = 8
 # Widths that images are brought to, and crops: what trains in an hour on two cores, and what the
@@ -49,7 +49,7 @@ class Drafted(NamedTuple):
     text: str
     """TOML."""
     labelled: FewLabels | None
-    """None where the target has no label."""
+    """The labelled images of the target; None where there are none."""
 
 
 def draft_recipe(

@@ -21,7 +21,8 @@ _NAMES = {
     (False, True): "cag-moving",
     (True, True): "cag-released-moving",
 }
-"""By whether settings of the released form, and of anchors that are kept, are there."""
+"""Method by whether its settings are those of the released form, and whether its anchors are kept
+over the stage."""
 
 
 def in_its_row(table: Any) -> Any:

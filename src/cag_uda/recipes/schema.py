@@ -61,7 +61,7 @@ class TargetLabels(Config):
     """A domain file that lists them, with the target's classes, or a built-in domain's name; None:
     the target's own."""
     split: str = "train"
-    """Which split of it. None of its images may be one of the split that is scored."""
+    """Split of that domain. None of its images may be one of the split that is scored."""
 
 
 class Target(Config):
@@ -117,8 +117,8 @@ class Stage(StageSettings):
     method: AnyMethod
     """The method by its `name`, with its settings."""
     repeat: int | None = Field(default=None, ge=1, le=_MOST_REPEATS, exclude=True)
-    """Times that the stage is taken, each from the one before: NAME-1, NAME-2 and so on; a
-    resolved recipe has them written out."""
+    """Number of times that the stage is run, each time from the network of the time before: NAME-1,
+    NAME-2 and so on; a resolved recipe has them written out."""
     start: str | None = None
     """Name of the earlier stage whose network this stage starts from, or "initial"; left out, the
     stage before this one."""
@@ -186,8 +186,8 @@ class Recipe(Config):
     source: tuple[Source, ...] = Field(default=(), json_schema_extra=one_or_more_schema)
     """One labelled domain, or several with equal shares of each batch."""
     pack: str | None = Field(default=None, pattern=r"\.safetensors$")
-    """In place of `source`, where its images are not there: the path of a file that `cag-uda pack`
-    has written. It brings the network and the classes; `segmenter` has its form."""
+    """Path of a file that `cag-uda pack` has written, in place of `source`, where its images are
+    not there. It holds the network and the classes; `segmenter` must describe this network."""
     target: Target
     classes: tuple[str, ...] | None = None
     """Classes of the domains' label space that are learned and scored; pixels of the others are
@@ -198,9 +198,9 @@ class Recipe(Config):
     tracking: TrackingConfig = TrackingConfig()
     stages: tuple[Stage, ...] = Field(min_length=1)
     deliver: str = "last"
-    """Which network becomes RUN/model: the "last" stage's, or of all that were kept the best by a
-    label-free criterion, or by the mean of its ranks by several, for example
-    "infomax+agreement"."""
+    """Choice of the network that becomes RUN/model: "last", the last stage's; or a label-free
+    criterion, by which the best of all that were kept is taken, or several, by the mean of its
+    ranks, for example "infomax+agreement"."""
 
     @field_validator("deliver")
     @classmethod

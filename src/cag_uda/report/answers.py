@@ -50,7 +50,7 @@ class Answers:
     shift_end: float
     curves: CurveCharts | None
     coverages: list[float]
-    """Where the kinds of pseudo-label are compared."""
+    """Shares of the target's pixels at which the kinds of pseudo-label are compared."""
     precisions: Runs
     errors: Runs
     error_kinds: list[str]

@@ -32,7 +32,7 @@ class Line:
 
     name: str
     colour: int
-    """Which of the page's series colours."""
+    """Index of the page's series colours."""
     path: str
     faint: str = ""
     dots: str = ""

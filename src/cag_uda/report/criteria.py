@@ -29,7 +29,7 @@ class Criterion:
 
     name: str
     values: list[float | None]
-    """In the order of `Criteria.checkpoints`."""
+    """Value at each of `Criteria.checkpoints`, in their order."""
     correlation: float | None
     """Spearman's rank correlation with the mIoU, its sign turned where lower is better."""
 
@@ -41,7 +41,7 @@ class Criterion:
 
     @property
     def better(self) -> str | None:
-        """Which way is better, "lower" or "higher", where that is known."""
+        """Better direction, "lower" or "higher"; None where it is not known."""
         return MEANINGS[self.name][0] if self.name in MEANINGS else None
 
     @property

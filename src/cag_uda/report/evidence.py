@@ -22,7 +22,7 @@ Ids = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """Where a network puts the classes of both domains; see `cag_uda.runs.pictures`."""
+    """Features of both domains' classes in two dimensions; see `cag_uda.runs.pictures`."""
 
     source_xy: Floats
     """(n, 2), in standard deviations within a class."""

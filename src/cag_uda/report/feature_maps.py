@@ -26,7 +26,7 @@ class FeatureMaps:
     by_truth: bool
     """True if the target's cells are coloured by the truth, else by the prediction."""
     data: dict[str, Any]
-    """For the page's script: "extent" [left, right, bottom, top], and "maps", one a stage:
+    """Data of the page's script: "extent" [left, right, bottom, top], and "maps", one a stage:
     "source" and "target" [[x, …], [y, …], [class, …]], "anchors" [[x, y] or null, …]."""
 
 

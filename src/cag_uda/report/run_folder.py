@@ -89,7 +89,7 @@ class RunRecord:
     begins_from: str | None
     """The network before the first stage, in words."""
     few_labels: str | None
-    """Which images of the target were trained on with labels, in words; None: none."""
+    """Images of the target that were trained on with labels, in words; None without any."""
     class_shares: ClassShares | None
     """Class shares of both domains; None where the run has not estimated them."""
     environment: Environment
@@ -332,7 +332,7 @@ def _criterion(plan: dict[str, Any]) -> str | None:
 
 
 def _network_of(stage: StageScores) -> Path:
-    """Where a stage's network lies, below the run."""
+    """Return the path of a stage's network below the run."""
     return Path("stages", stage.folder, "model", "model.safetensors")
 
 

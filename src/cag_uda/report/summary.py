@@ -26,7 +26,7 @@ class Step:
 
     stage: StageScores
     miou: float
-    """In [0, 1]."""
+    """mIoU of the stage's network, in [0, 1]."""
     before: float | None
     """mIoU that it is compared with, in [0, 1]: of the stage it starts from, else the baseline."""
     before_name: str | None

@@ -44,7 +44,7 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """Where the delivered network lies."""
+        """Folder of the delivered network."""
         return self.path / "model"
 
     def stage(self, index: int, name: str) -> Path:

@@ -278,7 +278,7 @@ class Results:
             yield number, image, space.colorize(label_map(segmenter, image)), truth
 
     def _keep_features(self, segmenter: Segmenter, folder: Path) -> None:
-        """Where the network puts the classes of a few source images and of the sample images."""
+        """Write the feature map of a few source images and of the sample images."""
         if not self._scenario.sources:
             return
         images = self._scenario.sources[0]

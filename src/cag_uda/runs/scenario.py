@@ -28,7 +28,7 @@ class Scenario:
     """
 
     sources: tuple[LabelledImages, ...]
-    """None where a pack stands for them."""
+    """Images of the source's domains; empty where a pack replaces them."""
     target: UnlabelledImages
     label_space: LabelSpace
     test: Domain
@@ -38,7 +38,7 @@ class Scenario:
     is_scored: bool
     """True if that split has labels."""
     pack: Pack | None = None
-    """In place of the source."""
+    """Pack that replaces the source's images."""
     labelled: LabelledImages | None = None
     """The few images of the target that are trained on with their labels; None without any."""
 

@@ -1,4 +1,4 @@
-"""Which network of one or more runs to ship, by criteria that need no label of the target.
+"""Rank the networks of one or more runs by criteria that need no label of the target.
 
 Reads the criteria that runs have recorded; knows neither images nor networks.
 """

@@ -21,7 +21,7 @@ Points = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a camera stands and how it looks: free of the size of the image."""
+    """Position and direction of a camera, independent of the size of the image."""
 
     x_m: float
     height_m: float

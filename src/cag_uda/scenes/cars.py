@@ -17,7 +17,7 @@ class Body(NamedTuple):
     width_m: float
     height_m: float
     belt_m: float
-    """Where the windows begin."""
+    """Height of the lower edge of the windows."""
     clearance_m: float
     cabin: tuple[float, float]
     """Foot of the rear window, foot of the windscreen."""

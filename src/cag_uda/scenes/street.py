@@ -10,9 +10,9 @@ Kind = Literal["city", "residential", "park"]
 KERB_M = 0.12
 """Height of a pavement above the road."""
 BEHIND_M = -25.0
-"""Where a street begins: behind the camera, for the shadows that fall from there."""
+"""Begin of a street along it: behind the camera, for the shadows that fall from there."""
 FAR_M = 420.0
-"""Where an endless street stops."""
+"""End of an endless street."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Side:
     """-1 left, 1 right."""
     kerb_m: float
     walk_m: float
-    """Where the paved walk begins, behind a verge that may be there."""
+    """Begin of the paved walk, behind the verge if there is one."""
     front_m: float
-    """Where the walk ends and gardens, yards or houses begin."""
+    """End of the walk, where gardens, yards or houses begin."""
     building_m: float
     openings: tuple[tuple[float, float], ...]
     """Side streets: from and to, along the street."""

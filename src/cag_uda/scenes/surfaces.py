@@ -107,7 +107,7 @@ class Scene:
 
     viewer: tuple[float, float]
     lamps: list[Vector] = field(default_factory=list)
-    """Where street lamps give light."""
+    """Positions of lit street lamps."""
     _points: list[Vector] = field(default_factory=list)
     _lengths: list[int] = field(default_factory=list)
     _owners: list[int] = field(default_factory=list)

@@ -17,7 +17,7 @@ _CIRCLES = {
     ]
     for count in (10, 16, 28)
 }
-"""By number of points: cosine and sine of each point's angle, of four and of seven times that."""
+"""Cosine and sine of each point's angle, of four and of seven times that, by number of points."""
 Flat = Callable[[float, float], Vector]
 """From across and up, in metres, to a point of an upright plane turned towards the viewer."""
 

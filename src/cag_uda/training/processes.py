@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 _PATIENCE = timedelta(days=7)
 _PROBLEM = 1 << 30
-"""In place of a process's number where it has a problem; larger than any signal's."""
+"""Value that a process with a problem sends in place of its number; larger than any signal's."""
 
 
 @dataclass

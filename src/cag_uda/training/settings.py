@@ -67,9 +67,10 @@ class TrackingConfig(Config):
     """The `[tracking]` table of a recipe."""
 
     loggers: tuple[LoggerName, ...] = ("tensorboard",)
-    """Who is told of losses, scores and pictures; `metrics.jsonl` is written in any case. Weights &
-    Biases and MLflow take their address and account from their own environment variables."""
+    """Services that log losses, scores and pictures; `metrics.jsonl` is written in any case.
+    Weights & Biases and MLflow take their address and account from their own environment
+    variables."""
     project: str = "cag-uda"
-    """The project at Weights & Biases, the experiment at MLflow."""
+    """Name of the project at Weights & Biases, and of the experiment at MLflow."""
     pictures_every: int | None = Field(default=1000, ge=1)
     """Steps between pictures of predictions; None: at the end of each stage alone."""

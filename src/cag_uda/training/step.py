@@ -29,7 +29,7 @@ class Trainer:
     compute: ComputeConfig
     seed: int
     optimizers: Mapping[str, Any]
-    """By network, as Fabric has set them up."""
+    """Optimiser of each network, as Fabric has set it up."""
 
     @classmethod
     def attach(

@@ -115,7 +115,7 @@ def pixels_through_centres(points: Points) -> float:
 
 
 def largest_first(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
-    """In the order of formats that say none: small shapes above large ones."""
+    """Sort shapes for formats without an order: the largest first, so that small ones lie above."""
     return tuple(sorted(shapes, key=lambda shape: -sum(map(area_of, shape.outlines))))
 
 

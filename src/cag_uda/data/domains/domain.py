@@ -50,7 +50,7 @@ class Item:
     """Path of the image below the root without extension, with forward slashes; unique."""
     image: Path
     label: Path | None
-    """None where the split has no labels, or where they were not asked for."""
+    """Label file; None where the split has no labels, or where they were not asked for."""
 
 
 class MissingLabelsError(DataError):

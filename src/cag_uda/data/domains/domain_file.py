@@ -113,7 +113,7 @@ class LabelsTable(Config):
     annotation tools, drawn once into the cache: coco, yolo, labelme, cvat, label-studio,
     cityscapes-polygons."""
     channel: Annotated[FromZero, Field(le=3)] | None = None
-    """Which channel of the file holds the id, for encoding = "channel" only; red is 0."""
+    """Number of the channel that holds the id, for encoding = "channel" only; red is 0."""
     map: dict[str, Any] = Field(default_factory=dict)
     """Id, or colour as "R,G,B" or "#rrggbb" → train id, class name or "ignore"."""
     other: Any = None
@@ -154,12 +154,13 @@ class SplitTable(Config):
     """Text file below the root with the images to keep, one a line: path or end of a path, with or
     without extension."""
     slice: Annotated[str, AfterValidator(_checked_slice)] | None = None
-    """Which of the images to keep, sorted by path, as a Python slice; taken after `list`."""
+    """Python slice, such as "0:500", of the images sorted by path that are kept; taken after
+    `list`."""
     scenes: Annotated[tuple[FromZero, FromZero], AfterValidator(_checked_scenes)] | None = None
     """First and one past the last scene, for rendered domains only."""
 
     def patterns(self) -> Iterator[tuple[str, str | None]]:
-        """Each image pattern with its label pattern."""
+        """Yield each image pattern with its label pattern."""
         images = self.images or ()
         labels: tuple[str | None, ...] = self.labels or (None,)
         yield from zip(images, labels if len(labels) > 1 else labels * len(images), strict=True)

@@ -1,4 +1,4 @@
-"""Which code of a label image is which class.
+"""Map from the codes of a label image to classes.
 
 A code is what a label image holds at a pixel: an id, or a colour packed as R·65536 + G·256 + B. One
 table, indexed by the code, gives the train id. Knows codes and label spaces, opens no file.
@@ -112,7 +112,7 @@ class LabelMap:
         return np.flatnonzero(self.table != UNMAPPED)
 
     def _distances(self, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """For each code the nearest that is covered, and the largest difference of a channel."""
+        """Find for each code the nearest that is covered, and the largest channel difference."""
         known, asked = self._known, values.astype(np.int64)
         nearest = np.zeros(len(asked), np.int64)
         least = np.full(len(asked), 1 << 16)

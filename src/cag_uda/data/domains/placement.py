@@ -86,7 +86,7 @@ def first_of(names: list[str], count: int = 5) -> str:
 
 
 def _elsewhere(root: Path, pattern: str) -> str:
-    """Where the folder of a pattern stands instead, if it lies deeper than it should."""
+    """Say where the folder of a pattern is found, if it lies deeper than it should."""
     for folder in _literal_folders([pattern]):
         found = _find_below(root, folder) if folder else None
         if found is not None:

@@ -1,4 +1,4 @@
-"""Which class the shapes of an annotation tool are, by their names.
+"""Map from the names of an annotation tool's shapes to classes.
 
 Rules, from the `[labels]` table of a domain file: `map` says it for names that it holds; "ignore"
 and the names of classes mean themselves; YOLO's numbers that the map leaves out count the classes;
@@ -30,7 +30,7 @@ class ShapeNames:
     """Train id of pixels outside all shapes."""
 
     def unknown(self, names: Iterable[str]) -> set[str]:
-        """Those of some names that no rule covers."""
+        """Return the names that no rule covers."""
         return set() if self.other is not None else set(names) - set(self.values)
 
     def value_of(self, name: str) -> int:

@@ -75,7 +75,7 @@ class ImageReader(Config):
     to 1; [low, high]: these numbers become black and white, the same for all images; percentile:
     the 1st and 99th percentile of each image do."""
     bands: tuple[_Band, _Band, _Band] | None = None
-    """Which bands of a file are red, green and blue, the first is 0; None: the first three."""
+    """Numbers of the bands that are red, green and blue; the first is 0. None: the first three."""
     orientation: Literal["exif", "stored"] = "exif"
     """exif: photographs are turned upright as their files say, and labels are not; stored: they
     are left as they lie in the file, for labels that were drawn on the raw pixels."""

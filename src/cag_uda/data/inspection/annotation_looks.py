@@ -1,4 +1,4 @@
-"""Which files of a folder are those of an annotation tool, of which, and of which photographs.
+"""Find the files of annotation tools in a folder, and the photographs that they describe.
 
 For folders that no domain file describes yet.
 """
@@ -29,24 +29,24 @@ class AnnotationLook:
 
     encoding: FormatName
     names: dict[str, int]
-    """Name of shapes → how many were seen, in the order of the tool where it has one."""
+    """Name of shapes → number of these, in the order of the tool where it has one."""
     files: int
     """Number of files that were read."""
 
 
 @dataclass(frozen=True)
 class FoundAnnotations:
-    """The files of one tool, and the photographs that they are of."""
+    """The files of one tool, and the photographs that they describe."""
 
     look: AnnotationLook
     pairs: list[tuple[Group, Group | str | None]]
-    """Each group of photographs with the group of its files, or the pattern of the one file that
-    describes them; None: nothing describes them."""
+    """Pairs of a group of photographs and the group of its annotation files, or the pattern of the
+    one file that describes all of them; None where no file does."""
     notes: list[str]
 
 
 def find_annotations(root: Path, photos: Sequence[Group]) -> FoundAnnotations | None:
-    """The files of the tool that describe most photographs; None where there are none."""
+    """Find the files of the tool that describe most photographs; None if there are none."""
     found = [*_of_splits(root, photos), *_of_images(root, photos)]
     if not found:
         return None
@@ -54,7 +54,7 @@ def find_annotations(root: Path, photos: Sequence[Group]) -> FoundAnnotations | 
 
 
 def format_of(path: Path) -> FormatName | None:
-    """Which tool a file is of, by its content; None for none that is known."""
+    """Tell by its content which tool's format a file has; None for an unknown one."""
     try:
         if path.stat().st_size > _LARGEST_BYTES:
             return None
@@ -101,7 +101,7 @@ def _is_yolo(text: str) -> bool:
 
 
 def _of_splits(root: Path, photos: Sequence[Group]) -> Iterator[FoundAnnotations]:
-    """For each tool whose files describe many images: which file describes which photographs."""
+    """Match photographs with files that describe many images, for each such format."""
     files: dict[FormatName, list[Path]] = {}
     for path in _below(root, (".json", ".xml")):
         name = format_of(path)
@@ -136,7 +136,7 @@ def _of_splits(root: Path, photos: Sequence[Group]) -> Iterator[FoundAnnotations
 
 
 def _best(photo: Group, drawings: dict[Path, list[Drawing]], root: Path) -> Path | None:
-    """The file that describes most photographs of a group, of its split where that is told."""
+    """Find the file that describes most photographs of a group, and none of another split."""
     stems = {composed(PurePosixPath(name).stem) for name in photo.names.values()}
     ranked = []
     for path, described in drawings.items():
@@ -152,7 +152,7 @@ def _best(photo: Group, drawings: dict[Path, list[Drawing]], root: Path) -> Path
 
 
 def _of_images(root: Path, photos: Sequence[Group]) -> Iterator[FoundAnnotations]:
-    """For each tool with a file for each image: which files describe which photographs."""
+    """Match photographs with files that describe one image each, for each such format."""
     groups: dict[FormatName, list[Group]] = {}
     for extension in (".json", ".txt"):
         for group in find_groups(root, (extension,)):
@@ -183,7 +183,7 @@ def _of_images(root: Path, photos: Sequence[Group]) -> Iterator[FoundAnnotations
 
 
 def _in_order(name: FormatName, paths: Sequence[Path], counts: Counter[str]) -> dict[str, int]:
-    """Names with their numbers: as the tool orders them, or else by name."""
+    """Order the names of shapes as their tool does, or else alphabetically; with their counts."""
     declared: list[str] = []
     if name == "coco":
         declared = [each for path in paths for each in coco.class_names(path)]

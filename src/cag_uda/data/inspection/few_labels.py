@@ -27,20 +27,20 @@ class _Found(NamedTuple):
     """The files that hold labels, and the images that each is of, as the file calls them."""
 
     encoding: FormatName | None
-    """None for masks of train ids."""
+    """Format of the files; None for masks of train ids."""
     images: Mapping[str, Path]
-    """Path of an image, without extension, maybe from its end on → the file of its labels."""
+    """Path of an image without extension, or only the last parts of it → file of its labels."""
 
 
 def draft_few_labels(
     target: Domain, split: str, annotations: Path, file: Path, space: LabelSpace
 ) -> tuple[str, int]:
-    """Draft a domain file that lists the images of a target which an annotation tool has labels of.
+    """Draft a domain file that lists the images of a target for which a tool has labels.
 
     Args:
         target: the domain that the images belong to.
-        split: of it, which the images are looked for in.
-        annotations: the file of an annotation tool that speaks of several images, or a folder of
+        split: of it, in which the images are looked for.
+        annotations: the file of an annotation tool that describes several images, or a folder of
             files of one image each: LabelMe's, YOLO's, or PNGs of train ids, named like the images.
         file: where the domain file will lie; it names folders relative to itself.
         space: the classes.
@@ -71,7 +71,7 @@ def draft_few_labels(
 
 
 def _found(annotations: Path) -> _Found:
-    """Read which images the files are of."""
+    """Find the images that the annotation files describe."""
     if not annotations.exists():
         raise UserError(f"no file or folder at {annotations}; give the labels that were exported")
     files = [annotations]
@@ -109,7 +109,7 @@ def _found(annotations: Path) -> _Found:
 
 
 def _stem(path: Path, folder: Path) -> str:
-    """Where a file of one image lies, without extension."""
+    """Return the path of a file below the folder, without extension."""
     inner = path.relative_to(folder) if path != folder else Path(path.name)
     return composed(inner.with_suffix("").as_posix())
 
@@ -117,7 +117,7 @@ def _stem(path: Path, folder: Path) -> str:
 def _pairs(
     items: Sequence[Item], images: Mapping[str, Path]
 ) -> tuple[list[tuple[Item, Path]], list[str]]:
-    """The images that have labels, and names that are of no image or of several."""
+    """Match names with images; returns the pairs, and names that match no image or several."""
     by_end: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         parts = PurePosixPath(composed(item.key)).parts

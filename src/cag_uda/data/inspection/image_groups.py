@@ -66,7 +66,7 @@ class Group:
     suffix: str
     """Common end of the stems, such as "_gtFine_labelIds"; often empty."""
     extension: str
-    """With its dot, as written."""
+    """File extension with its dot, in the letters of the files."""
     names: dict[str, str]
     """Stem without the suffix → file name."""
     shares_stems: bool
@@ -81,7 +81,7 @@ class Group:
 
     @property
     def words(self) -> set[str]:
-        """Words of the suffix and the folders, in small letters, and parts of camelCase ones."""
+        """Words of the suffix and the folders, in lower case, and the parts of camelCase words."""
         text = f"{self.folder}/{self.suffix}"
         return {
             *re.split(r"[^a-z0-9]+", text.lower()),
@@ -90,7 +90,7 @@ class Group:
 
     @property
     def split(self) -> str | None:
-        """The split that the folders' names speak of, the innermost first; None: they do not."""
+        """Split that the innermost folder with such a name stands for; None if none does."""
         for part in reversed(self.folder.lower().split("/")):
             words = {_WITH_SPLIT.sub("", word) for word in re.split(r"[^a-z]+", part)}
             for name, spoken in SPLIT_WORDS.items():
@@ -99,13 +99,13 @@ class Group:
         return None
 
     def pattern(self, with_suffix: bool = True, with_extension: bool = False) -> str:
-        """Pattern of the files, or of more, where suffix and extension tell nothing apart."""
+        """Return a pattern that finds the files, and others if suffix or extension is left out."""
         suffix = escaped(self.suffix) if with_suffix else ""
         ending = self.extension if with_extension or self.shares_stems else ""
         return f"{escaped(self.folder)}/{escaped(self.prefix)}*{suffix}{ending}".lstrip("/")
 
     def without_prefix(self) -> "Group":
-        """The group with names without the word that all of them begin with, if they do."""
+        """Return the group with the common beginning of all names taken off, if there is one."""
         first, last = min(self.names), max(self.names)
         same = (one == other for one, other in zip(first, last, strict=False))
         common = first[: len(list(takewhile(bool, same)))].rstrip("0123456789")
@@ -117,16 +117,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Parted:
-    """The groups of a folder, by what they are."""
+    """The groups of a folder, sorted into photographs, labels and others."""
 
     photos: list[Group]
     labels: list[Group]
     left_out: dict[Group, str]
-    """Group → why it is neither."""
+    """Group → reason why it is neither."""
 
 
 def find_groups(root: Path, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> list[Group]:
-    """All files of some extensions below a folder, by folder, extension and end of the name."""
+    """Group all files with some extensions below a folder by folder, extension and suffix."""
     by_folder: dict[str, list[PurePosixPath]] = defaultdict(list)
     for image in find_images(root, "**/*", extensions):
         path = PurePosixPath(image.path.relative_to(root).as_posix())
@@ -139,10 +139,10 @@ def find_groups(root: Path, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> lis
 
 
 def part(groups: Sequence[Group]) -> Parted:
-    """Part the groups by look; where all look like labels, names decide."""
+    """Sort the groups by the look of their files; where all look like labels, names decide."""
     reasons = {group: _reason_by_name(group) for group in groups}
     if all(reasons.values()):
-        reasons = dict.fromkeys(groups)  # Names that say so of all files say nothing.
+        reasons = dict.fromkeys(groups)  # A name that all files share tells nothing.
     left_out = {group: why for group, why in reasons.items() if why is not None}
     rest = [group for group in groups if group not in left_out]
     looks = _looks(rest)
@@ -151,7 +151,7 @@ def part(groups: Sequence[Group]) -> Parted:
     if not photos:
         photos = [group for group in labels if group.words & _PHOTO_WORDS]
         labels = [group for group in labels if group not in photos]
-    # Labels by name that look like photographs are JPEGs that were changed too much, or previews.
+    # Files named like labels that look like photographs are previews, or strongly compressed JPEGs.
     rightly = [
         group for group in photos if group.words & _PHOTO_WORDS or not group.words & _LABEL_WORDS
     ]
@@ -234,7 +234,7 @@ def _unused(
 
 
 def _why_alone(label: Group, photos: Sequence[Group]) -> str:
-    """Why labels belong to no photographs."""
+    """Say why labels belong to no photographs."""
     small = {name.lower() for name in label.names}
     for photo in photos:
         if _may_belong(photo, label) and small & {name.lower() for name in photo.names}:
@@ -250,7 +250,7 @@ def _may_belong(photo: Group, label: Group) -> bool:
 
 
 def _reason_by_name(group: Group) -> str | None:
-    """Why a group is neither photographs nor labels of classes, by its name."""
+    """Say why a group's name tells that it is neither photographs nor labels; None: it may be."""
     if group.words & _DRAWINGS:
         return "they are drawings or previews by their name"
     if group.words & _NO_CLASSES:
@@ -261,7 +261,7 @@ def _reason_by_name(group: Group) -> str | None:
 
 
 def _likeliness(photo: Group, label: Group) -> tuple[bool, float, bool, float, str]:
-    """Rate labels as those of photographs, larger is likelier; the last breaks ties."""
+    """Rate how likely labels are those of photographs, larger is likelier; the last breaks ties."""
     return (
         not label.words & _COLOURS,
         len(photo.names.keys() & label.names.keys()) / len(photo.names),
@@ -291,7 +291,7 @@ def _groups_of(root: Path, folder: str, paths: Sequence[PurePosixPath]) -> Itera
 
 
 def _suffixes(stems: Sequence[str]) -> dict[str, str]:
-    """The end of each stem that it has in common with others: "_leftImg8bit", often nothing."""
+    """Find the suffix of each stem that others have too, such as "_leftImg8bit"; often empty."""
     ends: dict[str, list[str]] = {}
     for stem in stems:
         match = _ENDING.search(stem)
@@ -310,7 +310,7 @@ def _suffixes(stems: Sequence[str]) -> dict[str, str]:
 
 
 def _looks(groups: Sequence[Group]) -> dict[Group, Look]:
-    """Look at a few files of each group for what most are; many sister folders count as one."""
+    """Classify each group by a few of its files; many folders side by side count as one group."""
     sisters = Counter(_kind(group, 1) for group in groups)
     by_kind: dict[tuple[str, ...], list[Group]] = defaultdict(list)
     for group in groups:

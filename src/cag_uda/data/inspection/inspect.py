@@ -30,7 +30,7 @@ _LABELS_LOOKED_AT = 40
 _LARGEST_LIST_BYTES = 1 << 24
 _NOTES_SHOWN = 16
 _OF_DATA_SETS = {"", *(".txt", ".md", ".csv", ".yaml", ".yml", ".names", ".pdf", ".html", ".py")}
-"""Extensions that lie beside every data set and hold no labels of their own."""
+"""Extensions of files that many data sets contain and that are no labels."""
 _ADVICE = {
     **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"), "unpack it"),
     ".json": "no label format that is read, or of other images",
@@ -125,7 +125,7 @@ def inspect_folder(root: Path) -> Inspection:
 def _paired(
     photos: Sequence[Group], labels: Sequence[Group]
 ) -> tuple[list[tuple[Group, Group | None]], dict[Group, str]]:
-    """Photographs with their labels; where no names agree, without what each kind begins with."""
+    """Pair photographs with labels by name; if no names agree, with common prefixes taken off."""
     pairs, unpaired = paired(photos, labels)
     if labels and not any(label for _, label in pairs):
         bare = [[group.without_prefix() for group in groups] for groups in (photos, labels)]
@@ -162,7 +162,7 @@ def _known_extensions(used: Sequence[Group], look: AnnotationLook | None) -> set
 
 
 def _other_files(root: Path, known: set[str]) -> list[str]:
-    """List what lies beside the images and is no part of the answer, by extension."""
+    """List files beside the images that are not used, by extension."""
     found: dict[str, list[str]] = defaultdict(list)
     for path in sorted(root.rglob("*")):
         parts = path.relative_to(root).parts
@@ -267,13 +267,13 @@ def _may_be_listed(photos: Sequence[Group]) -> bool:
 def _by_lists(
     root: Path, whole: FoundSplit, bases: set[str], notes: list[str]
 ) -> Iterator[FoundSplit]:
-    """The splits that list files make of images whose folders tell none; else the whole.
+    """Yield the splits that list files make of all images; the whole if there is no such file.
 
     Args:
         root: of the folder.
-        whole: all images.
-        bases: what lists may name of them.
-        notes: told of images that no list names.
+        whole: all images as one split.
+        bases: names of the images that lists may contain.
+        notes: takes a note on images that no list names.
     """
     lists = _lists(root, bases)
     for name, (path, entries) in lists.items():
@@ -354,7 +354,7 @@ def _with_wildcards(patterns: Sequence[tuple[str, str]]) -> tuple[str, str] | No
 
 
 def _varying_places(paths: Sequence[tuple[str, ...]]) -> list[int] | None:
-    """Where paths differ; None if they do so in their length or in the names of the files."""
+    """Find the parts in which paths differ; None if their lengths or file names differ."""
     if len({len(path) for path in paths}) > 1 or len({path[-1] for path in paths}) > 1:
         return None
     return [place for place, parts in enumerate(zip(*paths, strict=True)) if len(set(parts)) > 1]

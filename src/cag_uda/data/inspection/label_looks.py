@@ -52,9 +52,9 @@ class LabelLook:
 
     encoding: ImageEncoding
     channel: int | None
-    """Which channel holds the id, for the encoding "channel"."""
+    """Number of the channel that holds the id, for the encoding "channel"."""
     codes: tuple[SeenCode, ...]
-    """By code."""
+    """Codes that occur, sorted."""
     palette: dict[int, tuple[int, int, int]]
     """RGB of the codes, of palette images; empty for others."""
     images: int
@@ -146,7 +146,7 @@ def look_at_labels(paths: Sequence[Path]) -> LabelLook:
 
 
 def _counted(paths: Sequence[Path], encoding: ImageEncoding, channel: int | None) -> LabelLook:
-    """Count the codes of labels of one encoding; soft ones are counted as what they are near to."""
+    """Count the codes of labels of one encoding; soft edges count as the nearest class code."""
     # With a tolerance, lossy files are read too.
     label_map = LabelMap(encoding, np.zeros(1, np.uint8), tolerance=1)
     reader = LabelReader(label_map, channel or 0, "this folder")
@@ -182,10 +182,10 @@ def _inner(codes: Codes) -> Codes:
 def _cleared(
     pixels: Counter[int], inner: Counter[int], encoding: ImageEncoding, are_lossy: bool
 ) -> tuple[dict[int, int], int]:
-    """For each code of soft labels the clear one that it is near to, and how far the furthest is.
+    """Assign the codes of labels with soft edges to class codes, and measure the largest distance.
 
-    Clear are codes that fill areas, not only their edges; in JPEGs, which may have none, the most
-    frequent ones that are far enough from each other.
+    Class codes are those that fill areas, not only their edges; in JPEGs, where none may do so, the
+    most frequent ones that are far enough from each other.
 
     Args:
         pixels: of each code.
@@ -194,7 +194,8 @@ def _cleared(
         are_lossy: whether they are JPEGs.
 
     Returns:
-        Nothing, and 0, for labels that are clear.
+        Code → nearest class code, and the largest distance between two such, in levels of a
+        channel; an empty dict and 0 for labels with hard edges.
     """
     least = (_LEAST_LOSSY_SHARE if are_lossy else _LEAST_INNER_SHARE) * pixels.total()
     apart = _LOSSY_TOLERANCE if are_lossy else _CLEAR_TOLERANCE

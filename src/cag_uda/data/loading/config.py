@@ -18,9 +18,9 @@ class LoadingConfig(Config):
     batch_size: int = Field(default=4, ge=1, le=4096)
     """Images of each domain in the global batch, over all processes."""
     labelled_share: float = Field(default=0.5, gt=0, le=1)
-    """Where the recipe has labelled images of the target: how many a step shows beside the others,
-    as a share of `batch_size`; rounded up, and at least two of a batch of two and more, for batch
-    norm."""
+    """Number of labelled images of the target that a step shows beside the others, as a share of
+    `batch_size`, where the recipe has such images; rounded up, and at least two of a batch of two
+    and more, for batch norm."""
     width_px: int | None = Field(default=None, ge=16, le=MOST_PX)
     """Width to which every image is resized, aspect ratio kept, before `scale`; None keeps the
     image's own. Whole images have the network's `input_width_px`, which is this if it is left
@@ -41,9 +41,10 @@ class LoadingConfig(Config):
     photometric: float = Field(default=0.0, ge=0, le=2)
     """Strength of the photometric augmentation of both domains: 0 none, 1 strong."""
     rare_class_temperature: float = Field(default=0.0, ge=0)
-    """Where above 0, each source image is drawn for a class, with chances ∝ exp((1 − f) / this), f
-    being the class's share of the source's pixels, and cropped to show it: the smaller, the rarer;
-    0.01 in DAFormer, for 19 classes. 0 takes that out: every image once an epoch."""
+    """Temperature T of rare-class sampling: each source image is drawn for a class, with
+    probability ∝ exp((1 − f) / T), f being the class's share of the source's pixels, and cropped to
+    show it. The smaller T, the more often rare classes are drawn; 0.01 in DAFormer, for 19 classes.
+    0 turns it off: every image is shown once an epoch."""
     workers: int = Field(default=1, ge=0, le=512)
     """Loader processes of each training process; 0 loads in the training process."""
     cache: bool = False

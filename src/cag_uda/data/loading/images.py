@@ -66,15 +66,15 @@ class LabelledImages:
         return len(self._items)
 
     def path(self, index: int) -> Path:
-        """Where an image is."""
+        """Return the path of an image."""
         return self._items[index].image
 
     def paths(self) -> list[Path]:
-        """Where the images are."""
+        """Return the paths of the images."""
         return [item.image for item in self._items]
 
     def apart_from(self, images: Collection[Path]) -> "LabelledImages":
-        """Those of them that are none of the given images."""
+        """Return the images without the given ones."""
         rest = copy(self)
         rest._items = tuple(item for item in self._items if item.image not in images)
         rest._counts = None
@@ -143,7 +143,7 @@ class UnlabelledImages:
         return len(self._items)
 
     def path(self, index: int) -> Path:
-        """Where an image is."""
+        """Return the path of an image."""
         return self._items[index].image
 
     def read(self, index: int) -> Image:

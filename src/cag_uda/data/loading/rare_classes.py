@@ -39,7 +39,7 @@ class RareClasses:
     chance: NDArray[np.float64]
     """(K,) P(c), summing to 1; 0 for a class that no image has."""
     images: tuple[NDArray[np.int64], ...]
-    """For each class the numbers of the images that have it."""
+    """Numbers of the images that have each class."""
 
     @classmethod
     def of(cls, counts: Counts, temperature: float) -> "RareClasses":

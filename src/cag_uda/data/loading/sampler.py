@@ -36,7 +36,7 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of the work is this process's."""
+    """This process's part of the work."""
 
     rank: int = 0
     world_size: int = 1
@@ -146,12 +146,12 @@ class BatchSource(Dataset["Batch | UserError"]):
         return [RareClasses.of(each, self.config.rare_class_temperature) for each in counts]
 
     def _target_of(self, step: int, slot: int) -> int:
-        """Which of the target's images a slot has."""
+        """Return the number of the target's image in a slot of the batch."""
         number = step * self.config.batch_size + slot
         return _shuffled_index(len(self.target), number, (self.seed, self.stage, 1))
 
     def _labelled_of(self, step: int, slot: int, images: LabelledImages) -> int:
-        """Which of the target's labelled images a slot has."""
+        """Return the number of the labelled target image in a slot of the batch."""
         number = step * self.config.labelled_images + slot
         return _shuffled_index(len(images), number, (self.seed, self.stage, 3))
 

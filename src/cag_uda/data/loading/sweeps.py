@@ -83,7 +83,7 @@ def _chunks(
 
 
 def _visited(count: int, wanted: int | None) -> Sequence[int]:
-    """Which of `count` images a sweep visits: all in order, or some at random, always the same."""
+    """List the images that a sweep visits: all in order, or some at random, always the same."""
     if wanted is None:
         return range(count)
     drawn: list[int] = np.random.default_rng(0).permutation(count)[:wanted].tolist()

@@ -12,18 +12,18 @@ from cag_uda.runs.planning.rehearsal import Measured, Sweep
 
 
 class Images(NamedTuple):
-    """Numbers of images that one process has to do with."""
+    """Numbers of images that one process reads."""
 
     source: int
-    """In a sweep over the source."""
+    """Images of a sweep over the source."""
     target: int
-    """In a sweep over the target."""
+    """Images of a sweep over the target."""
     frames: int
-    """In an evaluation."""
+    """Images of an evaluation."""
     held_out: int = 0
-    """In a sweep over the source's images that are not trained on."""
+    """Images of a sweep over the source's images that are not trained on."""
     labelled: int = 0
-    """In a sweep over the target's images that are trained on with their labels."""
+    """Images of a sweep over the target's images that are trained on with their labels."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Forecast:
     end_s: float | None = None
     """Seconds after the last stage."""
     settings: tuple[Setting, ...] = ()
-    """Where it does not fit: changes with which it does, those that give up least first."""
+    """Changes with which the run fits, where it does not; those that give up least first."""
 
     @property
     def peak_memory_mib(self) -> float:

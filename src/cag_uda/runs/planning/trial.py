@@ -23,7 +23,7 @@ WARM_UP = 2
 """Steps before those that are timed: they make what later ones find (momenta, the compiled
 arithmetic of each shape)."""
 HARMLESS_RATE = 1e-9
-"""With it, no new head makes its network diverge while steps are timed."""
+"""Learning rate so small that no network with a new head diverges while steps are timed."""
 
 
 class Trial(NamedTuple):

@@ -137,7 +137,7 @@ class ComparedStage(Record):
 
     name: str
     steps: int | None = None
-    """That its network has taken in all."""
+    """Steps that its network has taken in all stages so far."""
     miou: Share | None = None
     deviation: Finite | None = None
     gap_share: Finite | None = None
@@ -153,7 +153,7 @@ class ComparedMethod(Record):
     steps: int | None = None
     cells: list[Cell] = Field(default_factory=list)
     summary: OverSeeds | None = None
-    """None where no run has finished."""
+    """Summary over the seeds; None where no run has finished."""
     stages: list[ComparedStage] = Field(default_factory=list)
 
 

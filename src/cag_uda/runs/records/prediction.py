@@ -57,7 +57,7 @@ class Coverage(Record):
     split: str
     images: int
     anchors: str | None = None
-    """Where the anchors are from."""
+    """Origin of the anchors, in words."""
     margin: dict[str, Any] = Field(default_factory=dict)
     confidence: float | None = None
     classes: list[str]

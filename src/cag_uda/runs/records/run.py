@@ -38,7 +38,7 @@ class SplitScores(Record):
     """Scores of a network on a labelled split."""
 
     protocol: str | None = None
-    """None where every class of the label space counts."""
+    """Name of the evaluation protocol; None where every class of the label space counts."""
     miou: Share | None = None
     classes: list[str] = Field(default_factory=list)
     """Names of the classes that count."""

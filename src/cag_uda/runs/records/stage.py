@@ -36,7 +36,7 @@ class MetricsLine(Record):
     step: int
     """Steps taken."""
     losses: dict[str, float] | None = None
-    """May hold NaN."""
+    """Mean losses by name; a value may be NaN."""
     learning_rate: float | None = None
     images_per_s: float | None = None
     elapsed_s: float | None = None
@@ -154,9 +154,9 @@ class DomainSeparation(Record):
     """Between-class over within-class scatter of one domain's features."""
 
     by_pixels: Ratio | None = None
-    """Each class weighs its pixels."""
+    """Ratio with each class weighted by its pixels."""
     balanced: Ratio | None = None
-    """Each class weighs the same."""
+    """Ratio with the same weight for each class."""
 
 
 class Separation(Record):

@@ -52,7 +52,7 @@ class Suggestions(Record):
     palette: list[Colour] = Field(default_factory=list)
     images: list[Suggestion]
     left_out: list[str] = Field(default_factory=list)
-    """Why images could not be read."""
+    """Messages of images that could not be read."""
 
 
 def read_suggestions(path: Path) -> Suggestions:
