@@ -23,7 +23,7 @@ class Candidates(NamedTuple):
     """Images that may be chosen."""
 
     keys: Sequence[str]
-    """Names, of which those of a sequence of frames differ in their last number."""
+    """Names; those of frames of one sequence differ only in their last number."""
     values: Mapping[str, NDArray[np.float64]]
     """Criterion → (N,), higher where a label would teach more."""
     looks: NDArray[np.float64]
@@ -112,12 +112,12 @@ def _value(
     looks: NDArray[np.float64],
     has_merit: bool,
 ) -> NDArray[np.float64]:
-    """Compute what the next image is chosen by: (N,)."""
+    """Compute the values (N,) of the images; the one with the largest is chosen next."""
     if np.isfinite(distance).all():
         return merit * distance
     if has_merit:
         return merit
-    return -_distances(looks, looks.mean(axis=0))  # The first of a k-centre: the most usual one.
+    return -_distances(looks, looks.mean(axis=0))  # The first centre is the one nearest the mean.
 
 
 def _distances(looks: NDArray[np.float64], row: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -126,7 +126,7 @@ def _distances(looks: NDArray[np.float64], row: NDArray[np.float64]) -> NDArray[
 
 
 def _places(keys: Sequence[str]) -> list[tuple[str, int]]:
-    """The sequence that each name belongs to, and its place in the order of that."""
+    """Find the sequence of frames that each name belongs to, and its place in that sequence."""
     numbered: dict[str, list[tuple[int, int]]] = defaultdict(list)
     places = [("", 0)] * len(keys)
     for index, key in enumerate(keys):

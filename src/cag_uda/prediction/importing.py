@@ -57,7 +57,7 @@ def import_checkpoint(
     write_json(out / RECORD, record | {"placed": foreign.placed, "left_out": foreign.left_out})
     if vectors is not None:
         save_anchors(out / ANCHORS, vectors)
-    # Last: what makes the folder a model.
+    # Written last: only then is the folder a model.
     segmenter.save_pretrained(out)
     return Imported(foreign, None if vectors is None else int((vectors.counts > 0).sum()))
 

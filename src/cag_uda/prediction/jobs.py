@@ -23,7 +23,8 @@ FROM_STDIN = "-"
 
 _SHOWN = 5
 _LONGEST_NAME = 220
-"""Bytes of a file's name; file systems take 255, its endings while it is written included."""
+"""Most bytes of an output's name: file systems take 255, with the extensions that it has while it
+is being written."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def find_jobs(inputs: Sequence[str], out: Path) -> list[Job]:
 
     Args:
         inputs: files, folders (all images and videos below, hidden ones left out) and globs.
-        out: the output folder; what it holds is no input, where it lies in a folder that is.
+        out: the output folder; its files are no inputs, even where it lies inside an input folder.
 
     Raises:
         UserError: naming every input that is not there or holds no image.
@@ -74,7 +75,7 @@ def find_jobs(inputs: Sequence[str], out: Path) -> list[Job]:
 
 
 def split_list(text: str) -> list[str]:
-    """The inputs that a list on standard input names: one a line, or parted by NUL."""
+    """Split a list from standard input into inputs: one a line, or separated by NUL."""
     lines = text.split("\0") if "\0" in text else text.splitlines()
     return [line.strip("\r") for line in lines if line.strip()]
 
@@ -114,7 +115,7 @@ def refuse_overwriting(jobs: Iterable[Job], outputs: Mapping[Job, list[str]], ou
 
 
 def _quick_realpath() -> Callable[[str | Path], str]:
-    """`os.path.realpath` for many files of few folders, each of which is looked up once."""
+    """Make an `os.path.realpath` for many files in few folders that reads each folder once."""
 
     @cache
     def known(folder: str) -> tuple[str, frozenset[str]]:
@@ -137,7 +138,7 @@ def _quick_realpath() -> Callable[[str | Path], str]:
 
 
 def _files_of(given: str, out: Path) -> tuple[str, list[str]]:
-    """The folder that an input's paths are relative to, and its files, both absolute."""
+    """Return the folder that an input's paths are relative to, and its files, both absolute."""
     path = os.path.abspath(os.path.expanduser(given))
     if os.path.isdir(path):
         if os.path.realpath(path) == os.path.realpath(out):
@@ -153,7 +154,7 @@ def _files_of(given: str, out: Path) -> tuple[str, list[str]]:
 
 
 def _below(folder: str) -> Iterator[str]:
-    """Images and videos in a folder and all below it; a link back up is not followed."""
+    """Yield images and videos in a folder and all below it; links to a folder above are skipped."""
     seen = set()
     for root, folders, names in os.walk(folder, followlinks=True):
         seen.add(os.path.realpath(root))
@@ -190,7 +191,7 @@ def _literal_folder(pattern: str) -> str:
 
 
 def _distinct_places(relative: list[str]) -> list[str]:
-    """Paths without their extensions; where two would be one, with them."""
+    """Take the extensions off the paths; paths that would then be the same keep theirs."""
     places = [os.path.splitext(path)[0] for path in relative]
     # An extension that is kept can meet a stem that looks like it, so until nothing changes.
     while shared := {place for place, count in Counter(places).items() if count > 1}:
@@ -201,7 +202,7 @@ def _distinct_places(relative: list[str]) -> list[str]:
 
 
 def _shortened(place: str) -> str:
-    """A path whose last part is not too long to be given an ending: its beginning and a digest."""
+    """Shorten a name that leaves no room for an extension to its beginning and a digest."""
     folder, name = os.path.split(place)
     encoded = os.fsencode(name)
     if len(encoded) <= _LONGEST_NAME:

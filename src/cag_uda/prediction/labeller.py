@@ -54,7 +54,8 @@ class Source:
 
     images: Sequence[LabelledImages]
     held_out: LabelledImages | None = None
-    """Images that no anchor is made of; None: each half is judged by the other half's anchors."""
+    """Images for calibration that no anchor is made of; None: each half of `images` is labelled by
+    the anchors of the other half."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +86,7 @@ class Labeller:
 
 
 def run_of(model: str) -> Path | None:
-    """The run folder that a model is, or lies in; None where there is none."""
+    """Find the run folder that a model is, or lies in; None where there is none."""
     path = Path(model)
     # RUN, RUN/model, RUN/stages/N-NAME/model.
     for folder in (path, path.parent, *path.parents[2:3]):
@@ -103,7 +104,7 @@ def read_recipe_of(model: str) -> Recipe | None:
 def labelling_config(
     recipe: Recipe | None, margin: str | None, confidence: float | None
 ) -> CAGSettings:
-    """Set labelling as the run's last stage with anchors did, but for what is given.
+    """Take the settings of labelling from a run's last stage with anchors, with changes.
 
     Args:
         recipe: of the run.
@@ -144,7 +145,7 @@ def make_labeller(
     source: Source | None,
     watch: Watch,
 ) -> Labeller:
-    """Take anchors with a network, or from its folder, and fit the margin.
+    """Make anchors with a network, or load those in its folder, and fit the margin.
 
     Args:
         segmenter: on the device that is to be used.
@@ -152,7 +153,7 @@ def make_labeller(
         config: margin, confidence, and how anchors are averaged.
         target: to fit a margin to.
         source: to make anchors of; None takes those in the model's folder.
-        watch: told how far it is.
+        watch: receives the progress.
 
     Raises:
         UserError: if there are no anchors, or the margin cannot be fitted without a source.
@@ -212,7 +213,7 @@ def anchors_of(model: str) -> Path | None:
 
 
 def keep_anchors(labeller: Labeller, model: str) -> Path:
-    """Put the anchors that a run's network has of the run's source beside its weights."""
+    """Save a labeller's anchors beside the network's weights; returns the file."""
     folder = Path(model)
     folder = folder / "model" if (folder / _RECIPE).is_file() else folder
     save_anchors(folder / ANCHORS, labeller.anchors)
@@ -226,7 +227,7 @@ def source_of(
     model: str,
     data_root: Path | None,
 ) -> Source:
-    """The labelled images that a run learned from, and those that its margins are calibrated on.
+    """Open the labelled images that a run learned from, and those for calibrating margins.
 
     Raises:
         UserError: if they are not there (any more).
@@ -245,7 +246,7 @@ def source_of(
 
 
 def labelled_images(recipe: Recipe, segmenter: Segmenter, model: str) -> list[LabelledImages]:
-    """The labelled images that a run learned from, by the classes that its network tells apart.
+    """Open the labelled images that a run learned from, with the classes of its network.
 
     Raises:
         UserError: if they are not there (any more).

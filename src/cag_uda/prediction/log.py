@@ -1,7 +1,7 @@
-"""The record of a folder of predictions, by which a stopped command goes on where it was.
+"""Log of a folder of predictions, by which a stopped command is continued.
 
-A line of JSON says with what the folder was made; one more for each finished input says from which
-file, as it was then. Knows files and their dates, no image and no network.
+Its first line of JSON holds the settings of the predictions; each further line holds a finished
+input, with the size and the time of change of its file. Knows no image and no network.
 """
 
 import os
@@ -21,7 +21,7 @@ class PredictionLog:
 
     Args:
         out: the output folder.
-        settings: what predictions depend on beside their inputs: the network, the kinds.
+        settings: everything that predictions depend on, except their inputs.
         overwrite: begin anew, whatever the folder holds.
 
     Raises:
@@ -97,7 +97,7 @@ class PredictionLog:
                 f"{self._path} is damaged, or no record of predictions; choose another --out, or "
                 "give --overwrite to predict everything anew"
             )
-        # As a file gives them back: a tuple as a list.
+        # In the types that JSON gives back: a tuple is a list there.
         mine = plain(PredictionSettings.model_validate_json(line_of(self._settings)))
         theirs = plain(settings)
         differing = sorted(key for key in mine if theirs.get(key) != mine[key])
@@ -108,14 +108,14 @@ class PredictionLog:
             )
         self._is_torn = not text.endswith("\n")
         for line in lines:
-            # What a killed command cut short, or a disk damaged, is predicted again.
+            # Inputs with a line that was cut short or damaged are predicted again.
             record = parse_line(Predicted, line)
             if record is not None:
                 self._done[record.place] = record
 
 
 def _identity(job: Job) -> Predicted:
-    """The input as it is now: a changed one is predicted again."""
+    """Describe an input's file as it is now: a changed one is predicted again."""
     place, source = job.place, str(job.source)
     try:
         status = job.source.stat()

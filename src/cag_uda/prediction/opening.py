@@ -1,4 +1,4 @@
-"""Open a finished network on a device, and domains by the classes that it has learned."""
+"""Open a trained network on a device, and domains with the classes that it has learned."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +46,7 @@ def computing_in(precision: str, segmenter: Segmenter) -> Iterator[None]:
 
 
 def as_learned(domain: Domain, segmenter: Segmenter, name: str) -> Domain:
-    """The domain with the classes that a network tells apart; pixels of others are ignored.
+    """Reduce a domain to the classes of a network; pixels of other classes are ignored.
 
     Raises:
         UserError: if the domain lacks some of them, or has them in another order.

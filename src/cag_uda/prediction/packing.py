@@ -1,4 +1,4 @@
-"""Make a pack of a run: its network, and the figures that the network has of the source."""
+"""Make a pack of a run: its network, and statistics of the source in the network's features."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -40,14 +40,14 @@ def pack_run(
     accelerator: str = "auto",
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Packed:
-    """Sweep a run's source through one of its networks, and pack what is found.
+    """Sweep a run's source through one of its networks, and pack network and statistics.
 
     Args:
         run: the run folder; the images and labels of its source must be there.
         stage: whose network; None: the one that the run delivers.
         data_root: folder below which built-in domains lie, in place of the run's.
         accelerator: auto, cpu or cuda.
-        watch: told how many of the source's images have been seen, and how many there are.
+        watch: receives the number of source images seen, and that of all.
 
     Raises:
         UserError: if it is no run, has no such stage or network, or its source is not there.

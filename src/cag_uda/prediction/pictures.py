@@ -40,14 +40,14 @@ PAINTERS: dict[str, Painter] = {
 """Kinds of picture, by the name that `--as` takes."""
 
 FOR_LOOKING = ("overlay", "overlay-legend", "color")
-"""The kinds that may lose detail to a video's compression; the others become numbered PNGs."""
+"""Kinds that are only viewed and so may be compressed as video; others become numbered PNGs."""
 
 
 @contextmanager
 def video_file(path: Path, frames_per_s: float) -> Iterator[Callable[[int, Picture], None]]:
     """Give a function that adds a frame to a video, which appears when the block has succeeded.
 
-    Frames are taken in the order in which they come; their number is not looked at.
+    Frames are taken in the order in which they come; their numbers are ignored.
 
     Args:
         path: ends in .mp4.

@@ -18,7 +18,7 @@ from cag_uda.prediction.shapes import LabelFile, write_shapes
 from cag_uda.prediction.stream import Frame, read_frames, segment
 
 IMAGES, LABELS, PICTURES = "images", "labels", "pictures"
-"""Folders of what is written: copies of the images, PNGs of train ids, and what a page shows."""
+"""Output folders: copies of the images, PNGs of train ids, and pictures for the page."""
 _PICTURE_PX = 640
 
 
@@ -38,11 +38,11 @@ def write_proposals(
         domain: of the images.
         items: the images, in their order; all of them can be read.
         forms: annotation formats, of `shapes.WRITABLE`; each has a folder of its name.
-        where: given images (B, 3, H, W) uint8 on the network's device, tells what a label of each
-            cell (B, h, w) would teach, 1 being usual; None leaves that picture out.
+        where: function of images (B, 3, H, W) uint8 on the network's device that gives the value
+            of a label of each cell (B, h, w), 1 being usual; None leaves that picture out.
 
     Returns:
-        By key, what is shown → the picture, relative to the folder.
+        Key of the image → caption → path of the picture, relative to the folder.
 
     Raises:
         DataError: for an image that cannot be read any more.

@@ -99,7 +99,7 @@ def pseudo_label_split(
         out: a new or empty folder, unless files may be replaced.
         domain: whose images are labelled.
         split: of it.
-        asked: how; None: as the model's run did.
+        asked: settings; None: as in the model's run.
         progress: told how far the work is.
 
     Raises:
@@ -152,7 +152,7 @@ def _labeller(
     recipe: Recipe | None,
     progress: Progress,
 ) -> Labeller:
-    """The network with anchors: of the source that is named, its own, or of its run's source."""
+    """Give the network anchors: of the source that is named, its own, or of its run's source."""
     source: Source | None = None
     wants_run = asked.source is None and (anchors_of(model) is None or config.margin.is_of_source)
     if asked.source is not None:
@@ -193,7 +193,7 @@ class _Counts:
         return trusted
 
     def scores(self) -> KindCoverage:
-        """Shares by class: of all pixels, of those the class would get, and of right ones."""
+        """Compute coverage and precision, over all classes and by class."""
         trusted, would = self._trusted[: self._num_classes], self._all[: self._num_classes]
         scored = None if self._tally is None else self._tally.scores()
         return KindCoverage(
@@ -216,7 +216,7 @@ def _label(
     score: bool,
     progress: Progress,
 ) -> tuple[dict[str, _Counts], list[str]]:
-    """Label every image and write both kinds; the counts, and what is wrong with which images."""
+    """Label every image and write both kinds; returns counts, and messages of broken images."""
     counts = {kind: _Counts(segmenter) for kind in KINDS}
     broken: list[str] = []
     frames = read_frames(
@@ -242,7 +242,7 @@ def _label(
 
 
 def _truth(domain: Domain, frame: Frame[Item]) -> NDArray[np.uint8]:
-    """The label of an image, of its size."""
+    """Read the label of an image, at the image's size."""
     label = domain.read_label(frame.origin)
     return match_sizes(frame.image, label, frame.origin.label or frame.origin.image)
 

@@ -1,4 +1,4 @@
-"""Label maps as files of annotation tools, so that people correct what a network proposes there."""
+"""Write label maps as files of annotation tools, in which people can correct them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

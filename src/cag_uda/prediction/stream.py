@@ -1,4 +1,4 @@
-"""Images through a network and on: reading ahead, batches of one size, writing behind.
+"""Stream images through a network: reading ahead, batches of one size, writing in the background.
 
 Decoding and writing run in threads beside the network, each with a bounded queue, so that memory
 does not grow with the number of images.
@@ -28,12 +28,13 @@ T = TypeVar("T")
 
 BATCH_SIZE = 4
 _PIXELS_PER_BATCH = BATCH_SIZE * 2048 * 1024
-"""Larger images share a pass with fewer others, or memory would grow with their square."""
+"""Most pixels of a batch of several images: large images share a batch with fewer others, so that
+memory is bounded."""
 _PIXELS_AHEAD = 4 * _PIXELS_PER_BATCH
 """Most pixels of images that are read ahead of their use; as many of pictures may wait to be
 written."""
 _HELD_BATCHES = 4
-"""Images that wait for others of their size are, all together, at most so many batches."""
+"""Most images, in batches, that wait for others of their size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class Frame(Generic[T]):
     """An image ready for the network."""
 
     origin: T
-    """Whatever it came from."""
+    """Item, job or frame number that the image was read from."""
     image: Picture
     """(H, W, 3) uint8, RGB."""
     prepared: Tensor
@@ -60,7 +61,7 @@ def read_frames(
         origins: one for each image.
         read_image: gives its image, (H, W, 3) uint8; raises DataError if it cannot be read.
         width_px: W', or None for each image's own width.
-        on_broken: told of an image that cannot be read, which is then left out.
+        on_broken: called for an image that cannot be read, which is left out.
     """
 
     def read(origin: T) -> Frame[T] | tuple[T, DataError]:
@@ -122,8 +123,8 @@ def batches_of_one_size(frames: Iterable[Frame[T]]) -> Iterator[list[Frame[T]]]:
         frames: of any sizes.
 
     Yields:
-        1 to BATCH_SIZE images of one size; images of one size keep their order. Where the sizes are
-        so many that few images meet others of theirs, those that wait longest go alone.
+        1 to BATCH_SIZE images of one size; images of one size keep their order. If too many images
+        wait for others of their size, those of the size that came first are passed on as they are.
     """
     waiting: dict[tuple[int, ...], list[Frame[T]]] = {}
     for frame in frames:
@@ -141,7 +142,7 @@ def batches_of_one_size(frames: Iterable[Frame[T]]) -> Iterator[list[Frame[T]]]:
 def segment(
     segmenter: Segmenter, frames: Iterable[Frame[T]], views: Views, wants_confidence: bool
 ) -> Iterator[list[tuple[T, Segmentation]]]:
-    """Label images batch by batch, in whatever order batches of one size come about.
+    """Label images batch by batch, in the order in which batches of one size are complete.
 
     Args:
         segmenter: the network.
@@ -161,14 +162,14 @@ def segment(
 
 
 class Behind:
-    """Runs calls in threads, some behind whoever hands them over; used in a `with` statement.
+    """Runs calls in background threads; used in a `with` statement.
 
     The first error is raised at the next call or at the end; after an error, calls that have not
     begun are dropped.
 
     Args:
-        threads: that run calls.
-        depth: calls that wait or run, at most; handing over one more waits for the oldest.
+        threads: number of threads.
+        depth: most calls that wait or run; a further call blocks until the oldest is done.
     """
 
     def __init__(self, threads: int, depth: int) -> None:
@@ -188,7 +189,7 @@ class Behind:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def call(self, function: Callable[[], None], pixels: int = 0) -> None:
-        """Run a function soon.
+        """Run a function in a thread.
 
         Args:
             function: what to run.

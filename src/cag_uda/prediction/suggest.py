@@ -1,8 +1,8 @@
 """Suggest which images of a run's target to label next, and write proposals to be corrected.
 
-Source and target are looked at by the run's network once each, to adapt category anchors and to
-find the centroids of what is known; then the target's images are measured, and some are chosen. No
-label of the target is read but of images that the run was trained on with labels.
+The run's network sees source and target once each, to adapt category anchors and to find the
+centroids of known features; then the target's images are measured, and some are chosen. Of the
+target's labels only those are read that the run was trained on.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,11 +96,11 @@ def suggest(
     Args:
         run: a finished run's folder.
         out: a new or empty folder, unless files may be replaced.
-        asked: what and how.
+        asked: settings; None: the defaults.
         progress: told how far the work is.
 
     Returns:
-        What OUT/suggestions.json holds.
+        Content of OUT/suggestions.json.
 
     Raises:
         UserError: for a run, data or folder that cannot be used.
@@ -129,12 +129,12 @@ class _Measured(NamedTuple):
     looks: NDArray[np.float64]
     """(D,) mean feature, in standard deviations within a class."""
     classes: NDArray[np.float64]
-    """(K,) shares of what speaks for it."""
+    """(K,) share of each predicted class in the image's measures."""
 
 
 @dataclass
 class _Suggester:
-    """One network, what it is asked about, and what it knows."""
+    """Chooses the images to label next by a run's network, and writes them."""
 
     recipe: Recipe
     run: str
@@ -223,7 +223,7 @@ class _Suggester:
         return written
 
     def _learn(self) -> tuple[AdaptedAnchors, Centroids]:
-        """Look at both domains: anchors adapted to the target, and centroids of what is known."""
+        """Sweep both domains; returns anchors adapted to the target, and the known centroids."""
         network, device = self.segmenter, self.segmenter.mean.device
         width_px = network.config.input_width_px
         loading = self.recipe.loading.model_copy(update={"width_px": width_px})
@@ -318,12 +318,12 @@ class _Suggester:
 
 
 def _mean_measure(seen: Teaching, values: Mapping[str, NDArray[np.float64]]) -> Tensor:
-    """The measures that were asked for of each pixel, (B, h, w); 1 is what most images have."""
+    """Compute the mean of the chosen measures of each pixel, (B, h, w); 1 is usual."""
     typical = {name: float(np.median(each)) or 1.0 for name, each in values.items()}
     parts = [seen.measures[name] / typical[name] for name in typical]
     return torch.stack(parts).mean(dim=0) if parts else torch.zeros(seen.label.shape)
 
 
 def _alone(tensor: Tensor) -> Tensor:
-    """Sum over the one process that there is."""
+    """Return the tensor itself: the sum over a single process."""
     return tensor

@@ -89,7 +89,7 @@ def read_released_anchors(path: Path, num_classes: int, feature_channels: int) -
 
 
 def _numbers(value: Any) -> Tensor | None:
-    """Numbers as a tensor of float64; None for anything else."""
+    """Convert numbers to a tensor of float64; None for anything else."""
     if isinstance(value, Tensor | np.ndarray):
         return torch.as_tensor(value).double()
     if isinstance(value, list | tuple) and all(isinstance(each, int | float) for each in value):

@@ -1,7 +1,7 @@
 """Class shares of a run's two domains: RUN/class_shares.json.
 
-The source's are of its labelled pixels; the target's are estimated from what the delivered network
-says of its training images. No label of the target is read.
+The source's are counted in its labels; the target's are estimated from the delivered network's
+predictions on its training images. No label of the target is read.
 """
 
 import torch
@@ -35,8 +35,8 @@ class ClassShareRecorder:
         recipe: of the run.
         scenario: its domains.
         processes: those that share the images; the first one writes.
-        stop: a request to stop is obeyed between two images.
-        progress: told how far it is.
+        stop: checked between two images.
+        progress: receives the progress.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class ClassShareRecorder:
         return found is not None and found.network == network
 
     def _source_counts(self) -> Tensor:
-        """Labelled pixels of each class in this process's images, a row for each source."""
+        """Count the labelled pixels of each class in this process's images, a row a source."""
         sources, classes = self._scenario.sources, self._scenario.label_space.num_classes
         counts = torch.zeros(len(sources), classes, dtype=torch.int64)
         for row, images in zip(counts, sources, strict=True):
@@ -105,9 +105,9 @@ class ClassShareRecorder:
         return counts
 
     def _source_shares(self, counts: Tensor) -> Tensor | None:
-        """Shares (K,) of all processes' counts, each source alike as in training; None: no label.
+        """Compute shares (K,) from all processes' counts; None if there is no label.
 
-        A pack, which stands for the source, has counts of its own.
+        All sources weigh the same, as in training. A pack, which replaces them, holds the counts.
         """
         pack = self._scenario.pack
         rows = self._processes.total(counts) if pack is None else pack.figures.counts[None]
@@ -115,9 +115,9 @@ class ClassShareRecorder:
         return (rows / rows.sum(dim=1, keepdim=True)).mean(dim=0) if len(rows) else None
 
     def _posteriors(self, segmenter: Segmenter) -> tuple[Tensor, int]:
-        """Class probabilities (n, K) of cells of this process's images, and how many images.
+        """Predict class probabilities (n, K) of cells of this process's images; with their number.
 
-        Cells whose probabilities are no numbers are left out.
+        Cells whose probabilities are not finite are left out.
         """
         target, parts = self._scenario.target, []
         bf16 = self._recipe.compute.precision == "bf16"
@@ -137,5 +137,5 @@ class ClassShareRecorder:
         return found[found.isfinite().all(dim=1)], len(own)
 
     def _own(self, count: int, most: int) -> list[int]:
-        """This process's part of at most `most` of `count` images, evenly spread."""
+        """List this process's part of at most `most` of `count` images, evenly spread."""
         return list(evenly(count, most))[self._processes.rank :: self._processes.count]

@@ -16,16 +16,16 @@ _MOST_CHARACTERS = 2000
 
 
 def make_console() -> Console:
-    """Make a console on which names stand as they are: no markup, no emoji, no guessed colours."""
+    """Make a console that prints text as it is: no markup, no emoji, no guessed colours."""
     return Console(markup=False, emoji=False, highlight=False)
 
 
 def shown(progress: Progress | bool | None) -> Progress:
-    """Find who is told of progress.
+    """Return the object that shows progress.
 
     Args:
-        progress: whoever is told; True: a console; False: nobody; None: a console, if somebody
-            watches: in terminals and notebooks.
+        progress: that object itself; True: the console; False: one that shows nothing; None: the
+            console in terminals and notebooks, else one that shows nothing.
     """
     if progress is None:
         progress = sys.stdout.isatty() or "ipykernel" in sys.modules
@@ -35,7 +35,7 @@ def shown(progress: Progress | bool | None) -> Progress:
 
 
 def printable(text: str) -> str:
-    """A message without control characters, which could steer a terminal, and of bounded length."""
+    """Escape control characters, which could steer a terminal, and cut a long message short."""
     shown = "".join(
         each if each in "\n\t" or each.isprintable() else ascii(each)[1:-1] for each in text
     )

@@ -77,9 +77,9 @@ class Criteria:
         self.source_validation: Literal["held-out", "train"] | None = "train"
 
     def measure(self, segmenter: Segmenter) -> dict[str, float]:
-        """Every criterion of a network, by name; one that is not defined is left out.
+        """Compute every criterion of a network, by name; one that is not defined is left out.
 
-        Without the source, those that look at its images are.
+        Without the source, criteria of its images are left out too.
 
         Args:
             segmenter: the network, on whatever device; its mode is restored.
@@ -99,7 +99,7 @@ class Criteria:
         }
 
     def record(self, folder: Path, segmenter: Segmenter, step: int, network: str | None) -> None:
-        """Measure a network and keep what was found with its stage.
+        """Measure a network and record its criteria in its stage's folder.
 
         Args:
             folder: of the stage.
@@ -108,7 +108,7 @@ class Criteria:
             network: where it is kept, relative to the folder; None where it is not.
         """
         found = self._measured(segmenter, step, network)
-        # What a run that is now resumed recorded further on is found anew.
+        # Records of later steps, from before a run was resumed, are made again.
         kept = [record for record in self._records(folder, segmenter) if record.step < step]
         made = StageCriteria(source_validation=self.source_validation, records=[*kept, found])
         write_record(folder / CRITERIA, made)
@@ -138,7 +138,7 @@ class Criteria:
         ]
 
     def _look_at_source(self, segmenter: Segmenter) -> tuple[CategoryAnchors, float]:
-        """Anchors and mIoU on the feature grid, of the source sample."""
+        """Compute anchors and mIoU of the source sample, on the feature grid."""
         classes = segmenter.num_classes
         anchors = CategoryAnchors(classes, segmenter.feature_channels).to(segmenter.mean.device)
         confusion = ConfusionMatrix(classes)
@@ -179,7 +179,7 @@ class Criteria:
         self._source = [_Labelled(*map(torch.cat, zip(*run, strict=True))) for run in runs]
 
     def _of_training(self) -> list[tuple[LabelledImages, list[int]]]:
-        """Images of the training splits, as many of each source."""
+        """Choose images of the training splits, equally many of each source."""
         each = -(-_IMAGES // len(self._scenario.sources))
         return [_some_of(images, each) for images in self._scenario.sources]
 

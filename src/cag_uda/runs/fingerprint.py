@@ -39,7 +39,7 @@ def fingerprint(recipe: Recipe) -> DataRecord:
 
 
 def changes(before: DataRecord, now: DataRecord) -> list[str]:
-    """Say, split by split, what is no longer as it was."""
+    """Describe, split by split, the files that have changed."""
     told = []
     for name in dict.fromkeys((*before.splits, *now.splits)):
         old, new = before.splits.get(name), now.splits.get(name)

@@ -1,4 +1,4 @@
-"""The run folder: where everything of a run lies. Knows paths and JSON, not networks."""
+"""The folder in which everything of a run lies. Knows paths and JSON, not networks."""
 
 import platform
 import subprocess
@@ -54,7 +54,7 @@ class RunFolder:
     def refuse_what_is_in_the_way(self) -> None:
         """Raise RunError if the folder holds something already.
 
-        What a run left that was killed before it had begun is not in the way.
+        Files of a run that was killed before it had begun are no obstacle.
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; choose a new folder by --out")
@@ -76,11 +76,10 @@ class RunFolder:
 
         Args:
             recipe: resolved.
-            data: what is read; None where that is not looked at.
+            data: fingerprint of the data; None leaves it out.
 
         Returns:
-            The recipe with the domain files, and the network to begin with, that now lie in the
-            folder.
+            The recipe with the copies of domain files and initial network in the folder.
 
         Raises:
             RunError: if the folder holds something already, or cannot be written.
@@ -94,7 +93,7 @@ class RunFolder:
         return recipe
 
     def write_recipe(self, recipe: Recipe) -> None:
-        """Keep the resolved recipe; what lies in the folder is named relative to it."""
+        """Write the resolved recipe; files in the folder are named relative to it."""
         own = str(self.path.resolve())
 
         def relative(name: str) -> str:
@@ -107,11 +106,11 @@ class RunFolder:
         write_text(self.path / _RECIPE, dump_recipe(inside), sealed=True)
 
     def compare_data(self, now: DataRecord, note: Callable[[str], None]) -> None:
-        """Say what of the data has changed since the run began, and keep that with the run.
+        """Say which data have changed since the run began, and record it in the run.
 
         Args:
-            now: what is read.
-            note: told of changes.
+            now: fingerprint of the data.
+            note: receives a message about changes.
         """
         try:
             before = read_data_record(self.path)
@@ -126,12 +125,12 @@ class RunFolder:
             write_record(self.path / DATA, now.with_changes(changed=[*kept, *told]))
 
     def resume(self, recipe: Recipe) -> Recipe:
-        """The recipe that the run goes on with.
+        """Return the recipe with which the run continues.
 
-        It must be the one that the run began with, but for what was "auto" and for what changes
-        nothing of what has been done: where data lie, devices, loader processes, what is computed
-        again in the backward pass, how often checkpoints are made, who is told of it, and what is
-        done about unreadable files and losses that are not finite.
+        It must be the one that the run began with, except for settings that were "auto" and those
+        that leave finished work valid: data root, devices, loader processes, activation
+        checkpointing, frequency of checkpoints, loggers, and what to do about unreadable files and
+        about losses that are not finite.
 
         Raises:
             RunError: if there is no run here, or it is of another recipe.
@@ -156,11 +155,11 @@ class RunFolder:
         return going_on
 
     def reopen(self, recipe: Recipe, note: Callable[[str], None] = lambda text: None) -> None:
-        """Make a run's folder ready to go on: nothing unfinished, and the recipe that goes on.
+        """Prepare a run's folder to continue: remove unfinished files, and write the recipe.
 
         Args:
             recipe: as `resume` gave it.
-            note: told if the recipe or a domain file in the folder was changed by another hand.
+            note: receives a message if the recipe or a domain file in the folder was edited.
         """
         remove_parts(self.path)
         path = self.path / _RECIPE
@@ -176,12 +175,12 @@ class RunFolder:
         return read_scores(self.path)
 
     def write_scores(self, scores: Scores) -> None:
-        """Replace what has been scored."""
+        """Write scores.json anew."""
         write_record(self.path / SCORES, scores)
 
 
 def _with_free_settings(begun: Recipe, asked: Recipe) -> Recipe:
-    """The recipe of a run with another's settings where these are free to change on the way."""
+    """Take over from another recipe the settings that may change during a run."""
     loading = {name: getattr(asked.loading, name) for name in ("workers", "on_unreadable")}
     compute = {name: getattr(asked.compute, name) for name in ("devices", "checkpointing")}
     stages = tuple(
@@ -202,14 +201,14 @@ def _with_free_settings(begun: Recipe, asked: Recipe) -> Recipe:
 
 
 def _with_begun_domains(begun: Recipe, asked: Recipe) -> Recipe:
-    """The recipe that is asked for, with the run's own domain files where they say the same."""
+    """Replace domain files in a recipe by the run's own copies, where they are the same."""
     return asked.with_files(
         lambda name: next((each for each in begun.files if is_same(each, name)), name)
     )
 
 
 def _with_begun_start(begun: Recipe, asked: Recipe) -> Recipe:
-    """The recipe that is asked for, with the run's copy of the network that both begin with."""
+    """Replace the initial network in a recipe by the run's own copy, if it is the same."""
     own, other = begun.segmenter.start, asked.segmenter.start
     if own is None or other is None or not is_same_start(own, other):
         return asked
@@ -217,7 +216,7 @@ def _with_begun_start(begun: Recipe, asked: Recipe) -> Recipe:
 
 
 def environment() -> Environment:
-    """Find versions, machine, command and commit: what one needs to repeat a run."""
+    """Find versions, machine, command and commit, which are needed to repeat a run."""
     packages = ("cag-uda", "torch", "lightning", "transformers", "numpy", "opencv-python-headless")
     return Environment(
         started=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,6 +1,6 @@
-"""The files that a run's recipe names, copied into it: domain files, and the pack if it has one.
+"""Copy the files that a run's recipe names into its folder: domain files, and a pack.
 
-A run folder that is moved still says what it used.
+A run folder that is moved to another machine so still describes its data.
 
 Knows domain files, packs and recipes, not images.
 """
@@ -28,7 +28,7 @@ def is_file(domain: str) -> bool:
 
 
 def name_of(domain: str) -> str:
-    """Give the name of a domain without the folders of this machine."""
+    """Return the name of a domain without its folders."""
     return Path(domain).stem if is_file(domain) else domain
 
 
@@ -44,11 +44,11 @@ def source_words(recipe: Recipe) -> str:
 
 
 def copy_domains(recipe: Recipe, run: Path) -> Recipe:
-    """Copy the files of a recipe into a run; returns the recipe that names the copies.
+    """Copy the files of a recipe into a run; returns the recipe with the copies.
 
-    Domain files lie in RUN/domains, a pack is RUN/pack.safetensors. A domain file's copy names the
-    folder of its images as it is on this machine, and then as the file has it: on another machine
-    that is looked for below the data root.
+    Domain files lie in RUN/domains, a pack is RUN/pack.safetensors. A domain file's copy has two
+    roots: the absolute path on this machine, and the one in the file, which another machine looks
+    for below the data root.
 
     Raises:
         DataError: if a domain file cannot be used.
@@ -96,7 +96,7 @@ def _is_pack(name: str) -> bool:
 
 
 def _described(path: Path) -> str:
-    """The domain file with the folder of its images."""
+    """Return the text of a domain file with the absolute path of its images added."""
     read_domain_file(path)
     table = _table(path)
     if "root" in table:

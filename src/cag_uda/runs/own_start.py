@@ -1,4 +1,4 @@
-"""The network that a run begins with, copied into it: the run folder needs no other one.
+"""Copy the network that a run begins with into its folder, which then needs no other one.
 
 Knows recipes and model folders, not how a network begins with another.
 """
@@ -14,7 +14,7 @@ FOLDER = "start"
 
 
 def copy_start(recipe: Recipe, run: Path) -> Recipe:
-    """Copy what `segmenter.start` names into RUN/start; returns the recipe that names the copy.
+    """Copy the network of `segmenter.start` into RUN/start; returns the recipe with the copy.
 
     Raises:
         ModelError: if it is missing or damaged.
@@ -29,14 +29,14 @@ def copy_start(recipe: Recipe, run: Path) -> Recipe:
 
 
 def with_start(recipe: Recipe, start: str) -> Recipe:
-    """Copy a recipe with another network to begin with."""
+    """Return the recipe with another initial network."""
     return recipe.model_copy(
         update={"segmenter": recipe.segmenter.model_copy(update={"start": start})}
     )
 
 
 def name_of(start: str) -> str:
-    """Give the name of a model without the folders of this machine: of RUN/model, the run's."""
+    """Return the name of a model without its folders; for RUN/model, the name of the run."""
     parts = [part for part in Path(start).parts if part not in ("/", "..", ".")]
     is_inside = len(parts) > 1 and parts[-1] == "model"
     return (parts[-2] if is_inside else parts[-1]) if parts else "network"

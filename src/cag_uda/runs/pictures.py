@@ -3,14 +3,14 @@
 `STAGE/pseudo_labels/{image}-{kind}.png`: the pseudo-labels of the run's sample images on the
 feature grid, grey levels = train ids, IGNORE where the labeller abstains.
 
-`STAGE/features.safetensors`: where the stage's network puts each class, from a few images.
+`STAGE/features.safetensors`: features of each class in a few images, by the stage's network.
     source_xy, target_xy (n, 2) float32: cells of the feature grid in a plane (see `plane`).
     source_class, target_class (n,) uint8: their train ids.
     anchors_xy (K, 2), distances (K, K) float32: the source's mean feature of each class, in the
         plane and from each other in feature units; NaN for a class that the images lack.
     spread (K,) float32: mean distance of the source's cells from their own class's anchor.
     shift (K,) float32: distance of the target's mean feature of a class from the source's.
-    Metadata: target_classes = "truth" or "prediction", what a target cell's class is by.
+    Metadata: target_classes = "truth" or "prediction", the origin of the target cells' classes.
 """
 
 from collections.abc import Iterable, Iterator
@@ -51,7 +51,7 @@ def write_picture(path: Path, picture: Image) -> None:
 
 
 def side_by_side(*pictures: Image | None) -> Image:
-    """RGB pictures of one moment in a row, those that there are, small enough for a log.
+    """Join RGB pictures in a row, small enough for a log; None is left out.
 
     Args:
         pictures: (H, W, 3) uint8 RGB each; the first gives the size, at most 256 pixels high.
@@ -89,13 +89,13 @@ def write_features(
     source: Iterable[tuple[Image, Image]],
     target: Iterable[tuple[Image, Image | None]],
 ) -> None:
-    """Write where a network puts the classes of both domains.
+    """Write features of the classes of both domains by a network, in the plane and as distances.
 
     Args:
         path: of the safetensors file.
         segmenter: the network; its mode is restored.
-        source: image (H, W, 3) uint8 RGB and label (H, W) uint8 train ids. Every other image shapes
-            the plane, and the rest are shown in it, so that no cell is shown where it was fitted.
+        source: image (H, W, 3) uint8 RGB and label (H, W) uint8 train ids. The plane is fitted to
+            every other image, and the rest are shown in it.
         target: the same; the label is None where there is none, and the prediction serves instead.
     """
     target = list(target)
@@ -125,7 +125,7 @@ def write_features(
 
 
 def plane(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """The plane in which labelled features lie furthest apart by class: linear discriminants.
+    """Find the plane in which the classes lie furthest apart, by linear discriminant analysis.
 
     Distances in it are in standard deviations within a class, along its two axes.
 
@@ -224,7 +224,7 @@ class _Cells:
 
 
 def _at_most(label: Tensor, most: int) -> Tensor:
-    """Indices of at most so many cells of each class, spread over them all alike every time."""
+    """Choose at most so many cells of each class at random, always the same: their indices."""
     chosen: list[NDArray[np.int64]] = []
     rng = np.random.default_rng(0)
     ids = label.numpy()
@@ -238,5 +238,5 @@ def _class_means(values: Tensor, label: Tensor, num_classes: int) -> Tensor:
 
 
 def evenly(count: int, most: int) -> Iterator[int]:
-    """At most `most` indices from 0 to count − 1, evenly spread, both ends among them."""
+    """Yield at most `most` indices from 0 to count − 1, evenly spread, both ends among them."""
     yield from np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()

@@ -1,24 +1,24 @@
-"""Report the progress of long work to whoever watches."""
+"""Interface by which long work reports its progress."""
 
 from collections.abc import Mapping
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """The interface by which a run reports its progress."""
+    """Receiver of a run's progress."""
 
     def note(self, text: str) -> None:
-        """Say one thing."""
+        """Show a message."""
 
     def update(self, label: str, done: int, total: int, values: Mapping[str, float] = {}) -> None:
-        """Say how far a piece of work is; `done == total` ends it."""
+        """Show that `done` of `total` steps of some work are done; `done == total` ends it."""
 
 
 class Silent:
-    """Tells nobody."""
+    """Progress that shows nothing."""
 
     def note(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def update(self, label: str, done: int, total: int, values: Mapping[str, float] = {}) -> None:
-        """Nothing."""
+        """Do nothing."""

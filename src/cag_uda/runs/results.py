@@ -58,10 +58,10 @@ class Results:
 
     Args:
         recipe: of the run.
-        run: its folder; what it holds already is taken over.
+        run: its folder; scores that it already holds are kept.
         scenario: whose test split is scored.
         processes: those that share the work; every method is called by all of them.
-        progress: told how far evaluation is.
+        progress: receives the progress of evaluation.
         loggers: of scores and predictions.
     """
 
@@ -259,7 +259,7 @@ class Results:
         return tallies
 
     def _keep_samples(self, segmenter: Segmenter, folder: Path, step: int) -> None:
-        """Coloured predictions of a few test images; the images and truths once for the run."""
+        """Write coloured predictions of a few test images; images and truths once for the run."""
         for number, image, colours, truth in self._predicted(segmenter):
             write_picture(folder / "samples" / f"{number}.png", colours)
             self._loggers.picture(step, f"samples/{number}", side_by_side(image, colours, truth))
@@ -270,7 +270,7 @@ class Results:
                 write_picture(shared / "image.jpg", image)
 
     def _predicted(self, segmenter: Segmenter) -> Iterator[tuple[int, Image, Image, Image | None]]:
-        """Number, image, coloured prediction, and coloured truth if any, of each sample image."""
+        """Yield number, image, coloured prediction and coloured truth, if any, of each sample."""
         space = self._scenario.label_space
         for number, item in enumerate(self._samples()):
             image, label = self._pair(item)
@@ -288,7 +288,7 @@ class Results:
         write_features(path, segmenter, source, target)
 
     def _pair(self, item: Item) -> tuple[Image, Image | None]:
-        """A test image, with its label of the same size where the target is scored."""
+        """Read a test image, with its label of the same size where the target is scored."""
         domain = self._scenario.test
         if self._scenario.is_scored:
             return domain.read_pair(item)

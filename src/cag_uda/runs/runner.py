@@ -1,4 +1,4 @@
-"""A recipe run from its first stage to the delivered network, or on from where it stopped."""
+"""Run a recipe from its first stage to the delivered network, or continue where it stopped."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -103,8 +103,8 @@ def adapt(
         data_root: folder below which built-in domains lie, in place of the recipe's.
         overrides: changes of the recipe by dotted keys, as `--set` takes them on the command line,
             such as `{"stages.*.steps": 100, "loading.batch_size": 2}`.
-        progress: told how far the work is; True prints it, False tells nobody, None prints it in
-            terminals and notebooks.
+        progress: receives the progress; True prints it, False does not, None prints it in terminals
+            and notebooks.
 
     Returns:
         The finished run.
@@ -146,7 +146,7 @@ def _run(
     resume: bool,
     held: ExitStack,
 ) -> Scores:
-    """Begin the run, or go on with it, on every process; `held` is left at its end."""
+    """Begin or continue the run, on every process; `held` keeps folder and loggers open."""
     with processes.agreed():
         if problem := recipe.problem_with_processes(processes.count):
             raise RecipeError(problem)
@@ -206,7 +206,7 @@ def _open_scenario(recipe: Recipe, processes: Processes, progress: Progress) -> 
 def _begin(
     recipe: Recipe, run: RunFolder, processes: Processes, initial: Segmenter, held: ExitStack
 ) -> Recipe:
-    """Settle in the first process, for all of them, what is "auto", and begin the run folder."""
+    """Resolve "auto" settings in the first process, for all of them, and begin the run folder."""
     compute = recipe.compute
     with processes.agreed():
         if processes.is_first:
@@ -219,7 +219,7 @@ def _begin(
 
 
 class StageRunner:
-    """Takes the stages in order; a stage that is done is skipped.
+    """Runs the stages in order; a stage that is done is skipped.
 
     Args:
         recipe: resolved.
@@ -227,11 +227,11 @@ class StageRunner:
         scenario: the recipe's domains, opened.
         fabric: launched, in the recipe's precision.
         processes: those that share the work.
-        stop: a request to stop is obeyed between two steps and in sweeps.
-        progress: shown how far the work is.
+        stop: checked between two steps and in sweeps.
+        progress: receives the progress.
         loggers: of the run.
-        shard: this process's part of the work; None: as the processes have it.
-        around: given what a stage learns from and its callbacks, returns what is taken instead.
+        shard: this process's part of the work; None: by rank and number of the processes.
+        around: may replace the data and the callbacks of a stage.
     """
 
     def __init__(
@@ -254,7 +254,7 @@ class StageRunner:
         self.results = Results(recipe, run, scenario, processes, progress, loggers)
 
     def run(self, initial: Segmenter) -> Scores:
-        """All stages; returns the scores."""
+        """Run all stages; returns the scores."""
         for index, stage in enumerate(self.recipe.stages):
             if not self.results.has(stage.name):
                 self._run_stage(index, stage, initial)
@@ -279,7 +279,7 @@ class StageRunner:
         return self.results.scores
 
     def _delivered(self) -> Path:
-        """The model folder that becomes the run's."""
+        """Find the model folder that becomes the run's."""
         last = len(self.recipe.stages) - 1
         if self.recipe.deliver == "last":
             return self.run_folder.stage(last, self.recipe.stages[last].name) / "model"
@@ -320,7 +320,7 @@ class StageRunner:
             drop_previous(folder / "checkpoint")
 
     def _starting_segmenter(self, index: int, initial: Segmenter) -> Segmenter:
-        """A copy of the network that a stage starts from."""
+        """Copy the network that a stage starts from."""
         start = self.recipe.start_of(index)
         segmenter = Segmenter(initial.config.model_copy(update={"weights": None}), initial.classes)
         segmenter.config = initial.config
@@ -335,7 +335,7 @@ class StageRunner:
             raise RunError(f"cannot start stage {names[index]!r}: {error}") from error
 
     def data(self, index: int) -> StageData:
-        """Data that a stage learns from."""
+        """Make the data that a stage learns from."""
         method = METHODS[self.recipe.stages[index].method.name]
         batches = BatchSource(
             self.scenario.sources if method.uses_source else (),
@@ -393,7 +393,7 @@ class StageRunner:
         return Passes(source, target, self.processes.total, unseen, self.scenario.pack, labelled)
 
     def _together(self, sweep: Iterator[T]) -> Iterator[T]:
-        """This process's share of a sweep; a signal or an unreadable file ends that of all."""
+        """Yield this process's share of a sweep; a signal or a broken file ends it in all."""
         with self.processes.agreed():
             for batch in sweep:
                 yield batch
@@ -411,9 +411,9 @@ def build_method(
 
     Args:
         segmenter: the network that the stage starts from; it is trained in place.
-        stage: which.
+        stage: of the recipe.
         compute: resolved.
-        device: where.
+        device: to train on.
         is_shared: whether several processes share each batch.
     """
     if is_shared:
@@ -426,7 +426,7 @@ def build_method(
 
 
 def initial_segmenter(recipe: Recipe, scenario: Scenario) -> Segmenter:
-    """The network before any stage: a function of the recipe and its seed alone.
+    """Make the network before any stage: a function of the recipe and its seed alone.
 
     Raises:
         ModelError: if it cannot be had, or cannot be tuned as the recipe says.

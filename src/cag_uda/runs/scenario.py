@@ -21,10 +21,10 @@ _HELD_OUT = ("val", "test")
 
 @dataclass(frozen=True)
 class Scenario:
-    """The opened domains of a recipe: what it adapts from and to.
+    """The opened domains of a recipe: source and target.
 
-    Labels of the target are within reach of `test` alone, and of `labelled` where the recipe names
-    images whose labels may be trained on.
+    Only `test` gives access to labels of the target, and `labelled` where the recipe names images
+    whose labels may be trained on.
     """
 
     sources: tuple[LabelledImages, ...]
@@ -47,8 +47,8 @@ class Scenario:
         """Open every domain of a recipe.
 
         Args:
-            recipe: which.
-            note: told of what takes long: scenes that are rendered first.
+            recipe: to open.
+            note: receives a message about work that takes long: scenes that are rendered first.
 
         Raises:
             UserError: with all that is wrong: missing folders, splits, labels, unequal classes.
@@ -201,14 +201,14 @@ def held_out(recipe: Recipe) -> LabelledImages | None:
             try:
                 free = LabelledImages(domain, split, entry.size_px).apart_from(taken)
             except DataError:
-                continue  # A split that this disk has not got.
+                continue  # The split is not on this disk.
             if len(free):
                 return free
     return None
 
 
 def classes_of(space: LabelSpace) -> Classes:
-    """The classes of a label space as a model's config holds them."""
+    """Convert a label space to the classes of a model's configuration."""
     return Classes(
         names=space.names,
         palette=tuple((int(r), int(g), int(b)) for r, g, b in space.palette),
@@ -217,7 +217,7 @@ def classes_of(space: LabelSpace) -> Classes:
 
 
 def space_of(classes: Classes) -> LabelSpace:
-    """The label space of a model's classes; raises DataError if they can be none."""
+    """Convert a model's classes to a label space; raises DataError if that is not possible."""
     ids = classes.label_ids or [None] * len(classes.names)
     entries = zip(classes.names, classes.palette, ids, strict=True)
     found = [{"name": name, "color": color, "label_id": each} for name, color, each in entries]
@@ -225,7 +225,7 @@ def space_of(classes: Classes) -> LabelSpace:
 
 
 def _test_split(recipe: Recipe, test: Domain) -> str | None:
-    """The split of the scored domain, if it has it; raises DataError where it was asked for."""
+    """Return the scored split; None if there is none. Raises DataError if the recipe names it."""
     wanted, has_own_domain = recipe.target.test, recipe.target.test_domain is not None
     is_default = wanted == "test" and not has_own_domain
     if wanted is None or (is_default and wanted not in test.splits):

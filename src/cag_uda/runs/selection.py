@@ -36,7 +36,7 @@ class Checkpoint:
 
 
 def checkpoints(run: Path) -> list[Checkpoint]:
-    """Every network of a run that criteria were recorded of, in the order of training.
+    """List the networks of a run whose criteria were recorded, in the order of training.
 
     Args:
         run: the run folder.
@@ -63,7 +63,7 @@ def checkpoints(run: Path) -> list[Checkpoint]:
 
 
 def parts_of(criterion: str) -> tuple[CriterionName, ...]:
-    """The criteria of an ensemble "a+b+…", or the one that it names.
+    """Split an ensemble of criteria, "a+b+…", into its parts.
 
     Raises:
         UserError: for one that is unknown.
@@ -80,7 +80,7 @@ def parts_of(criterion: str) -> tuple[CriterionName, ...]:
 
 
 def ranks(candidates: Sequence[Checkpoint], criterion: str) -> npt.NDArray[np.float64]:
-    """The rank of each candidate by a criterion, or its mean rank by several.
+    """Rank the candidates by a criterion, or by their mean rank over several.
 
     Args:
         candidates: N networks.
@@ -102,7 +102,7 @@ def ranks(candidates: Sequence[Checkpoint], criterion: str) -> npt.NDArray[np.fl
 
 
 def ordered(candidates: Sequence[Checkpoint], criterion: str) -> list[tuple[float, Checkpoint]]:
-    """The candidates with their ranks, the best first; of equals the latest, trained the longest.
+    """Sort candidates by rank, the best first; of equals the latest first. Returns both.
 
     Raises:
         UserError: for an unknown criterion.
@@ -112,7 +112,7 @@ def ordered(candidates: Sequence[Checkpoint], criterion: str) -> list[tuple[floa
 
 
 def best(candidates: Sequence[Checkpoint], criterion: str) -> Checkpoint:
-    """The first of the candidates as `ordered`.
+    """Return the best candidate: the first of `ordered`.
 
     Raises:
         UserError: for an unknown criterion, or if there is no candidate.
@@ -121,7 +121,7 @@ def best(candidates: Sequence[Checkpoint], criterion: str) -> Checkpoint:
 
 
 def best_kept(candidates: Sequence[Checkpoint], criterion: str) -> Checkpoint:
-    """The first, as `ordered`, of those whose network is there: what is delivered and advised.
+    """Return the best candidate whose network was kept: the one to deliver or recommend.
 
     Raises:
         UserError: for an unknown criterion, or if no network was kept.
@@ -136,7 +136,7 @@ def _first(found: list[Checkpoint]) -> Checkpoint:
 
 
 def rank_of(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Ranks of numbers (N,), 1 for the smallest; equals share the mean of their ranks."""
+    """Rank numbers: (N,), 1 for the smallest; equals share the mean of their ranks."""
     below = (values[:, None] > values[None, :]).sum(axis=1)
     equal = (values[:, None] == values[None, :]).sum(axis=1)
     return np.asarray(below + (equal + 1) / 2, dtype=np.float64)

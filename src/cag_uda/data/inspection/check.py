@@ -62,13 +62,13 @@ class SplitReport:
     unreadable: dict[str, str]
     """Key of the image → why it or its label cannot be read."""
     mismatched: dict[str, str]
-    """Key of the image → by how much its label's size differs, where it is too much."""
+    """Key of the image → difference of its label's size, where it is too large."""
     values: str
     """Type and range of the numbers of the images, before they become 8 bits; "" for 8 bits."""
     resized: int
     """Labels of another size than their images, which are resized."""
     unmapped: dict[str, UnmappedCode]
-    """Code, as a domain file writes it → where it occurs."""
+    """Code, as a domain file writes it → number of its pixels and images."""
     problems: tuple[str, ...]
     """Problems that must be mended before training, one line each."""
     warnings: tuple[str, ...]
@@ -168,7 +168,7 @@ class _Finding:
     span: tuple[float, float] = (0.0, 0.0)
     """Least and largest of them."""
     levels: int = 256
-    """Number of different values that are left of them in 8 bits."""
+    """Number of different values that they become in 8 bits."""
     is_turned: bool = False
     """True if the image's EXIF orientation turned it, and not its label."""
     approximated: int = 0
@@ -176,7 +176,7 @@ class _Finding:
     is_mask: bool = False
     """True if the label holds 255 and otherwise 0 alone."""
     palette: bytes = b""
-    """Colours of the indices that occur in a palette label."""
+    """Colours of the indices that occur in a palette label; see `_palette_of`."""
     content: bytes = b""
     """Digest of the image's pixels; nothing for one of a single colour."""
 
@@ -184,7 +184,7 @@ class _Finding:
 def _listed_items(
     domain: Domain, split: str, with_labels: bool
 ) -> tuple[list[Item], Sequence[str]]:
-    """The items of a split, and what is wrong with the list itself."""
+    """List the items of a split, and the problems of the list itself."""
     labelled = domain.is_labelled(split) and with_labels
     try:
         return domain.items(split, with_labels=labelled), ()
@@ -217,7 +217,7 @@ class _Gate:
 
 
 def _findings(domain: Domain, items: list[Item], threads: int) -> Iterator[_Finding]:
-    """Read the items, several at a time, in whatever order they are done."""
+    """Read the items, several at a time; yields them in the order in which they are done."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="check")
     gate = _Gate(_PIXELS_TOGETHER)
 
@@ -306,7 +306,7 @@ def _is_rescaled(size: tuple[int, int], label: Bytes) -> bool:
 
 
 def _palette_of(reader: LabelReader, path: Path, codes: Codes) -> bytes:
-    """The colours of the indices that a palette label holds, one after the other."""
+    """Return the palette of a label as bytes: 256 × (R, G, B, whether the index occurs)."""
     if reader.label_map.encoding != "palette":
         return b""
     palette = reader.palette(path)
@@ -370,14 +370,14 @@ class _Tally:
             self._holding += finding.histogram > 0
 
     def _add_palette(self, palette: npt.NDArray[np.uint8]) -> None:
-        """Keep one palette of each kind: those that agree where both are used are of one kind."""
+        """Keep a palette that differs from all kept ones at some index that both use."""
         both = (self._palettes[..., 3:] & palette[..., 3:]).astype(bool)
         differs = ((self._palettes != palette) & both).any(axis=(1, 2))
         if differs.all():
             self._palettes = np.concatenate([self._palettes, palette])
 
     def report(self, domain: Domain, split: str) -> SplitReport:
-        """Sum up."""
+        """Report on all images that were added."""
         count = self._num_classes if self._label_files else 0
         return SplitReport(
             split=split,

@@ -1,4 +1,4 @@
-"""The files in which tools say what classes are called, and what colours they have.
+"""Read the files in which tools list the names and colours of classes.
 
 labelmap.txt (CVAT, Pascal VOC), class_names.txt (labelme), classes.txt and codes.txt, label_colors
 (CamVid), _classes.csv (Roboflow), class_dict.csv, data.yaml and *.names (YOLO).
@@ -31,7 +31,7 @@ class ClassNames:
 
 
 def find_class_names(root: Path) -> ClassNames | None:
-    """The file nearest to the root that says what classes are called; None if there is none."""
+    """Read the file of class names that is nearest to the root; None if there is none."""
     found = [
         (len(path.relative_to(root).parts), place, path)
         for place, (pattern, _) in enumerate(_READERS)

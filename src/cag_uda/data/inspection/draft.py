@@ -20,14 +20,14 @@ from cag_uda.errors import DataError, UserError
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """A domain file that is not written yet, and what it was guessed from."""
+    """A domain file that is not written yet, and the inspection that it was drafted from."""
 
     text: str
-    """TOML, with what was seen as comments."""
+    """TOML, with statistics of the data as comments."""
     inspection: Inspection
     meaning: Meaning
     problems: tuple[str, ...]
-    """Problems that keep the file from doing as it should."""
+    """Problems because of which the file may not describe the folder."""
 
 
 def draft_domain(folder: Path, file: Path, name: str, label_space: str | None = None) -> Draft:
@@ -57,16 +57,16 @@ def draft_domain(folder: Path, file: Path, name: str, label_space: str | None = 
 
 
 def name_of(folder: Path) -> str:
-    """A domain's name that a folder's name gives: lower case, digits and dashes."""
+    """Make a domain's name from a folder's: lower case, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "domain"
 
 
 def domain_text(inspection: Inspection, meaning: Meaning, name: str, root: str) -> str:
-    """The TOML of a domain, with what was seen as comments.
+    """Write the TOML of a domain, with statistics of the data as comments.
 
     Args:
-        inspection: what the folder holds.
-        meaning: which classes its labels mean.
+        inspection: of the folder.
+        meaning: classes of its labels.
         name: of the domain.
         root: the folder, as the file shall name it.
     """
@@ -89,7 +89,7 @@ def domain_text(inspection: Inspection, meaning: Meaning, name: str, root: str) 
 
 
 def _images(look: ImagesLook) -> Iterator[str]:
-    """`[images]`, where it is not the default."""
+    """Yield the lines of `[images]`, where it is not the default."""
     if look.scale is None and look.bands is None:
         return
     yield ""
@@ -102,7 +102,7 @@ def _images(look: ImagesLook) -> Iterator[str]:
 
 
 def _classes(look: LabelLook, meaning: Meaning) -> Iterator[str]:
-    """`label_space`, or `[[classes]]` with what was seen of each."""
+    """Yield the lines of `label_space`, or of `[[classes]]` with statistics of each."""
     if meaning.label_space is not None:
         yield f"label_space = {_quoted(meaning.label_space)}  # {meaning.why}"
         return
@@ -123,7 +123,7 @@ def _classes(look: LabelLook, meaning: Meaning) -> Iterator[str]:
 
 
 def _labels(look: LabelLook, meaning: Meaning) -> Iterator[str]:
-    """`[labels]` and its map."""
+    """Yield the lines of `[labels]` and its map."""
     yield ""
     yield "[labels]"
     yield f"encoding = {_quoted(look.encoding)}"
@@ -164,7 +164,7 @@ def _seen(look: LabelLook, entry: SeenCode) -> str:
 
 
 def _problems(domain: Domain, inspection: Inspection) -> Iterator[str]:
-    """List what keeps the file from doing as it should: patterns that find other images."""
+    """List splits whose patterns find other images than the inspection."""
     for split in inspection.splits:
         try:
             # Files of tools are drawn when they are first used.

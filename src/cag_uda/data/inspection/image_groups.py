@@ -1,8 +1,8 @@
-"""Groups the files of a folder that no domain file describes: photographs and their labels.
+"""Group the files of a folder that no domain file describes: photographs and their labels.
 
-Files of one folder whose names end alike are a group; a few files of each say what they look like.
-Every group that is no part of the answer is named, with why. Knows names and looks; makes no
-patterns and no splits.
+Files of one folder whose names have a common suffix are a group; a few files of each group decide
+whether they are photographs or labels. Groups that are not used are listed with the reason. Knows
+names and looks; makes no patterns and no splits.
 """
 
 import re
@@ -39,7 +39,7 @@ _PHOTO_WORDS = {
     *("leftimg8bit", "jpegimages", "frame", "frames", "input", "inputs"),
 }
 _COLOURS = {"color", "colour", "colors", "colours", "colormap", "colormaps"}
-"""Labels painted in colours: taken where there are no others."""
+"""Words of labels painted in colours, which are taken only if there are no others."""
 _NO_CLASSES = {
     *("instance", "instances", "instanceids", "panoptic", "bitmasks", "segmentationobject"),
     *("depth", "disparity", "invalid", "invids", "edge", "edges", "polygons", "confidence"),
@@ -52,13 +52,13 @@ _DRAWINGS = {
 _OTHER_VIEWS = {"ref", "reference"}
 _ENDING = re.compile(r"(?:[_\-.][A-Za-z][A-Za-z0-9]*)+$")
 _WITH_SPLIT = re.compile(r"(?<=[nltv])(annots?|sets?|data|images?|imgs?|masks?|labels?|gt|[abxy])$")
-"""Endings of the word of a split without a gap: trainannot, TestSet, valmasks, trainA."""
+"""Endings that follow the word of a split without a separator: trainannot, TestSet, trainA."""
 _CAMEL = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Files of one folder with one extension whose names end alike."""
+    """Files of one folder with one extension and a common suffix of their names."""
 
     root: Path
     folder: str
@@ -169,12 +169,12 @@ def paired(
 ) -> tuple[list[tuple[Group, Group | None]], dict[Group, str]]:
     """Give each group of photographs the labels whose files are named like them, if there are any.
 
-    Of several the likeliest; no label is given to two photographs, though the images of all splits
-    may have the same names. Labels of another split are none of theirs, and where a folder holds
-    labels of several kinds, one kind is taken throughout.
+    Of several groups of labels the likeliest is taken; no label file is given to two photographs,
+    though images of several splits may have the same names. Labels of another split are not taken,
+    and where a folder holds labels of several kinds, the same kind is taken for all.
 
     Returns:
-        Photographs with their labels; and the groups that are left out, with why.
+        Photographs with their labels; and the groups that are left out, with the reasons.
     """
     labels = list(labels)
     kinds = defaultdict(set)
@@ -272,7 +272,7 @@ def _likeliness(photo: Group, label: Group) -> tuple[bool, float, bool, float, s
 
 
 def evenly(items: Sequence[T], count: int) -> list[T]:
-    """At most so many items, spread over all."""
+    """Choose at most so many items, evenly spread over all."""
     if len(items) <= count:
         return list(items)
     return [items[place * len(items) // count] for place in range(count)]
@@ -326,7 +326,7 @@ def _looks(groups: Sequence[Group]) -> dict[Group, Look]:
 
 
 def _kind(group: Group, levels_up: int) -> tuple[str, ...]:
-    """Folder, or one above it, with suffix and extension."""
+    """Return a key of groups that look alike: folder, or one above it, suffix and extension."""
     parts = group.folder.split("/")
     folder = "/".join(parts[: len(parts) - levels_up])
     return str(levels_up), folder, group.suffix, group.extension

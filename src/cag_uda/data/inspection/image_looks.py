@@ -1,4 +1,4 @@
-"""Ranges of the numbers in photographs, for a folder that no domain file describes yet."""
+"""Find the range of the numbers in photographs, for a folder without a domain file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class ImagesLook:
 
 
 def look_at_images(paths: Sequence[Path]) -> ImagesLook:
-    """Find out how the numbers of some photographs become 8 bits.
+    """Find settings by which the numbers of some photographs become 8 bits.
 
     Args:
         paths: of photographs; unreadable ones are passed over, `check` names them.

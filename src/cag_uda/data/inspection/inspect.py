@@ -1,6 +1,6 @@
-"""Finds out what a folder of images holds, so that a domain file can be written for it.
+"""Inspect a folder of images, so that a domain file can be written for it.
 
-Guesses splits and patterns from the groups of files that belong together; what a pattern finds is
+Splits and patterns are guessed from the groups of files that belong together, and each pattern is
 checked against all file names.
 """
 
@@ -76,7 +76,7 @@ class Inspection:
 
 
 def inspect_folder(root: Path) -> Inspection:
-    """Find out what a folder holds.
+    """Find the images, labels and splits in a folder.
 
     Args:
         root: an existing folder.
@@ -183,7 +183,7 @@ def _other_files(root: Path, known: set[str]) -> list[str]:
 def _annotated_splits(
     root: Path, pairs: Sequence[tuple[Group, Group | str | None]], notes: list[str]
 ) -> Iterator[FoundSplit]:
-    """Splits whose labels are files of a tool: one for each image, or one for many."""
+    """Yield splits whose labels are files of a tool: one for each image, or one for many."""
     own = [(photo, files) for photo, files in pairs if not isinstance(files, str)]
     if any(files for _, files in own):
         yield from _splits(root, own, notes)
@@ -214,7 +214,7 @@ def _annotated_splits(
 def _splits(
     root: Path, pairs: Sequence[tuple[Group, Group | None]], notes: list[str]
 ) -> Iterator[FoundSplit]:
-    """Splits by the words of the folders, and by list files where there are some."""
+    """Yield splits by the words of the folders, and by list files where there are some."""
     by_name: dict[str, list[tuple[Group, Group | None]]] = defaultdict(list)
     for photo, label in pairs:
         by_name[photo.split or "train"].append((photo, label))
@@ -286,7 +286,7 @@ def _by_lists(
 
 
 def merged_patterns(pairs: Sequence[tuple[Group, Group | None]]) -> list[tuple[str, str]]:
-    """Patterns of images and labels, folders of one kind (cities, drives) as a wildcard.
+    """Make patterns of images and labels, with wildcards for folders such as cities or drives.
 
     Args:
         pairs: photographs with their labels, or all without.
@@ -314,7 +314,7 @@ def merged_patterns(pairs: Sequence[tuple[Group, Group | None]]) -> list[tuple[s
 def _candidates(
     pairs: Sequence[tuple[Group, Group | None]],
 ) -> Iterator[list[tuple[str, str]]]:
-    """Patterns that may do, the simplest first."""
+    """Yield patterns that may find the files, the simplest first."""
     has_labels = any(label is not None for _, label in pairs)
     are_suffixes_equal = all(
         label is None or photo.suffix == label.suffix for photo, label in pairs
@@ -340,7 +340,7 @@ def _candidates(
 
 
 def _with_wildcards(patterns: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
-    """One pattern for all, where they differ in the same folder names for images and labels."""
+    """Join patterns to one with wildcards, if images and labels differ in the same folders only."""
     images = [tuple(pattern.split("/")) for pattern, _ in patterns]
     labels = [tuple(pattern.split("/")) for _, pattern in patterns]
     in_images, in_labels = _varying_places(images), _varying_places(labels)
@@ -365,7 +365,7 @@ def _starred(path: tuple[str, ...], places: Sequence[int]) -> str:
 
 
 def _lists(root: Path, bases: set[str]) -> dict[str, tuple[str, set[str]]]:
-    """Text files that list images, by split: path below the root, and the names in it."""
+    """Find text files that list images, by split: path below the root, and the names in it."""
     found: dict[str, tuple[str, set[str]]] = {}
     for path in sorted([*root.rglob("*.txt"), *root.rglob("*.csv")]):
         name = next((n for n, words in SPLIT_WORDS.items() if path.stem.lower() in words), None)

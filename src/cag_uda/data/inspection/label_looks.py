@@ -1,6 +1,6 @@
-"""Looks of image files: photographs or labels, and the labels' encoding.
+"""Tell photographs from labels by their pixels, and find the labels' encoding.
 
-For files that no domain file describes yet. Reads pixels; knows no folder structure.
+For files that no domain file describes yet. Knows no folder structure.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ from cag_uda.errors import DataError
 Look: TypeAlias = Literal["photo", "label", "other"]
 
 _PIXELS_LOOKED_AT = 200_000
-# Of neighbouring pixels in labels nine of ten and more are equal, in photographs few are.
+# In labels nine of ten neighbouring pixels and more are equal, in photographs few are.
 _LEAST_FLATNESS = 0.8
 _LEAST_FLATNESS_INSIDE = 0.4
 _FEW_CODES = 24
@@ -60,7 +60,8 @@ class LabelLook:
     images: int
     """Number of files that were read."""
     tolerance: int = 0
-    """Distance of pixels from the codes, in soft-edged or once-JPEG labels; 0 for clear ones."""
+    """Largest distance of a pixel from the nearest code, in labels with soft edges or JPEG noise,
+    in levels of a channel; 0 for exact ones."""
 
 
 def look_of(path: Path, is_named_label: bool = False) -> Look:
@@ -95,7 +96,7 @@ def look_of(path: Path, is_named_label: bool = False) -> Look:
     is_deep = found.pixels.dtype == np.uint16
     if _flatness(codes) < _LEAST_FLATNESS or (len(values) > _MOST_CODES and not is_deep):
         return "photo"
-    # Where most is black, as in scans, the rest says what it is.
+    # Where most pixels are black, as in scans, the others decide.
     inside = _flatness(codes, beside=int(values[counts.argmax()]))
     return "label" if len(values) <= _FEW_CODES or inside >= _LEAST_FLATNESS_INSIDE else "photo"
 
@@ -172,7 +173,7 @@ def _counted(paths: Sequence[Path], encoding: ImageEncoding, channel: int | None
 
 
 def _inner(codes: Codes) -> Codes:
-    """The codes of pixels that lie within an area of their own: no edge is among them."""
+    """Return the codes of pixels whose four neighbours have the same code: no edges."""
     middle = codes[1:-1, 1:-1]
     sides = (codes[:-2, 1:-1], codes[2:, 1:-1], codes[1:-1, :-2], codes[1:-1, 2:])
     inner: Codes = middle[np.logical_and.reduce([middle == side for side in sides])]
@@ -265,7 +266,7 @@ def _thinned(path: Path) -> Stored:
 
 
 def _flatness(codes: npt.NDArray[np.int64], beside: int | None = None) -> float:
-    """Share of neighbours that are equal; of those that are not both of one given code."""
+    """Compute the share of equal neighbours; pairs of the code `beside` do not count."""
     left, right = codes[:, :-1], codes[:, 1:]
     equal = left == right
     if beside is not None:
@@ -275,7 +276,7 @@ def _flatness(codes: npt.NDArray[np.int64], beside: int | None = None) -> float:
 
 
 def _has_few_colours(found: Stored) -> bool:
-    """Tell whether nearly all pixels are near to one of a few colours, as in once clear masks."""
+    """Tell whether nearly all pixels are near one of a few colours, as in compressed masks."""
     pixels = found.pixels if found.palette is None else found.palette[found.pixels]
     if pixels.dtype != np.uint8:
         return False
@@ -288,7 +289,7 @@ def _has_few_colours(found: Stored) -> bool:
 def _clear_rows(
     rows: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], is_lossy: bool
 ) -> npt.NDArray[np.int64] | None:
-    """Places of the few most frequent colours that nearly all pixels are near to; None if many are.
+    """Find the few most frequent colours near which nearly all pixels lie; None if there are many.
 
     Args:
         rows: (colours, channels).

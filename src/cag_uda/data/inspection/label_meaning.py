@@ -1,7 +1,7 @@
-"""Guesses which classes the ids or colours of unknown labels mean.
+"""Guess the classes of unknown labels from their ids or colours.
 
-Colours are evidence: those of a built-in label space are hardly there by chance. Bare ids are none,
-unless the files' names say whose they are; classes then get names that wait to be replaced.
+Colours are evidence: those of a built-in label space hardly occur by chance. Ids alone are none,
+unless file names tell the data set: their classes get placeholders as names.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ _CITYSCAPES_IDS = range(34)
 
 @dataclass(frozen=True)
 class GuessedClass:
-    """A class whose name nobody knows yet."""
+    """A class of the labels, with its name, or a placeholder if that is not known."""
 
     name: str
     color: tuple[int, int, int] | None
@@ -35,9 +35,9 @@ class Meaning:
     """Content of `label_space`, `[[classes]]` and `[labels]` of a domain file."""
 
     label_space: str | None = None
-    """Built-in label space, where one is told by its colours or by the names of the files."""
+    """Built-in label space, where one is recognised by its colours or by the names of the files."""
     classes: tuple[GuessedClass, ...] = ()
-    """Classes of one's own, where no built-in space is told."""
+    """Classes of the domain itself, where no built-in space is recognised."""
     map: dict[str, str] = field(default_factory=dict)
     """Code, as a domain file writes it → class or "ignore"; empty where codes are train ids, or the
     colours of the classes."""
@@ -48,7 +48,7 @@ class Meaning:
     why: str = ""
     """Reason for the guess, for people."""
     is_named: bool = False
-    """True if the names of the classes are their own, and not numbers."""
+    """True if the classes have names of their own, False for placeholders."""
 
 
 def meaning_of(
@@ -60,10 +60,10 @@ def meaning_of(
     """Guess the classes.
 
     Args:
-        look: what the labels hold.
+        look: encoding and codes of the labels.
         words: of the labels' folders and file names.
-        label_space: built-in label space that the user named; None: nobody did.
-        names: what a file beside the labels says that classes are called.
+        label_space: built-in label space that the user named; None: to be guessed.
+        names: of a file beside the labels.
 
     Raises:
         DataError: if there are more ids or colours than classes can be, or no label space of the
@@ -80,7 +80,7 @@ def meaning_of(
 
 
 def fitting_spaces(look: LabelLook) -> list[str]:
-    """Built-in label spaces whose train ids hold all ids seen, 255 and one more for unlabelled."""
+    """List built-in label spaces whose train ids, 255 and one id more contain all ids seen."""
     if look.encoding == "rgb":
         return []
     ids = {entry.code for entry in look.codes} - {IGNORE}
@@ -89,12 +89,12 @@ def fitting_spaces(look: LabelLook) -> list[str]:
 
 
 def written(look: LabelLook, code: int) -> str:
-    """A code as a domain file writes it."""
+    """Write a code as a domain file does."""
     return f"#{code:06x}" if look.encoding == "rgb" else str(code)
 
 
 def _by_colour(look: LabelLook) -> Meaning | None:
-    """A label space whose colours the labels have, in the pixels or in their palette."""
+    """Find a label space whose colours the labels have, in the pixels or in their palette."""
     for name in label_space_names():
         space = LabelSpace.load(name)
         if look.encoding == "rgb":
@@ -117,7 +117,7 @@ def _by_colour(look: LabelLook) -> Meaning | None:
 
 
 def _by_file_names(look: LabelLook, words: frozenset[str]) -> Meaning | None:
-    """Cityscapes' classes, where the names of the files say that the ids are theirs."""
+    """Take Cityscapes' classes, where the names of the files say that the ids are theirs."""
     if look.encoding == "rgb":
         return None
     space = LabelSpace.load(_CITYSCAPES)
@@ -130,7 +130,7 @@ def _by_file_names(look: LabelLook, words: frozenset[str]) -> Meaning | None:
 
 
 def _of_named_space(look: LabelLook, space: LabelSpace) -> Meaning:
-    """The space that the user named; its label ids where the ids are no train ids."""
+    """Take the space that the user named, with its label ids where the ids are no train ids."""
     why = f"{space.name} was asked for"
     if look.encoding == "rgb":
         return _of_colours(look, space, why)
@@ -163,7 +163,7 @@ def _of_space(look: LabelLook, space: LabelSpace, are_train_ids: bool, why: str)
 
 
 def _by_class_names(look: LabelLook, names: ClassNames | None) -> Meaning | None:
-    """The classes of a file of names, where it names all that was seen."""
+    """Take the classes of a file of names, if it names all codes that were seen."""
     if names is None:
         return None
     seen = {entry.code: entry for entry in look.codes}
@@ -189,7 +189,7 @@ def _by_class_names(look: LabelLook, names: ClassNames | None) -> Meaning | None
 
 
 def _unnamed(look: LabelLook) -> Meaning:
-    """Classes called by their numbers."""
+    """Make classes whose names are placeholders with numbers."""
     ids = [entry.code for entry in look.codes]
     if look.encoding != "rgb" and ids == [0, IGNORE]:
         return _mask(look, "the ids 0 and 255 look like a mask")
@@ -219,7 +219,7 @@ def _unnamed(look: LabelLook) -> Meaning:
 
 
 def _mask(look: LabelLook, why: str) -> Meaning:
-    """A background, black or the id that stands for it, and what is left."""
+    """Make the two classes of a mask: the background (black, 0 or 255) and the foreground."""
     nothing = 0 if look.encoding == "rgb" or look.codes[0].code == 0 else IGNORE
     behind, front = sorted(look.codes, key=lambda entry: entry.code != nothing)
     classes = (

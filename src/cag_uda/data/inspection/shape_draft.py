@@ -1,4 +1,4 @@
-"""Tables that `cag-uda domains new` writes for the files of an annotation tool."""
+"""Draft the tables of a domain file for the files of an annotation tool."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from cag_uda.data.inspection.shape_meaning import meaning_of_shapes
 
 
 def annotation_lines(look: AnnotationLook, names: ClassNames | None) -> Iterator[str]:
-    """The lines of `label_space` or `[[classes]]`, and of `[labels]`."""
+    """Yield the lines of `label_space` or `[[classes]]`, and of `[labels]`."""
     meaning = meaning_of_shapes(look, names)
     if meaning.label_space is not None:
         yield f"label_space = {quoted(meaning.label_space)}  # the shapes have its names"

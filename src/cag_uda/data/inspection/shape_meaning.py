@@ -1,4 +1,4 @@
-"""Guesses which classes the shapes of an annotation tool are, by their names."""
+"""Guess the classes of an annotation tool's shapes from their names."""
 
 from dataclasses import dataclass, field
 
@@ -19,7 +19,7 @@ class ShapeMeaning:
     label_space: str | None = None
     """Built-in label space whose classes the names are."""
     classes: tuple[str, ...] = ()
-    """Classes of one's own, where no built-in space is told."""
+    """Classes of the domain itself, where no built-in space is recognised."""
     background: str | None = None
     """Class of pixels outside all shapes; None: the class of that name."""
     map: dict[str, str] = field(default_factory=dict)
@@ -32,8 +32,8 @@ def meaning_of_shapes(look: AnnotationLook, names: ClassNames | None) -> ShapeMe
     """Guess the classes of shapes.
 
     Args:
-        look: which names they have.
-        names: what a file beside them says that classes are called, for formats of numbers.
+        look: names of the shapes.
+        names: of a file beside them, for formats that hold numbers.
     """
     if look.encoding == "yolo":
         return _of_numbers(look, names)
@@ -54,14 +54,14 @@ def meaning_of_shapes(look: AnnotationLook, names: ClassNames | None) -> ShapeMe
 
 
 def _of_numbers(look: AnnotationLook, names: ClassNames | None) -> ShapeMeaning:
-    """YOLO's classes, in the order of their numbers; the background comes last, as it has none."""
+    """Order YOLO's classes by their numbers; the background, which has none, comes last."""
     count = 1 + max((int(name) for name in look.names), default=0)
     by_id = names.by_id if names is not None and len(names.by_id) >= count else {}
     named = [by_id.get(number, f"class-{number}") for number in range(max(count, len(by_id)))]
     mapped = {str(number): name for number, name in enumerate(named) if name == "ignore"}
     classes = [name for name in named if name != "ignore"]
     if mapped and named[-1] != "ignore":
-        # Numbers after one that is no class count the classes no more.
+        # After an ignored number, the numbers are no longer the places of the classes.
         mapped = {str(number): name for number, name in enumerate(named)}
     if not set(classes) & set(BACKGROUNDS):
         classes.append(BACKGROUNDS[0])

@@ -1,7 +1,8 @@
-"""Checkpoints of other people's code: which network they are of, and where each tensor goes.
+"""Read checkpoints of other people's code: build their configuration, and rename their tensors.
 
-Forms that a network here equals are taken whole; others are named, with what can be had of them.
-Files are read through `weight_files`, so that nothing in them is run.
+Checkpoints of networks that can be built here are read completely; others are refused by name, with
+advice on what can be used of them. Files are read through `weight_files`, so that no code in them
+is run.
 """
 
 import json
@@ -75,8 +76,8 @@ _OTHERS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     ),
     ((r"(down|inc|up)\d?\..*double_conv\.",), "a plain U-Net", "train a network of another form"),
 )
-"""Patterns of tensors' names, all of which somebody's checkpoints have; whose they are; what to
-do."""
+"""Known networks that cannot be built here: patterns, each of which matches some tensor's name; the
+code that saves them; and advice."""
 
 
 def read_foreign(path: Path, family: Family | None = None) -> Foreign:
@@ -85,12 +86,12 @@ def read_foreign(path: Path, family: Family | None = None) -> Foreign:
     Args:
         path: of the file, in safetensors or as torch.save wrote it; or the folder of a network of
             transformers.
-        family: whose it is; None tells it from the names and, where two have the same (AdaptSegNet
-            and ADVENT), from whether the classifier's last branches were ever trained.
+        family: code that saved it; None finds it by the names and, where two have the same
+            (AdaptSegNet and ADVENT), by whether the classifier's last branches were ever trained.
 
     Raises:
-        ModelError: if it is missing, damaged, wants to run code, or is of no form that there is
-            here.
+        ModelError: if it is missing, damaged, wants to run code, or is of a network that cannot be
+            built here.
     """
     if family not in (None, *get_args(Family)):
         raise ModelError(f"the family is one of {', '.join(get_args(Family))}, got {family!r}")
@@ -125,7 +126,7 @@ def _refuse_other(path: Path, family: Family | None, fit: tuple[Family, ...], lo
 
 
 def _file_of(path: Path) -> Path:
-    """The weights in a folder of transformers, or the file itself."""
+    """Return the weights in a folder of transformers, or the file itself."""
     if not path.is_dir():
         return path
     for name in _FILES:
@@ -150,7 +151,7 @@ def _what_it_is(state: Mapping[str, Tensor]) -> str:
 
 
 def _classes_in(content: Any) -> tuple[ForeignClass, ...]:
-    """The classes that mmsegmentation keeps with a checkpoint."""
+    """Read the classes that mmsegmentation keeps in a checkpoint."""
     meta = content.get("meta") if isinstance(content, Mapping) else None
     if not isinstance(meta, Mapping):
         return ()
@@ -173,7 +174,7 @@ def _colour(value: Any) -> tuple[int, int, int] | None:
 
 
 def _classes_beside(file: Path) -> tuple[ForeignClass, ...]:
-    """The classes in the config.json beside weights of transformers."""
+    """Read the classes in the config.json beside weights of transformers."""
     try:
         config = json.loads((file.parent / "config.json").read_text(encoding="utf-8"))
         by_id = {int(key): str(name) for key, name in config["id2label"].items()}
@@ -181,5 +182,5 @@ def _classes_beside(file: Path) -> tuple[ForeignClass, ...]:
         return ()
     names = [by_id[place] for place in sorted(by_id)]
     if any(re.fullmatch(r"LABEL_\d+", name) for name in names):
-        return ()  # What transformers calls classes that nobody has named.
+        return ()  # Default names of transformers.
     return tuple(map(ForeignClass, names))

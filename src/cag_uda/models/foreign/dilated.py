@@ -1,4 +1,4 @@
-"""DeepLab v3 and FCN on a dilated ResNet: of torchvision, and of segmentation_models_pytorch.
+"""Read DeepLab v3 and FCN on a dilated ResNet: of torchvision and segmentation_models_pytorch.
 
 Knows the names that both save under, and how they dilate.
 """
@@ -98,7 +98,7 @@ def is_dilated(state: Mapping[str, Tensor]) -> bool:
 
 
 def of_dilated(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Foreign:
-    """A DeepLab v3 or an FCN at output stride 8.
+    """Read a DeepLab v3 or an FCN of output stride 8.
 
     Raises:
         ModelError: if there is no backbone here of its form.

@@ -52,7 +52,7 @@ class Foreign:
     """The classes as the checkpoint names them; empty where it does not."""
 
     def build(self, classes: Classes) -> Segmenter:
-        """The network, in evaluation mode.
+        """Build the network, in evaluation mode.
 
         Raises:
             ModelError: if a tensor is missing or misshapen, or the classes are not as many.
@@ -76,16 +76,16 @@ def sorted_out(
     why_not: Callable[[str], str],
     left_out: Mapping[str, str],
 ) -> Foreign:
-    """Give every tensor of a network its name here, or the reason why it has none.
+    """Rename every tensor of a network, or note the reason why it is left out.
 
     Args:
-        family: whose it is.
+        family: code that saved it.
         config: of the network here.
         num_classes: K.
-        state: the network's tensors by their names.
-        part: what one of them is here.
-        why_not: the reason for the name of one that is nothing here; may raise ModelError.
-        left_out: what lay beside the network, each with its reason.
+        state: the network's tensors by their names in the checkpoint.
+        part: renames one of them; None for one that has no place here.
+        why_not: gives the reason for leaving out the tensor of a name; may raise ModelError.
+        left_out: name → reason of everything else in the file.
     """
     placed: dict[str, str] = {}
     tensors: dict[str, Tensor] = {}
@@ -101,7 +101,7 @@ def sorted_out(
 
 
 def wanted(state: Mapping[str, Tensor], name: str) -> Tensor:
-    """A tensor of a checkpoint. Raises ModelError if it is missing."""
+    """Return a tensor of a checkpoint. Raises ModelError if it is missing."""
     if name not in state:
         raise ModelError(f"the checkpoint has no tensor {name}, which its network needs")
     return state[name]

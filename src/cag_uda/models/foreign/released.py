@@ -1,6 +1,6 @@
-"""Checkpoints of the released code of CAG-UDA, AdaptSegNet, ADVENT and DACS.
+"""Read checkpoints of the released code of CAG-UDA, AdaptSegNet, ADVENT and DACS.
 
-Knows the names that they save under, and what their networks expect of an image.
+Knows the names that they save under, and how they normalise images.
 """
 
 import math
@@ -50,7 +50,7 @@ def is_v2(state: Mapping[str, Tensor]) -> bool:
 
 
 def of_cag(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Foreign:
-    """The released DeepLab v3+: RGB / 255, multi-grid 1, 2, 4, batch norm that was trained."""
+    """Read the released DeepLab v3+: RGB / 255, multi-grid 1, 2, 4, trained batch norm."""
     backbone = {
         name.removeprefix("backbone."): tensor
         for name, tensor in state.items()
@@ -82,7 +82,7 @@ def of_cag(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Foreign:
 def of_v2(
     state: Mapping[str, Tensor], left_out: Mapping[str, str], family: Family | None
 ) -> Foreign:
-    """DeepLab v2 of AdaptSegNet and its successors: BGR 0 … 255 minus a mean, frozen batch norm."""
+    """Read a DeepLab v2 of AdaptSegNet or a successor: BGR 0 … 255 less a mean, frozen norm."""
     row = resnet_row(state, CaffeResNet)
     channels = wanted(state, f"layer4.{resnet_depths(state)[-1] - 1}.conv3.weight").shape[0]
     head = _main_classifier(state, channels)
@@ -108,8 +108,8 @@ def of_v2(
         return {f"classifier.branches.{branch}.{leaf}": tensor} if int(branch) < used else None
 
     num_classes = wanted(state, f"{head}.conv2d_list.0.weight").shape[0]
-    # The network's input channels are blue, green, red; ours are red, green, blue. Turning the
-    # first convolution round says the same.
+    # The network's input channels are blue, green, red; ours are red, green, blue. Reversing the
+    # input channels of the first convolution makes up for that.
     turned = {**state, "conv1.weight": wanted(state, "conv1.weight").flip(1)}
     found = sorted_out(
         family, config, num_classes, turned, part, lambda name: _why_not(name, state), left_out
@@ -131,13 +131,13 @@ def _why_not(name: str, state: Mapping[str, Tensor]) -> str:
 
 
 def _widest(state: Mapping[str, Tensor]) -> int:
-    """Channels that the classifier on the last map takes."""
+    """Return the number of input channels of the classifier on the last map."""
     heads = [t.shape[1] for name, t in state.items() if name.endswith(".conv2d_list.0.weight")]
     return max(heads)
 
 
 def _main_classifier(state: Mapping[str, Tensor], channels: int) -> str:
-    """The name of the classifier on the backbone's last map: layer6, or layer5 if it is alone."""
+    """Find the name of the classifier on the last map: layer6, or layer5 if it is the only one."""
     for head in ("layer6", "layer5"):
         first = f"{head}.conv2d_list.0.weight"
         if first in state and state[first].shape[1] == channels:
@@ -146,10 +146,13 @@ def _main_classifier(state: Mapping[str, Tensor], channels: int) -> str:
 
 
 def _told_from_branches(state: Mapping[str, Tensor], head: str) -> tuple[Family, str]:
-    """AdaptSegNet and ADVENT save under the same names; only the first leaves branches untrained.
+    """Tell AdaptSegNet from ADVENT, which has the same names, by branches that were not trained.
 
-    Its last two branches, which no gradient ever reached, are still what they were drawn from: a
-    normal distribution of deviation 0.01.
+    No gradient reaches the last two branches of AdaptSegNet, so that they still have the standard
+    deviation of their initialisation, 0.01.
+
+    Returns:
+        Family, and a note on the evidence.
     """
     deviations = []
     for branch in (2, 3):

@@ -1,4 +1,4 @@
-"""ResNets inside checkpoints of other people's code, in torchvision's layout."""
+"""Read ResNets in torchvision's layout inside checkpoints of other people's code."""
 
 from collections.abc import Mapping
 
@@ -11,11 +11,11 @@ from cag_uda.models.resnet import ResNet
 
 
 def resnet_row(state: Mapping[str, Tensor], kind: type[ResNet]) -> str:
-    """The row of `BACKBONES` that a ResNet's tensors are of.
+    """Find the row of `BACKBONES` whose network has a ResNet's tensors.
 
     Args:
-        state: by names in torchvision's layout, without what stands before them.
-        kind: how it strides and dilates, which weights do not tell.
+        state: tensors by their names in torchvision's layout, without a prefix.
+        kind: its class, which decides strides and dilation: the weights do not tell them.
 
     Raises:
         ModelError: if there is none, or a tensor is missing.

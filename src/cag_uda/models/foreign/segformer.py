@@ -1,4 +1,4 @@
-"""SegFormers and DAFormers of other people's code: a MiT and one of four heads.
+"""Read SegFormers and DAFormers of other people's code: a MiT and one of four heads.
 
 Knows the names that transformers, NVIDIA, mmsegmentation and DAFormer save their heads under.
 """
@@ -24,21 +24,23 @@ _DAFORMER_WIDTH_PX = 1024
 
 
 class _Layout(NamedTuple):
-    """One of the heads."""
+    """Names and settings of one of the heads."""
 
     whose: str
+    """Code that saves it, in words."""
     family: Family
     told_by: str
-    """A tensor of the head that no other has."""
+    """Name of a tensor that no other head has."""
     decoders: Mapping[int, str]
     """Channels of `told_by` → the decoder here that computes the same."""
     classifier: str
     modules: tuple[tuple[str, str], ...]
     """Modules of the head, as patterns, and what they are called here."""
     coarsest_first: str | None = None
-    """The convolution that takes the levels in the other order than here."""
+    """Weight of the convolution over all levels, if it takes the coarsest first; here the finest
+    comes first."""
     unused: str | None = None
-    """A module that training makes but no forward pass uses."""
+    """Module that is saved although no forward pass uses it."""
 
 
 _LAYOUTS = (
@@ -116,7 +118,7 @@ def is_segformer(state: Mapping[str, Tensor]) -> bool:
 
 
 def of_segformer(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Foreign:
-    """A MiT with a SegFormer's or DAFormer's head.
+    """Read a MiT with a SegFormer's or DAFormer's head.
 
     Raises:
         ModelError: if there is no backbone or decoder here of its form.
@@ -136,7 +138,7 @@ def of_segformer(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Fo
             if match := pattern.fullmatch(module):
                 if f"{module}.{leaf}" == turned:
                     tensor = torch.cat(tensor.chunk(4, dim=1)[::-1], dim=1)
-                # A linear layer of every cell is a convolution of one pixel.
+                # A linear layer on each cell is a 1×1 convolution.
                 value = tensor[..., None, None] if tensor.ndim == 2 else tensor
                 return {f"{match.expand(ours)}.{leaf}": value}
         return None

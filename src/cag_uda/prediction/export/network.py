@@ -52,10 +52,10 @@ class LabelNetwork(nn.Module):
 
 
 class _WideNormalize(TorchFunctionMode):
-    """Vectors in half precision are brought to unit length in single precision.
+    """Lets `F.normalize` of half-precision tensors compute in single precision.
 
-    What `F.normalize` adds to keep the length of nothing above zero is zero in half precision: the
-    cosine attention of Swin V2 would divide by it wherever an image is padded.
+    Its epsilon, which avoids a division by zero, is itself zero in half precision: the cosine
+    attention of Swin V2 would divide by zero wherever an image is padded.
     """
 
     def __torch_function__(
@@ -65,7 +65,7 @@ class _WideNormalize(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call what torch was asked for."""
+        """Call a function of torch; see the class."""
         wide = func is F.normalize and args[0].dtype is torch.float16
         if wide:
             args = (args[0].float(), *args[1:])
@@ -107,5 +107,5 @@ def _weights(length: int, size: int) -> Tensor:
 
 
 def _scalar(number: int) -> Tensor:
-    """A number of the graph, which is known when it runs, as a tensor."""
+    """Turn a number that is known only when the graph runs into a tensor."""
     return torch.ones((), dtype=torch.float64) * number

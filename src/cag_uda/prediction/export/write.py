@@ -1,4 +1,4 @@
-"""Writes a segmenter as one file and holds what the file computes against the segmenter itself."""
+"""Write a segmenter as one file, and compare the file's labels with those of the segmenter."""
 
 from __future__ import annotations
 
@@ -144,8 +144,8 @@ def _refuse_size(segmenter: Segmenter, size_px: tuple[int, int] | None) -> None:
 def _program(network: LabelNetwork, size_px: tuple[int, int] | None) -> ExportedProgram:
     example = torch.zeros((2, *(size_px or _EXAMPLE_PX), 3), dtype=torch.uint8)
     dynamic = (_free_axes(size_px),)
-    # As in torch's own way to ONNX: nothing is taken to hold for all sizes because it does for the
-    # example, such as that a side is longer than 1, or that two are equally long.
+    # As in torch's own exporter of ONNX: what holds for the sizes of the example, such as that two
+    # sides are equal, is not assumed of all sizes.
     for_all_sizes = symbolic.patch(  # type: ignore[attr-defined] # torch adds it at run time
         backed_size_oblivious=True
     )
@@ -160,11 +160,11 @@ def _program(network: LabelNetwork, size_px: tuple[int, int] | None) -> Exported
 
 
 def _without_assertions(program: ExportedProgram) -> ExportedProgram:
-    """Take out what was noted of the example where its trace had to choose.
+    """Remove the assertions that tracing has added for branches that it took by the example.
 
-    Networks ask whether something is of one piece in memory, or the positions of as many patches
-    as in pretraining; what is done where the answer is no is right for all. ONNX has no assertions
-    either; that the labels are the network's at other sizes than the example's is compared.
+    Networks branch on whether a tensor is contiguous, or has as many patches as in pretraining; the
+    branch for "no", which the example takes, is right for every size. ONNX has no assertions
+    either; `_compare` checks the labels at other sizes than the example's.
     """
     for node in list(program.graph.nodes):
         if node.target is torch.ops.aten._assert_scalar.default:
@@ -186,7 +186,7 @@ def _free_axes(size_px: tuple[int, int] | None) -> dict[int, Any]:
 def _require_onnx() -> None:
     try:
         import onnxruntime  # noqa: F401 - compares the file with the network
-        import onnxscript  # noqa: F401 - the exporter of torch stands on it
+        import onnxscript  # noqa: F401 - needed by torch's exporter
     except ImportError as error:
         raise UserError(
             f"ONNX needs a package that is not installed ({error.name}); "

@@ -71,7 +71,7 @@ SIZES = (
 
 
 class Bare(Method):
-    """A stage's step without what makes it CAG: the target is trained on labels that cost nothing.
+    """A stage's step without CAG's parts: the target is trained on labels that cost nothing.
 
     Args:
         segmenter: the network to train.
@@ -154,12 +154,12 @@ def _memory_ratio(
     """Compare peak memory of two methods, beside what is held already."""
     bench = StepBench(size, compute)
     needs: dict[Made, list[float]] = {over: [], under: []}
-    bench.need_mib(under)  # What the process loads once is not the first method's.
+    bench.need_mib(under)  # Warms up: memory that a process allocates once counts for no method.
     for _ in range(rounds):
         for made in needs:
             needs[made].append(bench.need_mib(made))
     least = statistics.median(needs[under])
-    # A network may be too small to need what had not been at hand.
+    # A network may be too small to need memory beyond what the process already holds.
     return statistics.median(needs[over]) / least if least else math.nan
 
 

@@ -1,6 +1,6 @@
-"""Fitting of a recipe's steps into a device's memory, by other settings where they do not.
+"""Find settings with which a recipe's steps fit into a device's memory.
 
-Pure arithmetic on what was measured of a few steps; nothing is trained here.
+Pure arithmetic on measurements of a few steps; nothing is trained here.
 """
 
 import os
@@ -18,7 +18,7 @@ _MIB = 1 << 20
 _MEMORY, _LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 _CROP_SHARES = (1.0, 0.75, 0.5)
 _TRIAL_SHARES = (0.25, 0.5)
-"""Sides of the crops that are tried, in those of the recipe's."""
+"""Sides of the crops that are tried, as shares between the least possible crop and the recipe's."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Growth:
 
     def _at(self, pixels: int, less: float, more: float) -> float:
         between = self.more.pixels - self.less.pixels
-        # Trials of one size, where crops are too small to be made smaller, tell no slope.
+        # Where crops are too small to be made smaller, both trials have one size: no slope.
         slope = max(0.0, more - less) / between if between else 0.0
         return more + slope * (pixels - self.more.pixels)
 
@@ -58,13 +58,13 @@ class Setting:
     accumulation: int
     crop_px: tuple[int, int]
     batch_size: int
-    """Over all devices."""
+    """Images of each domain in a batch, over all devices."""
     given_up: tuple[int, ...]
-    """Distance of precision, checkpointing, accumulation, crop and batch from the recipe's."""
+    """Steps down from the recipe's precision, checkpointing, accumulation, crop and batch."""
     peak_memory_mib: float
 
     def changes(self) -> list[str]:
-        """The changes as `--set` takes them."""
+        """List the changes as `--set` takes them."""
         parts = ", ".join(f'"{name}"' for name in self.way.checkpointing)
         values = (
             f'compute.precision="{self.way.precision}"',
@@ -82,7 +82,7 @@ def settings_that_fit(
     growths: Mapping[Way, Sequence[Growth]],
     available_mib: float,
 ) -> list[Setting]:
-    """The gentlest changes with which every stage fits.
+    """Find the smallest changes with which every stage fits.
 
     Args:
         recipe: whose crop and batch do not fit.
@@ -92,8 +92,8 @@ def settings_that_fit(
         available_mib: memory of a device.
 
     Returns:
-        No setting gives up as much as another one or more in everything. The most pixels of a step
-        come first, and of equals what gives up the least.
+        Settings of which none is further from the recipe than another one in every respect. Those
+        with the most pixels a step come first, and of equals those that change the least.
     """
     first = next(iter(growths))
     fitting = []
@@ -125,7 +125,7 @@ def _is_gentler(one: Setting, other: Setting) -> bool:
 
 
 def _crops(recipe: Recipe) -> Iterator[tuple[int, tuple[int, int]]]:
-    """The recipe's crop and smaller ones that it could have, each with its notch."""
+    """Yield the recipe's crop and smaller ones, each with the number of steps down to it."""
     crop_px, least = recipe.loading.crop_px, _least_share(recipe)
     for notch, share in enumerate(_CROP_SHARES):
         if share >= least:
@@ -133,9 +133,9 @@ def _crops(recipe: Recipe) -> Iterator[tuple[int, tuple[int, int]]]:
 
 
 def trial_crops(recipe: Recipe) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Two crops, the smaller one first, from which the memory of the recipe's follows.
+    """Choose two crops, the smaller one first, from which the memory of the recipe's follows.
 
-    They hold the segmenter's detail crop, if it has one: with less, no less memory is needed.
+    They hold the segmenter's detail crop, if it has one: smaller crops need no less memory.
     """
     least = _least_share(recipe)
     less, more = (
@@ -146,7 +146,7 @@ def trial_crops(recipe: Recipe) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def _least_share(recipe: Recipe) -> float:
-    """Sides of the smallest crop that holds the segmenter's detail crop, in the recipe's."""
+    """Compute the side of the smallest crop that holds the detail crop, over the recipe's."""
     detail = recipe.segmenter.detail
     if detail is None:
         return 0.0
@@ -161,10 +161,10 @@ def _smaller_crop(crop_px: tuple[int, int], share: float) -> tuple[int, int]:
 
 
 def _batches(recipe: Recipe, devices: int) -> Iterator[tuple[tuple[int, int], int, int]]:
-    """Halves of the batch, each in halved parts, as long as a recipe with them is one.
+    """Halve the batch, and the part of it that is computed at once, as long as a recipe may.
 
     Yields:
-        Notches of accumulation and batch, and these two the other way round.
+        Steps down of accumulation and batch; batch size; accumulation.
     """
     for notch, batch_size in enumerate(
         _halves(recipe.loading.batch_size, max(1, len(recipe.source)))
@@ -183,7 +183,7 @@ def _batches(recipe: Recipe, devices: int) -> Iterator[tuple[tuple[int, int], in
 
 
 def _halves(number: int, least: int) -> Iterator[int]:
-    """A number, its half, and so on, as long as these are whole and not below the least."""
+    """Yield a number, its half, and so on, while these are whole and not below the least."""
     while number >= least:
         yield number
         if number % 2:
@@ -192,7 +192,7 @@ def _halves(number: int, least: int) -> Iterator[int]:
 
 
 def available_mib(device: torch.device) -> float:
-    """Memory that a device has for this process, what it holds already included.
+    """Find the memory of a device for this process, with that which it already holds.
 
     Args:
         device: a GPU, or the CPU: what the system can give without swapping, or this process's

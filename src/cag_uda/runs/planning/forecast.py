@@ -104,10 +104,10 @@ class Forecast:
 def scaled(
     stage: Stage, measured: Measured, images: Images, load_s: float, recipe: Recipe
 ) -> StageForecast:
-    """Forecast a stage by what a short one like it took.
+    """Forecast a stage from measurements of a short one like it.
 
     Args:
-        stage: as the recipe has it.
+        stage: of the recipe.
         measured: of the short one.
         images: of one process.
         load_s: seconds that the loader takes for a batch.
@@ -142,12 +142,12 @@ def scaled(
 
 
 def times(steps: int, every: int | None) -> int:
-    """Count how often something is due that happens every so many steps, but not after the last."""
+    """Count the events that come every so many steps, without one after the last step."""
     return (steps - 1) // every if every and steps else 0
 
 
 def _swept_s(sweeps: Iterable[Sweep], images: Images) -> float:
-    """Seconds of whole sweeps, by those over a part of the images."""
+    """Estimate the seconds of whole sweeps from sweeps over a part of the images."""
     return math.fsum(
         sweep.elapsed_s / sweep.images * getattr(images, sweep.images_of)
         for sweep in sweeps

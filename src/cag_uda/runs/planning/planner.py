@@ -146,7 +146,7 @@ class _Planner:
         )
 
     def _settings(self, growths: dict[str, Growth]) -> tuple[Setting, ...]:
-        """Settings that fit by what was tried, and when they are tried themselves."""
+        """Find settings that fit by the estimate, and confirm them by a trial."""
         compute = self.compute
         ways = [compute]
         if compute.precision == "32":
@@ -170,7 +170,7 @@ class _Planner:
         return ()
 
     def _tried(self, setting: Setting, growths: Mapping[str, Growth]) -> Setting:
-        """A setting with the memory that the hungriest kind of stage takes with it."""
+        """Measure the memory of the kind of stage that needs most with a setting."""
         share = setting.batch_size // self.devices
         pixels = share * setting.crop_px[0] * setting.crop_px[1]
         hungriest = max(growths, key=lambda kind: growths[kind].mib(pixels))
@@ -183,7 +183,7 @@ class _Planner:
         return replace(setting, peak_memory_mib=mib)
 
     def _rehearsed(self, tried: Forecast, timed: int) -> Forecast:
-        """Run the recipe in small, and scale what was measured."""
+        """Run the shortened recipe, and scale the measurements."""
         recipe, load_s = self.recipe, self._loading_s()
         self.progress.note(f"rehearsing {', '.join(each.name for each in self.kinds.values())}")
         with tempfile.TemporaryDirectory(prefix="cag-uda-plan-") as scratch:
@@ -208,13 +208,13 @@ class _Planner:
         return replace(tried, stages=stages, load_s=load_s, start_s=self.start_s, end_s=end_s)
 
     def _short(self, timed: int) -> Recipe:
-        """The recipe with one stage of each kind, each from the initial network, of few steps."""
+        """Shorten the recipe to one stage of each kind, each from the initial network."""
         stages = []
         for stage in self.kinds.values():
             optim = stage.optim.model_copy(update={"learning_rate": HARMLESS_RATE})
             short = short_stage(stage, timed)
             stages.append(short.model_copy(update={"start": INITIAL, "optim": optim}))
-        # Services elsewhere are not told of runs that are none.
+        # Tracking services elsewhere get no entry for a rehearsal.
         tracking = self.recipe.tracking
         loggers = tuple(name for name in tracking.loggers if name == "tensorboard")
         every = None
@@ -231,10 +231,10 @@ class _Planner:
         )
 
     def _loading_s(self) -> float:
-        """Seconds a batch of the loader's processes, with nobody else at work."""
+        """Measure the loader's seconds a batch, while nothing else runs."""
         loading, scenario = self.recipe.loading, self.scenario
         wanted = _LOADED * max(1, loading.workers) + 1
-        # Of a stage that is not there: the rehearsal shall not find its files in memory.
+        # Images of a stage that does not exist, so that the rehearsal's are not in the file cache.
         nowhere, shard = len(self.recipe.stages), Shard(0, self.devices)
         source = BatchSource(
             scenario.sources,
@@ -251,9 +251,9 @@ class _Planner:
         return (arrived_s[-1] - arrived_s[0]) / (wanted - 1)
 
     def _images(self, sweeps_held_out: bool) -> Images:
-        """Count what one process has to do with."""
+        """Count the images that one process reads."""
         scenario, most = self.scenario, self.recipe.loading.sweep_images or math.inf
-        # Not looked for in vain: rendered scenes that are missing would be made first.
+        # Opened only if needed: missing scenes of a rendered domain would be rendered first.
         unseen = held_out(self.recipe) if sweeps_held_out else None
         split = scenario.test_split
         frames = [] if split is None else scenario.test.items(split, with_labels=False)
@@ -268,7 +268,7 @@ class _Planner:
 
 
 def _kind(stage: Stage) -> str:
-    """Tell what a stage's needs depend on: stages of one kind need the same for a step."""
+    """Return the settings of a stage that its steps' time and memory depend on, as text."""
     others = {"name", "steps", "start", "refresh_every", "checkpoint_every"}
     return stage.model_dump_json(exclude=others)
 

@@ -1,6 +1,6 @@
-"""A dress rehearsal: a short recipe run from end to end as `adapt` does, timed by callbacks.
+"""Run a shortened recipe from end to end as `adapt` does, and time it by callbacks.
 
-Knows what was measured; what that means for the whole recipe is worked out in `forecast`.
+Gives measurements; `forecast` scales them to the whole recipe.
 """
 
 import time
@@ -37,7 +37,7 @@ FRAMES = 12
 _SWEPT = 24
 """Most images that a sweep goes through: three chunks."""
 _LONG_S = 10.0
-"""Time from which on a piece of work is measured in fewer images."""
+"""Most seconds of a sweep: a longer one is measured on fewer images."""
 
 
 class Line(NamedTuple):
@@ -112,12 +112,12 @@ class FewFrames(Domain):
 class Rehearsal(Silent):
     """Runs a short recipe on few images of sweeps and of the test split.
 
-    It is the run's progress display, and so knows when evaluation and keeping end.
+    It receives the run's progress, and so knows when evaluation and the writing of results end.
 
     Args:
-        recipe: resolved, as `short_stage` makes its stages.
-        run: a scratch folder, begun.
-        scenario: whole.
+        recipe: resolved, with stages of `short_stage`.
+        run: a scratch folder with a begun run.
+        scenario: of the whole recipe.
         fabric: of one process.
         devices: how many processes the run will have; this one does the share of one of them.
     """
@@ -169,14 +169,14 @@ class Rehearsal(Silent):
                 self.mark("scored")
 
     def note(self, text: str) -> None:
-        """Note when a stage is kept: its results say so last."""
+        """Note when a stage's results are written: their message comes last."""
         entries = self._runner.results.scores.stages
         if entries and entries[-1].name == self.stage and "kept" not in self._times:
             self.mark("kept")
             self._conclude(entries[-1])
 
     def mark(self, name: str, is_synchronous: bool = True) -> None:
-        """Note the time of something; waits for the device if it shall be done."""
+        """Note the time of an event; if synchronous, wait for the device before."""
         if is_synchronous:
             wait_for(self._device)
         self._times[name] = time.perf_counter()
@@ -192,7 +192,7 @@ class Rehearsal(Silent):
         return replace(data, passes=self._some(data.passes)), [first, *callbacks, last]
 
     def _some(self, whole: Passes) -> Passes:
-        """The first images of each sweep, timed."""
+        """Limit each sweep to its first images, and time it."""
 
         def some(of: SweptImages, sweep: Iterable[Any]) -> Iterator[Any]:
             wait_for(self._device)
@@ -247,7 +247,7 @@ class Rehearsal(Silent):
 
 
 class _Marks(Callback):
-    """Marks when the loop comes by; two of them stand around the run's own callbacks."""
+    """Marks the times of the loop's events; two of them enclose the run's own callbacks."""
 
     def __init__(self, rehearsal: Rehearsal, name: str, steps: int) -> None:
         self._rehearsal, self._name = rehearsal, name
@@ -273,7 +273,7 @@ class _Marks(Callback):
 
 
 def short_stage(stage: Stage, timed: int) -> Stage:
-    """A stage of few steps that evaluates after the last but one, and shows pictures before.
+    """Shorten a stage to few steps, with an evaluation after the last but one.
 
     Args:
         stage: as the recipe has it.

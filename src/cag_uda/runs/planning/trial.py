@@ -81,7 +81,7 @@ def try_steps(
     wait_for(device)
     step_s = (time.perf_counter() - begun_s) / 2
     trial = Trial(share * crop_px[0] * crop_px[1], memory.mib(), step_s)
-    # What is garbage now must not count as the next trial's.
+    # Memory that is no longer used must not count in the next trial.
     del method, trainer, optimizers
     gc.collect()
     return trial

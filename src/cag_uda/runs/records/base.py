@@ -80,9 +80,9 @@ def read_record(model: type[AnyRecord], path: Path, mend: str) -> AnyRecord:
     """Read a JSON file, after its checksum if it has one.
 
     Args:
-        model: what it holds.
+        model: class of the record.
         path: of the file.
-        mend: what to do if it cannot be understood, in words.
+        mend: advice for the message of an error.
 
     Raises:
         RunError: naming the file, what is wrong in it and what to do.
@@ -117,7 +117,7 @@ def line_of(record: BaseModel) -> str:
 
 
 def _problems(error: ValidationError) -> Iterator[str]:
-    """The first problems, each with its place."""
+    """Yield the first problems, each with its place."""
     for problem in error.errors(include_url=False, include_input=False)[:5]:
         place = ".".join(str(part)[:80] for part in problem["loc"])
         yield f"{place or 'the file'}: {problem['msg'][:300]}"

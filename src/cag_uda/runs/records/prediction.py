@@ -10,7 +10,7 @@ PREDICTIONS, COVERAGE = "predictions.jsonl", "coverage.json"
 
 
 class PredictionSettings(Record):
-    """First line of predictions.jsonl: what the predictions depend on beside their inputs."""
+    """First line of predictions.jsonl: the settings that the predictions depend on."""
 
     format: int = 1
     model: str | None = None
@@ -21,7 +21,7 @@ class PredictionSettings(Record):
 
 
 class Predicted(Record):
-    """Any other line: one input whose outputs are written, as its file then was."""
+    """Any other line: one input whose outputs are written, with the state of its file."""
 
     place: str
     """Path of the outputs below the folder, without ending."""

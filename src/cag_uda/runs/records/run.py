@@ -58,7 +58,7 @@ class Evaluated(Record):
     classes: list[str]
     iou: list[Share | None]
     gain: Gain | None = None
-    """Over the other network, where two were compared."""
+    """Gain over the other network, where two were compared."""
 
 
 class StageScores(Record):
@@ -76,12 +76,12 @@ class StageScores(Record):
     peak_memory_mib: Finite | None = None
     miou: Share | None = None
     iou: list[Share | None] | None = None
-    """(K,), None for a class in neither truth nor prediction."""
+    """IoU (K,); None for a class in neither ground truth nor prediction."""
     protocol: str | None = None
     classes: list[str] | None = None
     """Names of the classes that `iou` is of."""
     gain: Gain | None = None
-    """Over the source-only stage."""
+    """Gain over the source-only stage."""
 
 
 class Scores(Record):
@@ -134,7 +134,7 @@ class SplitFiles(Record):
 
 
 class DataRecord(Record):
-    """data.json: what data a run was begun with."""
+    """data.json: the data that a run was begun with."""
 
     splits: dict[str, SplitFiles]
     """Domain/split → its files."""
@@ -143,13 +143,13 @@ class DataRecord(Record):
 
 
 class ClassShares(Record):
-    """class_shares.json: how much of each domain every class is; no label of the target has a part.
+    """class_shares.json: the class shares of both domains, found without labels of the target.
 
     Both are of a sample of the training images.
     """
 
     network: PathInside
-    """Model folder of the stage whose network was asked, the delivered one."""
+    """Model folder of the network that was used, the delivered one, in its stage's folder."""
     classes: list[str]
     source: list[Share]
     """Share of each class among the source's labelled pixels."""
@@ -206,7 +206,7 @@ def read_scores(run: Path) -> Scores | None:
 
 
 class Environment(Record):
-    """environment.json: what one needs to repeat a run."""
+    """environment.json: command, versions and machine, which are needed to repeat a run."""
 
     started: str | None = None
     """ISO 8601, UTC."""
@@ -227,7 +227,7 @@ def read_environment(run: Path) -> Environment:
 
 
 def read_data_record(run: Path) -> DataRecord | None:
-    """Read what data a run was begun with; None where it is not told. Raises RunError."""
+    """Read the data that a run was begun with; None where it was not recorded. Raises RunError."""
     path = run / DATA
     return read_record(DataRecord, path, "delete it to go without") if path.is_file() else None
 

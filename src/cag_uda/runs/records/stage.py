@@ -43,13 +43,13 @@ class MetricsLine(Record):
     scores: dict[str, float] | None = None
     left_out: LeftOut | None = None
     is_incomplete: bool | None = None
-    """True where the stage was resumed and the lines before were not what it had written."""
+    """True where the stage was resumed and earlier lines of the log were missing or changed."""
 
 
 class Reached(Record):
-    """checkpoint/reached.json: how far the checkpoint is, and what the log then was.
+    """checkpoint/reached.json: steps of the checkpoint, and a digest of the log up to there.
 
-    A log grows, so that no digest of the whole holds; what stood in it at a checkpoint stays.
+    The log grows on after it, so that a digest of the whole file would not last.
     """
 
     step: int
@@ -69,7 +69,7 @@ class Reached(Record):
 
 
 def read_reached(stage_folder: Path) -> Reached | None:
-    """Read how far the checkpoint of a stage is; None where that was not noted.
+    """Read the state of a stage's checkpoint; None where it was not recorded.
 
     Raises:
         RunError: if the file is damaged.
@@ -160,18 +160,18 @@ class DomainSeparation(Record):
 
 
 class Separation(Record):
-    """separation.json (RQ1): how far apart the classes lie, and the domains."""
+    """separation.json (RQ1): the separation of the classes, and the shift between the domains."""
 
     source: DomainSeparation
     target: DomainSeparation
     centroid_shift: Ratio | None = None
-    """Mean over classes, over the mean distance of two classes."""
+    """Mean shift of the classes' centroids, in units of the mean distance of two classes."""
     centroid_shift_per_class: list[Ratio | None] = Field(default_factory=list)
-    """(K,)."""
+    """Shift of each class's centroid (K,), in the same unit."""
 
 
 Curve = list[Share | None]
-"""(T,), None where undefined."""
+"""Values at T thresholds; None where undefined."""
 
 
 class CurvesPerClass(Record):

@@ -1,4 +1,4 @@
-"""suggestions.json: which images of the target to label next, and why each."""
+"""suggestions.json: the images of the target to label next, each with the reasons."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ SUGGESTIONS = "suggestions.json"
 
 
 class Suggestion(Record):
-    """One image, and what speaks for it."""
+    """One image, and the reasons for choosing it."""
 
     key: str
     """Path of the image below the target's root, without extension."""
@@ -21,9 +21,9 @@ class Suggestion(Record):
     ranks: dict[str, Share] = Field(default_factory=dict)
     """Criterion → the share of the other images that it exceeds."""
     values: dict[str, Finite] = Field(default_factory=dict)
-    """Criterion → what was measured."""
+    """Criterion → measured value."""
     classes: list[str] = Field(default_factory=list)
-    """Classes that the network gives the pixels that speak for it most, the foremost first."""
+    """Predicted classes with the largest part in the image's measures, the largest first."""
     apart: Finite | None = None
     """Distance of its features from those of the nearest image that is chosen or labelled."""
     nearest: str | None = None
