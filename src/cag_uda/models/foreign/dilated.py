@@ -40,55 +40,58 @@ class _Layout(NamedTuple):
     align_corners: bool
 
 
-def _v3_modules(before: str, convolution: str, norm: str) -> tuple[tuple[str, str], ...]:
-    return (
-        *((f"(?:{before}){pattern}", ours) for pattern, ours in _ASPP),
-        (convolution, "decoder.refine.0"),
-        (norm, "decoder.refine.1"),
+def _refine(convolution: str, norm: str) -> tuple[tuple[str, str], ...]:
+    return (re.escape(convolution), "decoder.refine.0"), (re.escape(norm), "decoder.refine.1")
+
+
+def _deeplab(aspp: str, convolution: str, norm: str) -> tuple[tuple[str, str], ...]:
+    inside = ((rf"{re.escape(aspp)}\.{pattern}", ours) for pattern, ours in _ASPP)
+    return *inside, *_refine(convolution, norm)
+
+
+def _torchvision(
+    decoder: str, told_by: tuple[str, ...], modules: tuple[tuple[str, str], ...]
+) -> _Layout:
+    """Make the row of a network of torchvision."""
+    return _Layout(
+        "torchvision",
+        (*told_by, "backbone.layer1.0.conv1.weight"),
+        decoder,
+        "backbone.",
+        TorchvisionResNet,
+        modules,
+        "classifier.4",
+        align_corners=False,
+    )
+
+
+def _smp(aspp: str, convolution: str, norm: str) -> _Layout:
+    """Make the row of a DeepLab v3 of segmentation_models_pytorch, by its head's modules."""
+    return _Layout(
+        "smp",
+        (f"{aspp}.convs.0.0.weight", f"{aspp}.convs.1.0.weight", f"{convolution}.weight"),
+        "deeplab-v3",
+        "encoder.",
+        ResNet,
+        _deeplab(aspp, convolution, norm),
+        "segmentation_head.0",
+        align_corners=True,
     )
 
 
 _LAYOUTS = (
-    _Layout(
-        "torchvision",
-        ("classifier.0.convs.0.0.weight", "backbone.layer1.0.conv1.weight"),
+    _torchvision(
         "deeplab-v3",
-        "backbone.",
-        TorchvisionResNet,
-        _v3_modules(r"classifier\.0\.", r"classifier\.1", r"classifier\.2"),
-        "classifier.4",
-        align_corners=False,
+        ("classifier.0.convs.0.0.weight",),
+        _deeplab("classifier.0", "classifier.1", "classifier.2"),
     ),
-    _Layout(
-        "torchvision",
-        ("classifier.0.weight", "classifier.4.weight", "backbone.layer1.0.conv1.weight"),
+    _torchvision(
         "fcn",
-        "backbone.",
-        TorchvisionResNet,
-        ((r"classifier\.0", "decoder.refine.0"), (r"classifier\.1", "decoder.refine.1")),
-        "classifier.4",
-        align_corners=False,
+        ("classifier.0.weight", "classifier.4.weight"),
+        _refine("classifier.0", "classifier.1"),
     ),
-    _Layout(
-        "smp",
-        ("decoder.0.convs.0.0.weight", "decoder.0.convs.1.0.weight", "decoder.1.weight"),
-        "deeplab-v3",
-        "encoder.",
-        ResNet,
-        _v3_modules(r"decoder\.0\.", r"decoder\.1", r"decoder\.2"),
-        "segmentation_head.0",
-        align_corners=True,
-    ),
-    _Layout(
-        "smp",
-        ("decoder.aspp.convs.0.0.weight", "decoder.aspp.convs.1.0.weight", "decoder.conv.weight"),
-        "deeplab-v3",
-        "encoder.",
-        ResNet,
-        _v3_modules(r"decoder\.aspp\.", r"decoder\.conv", r"decoder\.bn"),
-        "segmentation_head.0",
-        align_corners=True,
-    ),
+    _smp("decoder.0", "decoder.1", "decoder.2"),
+    _smp("decoder.aspp", "decoder.conv", "decoder.bn"),
 )
 
 
