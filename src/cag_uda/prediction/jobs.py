@@ -80,6 +80,20 @@ def split_list(text: str) -> list[str]:
     return [line.strip("\r") for line in lines if line.strip()]
 
 
+def refuse_existing(out: Path, overwrite: bool) -> None:
+    """Make sure that an output folder is new or empty, unless its files may be replaced.
+
+    Args:
+        out: the output folder.
+        overwrite: files in it may be replaced.
+
+    Raises:
+        UserError: if it holds something that must not be replaced.
+    """
+    if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists already; choose another --out, or give --overwrite")
+
+
 def refuse_overwriting(jobs: Iterable[Job], outputs: Mapping[Job, list[str]], out: Path) -> None:
     """Make sure that no prediction replaces an input or leaves the output folder by a link.
 

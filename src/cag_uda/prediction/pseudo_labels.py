@@ -21,7 +21,7 @@ from cag_uda.files import write_json
 from cag_uda.methods.cag_settings import CAGSettings
 from cag_uda.models.segmentation import write_picture
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.prediction.jobs import Job, refuse_overwriting
+from cag_uda.prediction.jobs import Job, refuse_existing, refuse_overwriting
 from cag_uda.prediction.labeller import (
     Given,
     Labeller,
@@ -249,8 +249,7 @@ def _truth(domain: Domain, frame: Frame[Item]) -> NDArray[np.uint8]:
 
 def _refuse(items: Sequence[Item], out: Path, overwrite: bool) -> None:
     """Raise UserError if the folder holds something, or a label would replace what is read."""
-    if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists already; choose another --out, or give --overwrite")
+    refuse_existing(out, overwrite)
     jobs = [Job(item.image.absolute(), item.key) for item in items]
     inputs = jobs + [Job(item.label.absolute(), item.key) for item in items if item.label]
     outputs = {job: [str(out / kind / f"{job.place}.png") for kind in KINDS] for job in jobs}

@@ -35,6 +35,7 @@ from cag_uda.files import write_json
 from cag_uda.methods.base import predict
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.prediction.choosing import DIVERSITY, RANDOM, Candidates, Chosen, choose, ranks
+from cag_uda.prediction.jobs import refuse_existing
 from cag_uda.prediction.labeller import read_recipe_of
 from cag_uda.prediction.opening import as_learned, computing_in, open_model
 from cag_uda.prediction.proposals import write_proposals
@@ -112,8 +113,7 @@ def suggest(
             f"{run} is no run folder: there is no recipe.toml in it, which names source and "
             "target; give the folder that `cag-uda adapt` wrote"
         )
-    if out.exists() and not asked.overwrite and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists already; choose another --out, or give --overwrite")
+    refuse_existing(out, asked.overwrite)
     if asked.data_root is not None:
         recipe = recipe.model_copy(update={"data_root": str(asked.data_root)})
     segmenter = open_model(run, asked.accelerator).eval()

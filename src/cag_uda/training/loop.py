@@ -61,7 +61,7 @@ def train_stage(
         callbacks: called in this order at each point.
         seed: of everything random on the device in this stage; the loader has its own.
         folder: of the stage, for its checkpoint and log.
-        stop: a request to stop is obeyed between two steps.
+        stop: checked between two steps.
 
     Returns:
         The steps taken, and the seconds of preparation, steps and `Method.finish`.
@@ -124,11 +124,7 @@ def train_stage(
     with processes.agreed():
         stop.check()
 
-    # After a resumption too, when no step was left: it depends on weights and images alone.
-    seed_for(seed, settings.steps)
-    method.finish(data.passes)
-    for callback in callbacks:
-        callback.on_end(method)
+    _finish(method, data, callbacks, seed, settings.steps)
     return Progress(settings.steps, log.elapsed_s)
 
 
@@ -151,3 +147,15 @@ def _prepare(method: Method, data: StageData, callbacks: Callbacks, seed: int) -
     for callback in callbacks:
         callback.on_prepared(method)
     return done
+
+
+def _finish(method: Method, data: StageData, callbacks: Callbacks, seed: int, steps: int) -> None:
+    """Finish a method after its last step.
+
+    It is called again where a stage without steps left is resumed: the result depends on weights
+    and images alone.
+    """
+    seed_for(seed, steps)
+    method.finish(data.passes)
+    for callback in callbacks:
+        callback.on_end(method)
