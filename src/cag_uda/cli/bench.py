@@ -22,9 +22,10 @@ PARTS = ("step", "plus", "anchors", "growth", "cpu")
 
 def bench(
     parts: Annotated[
-        list[str] | None, typer.Argument(help="Of step, plus, anchors, growth, cpu; default: all.")
+        list[str] | None,
+        typer.Argument(help="Some of step, plus, anchors, growth, cpu; default: all."),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Of each comparison.")] = 15,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each comparison.")] = 15,
     accelerator: Accelerator = "auto",
     precision: Precision = "auto",
     json_file: Annotated[

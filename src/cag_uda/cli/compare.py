@@ -33,7 +33,7 @@ def compare(
     methods: Annotated[
         str | None, typer.Option(help="Names with commas; default: all. Floor and oracle are in.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many, from the recipe's seed on.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from the recipe's on.")] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Folder of all runs; default: runs/compare-RECIPE.")
     ] = None,

@@ -38,7 +38,7 @@ def list_domains(context: typer.Context) -> None:
 
 @domains.command("show", cls=Command)
 def show_domain(
-    name: Annotated[str, typer.Argument(help="Of a built-in domain.")],
+    name: Annotated[str, typer.Argument(help="Name of a built-in domain.")],
 ) -> None:
     """Print the file of a built-in domain, to start your own from; `domains NAME` does the same."""
     from cag_uda.data.domains.builtin import domain_file, domain_names
@@ -56,7 +56,9 @@ def show_domain(
 def new_domain(
     folder: Annotated[Path, typer.Argument(help="With the images, and labels if there are any.")],
     out: Out = None,
-    name: Annotated[str | None, typer.Option(help="Of the domain; default: the folder's.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the domain; default: the folder's.")
+    ] = None,
     label_space: Annotated[
         str | None, typer.Option(help="Built-in label space of the labels; default: guessed.")
     ] = None,

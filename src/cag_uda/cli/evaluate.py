@@ -39,7 +39,8 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="A model folder, a run, or a hub id.")],
     domain: Domain,
     split: Annotated[
-        str | None, typer.Option(help="Of the domain; default: test, or the only labelled one.")
+        str | None,
+        typer.Option(help="Split of the domain; default: test, or the only labelled one."),
     ] = None,
     protocol: Annotated[
         str | None, typer.Option(help="cityscapes-19, synthia-16, synthia-13, synthia-13-ignored.")

@@ -20,7 +20,9 @@ _SHOWN = 8
 def import_(
     checkpoint: Annotated[
         Path,
-        typer.Argument(help="Of CAG-UDA, AdaptSegNet, ADVENT, DACS, DAFormer, SegFormer, DeepLab."),
+        typer.Argument(
+            help="File of CAG-UDA, AdaptSegNet, ADVENT, DACS, DAFormer, SegFormer, DeepLab."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The new model folder.")],
     anchors: Annotated[
@@ -38,7 +40,7 @@ def import_(
             "torchvision",
             "smp",
         ],
-        typer.Option(help="Whose code saved it."),
+        typer.Option(help="Code that saved it."),
     ] = "auto",
     domain: Annotated[
         str | None, typer.Option(help="A domain with its classes; default: as the checkpoint says.")

@@ -27,20 +27,22 @@ Sets = Annotated[
         "--set", help="KEY=VALUE changes the recipe, e.g. stages.warmup.steps=500 or seed=1."
     ),
 ]
-Seed = Annotated[int | None, typer.Option(help="Of weights, order, augmentation; sets `seed`.")]
+Seed = Annotated[
+    int | None, typer.Option(help="Seed of weights, order, augmentation; sets `seed`.")
+]
 Steps = Annotated[
-    int | None, typer.Option(min=1, help="Of every stage that trains, in place of its own.")
+    int | None, typer.Option(min=1, help="Steps of every stage that trains, in place of its own.")
 ]
 Track = Annotated[
     str | None,
-    typer.Option(help="Of tensorboard, wandb, mlflow, with commas; default: tensorboard."),
+    typer.Option(help="tensorboard, wandb, mlflow; several by commas; default: tensorboard."),
 ]
-Accelerator = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
+Accelerator = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Device to compute on.")]
 Precision = Annotated[
     Literal["auto", "32", "bf16", "16"], typer.Option(help="auto measures which is faster.")
 ]
 Domain = Annotated[str, typer.Option(help="A built-in domain's name, or a domain file.")]
-Split = Annotated[str, typer.Option(help="Which split of the domain.")]
+Split = Annotated[str, typer.Option(help="Split of the domain.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Average over the mirrored image.")]
 Scales = Annotated[
     list[float] | None, typer.Option(help="Average over this size of the image; may be repeated.")

@@ -17,7 +17,7 @@ def pack(
         Path | None, typer.Option(help="The file; default: RUN/pack.safetensors.")
     ] = None,
     stage: Annotated[
-        str | None, typer.Option(help="Whose network; default: the one that the run delivers.")
+        str | None, typer.Option(help="Stage of the network; default: the delivered one's.")
     ] = None,
     data_root: DataRoot = None,
     overwrite: Overwrite = False,

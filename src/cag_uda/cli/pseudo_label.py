@@ -33,7 +33,7 @@ def pseudo_label(
             help="Labelled domain to make anchors of; default: the model's, or its run's."
         ),
     ] = None,
-    source_split: Annotated[str, typer.Option(help="Which split of the source.")] = "train",
+    source_split: Annotated[str, typer.Option(help="Split of the source.")] = "train",
     margin: Annotated[
         str | None,
         typer.Option(help="KIND:VALUE, as in recipes, e.g. clearest:0.5; default: the run's."),

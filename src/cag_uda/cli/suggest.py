@@ -23,21 +23,19 @@ _WIDE = 110
 
 def suggest(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
-    images: Annotated[int, typer.Option(min=1, help="How many to suggest.")] = 20,
+    images: Annotated[int, typer.Option(min=1, help="Number of images to suggest.")] = 20,
     criteria: Annotated[
         str,
         typer.Option(
-            help="Of anchors, uncertainty, disagreement, diversity, random, with commas between."
+            help="anchors, uncertainty, disagreement, diversity, random; several by commas."
         ),
     ] = "anchors,uncertainty,disagreement,diversity",
     forms: Annotated[
         str,
-        typer.Option(
-            "--as", help="Of coco, yolo, labelme, cvat, label-studio: forms of the proposals."
-        ),
+        typer.Option("--as", help="Formats of proposals: coco, yolo, labelme, cvat, label-studio."),
     ] = "cvat",
     out: Annotated[Path | None, typer.Option(help="New folder; default: RUN/suggestions.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the criterion random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the criterion random.")] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace suggestions that are in --out already.")
     ] = False,
