@@ -1,7 +1,7 @@
 """Compare prediction by windows with whole images: CPU time, memory and labels that differ.
 
 Run as `python benchmarks/large_images.py`; each image is looked at whole, and with a budget that
-forces windows. Random weights: labels are compared, not scored.
+forces windows. Labels are compared, not scored: by a network of random weights, or by --model.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from cag_uda.models import label_maps
+from cag_uda.models import label_maps, load
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.inference import Image, LabelMap
 from cag_uda.models.segmenter import Segmenter
@@ -52,12 +52,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", default="resnet-18")
     parser.add_argument("--decoder", default="segformer")
+    parser.add_argument("--model", help="a run or a model folder, in place of random weights")
     parser.add_argument("--budget-mib", type=int, default=512)
     parser.add_argument("--sizes", nargs="+", default=["1125x1500", "2250x3000"])
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     prepare_process()
-    segmenter = network(asked.backbone, asked.decoder)
+    segmenter = load(asked.model) if asked.model else network(asked.backbone, asked.decoder)
+    # At the images' own size, as after training on images of it.
+    segmenter.config = segmenter.config.model_copy(update={"input_width_px": None})
     print(f"{'size':>12} {'whole s':>8} {'windows s':>10} {'ratio':>6} {'MiB':>12} {'equal':>8}")
     for height, width in [map(int, size.split("x")) for size in asked.sizes]:
         image = np.asarray(render(0, 0, "hard", height, width)[0])

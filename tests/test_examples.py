@@ -52,6 +52,7 @@ def test_own_folders_adapt_without_code(tmp_path: Path, monkeypatch: pytest.Monk
     small += ["--set", "loading.crop_px=[32,64]", "--set", "loading.workers=0"]
     done = CliRunner().invoke(app, ["adapt", recipe, "--out", "run", *small])
     assert done.exit_code == 0, done.output
+    assert "no mIoU: the target has no labelled split to score" in done.output
     predicted = CliRunner().invoke(
         app, ["predict", "run", "my-street", "--out", "predictions", "--as", "train-ids"]
     )

@@ -22,9 +22,9 @@ def test_lines_now_and_then_tell_what_remains(monkeypatch: pytest.MonkeyPatch) -
     progress.update("writing", 1, 1)
     # 4 steps took 20 s, so the other 4 take as long.
     assert written.getvalue().splitlines() == [
-        "labelling: 6/10, 20 s remain loss 0.250",
-        "labelling: 10/10, 0 s remain loss 0.250",
-        "writing: 1/1, 0 s remain",
+        "labelling: 6/10, 20 s left, loss 0.250",
+        "labelling: 10/10, loss 0.250",
+        "writing: 1/1",
     ]
 
 
@@ -38,7 +38,7 @@ def test_a_terminal_has_a_bar_and_lines_above_it() -> None:
     assert "a line above" in shown
     assert "labelling" in shown
     assert "4/4" in shown
-    assert "remain" not in shown
+    assert " left" not in shown
 
 
 def test_progress_is_shown_where_somebody_watches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ def test_the_walk_without_the_source_word_for_word(
         house.mkdir()
     adapt(write_recipe(one, FIRST), one / "house")
     monkeypatch.chdir(one)
-    packing = commands("The house with the source")
+    packing = commands("With the source: make the pack")
     assert [words[0] for words in packing] == ["pack"]
     for words in packing:
         run(*words)
@@ -44,7 +44,7 @@ def test_the_walk_without_the_source_word_for_word(
     shutil.rmtree(one)
 
     monkeypatch.chdir(other)
-    adapting = commands("The house with the target")
+    adapting = commands("With the target: adapt")
     assert [words[0] for words in adapting] == ["domains", "recipes", "check", "adapt", "predict"]
     for words in adapting:
         run(*words, *(SMALL if words[0] == "adapt" else []))

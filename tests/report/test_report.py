@@ -42,7 +42,7 @@ def test_page_answers_whether_it_worked(run: Path) -> None:
     # Criteria, and what separation and shift come to: 0.8 / 0.6 in stage 2.
     assert "stage-2 48.3 0.417 0.483 0.700" in text
     assert re.search(r"Domain shift.*stage-2 \d+\.\d\d 1\.33", text)
-    assert "What is taken for what" in text
+    assert "Confusion matrix" in text
     assert "Distances between anchors" in text
 
 
@@ -139,6 +139,8 @@ def test_what_the_network_began_from_is_said(run: Path, recipe: str, words: str)
         (["0001TP_006690", "0001TP_006720"], True),
         (["0001TP_1", "0006R0_1"], False),
         (["000", "001"], False),
+        (["images/001000", "images/001001"], False),
+        (["test/0001TP_008550", "test/0001TP_008580"], True),
         (["berlin/berlin_1", "ulm/ulm_1"], False),
     ],
 )
@@ -167,6 +169,8 @@ def test_target_without_labels(unlabelled: Path) -> None:
     assert "Rank correlation" not in text
     assert "Mistakes only" not in text
     assert "target without labels" in text
+    assert "labelling network on a few images of the target." in text
+    assert "Gain, points" not in text
     assert "nan" not in text.lower().split()
     assert "None" not in text
     # Coverage needs no labels, and the pictures are there.
@@ -207,7 +211,7 @@ def test_old_run_without_what_was_recorded_later(run: Path) -> None:
     text = text_of(page)
     assert "It worked" in text
     assert "cannot be understood" not in text
-    for absent in ("Features and anchors", "taken for what", "need no labels", 'id="labelling"'):
+    for absent in ("Features and anchors", "Confusion matrix", "need no labels", 'id="labelling"'):
         assert absent not in page
     assert "Class by class, stage-2" in text  # From pseudo_labels.json.
     vectors = np.array([[0, 0], [3, 4], *np.full((9, 2), np.nan)], np.float32)

@@ -85,6 +85,12 @@ def _adapt(
     if not speaks():
         return
     console.print(_stage_table(run.scores))
+    if run.scores.target is None:
+        console.print(
+            "no mIoU: the target has no labelled split to score; the report shows pictures and "
+            "label-free criteria",
+            soft_wrap=True,
+        )
     console.print(f"network: {run.model}\nreport:  {run.folder / 'report.html'}", soft_wrap=True)
 
 

@@ -139,6 +139,7 @@ def _print_report(console: Console, report: DomainReport) -> None:
             Text(f"{report.domain}/{split.split}:", "bold"),
             f"{split.images} images, {split.labelled} labelled; {sizes}{values}",
             highlight=False,
+            soft_wrap=True,
         )
         if split.labelled:
             console.print(_histogram(split, report.class_names))

@@ -114,8 +114,8 @@ def _describe(console: Console, draft: Draft, file: Path) -> None:
     if look is not None:
         channel = "" if look.channel is None else f" {look.channel}"
         console.print(
-            f"labels: {look.encoding}{channel}, {len(look.codes)} different in {look.images} "
-            f"images; {meaning.why}",
+            f"labels: {look.encoding}{channel}, {len(look.codes)} different values in "
+            f"{look.images} images; {meaning.why}",
             highlight=False,
             soft_wrap=True,
         )

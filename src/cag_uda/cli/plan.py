@@ -86,10 +86,10 @@ def _conclusions(forecast: Forecast, workers: int, devices: int) -> list[str]:
     """Draw conclusions from the table."""
     from cag_uda.report.words import duration
 
-    has = f"{_gib(forecast.peak_memory_mib)} of {_gib(forecast.available_mib)} that are there"
+    has = f"{_gib(forecast.peak_memory_mib)} of the {_gib(forecast.available_mib)} available"
     if not forecast.fits:
         if forecast.total_s is not None:
-            advice = "steps alone take less, but sweeps and scores want whole images: set "
+            advice = "steps alone take less, but sweeps and scores need whole images: set "
             return [f"it does not fit: {has}; {advice}loading.width_px lower"]
         if not forecast.settings:
             return [f"it does not fit: {has}; choose a smaller backbone, or a larger device"]
@@ -99,11 +99,13 @@ def _conclusions(forecast: Forecast, workers: int, devices: int) -> list[str]:
     if waiting:
         lines.append(
             f"{', '.join(waiting)}: training waits for the loader, which takes "
-            f"{forecast.load_s:.3g} s for a batch in {workers} processes; more of them help while "
-            f"cores are left (this machine has {os.cpu_count()}): --set loading.workers=N"
+            f"{forecast.load_s:.3g} s for a batch with {workers} workers; more of them help while "
+            f"there are free cores (this machine has {os.cpu_count()}): --set loading.workers=N"
         )
     if devices > 1:
-        lines.append(f"measured on one of {devices} devices: what they exchange comes on top")
+        lines.append(
+            f"measured on one of {devices} devices: communication between them comes on top"
+        )
     return lines
 
 

@@ -45,8 +45,11 @@ def caveats(run: RunRecord, folder: str, miou: float) -> str:
 
 
 def _of_one_recording(keys: Sequence[str]) -> str:
-    """Frames whose names differ by a number alone are most likely of one drive."""
+    """Frames whose names differ by a number alone are most likely of one drive.
+
+    Names that are nothing but a number say nothing: many data sets count their images so.
+    """
     stems = {key.rstrip("0123456789") for key in keys}
-    if len(keys) < 2 or len(stems) > 1 or not stems.pop().strip("/"):
+    if len(keys) < 2 or len(stems) > 1 or not stems.pop().rpartition("/")[2]:
         return ""
     return ", which by their names are of one drive or series, where neighbours resemble each other"

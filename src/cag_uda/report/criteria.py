@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from cag_uda.report.run_folder import StageRecord
 
 MEANINGS: dict[str, tuple[Literal["lower", "higher"], str]] = {
-    "entropy": ("lower", "how unsure the network is of a pixel"),
-    "infomax": ("higher", "how sure it is, and of how many classes"),
-    "snd": ("higher", "how many neighbours a pixel has in feature space"),
+    "entropy": ("lower", "mean entropy of the predictions: how unsure the network is"),
+    "infomax": ("higher", "entropy of the mean prediction − mean entropy: sure, of many classes"),
+    "snd": ("higher", "neighbourhood density: how many neighbours a pixel has in feature space"),
     "snd-outputs": ("higher", "the same among class probabilities"),
-    "agreement": ("higher", "pixels whose nearest anchor is of the class that the classifier says"),
-    "active-share": ("higher", "pixels whose nearest anchor wins clearly"),
+    "agreement": ("higher", "share of pixels whose nearest anchor is that of the predicted class"),
+    "active-share": ("higher", "share of pixels whose nearest anchor is clearly the nearest"),
     "source-miou": ("higher", "mIoU on the labelled source"),
 }
 """Criterion → which way is better, and what it measures."""

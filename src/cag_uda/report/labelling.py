@@ -13,6 +13,8 @@ from cag_uda.runs.records.stage import PseudoLabelScores
 
 _KIND_NAMES = {
     "anchor": "by anchor",
+    "adapted": "by adapted anchors",
+    "corrected": "by teacher and anchors",
     "confidence": "by confidence",
     "intersection": "where both agree",
 }

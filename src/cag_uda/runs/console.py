@@ -82,10 +82,11 @@ class OnConsole:
     def _line(
         self, label: str, done: int, total: int, values: Mapping[str, float], now: float
     ) -> str:
-        counted = max(1, done - self._first)
-        remaining_s = (now - self._begun_s) / counted * (total - done)
-        losses = " ".join(f"{name} {value:.3f}" for name, value in values.items())
-        return f"{label}: {done}/{total}, {remaining_s:.0f} s remain {losses}".rstrip()
+        parts = [f"{label}: {done}/{total}"]
+        if done < total:
+            counted = max(1, done - self._first)
+            parts.append(f"{(now - self._begun_s) / counted * (total - done):.0f} s left")
+        return ", ".join([*parts, *(f"{name} {value:.3f}" for name, value in values.items())])
 
     def _move_bar(self, label: str, done: int, total: int, values: Mapping[str, float]) -> None:
         if self._bars is None:

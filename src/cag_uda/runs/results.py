@@ -192,7 +192,7 @@ class Results:
         self.scores = self.scores.with_stage(self._processes.gather(entry)[0])
         miou = entry.miou
         scored = "" if miou is None else f": mIoU {100 * miou:.1f}"
-        self._progress.note(f"{stage.name}{scored} ({cost.elapsed_s:.0f} s of training)")
+        self._progress.note(f"{stage.name}{scored} ({cost.elapsed_s:.0f} s)")
 
     def _evaluate(self, segmenter: Segmenter, label: str) -> Evaluation:
         with self._processes.agreed():

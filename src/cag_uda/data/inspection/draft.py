@@ -71,8 +71,8 @@ def domain_text(inspection: Inspection, meaning: Meaning, name: str, root: str) 
         root: the folder, as the file shall name it.
     """
     lines = [
-        "# Guessed by `cag-uda domains new`: read it, mend it, then read the data with",
-        "# `cag-uda check` on this file, which looks at every image and label.",
+        "# Written by `cag-uda domains new`, partly by guessing: read and correct it, then run",
+        "# `cag-uda check` on this file, which reads every image and label.",
         f"name = {_quoted(name)}",
         f"root = {_quoted(root)}",
     ]
@@ -80,7 +80,7 @@ def domain_text(inspection: Inspection, meaning: Meaning, name: str, root: str) 
     if inspection.annotations is not None:
         lines += annotation_lines(inspection.annotations, inspection.names)
     elif inspection.labels is None:
-        lines += ["# No labels were found: it can be adapted to, as a target."]
+        lines += ["# No labels were found: this domain can be a target."]
     else:
         lines += [*_classes(inspection.labels, meaning), *_labels(inspection.labels, meaning)]
     for split in inspection.splits:
@@ -108,7 +108,7 @@ def _classes(look: LabelLook, meaning: Meaning) -> Iterator[str]:
         return
     yield ""
     why = f"{meaning.why[0].upper()}{meaning.why[1:]}"
-    advice = "." if meaning.is_named else ": give each its own, and a color if you like."
+    advice = "." if meaning.is_named else ": give each its name, and a color if you like."
     yield f"# {why}{advice}"
     yield "# Their order is that of train ids; the domains of a recipe need the same classes."
     if not meaning.is_named and (fitting := fitting_spaces(look)):

@@ -184,7 +184,7 @@ def _by_class_names(look: LabelLook, names: ClassNames | None) -> Meaning | None
     is_plain = look.encoding != "rgb" and kept == list(range(len(by_code)))
     if unnamed and not is_plain:
         mapped[written(look, nothing)] = "ignore"
-    why = f"{names.file} tells the classes' names"
+    why = f"{names.file} names the classes"
     return Meaning(classes=tuple(classes), map={} if is_plain else mapped, why=why, is_named=True)
 
 
@@ -214,7 +214,7 @@ def _unnamed(look: LabelLook) -> Meaning:
     if any(entry.code == nothing for entry in look.codes):
         mapped[written(look, nothing)] = "ignore"
     return Meaning(
-        classes=classes, map={} if is_plain else mapped, why="nothing here tells the classes' names"
+        classes=classes, map={} if is_plain else mapped, why="no file here names the classes"
     )
 
 

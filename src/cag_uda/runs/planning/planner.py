@@ -245,7 +245,7 @@ class _Planner:
             shard,
             scenario.labelled,
         )
-        self.progress.note(f"loading {wanted} batches in {loading.workers} processes")
+        self.progress.note(f"loading {wanted} batches with loading.workers = {loading.workers}")
         batches = load_batches(source, range(wanted), self.launched.device)
         arrived_s = [time.perf_counter() for _ in batches]
         return (arrived_s[-1] - arrived_s[0]) / (wanted - 1)
