@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 def compare(
     recipe: RecipeName,
     methods: Annotated[
-        str | None, typer.Option(help="Names with commas; default: all. Floor and oracle are in.")
+        str | None,
+        typer.Option(help="Names with commas; default: all. source-only and oracle always run."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from the recipe's on.")] = 1,
     out: Annotated[
@@ -99,7 +100,7 @@ def _plan_table(comparison: Comparison) -> Table:
 def _result_table(made: ComparisonRecord) -> Table:
     """One row a method: mIoU, share of the gap, time, memory."""
     table = Table("method", title=f"{made.name}: mIoU on {made.target}, in per cent")
-    for heading in ("mIoU", "share of the gap", "over the floor", "time", "peak memory"):
+    for heading in ("mIoU", "share of the gap", "over source-only", "time", "peak memory"):
         table.add_column(heading, justify="right")
     for row in made.methods:
         table.add_row(row.name, *(_figures(row.summary) if row.summary else ["–"] * 5))

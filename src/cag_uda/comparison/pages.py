@@ -54,7 +54,7 @@ def per_cent(value: float | None, digits: int = 1, unit: str = "") -> str:
 
 
 def _main_table(rows: Rows, table: ComparisonRecord) -> str:
-    heads = ["method", "mIoU", "seeds", "share of the gap", "over the floor, 95 % over frames"]
+    heads = ["method", "mIoU", "seeds", "share of the gap", "over source-only, 95 % over frames"]
     leader = next((summary.lead.over for _, summary in rows if summary.lead), "cag")
     heads += [f"over {leader}", "steps", "time", "peak memory"]
     body = []
