@@ -10,21 +10,29 @@ make of the same source and target: mixed statistics, the target's statistics, a
 discriminator, CAG with adapted anchors, CAG-plus, and three of them with adapted anchors pooled
 into the classifier; every stage's network is kept.
 
-Then prints the mIoU of every network of every run. Labels of the target are read here alone.
+Then holds the verdict on each kind, found without labels of the target, against its mIoU: how often
+the safe choice is the better of both, and the mean regret in mIoU points beside that of delivering
+always the adapted network and always source-only. Labels of the target are read here alone.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from statistics import mean
+from typing import Any, NamedTuple
 
 import torch
 from shifted_pairs import PAIRS, make
 
 from cag_uda import adapt
-from cag_uda.recipes import Recipe
-from cag_uda.runs.records.run import Scores, read_scores
+from cag_uda.recipes import Recipe, load_recipe
+from cag_uda.runs.criteria import record_missing
+from cag_uda.runs.records.run import Verdict, read_scores
+from cag_uda.runs.verdict import judge
 
 FLOOR = "source-only"
+CLEAR_POINTS = 2.0
+"""Difference in mIoU points beyond which a wrong verdict counts."""
 KINDS = {
     "alpha-bn": "mixed statistics",
     "adabn": "the target's statistics",
@@ -107,9 +115,73 @@ def run(names: list[str], seeds: int, scale: float, folder: Path, data_root: Pat
                 adapt(recipe, out, resume=(out / "recipe.toml").is_file(), progress=True)
 
 
-def mious(scores: Scores) -> dict[str, float]:
-    """Return the stages' mIoU, in points."""
-    return {each.name: 100 * each.miou for each in scores.stages if each.miou is not None}
+class Case(NamedTuple):
+    """One kind of adaptation in one run."""
+
+    pair: str
+    kind: str
+    gain: float
+    """mIoU points over source-only, by the labels of the target's test images."""
+    verdict: Verdict
+
+
+def cases_of(name: str, run: Path) -> list[Case]:
+    """Judge every kind of a finished run by itself, as if it were all that the run had made."""
+    scores = read_scores(run)
+    found = {} if scores is None else {each.name: each.miou for each in scores.stages}
+    if not set(KINDS) <= set(found):
+        return []
+    record_missing(run)
+    stages = {stage.name: stage for stage in load_recipe(run / "recipe.toml").stages}
+    cases = []
+    for kind in KINDS:
+        verdict = judge(run, [stages[FLOOR], stages[kind]])
+        before, after = found[FLOOR], found[kind]
+        assert verdict is not None, f"{run} has no criteria"
+        assert before is not None, "every pair is scored"
+        assert after is not None, "every pair is scored"
+        cases.append(Case(name, kind, 100 * (after - before), verdict))
+    return cases
+
+
+def is_right(case: Case) -> bool:
+    """Tell whether the safe choice is the better one of both."""
+    return (case.verdict.safe == case.kind) == (case.gain > 0)
+
+
+def row_of(of: str, cases: Sequence[Case]) -> str:
+    """Sum up cases: how often the verdict is right, and mean regrets in mIoU points."""
+    clear = [case for case in cases if abs(case.gain) > CLEAR_POINTS]
+    right = sum(map(is_right, clear))
+    last = mean(max(0.0, -case.gain) for case in cases)
+    never = mean(max(0.0, case.gain) for case in cases)
+    safe = mean(0.0 if is_right(case) else abs(case.gain) for case in cases)
+    worst = min(case.gain if case.verdict.safe == case.kind else 0.0 for case in cases)
+    share = f"{right} of {len(clear)} ({right / max(1, len(clear)):.0%})"
+    return f"| {of} | {share} | {safe:.2f} | {last:.2f} | {never:.2f} | {worst:+.1f} |"
+
+
+def tell(cases: Sequence[Case]) -> None:
+    """Print the tables."""
+    print("\n| pair | mIoU points over source-only, and the verdict |\n|---|---|")
+    for name in dict.fromkeys(case.pair for case in cases):
+        told = ", ".join(
+            f"{case.kind} {case.gain:+.1f} {case.verdict.says}{'' if is_right(case) else ': wrong'}"
+            for case in cases
+            if case.pair == name
+        )
+        print(f"| {name} | {told} |")
+    print(
+        f"\n| cases | right, where the difference exceeds {CLEAR_POINTS:g} points | regret: safe "
+        "| always adapted | always source-only | worst delivered |\n|---|---|---:|---:|---:|---:|"
+    )
+    for kind, what in KINDS.items():
+        print(row_of(what, [case for case in cases if case.kind == kind]))
+    for role in ("choose", "report"):
+        chosen = [case for case in cases if PAIRS[case.pair].role == role]
+        if chosen:
+            print(row_of(f'all, pairs of role "{role}"', chosen))
+    print(row_of("all", cases))
 
 
 def main() -> None:
@@ -130,16 +202,12 @@ def main() -> None:
         parser.error(f"no pair {', '.join(unknown)}; there are {', '.join(PAIRS)}")
     if not given.only_judge:
         run(names, given.seeds, given.steps, given.folder, given.data_root)
-    print(f"| pair | role | seed | source-only | {' | '.join(KINDS.values())} |")
-    print("|---|---|---:|---:|" + "---:|" * len(KINDS))
-    for name in names:
-        for seed in range(given.seeds):
-            scores = read_scores(given.folder / "runs" / f"{name}-{seed}")
-            found = {} if scores is None else mious(scores)
-            if set(KINDS) <= set(found):
-                floor = found[FLOOR]
-                gains = " | ".join(f"{found[kind] - floor:+.1f}" for kind in KINDS)
-                print(f"| {name} | {PAIRS[name].role} | {seed} | {floor:.1f} | {gains} |")
+    runs = [
+        (name, given.folder / "runs" / f"{name}-{n}") for n in range(given.seeds) for name in names
+    ]
+    cases = [case for name, run in runs for case in cases_of(name, run)]
+    print(f"{len(cases) // len(KINDS)} runs, {len(cases)} cases")
+    tell(cases)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,14 @@ DomainName: TypeAlias = Literal["source", "target"]
 """Domain that an image is from, which a segmenter with statistics per domain needs to know."""
 
 CriterionName: TypeAlias = Literal[
-    "entropy", "infomax", "snd", "snd-outputs", "agreement", "active-share", "source-miou"
+    "entropy",
+    "infomax",
+    "expected-iou",
+    "snd",
+    "snd-outputs",
+    "agreement",
+    "active-share",
+    "source-miou",
 ]
 """Criteria that tell, without a label of the target, how good a network is there."""
 

@@ -6,6 +6,7 @@ import typing
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cag_uda.errors import ShapeError
@@ -13,6 +14,8 @@ from cag_uda.evaluation import label_free
 from cag_uda.evaluation.label_free import (
     active_share,
     agreement,
+    expected_iou,
+    expected_iou_between_views,
     information_maximisation,
     look_at,
     mean_entropy,
@@ -64,6 +67,33 @@ def test_neighbourhood_density_sees_dense_neighbourhoods() -> None:
         neighbourhood_density(torch.ones(1, 3))
 
 
+def test_expected_iou_by_hand() -> None:
+    def alone(probability: Tensor) -> float:
+        return expected_iou(probability.argmax(dim=1), probability).item()
+
+    sure = torch.eye(3)[torch.tensor([0, 0, 1, 2])]
+    assert alone(sure) == 1
+    assert alone(sure[:3]) == pytest.approx(2 / 3), "a lost class counts as 0"
+    # Class 0: 0.6 + 0.8 of two pixels and 0.3 elsewhere; class 1: 0.7 of one, 0.4 + 0.2 elsewhere.
+    unsure = torch.tensor([[0.6, 0.4], [0.8, 0.2], [0.3, 0.7]])
+    assert alone(unsure) == pytest.approx((1.4 / 2.3 + 0.7 / 1.6) / 2)
+    swallowed = torch.tensor([[0.9, 0.1]]).expand(10, -1)
+    assert alone(swallowed) == pytest.approx(0.45), "one class takes all: half is lost"
+    # Pixels of class 1, 0, 0: one right of class 0's two, none of class 1's.
+    assert expected_iou(torch.tensor([1, 0, 0]), torch.eye(2)[[0, 0, 1]]).item() == 1 / 6
+
+
+def test_what_is_not_seen_again_in_another_view_is_not_believed() -> None:
+    sure = torch.eye(2)[[0, 0, 1, 1]]
+    assert expected_iou_between_views(sure, sure[None]).item() == 1
+    swapped = expected_iou_between_views(sure, torch.stack([sure, sure.flip(1)]))
+    assert swapped.item() == 0.5, "the second view says the opposite"
+    unsure = torch.full((4, 2), 0.5)
+    # By it, each class has half of its two pixels; its own predictions are all class 0.
+    by_hand = ((1 / 3 + 1 / 3) / 2 + (2 / 4 + 0) / 2) / 2
+    assert expected_iou_between_views(sure, unsure[None]).item() == pytest.approx(by_hand)
+
+
 def test_agreement_and_active_share_by_hand() -> None:
     inf = math.inf
     distances = torch.tensor([[1.0, 3.0, inf], [2.0, 2.1, 9.0], [5.0, 1.0, 1.1], [4.0, inf, 2.0]])
@@ -102,6 +132,21 @@ def test_criteria_of_a_network_are_finite_repeatable_and_leave_it_alone(
     torch.testing.assert_close(seen.logits[96:192], alone.logits, rtol=1e-4, atol=1e-5)
     with pytest.raises(ShapeError, match="at least one"):
         look_at(segmenter, [], distances_to(vectors))
+
+
+def test_views_lie_on_the_pixels_of_the_images(segmenter: Segmenter) -> None:
+    image = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    vectors = torch.zeros(4, segmenter.feature_channels)
+    seen, mirrored = (
+        look_at(segmenter, [each], distances_to(vectors)) for each in (image, image.flip(-1))
+    )
+    back = mirrored.logits.softmax(dim=1).unflatten(0, (2, 8, 12)).flip(2).flatten(0, 2)
+    torch.testing.assert_close(seen.views[0], back)
+    smaller = F.interpolate(image, (24, 36), mode="bilinear", antialias=True)
+    coarse = look_at(segmenter, [smaller], distances_to(vectors)).logits.softmax(dim=1)
+    coarse = coarse.unflatten(0, (2, 6, 9)).movedim(-1, 1)
+    grown = F.interpolate(coarse, (8, 12), mode="bilinear").movedim(1, -1).flatten(0, 2)
+    torch.testing.assert_close(seen.views[1], grown)
 
 
 def test_no_criterion_can_be_handed_a_label() -> None:

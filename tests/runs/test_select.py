@@ -5,7 +5,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from cag_uda.runs.criteria import Criteria
 from cag_uda.runs.runner import Run, adapt
 from cag_uda.runs.scenario import Scenario
 from cag_uda.runs.selection import Checkpoint, best, best_kept, checkpoints, ordered, rank_of, ranks
+from cag_uda.types import CriterionName
 from tests.support.feature_cells import cells_of, write_labels_by_pixel
 from tests.support.places import REPOSITORY
 from tests.support.trees import RECIPE, hold_out, write_domain, write_recipe
@@ -29,7 +30,7 @@ from tests.support.trees import RECIPE, hold_out, write_domain, write_recipe
 # Whole runs in the fixtures: seconds, but many on a machine that does much else.
 pytestmark = pytest.mark.timeout(400)
 
-NAMES = {"entropy", "infomax", "snd", "snd-outputs", "agreement", "active-share", "source-miou"}
+NAMES = set(get_args(CriterionName))
 SHORT = ["stages.*.steps=2", "stages.adabn.steps=0"]
 
 
@@ -233,7 +234,7 @@ def test_a_run_delivers_the_best_by_a_criterion(tmp_path: Path) -> None:
     wanted = load_file(chosen.network / "model.safetensors")
     for name, value in load_file(run.model / "model.safetensors").items():
         assert np.array_equal(value, wanted[name])
-    with pytest.raises(RecipeError, match="deliver wants last or criteria joined"):
+    with pytest.raises(RecipeError, match="deliver wants safe, last, or criteria joined"):
         load_recipe(tmp_path / "tiny.toml", ['deliver="best"'])
 
 

@@ -111,7 +111,7 @@ def test_its_records_and_report_say_where_it_came_from(world: Path) -> None:
     assert [stage["name"] for stage in scores["stages"]] == ["adabn", "source-free"]
     stage = world / "free" / "stages" / "1-source-free"
     found = json.loads((stage / "criteria.json").read_text())["records"][-1]["criteria"]
-    assert set(found) == {"entropy", "infomax", "snd", "snd-outputs"}
+    assert set(found) == {"entropy", "infomax", "expected-iou", "snd", "snd-outputs"}
     assert not (stage / "features.safetensors").exists()
     assert set(json.loads((stage / "pseudo_labels.json").read_text())) == {
         "corrected",
@@ -173,7 +173,7 @@ MISTAKES = {
         "chooses source images, and there are none: set 0",
     ),
     "a criterion on the source": (
-        {'name = "tiny"': 'name = "tiny"\ndeliver = "infomax+source-miou"'},
+        {'deliver = "last"': 'deliver = "infomax+source-miou"'},
         "deliver: source-miou wants images of the source",
     ),
     "weights": (

@@ -72,7 +72,9 @@ RECIPES = [
     Mistake(ADAPT + "loading.batch_size=3 --devices 2", ("batch_size 3", "multiple of 2 devices")),
     Mistake("adapt tiny.toml --devices 0", ("compute.devices", "greater than or equal to 1")),
     Mistake(ADAPT + '\'classes=["road", "bus"]\'', ("no class 'bus'", "it has road, car")),
-    Mistake(ADAPT + "deliver=entropie", ("deliver wants last or", "entropy", "got 'entropie'")),
+    Mistake(
+        ADAPT + "deliver=entropie", ("deliver wants safe, last, or", "entropy", "got 'entropie'")
+    ),
     Mistake(ADAPT + "seed=-1", ("seed", "greater than or equal to 0", "got -1")),
     Mistake("adapt tiny.toml --precision fp16", ("'fp16' is not one of", "'bf16', '16'")),
     Mistake("adapt tiny.toml --accelerator tpu", ("'tpu' is not", "'cuda'")),

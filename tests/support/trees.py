@@ -70,6 +70,7 @@ def hold_out(described: Path) -> None:
 
 RECIPE = """
 name = "tiny"
+deliver = "last"
 [source]
 domain = "day.toml"
 [target]

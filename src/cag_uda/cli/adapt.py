@@ -92,6 +92,8 @@ def _adapt(
             soft_wrap=True,
         )
     console.print(f"network: {run.model}\nreport:  {run.folder / 'report.html'}", soft_wrap=True)
+    if run.verdict is not None:
+        console.print(f"verdict: {run.verdict.in_words()}", soft_wrap=True)
 
 
 @contextmanager

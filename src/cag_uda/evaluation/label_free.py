@@ -20,6 +20,8 @@ _NEIGHBOURS = 1024
 """Pixels whose neighbourhoods are looked at; SND's authors take some hundreds of each image."""
 _TEMPERATURE = 0.05
 """Temperature of the softmax over neighbours (SND)."""
+_SMALLER = 0.75
+"""Side of the smaller view over that of the image."""
 _MARGIN = 0.1
 """Relative gap from which a pixel counts as active, the same for every network and method."""
 
@@ -33,6 +35,9 @@ class Seen(NamedTuple):
     """(N, D) float32."""
     distances: Tensor
     """(N, K) float32, to the anchors of the source; +inf for a class without one."""
+    views: Tensor
+    """(2, N, K) float32, class probabilities of the mirrored and of the smaller images, brought
+    back to the pixels above."""
 
 
 @torch.no_grad()
@@ -60,10 +65,29 @@ def look_at(
             prediction = segmenter(image, "target")
             features = prediction.features.float()
             found = (prediction.logits.float(), features, distances(features))
-            parts.append(Seen(*(each.movedim(1, -1).flatten(0, 2) for each in found)))
+            logits, features, distance = (each.movedim(1, -1).flatten(0, 2) for each in found)
+            views = _views(segmenter, image, prediction.logits)
+            parts.append(Seen(logits, features, distance, views))
     if not parts:
         raise ShapeError("label-free criteria want at least one image")
-    return Seen(*(torch.cat(each) for each in zip(*parts, strict=True)))
+    logits, features, distance = (torch.cat(each) for each in list(zip(*parts, strict=True))[:3])
+    return Seen(logits, features, distance, torch.cat([part.views for part in parts], dim=1))
+
+
+def _views(segmenter: Segmenter, image: Tensor, like: Tensor) -> Tensor:
+    """Class probabilities (2, N, K) of images (B, 3, H, W) mirrored and made smaller.
+
+    Args:
+        segmenter: the network.
+        image: in [0, 1].
+        like: (B, K, h, w), on whose grid they are.
+    """
+    size = (round(image.shape[-2] * _SMALLER), round(image.shape[-1] * _SMALLER))
+    smaller = F.interpolate(image, size, mode="bilinear", antialias=True)
+    mirrored = segmenter(image.flip(-1), "target").logits.float().softmax(dim=1).flip(-1)
+    small = segmenter(smaller, "target").logits.float().softmax(dim=1)
+    small = F.interpolate(small, like.shape[-2:], mode="bilinear")
+    return torch.stack([each.movedim(1, -1).flatten(0, 2) for each in (mirrored, small)])
 
 
 def target_criteria(seen: Seen) -> dict[CriterionName, float]:
@@ -74,6 +98,7 @@ def target_criteria(seen: Seen) -> dict[CriterionName, float]:
     found: dict[CriterionName, Tensor] = {
         "entropy": mean_entropy(log_probability),
         "infomax": information_maximisation(log_probability),
+        "expected-iou": expected_iou_between_views(probability, seen.views),
         "snd": neighbourhood_density(seen.features[chosen]),
         "snd-outputs": neighbourhood_density(probability[chosen]),
         "agreement": agreement(seen.distances, seen.logits),
@@ -109,6 +134,53 @@ def information_maximisation(log_probability: Tensor) -> Tensor:
     mean = log_probability.exp().mean(dim=0)
     of_mean: Tensor = torch.special.entr(mean).sum()
     return of_mean - mean_entropy(log_probability)
+
+
+def expected_iou(predicted: Tensor, probability: Tensor) -> Tensor:
+    """Compute the mIoU that predictions have in expectation, were the probabilities true.
+
+    It is a mean over classes, so that a class that swallows the others, and a rare one that the
+    network has lost, both cost.
+
+    Args:
+        predicted: (N,) int64, the class of each pixel.
+        probability: (N, K), rows that add up to 1.
+
+    Returns:
+        Scalar in [0, 1], mean over all K classes of E[TP] / (E[TP] + E[FP] + E[FN]); a class of no
+        mass counts as 0, so that networks of the same classes compare.
+
+    Source: Nowozin, *Optimal Decisions from Probabilistic Models: the Intersection-over-Union
+        Case*, CVPR 2014, for the ratio of expectations.
+    """
+    chosen = probability.gather(1, predicted[:, None]).squeeze(1).double()
+    none = chosen.new_zeros(probability.shape[1])
+    hits = none.index_add(0, predicted, chosen)
+    pixels = none.index_add(0, predicted, torch.ones_like(chosen))
+    union = pixels + probability.sum(dim=0, dtype=torch.float64) - hits
+    return (hits / union.clamp(min=torch.finfo(torch.float64).tiny)).mean()
+
+
+def expected_iou_between_views(probability: Tensor, views: Tensor) -> Tensor:
+    """Compute the expected mIoU of predictions by the probabilities of other views of the images.
+
+    A network that is sure of what it does not see again in the mirrored or the smaller image is
+    not believed: confidence alone is high where batch-norm statistics are wrong, too.
+
+    Args:
+        probability: (N, K) of the images.
+        views: (V, N, K) of V views of them, back in the images' geometry.
+
+    Returns:
+        Scalar in [0, 1], mean over the views, and over which of both gives the predictions.
+    """
+    here = probability.argmax(dim=1)
+    found = [
+        expected_iou(predicted, believed)
+        for view in views
+        for predicted, believed in ((here, view), (view.argmax(dim=1), probability))
+    ]
+    return torch.stack(found).mean()
 
 
 def neighbourhood_density(features: Tensor, temperature: float = _TEMPERATURE) -> Tensor:

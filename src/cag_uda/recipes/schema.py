@@ -197,19 +197,22 @@ class Recipe(Config):
     compute: ComputeConfig = ComputeConfig()
     tracking: TrackingConfig = TrackingConfig()
     stages: tuple[Stage, ...] = Field(min_length=1)
-    deliver: str = "last"
-    """Choice of the network that becomes RUN/model: "last", the last stage's; or a label-free
-    criterion, by which the best of all that were kept is taken, or several, by the mean of its
-    ranks, for example "infomax+agreement"."""
+    deliver: str = "safe"
+    """Choice of the network that becomes RUN/model. "safe": by the verdict, which compares the
+    stages' networks without labels of the target; the last one that is clearly better than that of
+    the stage without adaptation (method source-only), or else this one. "last": the last stage's.
+    A label-free criterion: the best by it of all networks that were kept, or several, by the mean
+    of its ranks, for example "infomax+agreement"."""
 
     @field_validator("deliver")
     @classmethod
     def _deliver_is_known(cls, value: str) -> str:
         known = get_args(CriterionName)
         unknown = [part for part in value.split("+") if part not in known]
-        if value != "last" and unknown:
+        if value not in ("safe", "last") and unknown:
             raise ValueError(
-                f"deliver wants last or criteria joined by +, of {', '.join(known)}; got {value!r}"
+                f"deliver wants safe, last, or criteria joined by +, of {', '.join(known)}; "
+                f"got {value!r}"
             )
         return value
 

@@ -12,6 +12,7 @@ from cag_uda.report.run_folder import StageRecord
 MEANINGS: dict[str, tuple[Literal["lower", "higher"], str]] = {
     "entropy": ("lower", "mean entropy of the predictions: how unsure the network is"),
     "infomax": ("higher", "entropy of the mean prediction − mean entropy: sure, of many classes"),
+    "expected-iou": ("higher", "mIoU that the network expects, were its probabilities true"),
     "snd": ("higher", "neighbourhood density: how many neighbours a pixel has in feature space"),
     "snd-outputs": ("higher", "the same among class probabilities"),
     "agreement": ("higher", "share of pixels whose nearest anchor is that of the predicted class"),

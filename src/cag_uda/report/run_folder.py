@@ -21,14 +21,17 @@ from cag_uda.runs.records.run import (
     CLASS_SHARES,
     DATA,
     ENVIRONMENT,
+    VERDICT,
     ClassShares,
     Environment,
     Scores,
     StageScores,
+    Verdict,
     read_class_shares,
     read_data_record,
     read_environment,
     read_scores,
+    read_verdict,
 )
 from cag_uda.runs.records.stage import (
     CRITERIA,
@@ -40,6 +43,9 @@ from cag_uda.runs.records.stage import (
     read_pseudo_labels,
     read_reached,
 )
+
+BY_VERDICT = "the verdict"
+"""Choice of the delivered network by the verdict, which needs no label of the target."""
 
 T = TypeVar("T")
 
@@ -90,6 +96,8 @@ class RunRecord:
     """The network before the first stage, in words."""
     few_labels: str | None
     """Images of the target that were trained on with labels, in words; None without any."""
+    verdict: Verdict | None
+    """Verdict without labels of the target; None where the run has none."""
     class_shares: ClassShares | None
     """Class shares of both domains; None where the run has not estimated them."""
     environment: Environment
@@ -131,7 +139,8 @@ def read_run(path: Path) -> RunRecord:
     planned = _planned_stages(plan)
     listed = _with_unfinished_folders(path, scores, planned)
     finished = {stage.name for stage in scores.stages}
-    criterion = _criterion(plan)
+    verdict = _or_left_out(path / VERDICT, read_verdict, None, remarks)
+    criterion = _criterion(plan, verdict)
     delivered = _delivered(path, scores) if criterion else None
     if is_sound(path / "model" / "model.safetensors") is False:
         remarks.append(
@@ -164,6 +173,7 @@ def read_run(path: Path) -> RunRecord:
         seed=_seed(plan),
         begins_from=_begins_from(plan),
         few_labels=_few_labels(plan),
+        verdict=verdict,
         class_shares=_class_shares(path, scores, remarks),
         environment=_read_environment(path / ENVIRONMENT, remarks),
         remarks=remarks,
@@ -325,9 +335,11 @@ def _few_labels(plan: dict[str, Any]) -> str | None:
     return f"{labelled.get('domain', 'the target')}, split {labelled.get('split', 'train')}"
 
 
-def _criterion(plan: dict[str, Any]) -> str | None:
-    """The label-free criterion that chooses the network to deliver; None delivers the last."""
-    deliver = str(plan.get("deliver", "last"))
+def _criterion(plan: dict[str, Any], verdict: Verdict | None) -> str | None:
+    """The label-free choice of the network to deliver, in words; None delivers the last."""
+    deliver = str(plan.get("deliver", "safe"))
+    if deliver == "safe":
+        return None if verdict is None else BY_VERDICT
     return None if deliver == "last" else deliver
 
 

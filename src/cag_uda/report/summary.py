@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from cag_uda.report.caveats import OF_USE, caveats, which_hardly_learned
-from cag_uda.report.run_folder import RunRecord
+from cag_uda.report.run_folder import BY_VERDICT, RunRecord
 from cag_uda.report.words import NO_BREAK, THIN_SPACE, counted, percent, signed
 from cag_uda.runs.records.run import Gain, StageScores
+from cag_uda.runs.records.run import Verdict as RunVerdict
 
 BASELINE = "source-only"
 """Name of the stage that every other one is held against."""
@@ -213,19 +214,49 @@ def _unscored(run: RunRecord) -> Verdict:
             "No stage has finished yet.",
             "Scores appear here after the first one: make the report again then.",
         )
+    finished = f"{counted(len(run.scores.stages), 'stage')} finished."
+    if run.verdict is not None and not run.awaited:
+        return Verdict(
+            _TONES[run.verdict.says],
+            f"Adaptation {run.verdict.says} here, judged without labels.",
+            f"{finished} The target has no labels, so that there is no mIoU to tell. "
+            f"{_evidence(run, run.verdict)}",
+        )
     has_criteria = any(stage.criteria for stage in run.stages)
     by = "the pictures and the criteria that need no labels" if has_criteria else "the pictures"
     return Verdict(
         "unknown",
         "No score: the target has no labels.",
-        f"{counted(len(run.scores.stages), 'stage')} finished. Without labels there is no mIoU to "
-        f"tell; judge by {by}.",
+        f"{finished} Without labels there is no mIoU to tell; judge by {by}.",
+    )
+
+
+_TONES: dict[str, Tone] = {"helps": "good", "makes no difference": "unsure", "harms": "bad"}
+
+
+def _evidence(run: RunRecord, verdict: RunVerdict) -> str:
+    """Tell what the verdict rests on, and which network is delivered by it."""
+    before, after = verdict.value_of(verdict.source_only), verdict.value_of(verdict.judged)
+    delivered = ""
+    if run.chosen_by == BY_VERDICT:
+        delivered = f" The network of {verdict.safe} is delivered by it."
+    return (
+        f"Without labels, the verdict is that adaptation {verdict.says} here: expected IoU on the "
+        f"target {percent(before)} ({verdict.source_only}) and {percent(after)} "
+        f"({verdict.judged}).{delivered}"
     )
 
 
 def _scored(run: RunRecord, delivered: Step) -> Verdict:
     target = run.scores.target or "the target"
     miou = percent(delivered.miou)
+    if delivered.stage.name == BASELINE and run.verdict is not None:
+        return Verdict(
+            _TONES[run.verdict.says],
+            f"{miou}{NO_BREAK}mIoU without adaptation, which {run.verdict.says} here.",
+            f"{_evidence(run, run.verdict)} Scored on {target}.{_better_one(run, delivered)} "
+            f"{caveats(run, delivered.stage.folder, delivered.miou)}",
+        )
     if delivered.stage.name == BASELINE:
         return Verdict(
             "unknown",
@@ -244,6 +275,8 @@ def _scored(run: RunRecord, delivered: Step) -> Verdict:
             f"{subject} No stage is named {BASELINE}, so there is nothing to hold it against.",
         )
     subject += _better_one(run, delivered)
+    if run.verdict is not None and not run.awaited:
+        subject += f" {_evidence(run, run.verdict)}"
     baseline = next((each.miou for each in run.scores.stages if each.name == BASELINE), None)
     verdict = _judged(miou, subject, delivered.gain, bool(run.awaited), baseline)
     worth = caveats(run, delivered.stage.folder, delivered.miou)

@@ -33,10 +33,12 @@ from cag_uda.runs.criteria import record_missing
 from cag_uda.runs.fingerprint import fingerprint
 from cag_uda.runs.folder import RunFolder
 from cag_uda.runs.progress import Progress, Silent
-from cag_uda.runs.records.run import Scores
+from cag_uda.runs.records.base import write_record
+from cag_uda.runs.records.run import VERDICT, Scores, Verdict, read_verdict
 from cag_uda.runs.results import Cost, Results
 from cag_uda.runs.scenario import Scenario, held_out
 from cag_uda.runs.selection import best_kept, checkpoints
+from cag_uda.runs.verdict import judge
 from cag_uda.training.callbacks import Callback
 from cag_uda.training.checkpoint import drop_previous
 from cag_uda.training.compute import (
@@ -75,6 +77,11 @@ class Run:
     def model(self) -> Path:
         """The folder of the delivered network, for `cag_uda.load`."""
         return RunFolder(self.folder).model
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether adaptation helps on the target, judged without labels; None: not judged."""
+        return read_verdict(self.folder)
 
     def __repr__(self) -> str:
         """Name the folder, and the stages with their scores, in one line."""
@@ -279,12 +286,17 @@ class StageRunner:
         return self.results.scores
 
     def _delivered(self) -> Path:
-        """Find the model folder that becomes the run's."""
-        last = len(self.recipe.stages) - 1
-        if self.recipe.deliver == "last":
-            return self.run_folder.stage(last, self.recipe.stages[last].name) / "model"
-        record_missing(self.run_folder.path)
-        chosen = best_kept(checkpoints(self.run_folder.path), self.recipe.deliver)
+        """Choose the model folder that becomes the run's, and record the verdict."""
+        path, stages = self.run_folder.path, self.recipe.stages
+        record_missing(path)
+        verdict = judge(path, stages)
+        if verdict is not None:
+            write_record(path / VERDICT, verdict)
+        if self.recipe.deliver == "safe" and verdict is not None:
+            return path / verdict.network_of(verdict.safe)
+        if self.recipe.deliver in ("safe", "last"):
+            return self.run_folder.stage(len(stages) - 1, stages[-1].name) / "model"
+        chosen = best_kept(checkpoints(path), self.recipe.deliver)
         self.progress.note(
             f"delivered by {self.recipe.deliver}: {chosen.stage} after {chosen.step} steps"
         )

@@ -1,7 +1,7 @@
 """RUN/scores.json, RUN/environment.json and the other records of a whole run."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, RootModel, model_validator
 
@@ -16,7 +16,7 @@ from cag_uda.runs.records.base import (
 )
 
 SCORES, ENVIRONMENT, TRACKING = "scores.json", "environment.json", "tracking.json"
-DATA, CLASS_SHARES = "data.json", "class_shares.json"
+DATA, CLASS_SHARES, VERDICT = "data.json", "class_shares.json", "verdict.json"
 
 
 class Gain(Record):
@@ -168,6 +168,56 @@ class ClassShares(Record):
         return self
 
 
+class JudgedNetwork(Record):
+    """The network at the end of a stage, and what speaks for it without labels of the target."""
+
+    stage: str
+    network: PathInside
+    """Model folder."""
+    value: Share
+    """Value of the verdict's criterion."""
+
+
+class Verdict(Record):
+    """verdict.json: whether adaptation helps on the target, found without labels of it."""
+
+    criterion: str
+    """Label-free criterion by which the networks are compared."""
+    source_only: str
+    """Stage of the network that was trained on the source alone, the longest if there are more."""
+    judged: str
+    """Stage of the network that is compared with it, the last one."""
+    says: Literal["helps", "makes no difference", "harms"]
+    safe: str
+    """Stage whose network is the safe choice: the last one that is clearly better, or
+    `source_only`."""
+    networks: list[JudgedNetwork]
+    """All networks that were compared, in the order of their stages."""
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        known = {each.stage for each in self.networks}
+        if not {self.source_only, self.judged, self.safe} <= known:
+            raise ValueError("names a stage that is not among its networks")
+        return self
+
+    def network_of(self, stage: str) -> str:
+        """Return the model folder of a stage's network, relative to the run's."""
+        return next(each.network for each in self.networks if each.stage == stage)
+
+    def value_of(self, stage: str) -> float:
+        """Return the criterion's value for a stage's network."""
+        return next(each.value for each in self.networks if each.stage == stage)
+
+    def in_words(self) -> str:
+        """Write it as one sentence, with the evidence."""
+        before, after = self.value_of(self.source_only), self.value_of(self.judged)
+        return (
+            f"adaptation {self.says} here: judged without labels, expected IoU "
+            f"{100 * before:.1f} ({self.source_only}) to {100 * after:.1f} ({self.judged})"
+        )
+
+
 class RankedNetwork(Record):
     """One network in a ranking by label-free criteria."""
 
@@ -230,6 +280,13 @@ def read_data_record(run: Path) -> DataRecord | None:
     """Read the data that a run was begun with; None where it was not recorded. Raises RunError."""
     path = run / DATA
     return read_record(DataRecord, path, "delete it to go without") if path.is_file() else None
+
+
+def read_verdict(run: Path) -> Verdict | None:
+    """Read the verdict of a run; None where there is none. Raises RunError if damaged."""
+    path = run / VERDICT
+    mend = "delete it: --resume then judges anew"
+    return read_record(Verdict, path, mend) if path.is_file() else None
 
 
 def read_class_shares(run: Path) -> ClassShares | None:
