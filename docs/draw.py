@@ -146,6 +146,7 @@ def draw_features(source: Cells, target: Cells, anchors: CategoryAnchors, folder
             axis.annotate(name, rings[train_id], spot, textcoords="offset points", fontsize=9)
         axis.set_title(caption, fontsize=10, color=INK)
         axis.set(xticks=[], yticks=[])
+        axis.margins(0.1)
     save(figure, folder / "features.png")
 
 
@@ -159,11 +160,11 @@ def draw_stages(folder: Path) -> None:
             1,
             9,
             15,
-            "labels of the source;\na discriminator makes\nboth domains' outputs alike",
+            "source labels;\na discriminator aligns\nboth domains' outputs",
         ),
         "anchors": (23, 9, 13, "mean feature\nof each class\nover the source"),
         "pseudo-labels": (41, 9, 15, "target pixels with\none anchor clearly\nthe nearest"),
-        "training": (61, 9, 15, "source labels, pseudo-labels,\nfeatures drawn\nto their anchors"),
+        "training": (61, 9, 15, "source labels, pseudo-labels,\nfeatures pulled\nto their anchors"),
         "network": (81, 9, 14, "the last stage's,\nor the best by a\nlabel-free criterion"),
     }
     for name, (left, bottom, width, text) in boxes.items():
@@ -176,7 +177,7 @@ def draw_stages(folder: Path) -> None:
         axis.add_patch(_arrow((tail + 0.8, 14.5), (head - 0.8, 14.5), 0))
     axis.add_patch(_arrow((68.5, 8), (29.5, 8), -0.25))
     axis.text(
-        49, 0.6, "next stage: the network that was trained labels anew", ha="center", fontsize=8
+        49, 0.6, "next stage: new anchors and labels by the trained network", ha="center", fontsize=8
     )
     save(figure, folder / "stages.png")
 
