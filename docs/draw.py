@@ -176,9 +176,8 @@ def draw_stages(folder: Path) -> None:
     for (_, tail), (head, _) in pairwise(ends):
         axis.add_patch(_arrow((tail + 0.8, 14.5), (head - 0.8, 14.5), 0))
     axis.add_patch(_arrow((68.5, 8), (29.5, 8), -0.25))
-    axis.text(
-        49, 0.6, "next stage: new anchors and labels by the trained network", ha="center", fontsize=8
-    )
+    caption = "next stage: new anchors and labels by the trained network"
+    axis.text(49, 0.6, caption, ha="center", fontsize=8)
     save(figure, folder / "stages.png")
 
 

@@ -84,7 +84,7 @@ def _table(made: Suggestions, is_wide: bool) -> Table:
     for name in named:
         table.add_column(name, justify="right", no_wrap=True)
     if is_wide:
-        table.add_column("most in pixels taken for")
+        table.add_column("most in pixels predicted as")
     for number, each in enumerate(made.images, start=1):
         shares = [f"{100 * each.ranks[name]:.0f}" for name in named]
         classes = [", ".join(each.classes)] if is_wide else []

@@ -85,11 +85,11 @@ def _reasons(image: Suggestion, suggestions: Suggestions) -> Iterator[str]:
             which = "all others" if rank == 1 else f"{percent(rank, 0)} of the others"
             yield f"{_SAYS[name]} {which}."
     if image.classes:
-        yield f"Most of it lies in pixels taken for {', '.join(image.classes)}."
+        yield f"Most of this comes from pixels predicted as {', '.join(image.classes)}."
     if "random" in suggestions.criteria:
         yield f"Drawn at random, seed {suggestions.seed}."
     if image.apart is not None:
-        like = "a labelled image" if image.nearest is None else image.nearest
-        yield f"Of the chosen images it is most like {like}, {image.apart:.2f} away."
+        like = "one with labels" if image.nearest is None else image.nearest
+        yield f"Of the images chosen before or labelled, {like} is nearest: {image.apart:.2f} away."
     elif "diversity" in suggestions.criteria:
-        yield "The first: there was none to be unlike."
+        yield "Chosen first: there was no image before to compare it with."
