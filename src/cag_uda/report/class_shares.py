@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from cag_uda.report.charts import Scale, bar_scale
 from cag_uda.runs.records.run import ClassShares
 
-CLEARLY_APART = 0.10
+CLEARLY_APART = 0.15
 """Total variation from which the shares of two domains count as different."""
 
 

@@ -7,7 +7,6 @@ predictions on its training images. No label of the target is read.
 import torch
 from torch import Tensor
 
-from cag_uda.adaptation.class_shares import estimated_shares, total_variation
 from cag_uda.data.loading.images import read_or_next
 from cag_uda.errors import RunError
 from cag_uda.models.inference import inference, on_device, prepare
@@ -24,8 +23,6 @@ from cag_uda.training.processes import Processes
 
 _IMAGES = 64
 """Most images of each domain that are read."""
-_CELLS = 512
-"""Most cells of the feature grid that count of each image of the target."""
 
 
 class ClassShareRecorder:
@@ -63,20 +60,20 @@ class ClassShareRecorder:
         with self._processes.agreed():
             counts = self._source_counts()
             segmenter = Segmenter.from_pretrained(run.model).to(device)
-            posteriors, images = self._posteriors(segmenter)
+            predicted, images = self._predicted_counts(segmenter)
         source = self._source_shares(counts)
-        seen = self._processes.total(torch.tensor([len(posteriors), images]))
-        if source is None or not seen.all():
+        cells, seen = self._processes.total(predicted), self._processes.total(torch.tensor(images))
+        if source is None or not seen:
             return
-        target = estimated_shares(posteriors, source, self._processes.total)
+        target = cells.double() / cells.sum()
         made = ClassShares(
             network=network,
             classes=list(segmenter.classes.names),
             source=source.tolist(),
             target=target.tolist(),
             total_variation=total_variation(source, target),
-            target_images=int(seen[1]),
-            target_cells=int(seen[0]),
+            target_images=int(seen),
+            target_cells=int(cells.sum()),
         )
         with self._processes.agreed():
             if self._processes.is_first:
@@ -114,28 +111,31 @@ class ClassShareRecorder:
         rows = rows[rows.sum(dim=1) > 0].double()
         return (rows / rows.sum(dim=1, keepdim=True)).mean(dim=0) if len(rows) else None
 
-    def _posteriors(self, segmenter: Segmenter) -> tuple[Tensor, int]:
-        """Predict class probabilities (n, K) of cells of this process's images; with their number.
-
-        Cells whose probabilities are not finite are left out.
-        """
-        target, parts = self._scenario.target, []
+    def _predicted_counts(self, segmenter: Segmenter) -> tuple[Tensor, int]:
+        """Cells of each class (K,) in this process's images of the target, and how many images."""
+        counts = torch.zeros(self._scenario.label_space.num_classes, dtype=torch.int64)
         bf16 = self._recipe.compute.precision == "bf16"
         kind = segmenter.mean.device.type
-        own = self._own(len(target), _IMAGES)
+        own = self._own(len(self._scenario.target), _IMAGES)
         with inference(segmenter), torch.autocast(kind, torch.bfloat16, enabled=bf16):
             for done, index in enumerate(own):
-                image = read_or_next(target, index, self._recipe.loading)
+                image = read_or_next(self._scenario.target, index, self._recipe.loading)
                 pixels = on_device(prepare(image, segmenter.config.input_width_px), segmenter)
-                cells = segmenter(pixels, "target").logits[0].flatten(1).t().float().cpu()
-                chosen = torch.tensor(list(evenly(len(cells), _CELLS)))
-                parts.append(cells[chosen].double().softmax(dim=1))
+                predicted = segmenter(pixels, "target").logits.argmax(dim=1).flatten().cpu()
+                counts += torch.bincount(predicted, minlength=len(counts))
                 self._progress.update("class shares", done + 1, len(own))
                 self._stop.check()
-        none = torch.zeros(0, self._scenario.label_space.num_classes, dtype=torch.float64)
-        found = torch.cat([none, *parts])
-        return found[found.isfinite().all(dim=1)], len(own)
+        return counts, len(own)
 
     def _own(self, count: int, most: int) -> list[int]:
         """List this process's part of at most `most` of `count` images, evenly spread."""
         return list(evenly(count, most))[self._processes.rank :: self._processes.count]
+
+
+def total_variation(one: Tensor, other: Tensor) -> float:
+    """Compute the total variation between two vectors of class shares (K,), each adding up to 1.
+
+    Returns:
+        In [0, 1]: the share of pixels that would have to change their class.
+    """
+    return min(1.0, float((one.double() - other.double()).abs().sum() / 2))
