@@ -264,7 +264,8 @@ def _scored(run: RunRecord, delivered: Step) -> Verdict:
             f"Only {BASELINE} is scored on {target}: there is no adapted network to judge yet.",
         )
     network = "latest finished" if run.awaited else "delivered"
-    chosen = f", chosen without labels by {run.chosen_by}" if run.delivered else ""
+    by_criterion = run.delivered and run.chosen_by != BY_VERDICT
+    chosen = f", chosen without labels by {run.chosen_by}" if by_criterion else ""
     subject = (
         f"The {network} network is that of {delivered.stage.name}{chosen}, scored on {target}."
     )
