@@ -44,6 +44,7 @@ from cag_uda.runs.pictures import evenly
 from cag_uda.runs.records.base import write_record
 from cag_uda.runs.records.stage import CRITERIA, CriteriaRecord, StageCriteria, read_criteria
 from cag_uda.runs.scenario import Scenario, held_out
+from cag_uda.runs.selection import DEFAULT_CRITERION
 from cag_uda.types import OF_SOURCE
 
 _IMAGES = 12
@@ -210,9 +211,15 @@ def record_missing(run: Path) -> None:
 
 
 def _is_measured(stage_folder: Path) -> bool:
-    """Tell whether the criteria of a stage's network are known, in a file that is sound."""
+    """Tell whether the criteria of a stage's network are known, in a file that is sound.
+
+    Records of 0.1 lack the one that networks are compared by.
+    """
     try:
-        return any(record.network == "model" for record in read_criteria(stage_folder))
+        records = read_criteria(stage_folder)
+        return any(
+            record.network == "model" and DEFAULT_CRITERION in record.criteria for record in records
+        )
     except RunError:
         return False
 

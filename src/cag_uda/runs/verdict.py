@@ -11,10 +11,8 @@ from typing import Literal
 
 from cag_uda.recipes.schema import Stage
 from cag_uda.runs.records.run import JudgedNetwork, Verdict
-from cag_uda.runs.selection import Checkpoint, checkpoints
-from cag_uda.types import CriterionName
+from cag_uda.runs.selection import DEFAULT_CRITERION, Checkpoint, checkpoints
 
-CRITERION: CriterionName = "expected-iou"
 CLEARLY = 0.01
 """Least difference of two expected IoUs, in [0, 1], that counts."""
 _BEFORE = "source-only"
@@ -39,7 +37,7 @@ def judge(run: Path, stages: Sequence[Stage]) -> Verdict | None:
     known = {
         stage.name: _judged(ends[stage.name], run)
         for stage in stages
-        if stage.name in ends and CRITERION in ends[stage.name].criteria
+        if stage.name in ends and DEFAULT_CRITERION in ends[stage.name].criteria
     }
     before = [stage for stage in stages if stage.name in known and stage.method.name == _BEFORE]
     adapted = [each for name, each in known.items() if name not in {one.name for one in before}]
@@ -48,7 +46,7 @@ def judge(run: Path, stages: Sequence[Stage]) -> Verdict | None:
     floor = known[max(before, key=lambda stage: stage.steps).name]
     better = [each for each in adapted if each.value - floor.value > CLEARLY]
     return Verdict(
-        criterion=CRITERION,
+        criterion=DEFAULT_CRITERION,
         source_only=floor.stage,
         judged=adapted[-1].stage,
         says=_says(adapted[-1].value - floor.value),
@@ -60,7 +58,7 @@ def judge(run: Path, stages: Sequence[Stage]) -> Verdict | None:
 def _judged(end: Checkpoint, run: Path) -> JudgedNetwork:
     assert end.network is not None, "every stage keeps its last network"
     network = end.network.relative_to(run).as_posix()
-    return JudgedNetwork(stage=end.stage, network=network, value=end.criteria[CRITERION])
+    return JudgedNetwork(stage=end.stage, network=network, value=end.criteria[DEFAULT_CRITERION])
 
 
 def _says(gain: float) -> Literal["helps", "makes no difference", "harms"]:
