@@ -24,9 +24,9 @@ from torch import Tensor
 
 from cag_uda.data.domain import Domain
 from cag_uda.data.loading.augment import resize_label
+from cag_uda.evaluation.scores import total_variation
 from cag_uda.models.inference import inference, prepare
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.runs.class_shares import total_variation
 from cag_uda.runs.pictures import evenly
 from cag_uda.types import DomainName
 
@@ -80,9 +80,9 @@ def main() -> None:
     for run in runs:
         pair = given.folder / "pairs" / run.name.rpartition("-")[0]
         known = json.loads((pair / "shares.json").read_text())
-        source, truth = (torch.tensor(known[name]).double() for name in ("source", "target"))
+        source = torch.tensor(known["source"]).double()
         domains = [Domain.open(str(pair / f"{name}.toml")) for name in ("source", "target")]
-        errors["", "the source's shares"].append(total_variation(source, truth))
+        errors["", "the source's shares"].append(total_variation(source.tolist(), known["target"]))
         for name in NETWORKS:
             folder = next((run / "stages").glob(f"*[0-9]-{name}")) / "model"
             segmenter = Segmenter.from_pretrained(folder)
@@ -96,7 +96,7 @@ def main() -> None:
                 ("EM", by_em(probability, source)),
                 ("BBSE", by_bbse(probability, torch.stack(rows), source)),
             ):
-                errors[name, kind].append(total_variation(found, truth))
+                errors[name, kind].append(total_variation(found.tolist(), known["target"]))
     print(f"{len(runs)} runs\n\n| network | estimate | mean total variation | largest |")
     print("|---|---|---:|---:|")
     for (name, kind), values in errors.items():

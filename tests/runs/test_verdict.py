@@ -28,14 +28,22 @@ class Ends:
     folder: Path
     stages: list[dict[str, object]] = field(default_factory=list)
 
-    def add(self, name: str, method: str, value: float | None, steps: int = 10) -> None:
+    def add(
+        self,
+        name: str,
+        method: str,
+        value: float | None,
+        steps: int = 10,
+        shares: list[float] | None = None,
+    ) -> None:
         place = self.folder / "stages" / f"{len(self.stages)}-{name}"
         place.mkdir(parents=True)
         criteria = {"entropy": 0.5} | ({} if value is None else {"expected-iou": value})
         # A network from within the stage, whose value must not count.
         within = {"step": 1, "network": "networks/1", "criteria": {"expected-iou": 0.99}}
-        last = {"step": steps, "network": "model", "criteria": criteria}
-        (place / "criteria.json").write_text(json.dumps({"records": [within, last]}))
+        last = {"step": steps, "network": "model", "criteria": criteria, "shares": shares}
+        record = {"source_shares": [0.5, 0.4, 0.1], "records": [within, last]}
+        (place / "criteria.json").write_text(json.dumps(record))
         table: dict[str, object] = {"name": name, "method": {"name": method}}
         self.stages.append(table | ({"steps": steps} if method != "adabn" else {}))
 
@@ -89,6 +97,24 @@ def test_an_earlier_stage_that_helps_is_the_safe_choice_where_the_last_harms(end
     found = ends.judge()
     assert found is not None
     assert (found.says, found.safe) == ("harms", "second"), "the last of those that help"
+
+
+def test_a_network_that_has_collapsed_is_not_delivered(ends: Ends) -> None:
+    ends.add("source-only", "source-only", 0.3, shares=[0.5, 0.3, 0.2])
+    ends.add("dacs", "dacs", 0.4, shares=[0.6, 0.3, 0.1])
+    ends.add("cag", "cag", 0.6, shares=[0.95, 0.05, 0.0])
+    found = ends.judge()
+    assert found is not None
+    assert [each.is_collapsed for each in found.networks] == [False, False, True]
+    assert (found.says, found.safe) == ("harms", "dacs")
+
+
+def test_shares_that_are_the_sources_are_no_collapse(ends: Ends) -> None:
+    ends.add("source-only", "source-only", 0.3, shares=[0.1, 0.1, 0.8])
+    ends.add("cag", "cag", 0.6, shares=[0.6, 0.3, 0.1])
+    found = ends.judge()
+    assert found is not None
+    assert (found.says, found.safe) == ("helps", "cag"), "source-only was wrong of the target"
 
 
 def test_without_anything_to_compare_there_is_no_verdict(ends: Ends) -> None:

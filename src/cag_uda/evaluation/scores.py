@@ -124,3 +124,15 @@ def or_none(value: SupportsFloat) -> float | None:
     """Return a number, or None for NaN, which JSON does not have."""
     number = float(value)
     return None if math.isnan(number) else number
+
+
+def total_variation(one: Sequence[float], other: Sequence[float]) -> float:
+    """Compute the total variation between two lists of class shares, each adding up to 1.
+
+    Returns:
+        In [0, 1]: the share of pixels that would have to change their class.
+
+    Raises:
+        ValueError: if their lengths differ.
+    """
+    return min(1.0, sum(abs(a - b) for a, b in zip(one, other, strict=True)) / 2)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cag_uda.data.loading.images import read_or_next
 from cag_uda.errors import RunError
+from cag_uda.evaluation.scores import total_variation
 from cag_uda.models.inference import inference, on_device, prepare
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import Recipe
@@ -71,7 +72,7 @@ class ClassShareRecorder:
             classes=list(segmenter.classes.names),
             source=source.tolist(),
             target=target.tolist(),
-            total_variation=total_variation(source, target),
+            total_variation=total_variation(source.tolist(), target.tolist()),
             target_images=int(seen),
             target_cells=int(cells.sum()),
         )
@@ -130,12 +131,3 @@ class ClassShareRecorder:
     def _own(self, count: int, most: int) -> list[int]:
         """List this process's part of at most `most` of `count` images, evenly spread."""
         return list(evenly(count, most))[self._processes.rank :: self._processes.count]
-
-
-def total_variation(one: Tensor, other: Tensor) -> float:
-    """Compute the total variation between two vectors of class shares (K,), each adding up to 1.
-
-    Returns:
-        In [0, 1]: the share of pixels that would have to change their class.
-    """
-    return min(1.0, float((one.double() - other.double()).abs().sum() / 2))

@@ -85,6 +85,10 @@ class Criteria:
         Args:
             segmenter: the network, on whatever device; its mode is restored.
         """
+        return self._look(segmenter)[0]
+
+    def _look(self, segmenter: Segmenter) -> tuple[dict[str, float], list[float]]:
+        """Every criterion of a network, and the class shares of its predictions, (K,)."""
         self._read(segmenter.config.input_width_px)
         device = segmenter.mean.device
         bf16 = self._recipe.compute.precision == "bf16"
@@ -93,11 +97,12 @@ class Criteria:
             seen = look_at(segmenter, self._target_batches(device), anchors.distances)
         found = {**target_criteria(seen), "source-miou": source_miou}
         left_out = frozenset() if self._source else OF_SOURCE
-        return {
+        known: dict[str, float] = {
             name: value
             for name, value in found.items()
             if math.isfinite(value) and name not in left_out
         }
+        return known, _shares(seen.logits.argmax(dim=1), segmenter.num_classes)
 
     def record(self, folder: Path, segmenter: Segmenter, step: int, network: str | None) -> None:
         """Measure a network and record its criteria in its stage's folder.
@@ -111,14 +116,21 @@ class Criteria:
         found = self._measured(segmenter, step, network)
         # Records of later steps, from before a run was resumed, are made again.
         kept = [record for record in self._records(folder, segmenter) if record.step < step]
-        made = StageCriteria(source_validation=self.source_validation, records=[*kept, found])
+        labels = [pair.label.flatten() for pair in self._source]
+        made = StageCriteria(
+            source_validation=self.source_validation,
+            source_shares=_shares(torch.cat(labels), segmenter.num_classes) if labels else None,
+            records=[*kept, found],
+        )
         write_record(folder / CRITERIA, made)
 
     def _measured(self, segmenter: Segmenter, step: int, network: str | None) -> CriteriaRecord:
         begun_s = time.monotonic()
-        criteria = self.measure(segmenter)
+        criteria, shares = self._look(segmenter)
         elapsed_s = time.monotonic() - begun_s
-        return CriteriaRecord(step=step, network=network, elapsed_s=elapsed_s, criteria=criteria)
+        return CriteriaRecord(
+            step=step, network=network, elapsed_s=elapsed_s, criteria=criteria, shares=shares
+        )
 
     def _records(self, folder: Path, segmenter: Segmenter) -> list[CriteriaRecord]:
         """Read a stage's records; where they are damaged, measure the kept networks again."""
@@ -222,6 +234,13 @@ def _is_measured(stage_folder: Path) -> bool:
         )
     except RunError:
         return False
+
+
+def _shares(train_ids: Tensor, num_classes: int) -> list[float]:
+    """Share of each class (K,) among pixels (N,), those without a class left out."""
+    counts = torch.bincount(train_ids[train_ids < num_classes].long(), minlength=num_classes)
+    found: list[float] = (counts.double() / counts.sum().clamp(min=1)).tolist()
+    return found
 
 
 def _some_of(images: LabelledImages, most: int) -> tuple[LabelledImages, list[int]]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cag_uda.errors import RunError, UserError
-from cag_uda.runs.records.stage import read_criteria
+from cag_uda.runs.records.stage import read_stage_criteria
 from cag_uda.types import CriterionName
 
 LOWER_IS_BETTER: frozenset[CriterionName] = frozenset({"entropy"})
@@ -32,6 +32,10 @@ class Checkpoint:
     network: Path | None
     """The model folder; None where it was not kept."""
     criteria: dict[str, float]
+    shares: Sequence[float] | None = None
+    """Share of each class in its predictions on the target; None: not recorded."""
+    source_shares: Sequence[float] | None = None
+    """Share of each class in the source's labels; None without a source."""
 
 
 def checkpoints(run: Path) -> list[Checkpoint]:
@@ -48,7 +52,8 @@ def checkpoints(run: Path) -> list[Checkpoint]:
         raise RunError(f"{run} is no run folder: it holds no stages; give what `adapt` wrote")
     found = []
     for folder in sorted(root.iterdir(), key=_number):
-        for record in read_criteria(folder):
+        of_stage = read_stage_criteria(folder)
+        for record in of_stage.records:
             found.append(
                 Checkpoint(
                     run=run,
@@ -56,6 +61,8 @@ def checkpoints(run: Path) -> list[Checkpoint]:
                     step=record.step,
                     network=None if record.network is None else folder / record.network,
                     criteria=record.criteria,
+                    shares=record.shares,
+                    source_shares=of_stage.source_shares,
                 )
             )
     return found

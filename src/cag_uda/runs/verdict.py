@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from cag_uda.evaluation.scores import total_variation
 from cag_uda.recipes.schema import Stage
 from cag_uda.runs.records.run import JudgedNetwork, Verdict
 from cag_uda.runs.selection import DEFAULT_CRITERION, Checkpoint, checkpoints
 
 CLEARLY = 0.01
 """Least difference of two expected IoUs, in [0, 1], that counts."""
+COLLAPSE = 0.35
+"""Total variation of class shares, in [0, 1], from which a network's predictions have collapsed."""
 _BEFORE = "source-only"
 """Method that trains without adaptation."""
 
@@ -34,31 +37,50 @@ def judge(run: Path, stages: Sequence[Stage]) -> Verdict | None:
         RunError: if the criteria are damaged.
     """
     ends = {each.stage: each for each in checkpoints(run)}  # The last one of each stage stays.
-    known = {
-        stage.name: _judged(ends[stage.name], run)
+    measured = [
+        stage
         for stage in stages
         if stage.name in ends and DEFAULT_CRITERION in ends[stage.name].criteria
-    }
-    before = [stage for stage in stages if stage.name in known and stage.method.name == _BEFORE]
-    adapted = [each for name, each in known.items() if name not in {one.name for one in before}]
-    if not before or not adapted:
+    ]
+    before = [stage for stage in measured if stage.method.name == _BEFORE]
+    if not before or len(before) == len(measured):
         return None
-    floor = known[max(before, key=lambda stage: stage.steps).name]
-    better = [each for each in adapted if each.value - floor.value > CLEARLY]
+    source_only = ends[max(before, key=lambda stage: stage.steps).name]
+    networks = {stage.name: _judged(ends[stage.name], source_only, run) for stage in measured}
+    floor = networks[source_only.stage]
+    adapted = [networks[stage.name] for stage in measured if stage not in before]
+    better = [each for each in adapted if _gain(each, floor) > CLEARLY]
     return Verdict(
         criterion=DEFAULT_CRITERION,
         source_only=floor.stage,
         judged=adapted[-1].stage,
-        says=_says(adapted[-1].value - floor.value),
+        says=_says(_gain(adapted[-1], floor)),
         safe=(better[-1] if better else floor).stage,
-        networks=list(known.values()),
+        networks=list(networks.values()),
     )
 
 
-def _judged(end: Checkpoint, run: Path) -> JudgedNetwork:
+def _judged(end: Checkpoint, source_only: Checkpoint, run: Path) -> JudgedNetwork:
     assert end.network is not None, "every stage keeps its last network"
-    network = end.network.relative_to(run).as_posix()
-    return JudgedNetwork(stage=end.stage, network=network, value=end.criteria[DEFAULT_CRITERION])
+    return JudgedNetwork(
+        stage=end.stage,
+        network=end.network.relative_to(run).as_posix(),
+        value=end.criteria[DEFAULT_CRITERION],
+        is_collapsed=_is_collapsed(end, source_only),
+    )
+
+
+def _is_collapsed(end: Checkpoint, source_only: Checkpoint) -> bool:
+    """Tell whether a network predicts shares as neither the source's labels nor source-only do."""
+    known = [each for each in (source_only.shares, source_only.source_shares) if each is not None]
+    if end.shares is None or not known:
+        return False
+    return all(total_variation(end.shares, each) > COLLAPSE for each in known)
+
+
+def _gain(network: JudgedNetwork, floor: JudgedNetwork) -> float:
+    """Gain in expected IoU over source-only; −1 for a network that has collapsed."""
+    return -1.0 if network.is_collapsed else network.value - floor.value
 
 
 def _says(gain: float) -> Literal["helps", "makes no difference", "harms"]:

@@ -176,6 +176,8 @@ class JudgedNetwork(Record):
     """Model folder."""
     value: Share
     """Value of the verdict's criterion."""
+    is_collapsed: bool = False
+    """True if a class swallows the images in its predictions: it is not delivered."""
 
 
 class Verdict(Record):

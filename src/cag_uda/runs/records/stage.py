@@ -121,6 +121,8 @@ class CriteriaRecord(Record):
     elapsed_s: Finite | None = None
     """Seconds that the measurement took."""
     criteria: dict[str, Finite]
+    shares: list[Share] | None = None
+    """Share of each class in the network's predictions on the target; None: of version 0.1."""
 
 
 class StageCriteria(Record):
@@ -129,6 +131,8 @@ class StageCriteria(Record):
     model_config = ConfigDict(extra="ignore")
 
     source_validation: Literal["held-out", "train"] | None = None
+    source_shares: list[Share] | None = None
+    """Share of each class in the labels of the source images; None without a source."""
     records: list[CriteriaRecord]
 
     @model_serializer(mode="wrap")
@@ -143,11 +147,20 @@ def read_criteria(stage_folder: Path) -> list[CriteriaRecord]:
     Raises:
         RunError: if the file is damaged.
     """
+    return read_stage_criteria(stage_folder).records
+
+
+def read_stage_criteria(stage_folder: Path) -> StageCriteria:
+    """Read a stage's criteria with what they are of; its records are in order of steps.
+
+    Raises:
+        RunError: if the file is damaged.
+    """
     path = stage_folder / CRITERIA
     if not path.is_file():
-        return []
-    records = read_record(StageCriteria, path, "delete it and select again").records
-    return sorted(records, key=lambda record: record.step)
+        return StageCriteria(records=[])
+    found = read_record(StageCriteria, path, "delete it and select again")
+    return found.with_changes(records=sorted(found.records, key=lambda record: record.step))
 
 
 class DomainSeparation(Record):
