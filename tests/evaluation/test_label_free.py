@@ -89,9 +89,12 @@ def test_what_is_not_seen_again_in_another_view_is_not_believed() -> None:
     swapped = expected_iou_between_views(sure, torch.stack([sure, sure.flip(1)]))
     assert swapped.item() == 0.5, "the second view says the opposite"
     unsure = torch.full((4, 2), 0.5)
-    # By it, each class has half of its two pixels; its own predictions are all class 0.
+    # By it, each class has half of its two pixels; its own predictions are all class 0. Sharpening
+    # leaves 0, 0.5 and 1 as they are.
     by_hand = ((1 / 3 + 1 / 3) / 2 + (2 / 4 + 0) / 2) / 2
     assert expected_iou_between_views(sure, unsure[None]).item() == pytest.approx(by_hand)
+    half_sure = torch.tensor([[0.75, 0.25], [0.25, 0.75]])  # Sharpened: 0.9 and 0.1.
+    assert expected_iou_between_views(half_sure, half_sure[None]).item() == pytest.approx(0.9 / 1.1)
 
 
 def test_agreement_and_active_share_by_hand() -> None:

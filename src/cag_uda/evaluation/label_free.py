@@ -165,7 +165,8 @@ def expected_iou_between_views(probability: Tensor, views: Tensor) -> Tensor:
     """Compute the expected mIoU of predictions by the probabilities of other views of the images.
 
     A network that is sure of what it does not see again in the mirrored or the smaller image is
-    not believed: confidence alone is high where batch-norm statistics are wrong, too.
+    not believed: confidence alone is high where batch-norm statistics are wrong, too. Probabilities
+    are sharpened first, so that a network counts little for being the more confident of two.
 
     Args:
         probability: (N, K) of the images.
@@ -174,13 +175,19 @@ def expected_iou_between_views(probability: Tensor, views: Tensor) -> Tensor:
     Returns:
         Scalar in [0, 1], mean over the views, and over which of both gives the predictions.
     """
-    here = probability.argmax(dim=1)
+    here, known = probability.argmax(dim=1), _sharpened(probability)
     found = [
         expected_iou(predicted, believed)
-        for view in views
-        for predicted, believed in ((here, view), (view.argmax(dim=1), probability))
+        for view in map(_sharpened, views)
+        for predicted, believed in ((here, view), (view.argmax(dim=1), known))
     ]
     return torch.stack(found).mean()
+
+
+def _sharpened(probability: Tensor) -> Tensor:
+    """Square probabilities (N, K) and normalise them: a softmax at temperature 0.5."""
+    squared = probability.square()
+    return squared / squared.sum(dim=1, keepdim=True)
 
 
 def neighbourhood_density(features: Tensor, temperature: float = _TEMPERATURE) -> Tensor:

@@ -14,7 +14,7 @@ from cag_uda.recipes.schema import Stage
 from cag_uda.runs.records.run import JudgedNetwork, Verdict
 from cag_uda.runs.selection import DEFAULT_CRITERION, Checkpoint, checkpoints
 
-CLEARLY = 0.01
+CLEARLY = 0.005
 """Least difference of two expected IoUs, in [0, 1], that counts."""
 COLLAPSE = 0.35
 """Total variation of class shares, in [0, 1], from which a network's predictions have collapsed."""
