@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -32,6 +33,29 @@ def render_page(
         HTML with style and script inside. Its content security policy forbids every request and
         every script but the one that it holds.
     """
+    safe = safe_palette(len(classes))
+    script = "\n".join(map(_packaged, _SCRIPTS))
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            classes={
+                "names": list(classes),
+                "standard": [list(colour) for colour in palette or safe],
+                "safe": [list(colour) for colour in safe],
+                "none": list(Colours(palette).no_class),
+            },
+            style="\n".join(map(_packaged, _STYLES)),
+            script=script,
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            **values,
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    """Make the engine that compiles each template once in a process."""
     environment = Environment(
         loader=FunctionLoader(_packaged),
         autoescape=True,
@@ -42,20 +66,7 @@ def render_page(
     for word in (words.percent, words.number, words.signed, words.duration, words.counted):
         environment.filters[word.__name__] = word
     environment.filters["kind_name"] = kind_name
-    safe = safe_palette(len(classes))
-    script = "\n".join(map(_packaged, _SCRIPTS))
-    return environment.get_template(template).render(
-        classes={
-            "names": list(classes),
-            "standard": [list(colour) for colour in palette or safe],
-            "safe": [list(colour) for colour in safe],
-            "none": list(Colours(palette).no_class),
-        },
-        style="\n".join(map(_packaged, _STYLES)),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        **values,
-    )
+    return environment
 
 
 def _packaged(name: str) -> str:
