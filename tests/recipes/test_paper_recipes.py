@@ -39,10 +39,11 @@ from cag_uda.models.decoders import DeepLabV3Plus
 from cag_uda.models.foreign import read_foreign
 from cag_uda.models.resnet import ResNet
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.recipes import Recipe, load_recipe
+from cag_uda.recipes import Recipe, builtin_recipes, load_recipe
 from cag_uda.runs.runner import adapt
 from cag_uda.runs.scenario import Scenario
 from cag_uda.types import IGNORE, Batch, Labelled, Unlabelled
+from tests.support.hub_weights import write_weights
 from tests.support.network_parts import stem
 from tests.support.original_networks import ReleasedCAG
 from tests.support.published_trees import SYNTHIA_IDS, write_cityscapes, write_gta5, write_synthia
@@ -368,29 +369,43 @@ def test_some_classes_of_a_domain(tmp_path: Path) -> None:
         with_classes(domain, ["ski"])
 
 
+CITYSCAPES = [name for name in builtin_recipes() if "-cityscapes" in name]
+
+
+def test_all_recipes_for_cityscapes_are_run() -> None:
+    assert {*PAPER, *RELEASED} < set(CITYSCAPES)
+    assert len(CITYSCAPES) == 6
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gta5-cityscapes-released", "synthia-cityscapes"])
+@pytest.mark.parametrize("name", CITYSCAPES)
 def test_a_recipe_runs_end_to_end_in_miniature(name: str, tmp_path: Path) -> None:
     """The recipe as it is, but for a tiny network, small crops and one step a stage."""
-    {"gta5": write_gta5, "synthia": write_synthia}[name.split("-")[0]](
-        tmp_path / name.split("-")[0], 3
-    )
+    write_gta5(tmp_path / "gta5", 3)
+    write_synthia(tmp_path / "synthia", 3)
     write_cityscapes(tmp_path / "cityscapes", 2)
+    is_plus = name.startswith("cag-plus")
+    backbone = "mit-micro" if is_plus else "resnet-tiny"
     changes = [
-        "segmenter.backbone=resnet-tiny",
-        "segmenter.decoder=light",
-        "segmenter.multi_grid=[2]",
-        "source.size_px=[104, 208]",
-        "loading.scale_width_px=128",
+        f"segmenter.backbone={backbone}",
+        f"segmenter.weights={str(write_weights(tmp_path, backbone))!r}",
         "loading.crop_px=[32, 64]",
         "loading.workers=0",
         "loading.batch_size=2",
         "stages.*.steps=1",
         "compute={accelerator='cpu', precision='32', channels_last=false}",
     ]
+    if is_plus:
+        changes += ["loading.width_px=128"]
+    else:
+        changes += [
+            "segmenter.decoder=light",
+            "segmenter.multi_grid=[2]",
+            "source.size_px=[104, 208]",
+            "loading.scale_width_px=128",
+        ]
     recipe = load_recipe(name, changes, tmp_path)
-    unpublished = recipe.segmenter.model_copy(update={"weights": None})
-    run = adapt(recipe.model_copy(update={"segmenter": unpublished}), tmp_path / "run")
+    run = adapt(recipe, tmp_path / "run")
     assert [stage.name for stage in run.scores.stages] == [s.name for s in recipe.stages]
-    assert len(run.scores.classes) == (16 if name.startswith("synthia") else 19)
+    assert len(run.scores.classes) == (16 if "synthia" in name else 19)
     assert cag_uda.load(run.model).config.align_corners == name.endswith("released")
