@@ -20,6 +20,7 @@ from cag_uda.errors import RunError, UserError
 from cag_uda.recipes import load_recipe
 from cag_uda.runs.runner import adapt
 from cag_uda.training.interrupt import Interrupted
+from tests.support.forked import Run
 from tests.support.stopping import StopAt
 from tests.support.trees import RECIPE, write_domain, write_recipe
 
@@ -260,7 +261,11 @@ def test_help_answers_within_half_a_second() -> None:
 def start(*arguments: object) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "cag_uda.cli", *map(str, arguments)]
     return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
 
@@ -271,28 +276,40 @@ def wait_for(path: Path, timeout_s: float = 90) -> None:
         time.sleep(0.05)
 
 
+MANY_STEPS = [
+    *("--set", "stages.warmup.steps=40"),
+    *("--set", "stages.*.log_every=1"),
+    *("--set", "stages.*.checkpoint_every=5"),
+    *("--set", "loading.workers=1"),
+]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of many steps that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    recipe, run = write_recipe(folder), folder / "run"
+    assert Run(recipe, "--out", run, *MANY_STEPS).wait() == [0]
+    return run
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
 )
 def test_a_signalled_process_keeps_its_code_and_resumes_to_the_same_weights(
-    tmp_path: Path, number: int, code: int
+    tmp_path: Path, whole: Path, number: int, code: int
 ) -> None:
-    recipe = write_recipe(tmp_path)
-    many = ["--set", "stages.warmup.steps=60", "--set", "stages.*.log_every=1"]
-    many += ["--set", "stages.*.checkpoint_every=5", "--set", "loading.workers=1"]
-    out = tmp_path / "killed"
-    process = start("adapt", recipe, "--out", out, *many)
+    recipe, out = write_recipe(tmp_path), tmp_path / "killed"
+    process = start("adapt", recipe, "--out", out, *MANY_STEPS)
     wait_for(out / "stages" / "2-warmup" / "metrics.jsonl")
     # To the whole group, loaders included, as a terminal and a scheduler do.
     os.killpg(process.pid, number)
     assert process.wait(60) == code
     assert not (out / "model").exists(), "the signal came before the end"
-    for arguments in (("--out", out, "--resume"), ("--out", tmp_path / "whole")):
-        process = start("adapt", recipe, *arguments, *many)
-        assert process.wait(120) == 0
-    assert_same_weights(out, tmp_path / "whole")
+    assert Run(recipe, "--out", out, "--resume", *MANY_STEPS).wait() == [0]
+    assert_same_weights(out, whole)
 
 
 @pytest.mark.slow
