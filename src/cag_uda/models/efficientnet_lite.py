@@ -70,7 +70,8 @@ class _SameConv2d(nn.Conv2d):
         """(B, C, h, w) to (B, C', ⌈h / stride⌉, ⌈w / stride⌉)."""
         if self.stride != (1, 1):
             after = self.kernel_size[0] // 2
-            top, left = (after - (side + 1) % 2 for side in input.shape[-2:])
+            # By the size of the output, which then stays a short expression in an exported graph.
+            top, left = (2 * ((side + 1) // 2) - side + after - 1 for side in input.shape[-2:])
             input = F.pad(input, (left, after, top, after))
         return super().forward(input)
 
