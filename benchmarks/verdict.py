@@ -19,8 +19,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
+import numpy as np
 import torch
 from shifted_pairs import PAIRS, make
 
@@ -28,7 +29,9 @@ from cag_uda import adapt
 from cag_uda.recipes import Recipe, load_recipe
 from cag_uda.runs.criteria import record_missing
 from cag_uda.runs.records.run import Verdict, read_scores
+from cag_uda.runs.selection import checkpoints, ordered, rank_of, ranks
 from cag_uda.runs.verdict import judge
+from cag_uda.types import CriterionName
 
 FLOOR = "source-only"
 CLEAR_POINTS = 2.0
@@ -119,6 +122,7 @@ class Case(NamedTuple):
     """One kind of adaptation in one run."""
 
     pair: str
+    run: Path
     kind: str
     gain: float
     """mIoU points over source-only, by the labels of the target's test images."""
@@ -140,7 +144,7 @@ def cases_of(name: str, run: Path) -> list[Case]:
         assert verdict is not None, f"{run} has no criteria"
         assert before is not None, "every pair is scored"
         assert after is not None, "every pair is scored"
-        cases.append(Case(name, kind, 100 * (after - before), verdict))
+        cases.append(Case(name, run, kind, 100 * (after - before), verdict))
     return cases
 
 
@@ -159,6 +163,29 @@ def row_of(of: str, cases: Sequence[Case]) -> str:
     worst = min(case.gain if case.verdict.safe == case.kind else 0.0 for case in cases)
     share = f"{right} of {len(clear)} ({right / max(1, len(clear)):.0%})"
     return f"| {of} | {share} | {safe:.2f} | {last:.2f} | {never:.2f} | {worst:+.1f} |"
+
+
+def rank_networks(runs: Sequence[Path]) -> None:
+    """Print how well each criterion ranks source-only and the kinds of a run."""
+    names = [FLOOR, *KINDS]
+    regrets: dict[str, list[float]] = {}
+    correlations: dict[str, list[float]] = {}
+    for run in runs:
+        scores = read_scores(run)
+        assert scores is not None, "cases were made of it"
+        miou = {each.name: 100 * (each.miou or 0.0) for each in scores.stages}
+        ends = {each.stage: each for each in checkpoints(run)}
+        found = [ends[name] for name in names]
+        truth = rank_of(np.array([-miou[name] for name in names]))
+        for criterion in (*get_args(CriterionName), "infomax+source-miou"):
+            chosen = ordered(found, criterion)[0][1].stage
+            best = max(miou[name] for name in names)
+            regrets.setdefault(criterion, []).append(best - miou[chosen])
+            correlation = np.corrcoef(ranks(found, criterion), truth)[0, 1]
+            correlations.setdefault(criterion, []).append(float(correlation))
+    print("\n| criterion | regret of its first | rank correlation with mIoU |\n|---|---:|---:|")
+    for criterion, each in regrets.items():
+        print(f"| {criterion} | {mean(each):.2f} | {mean(correlations[criterion]):+.2f} |")
 
 
 def tell(cases: Sequence[Case]) -> None:
@@ -207,7 +234,13 @@ def main() -> None:
     ]
     cases = [case for name, run in runs for case in cases_of(name, run)]
     print(f"{len(cases) // len(KINDS)} runs, {len(cases)} cases")
+    clear = [case for case in cases if abs(case.gain) > CLEAR_POINTS]
+    print(
+        f"source-only is the better in {mean(case.gain < 0 for case in clear):.0%} of clear cases"
+    )
     tell(cases)
+    judged = {case.run: None for case in cases}
+    rank_networks(list(judged))
 
 
 if __name__ == "__main__":
