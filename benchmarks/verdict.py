@@ -48,6 +48,15 @@ KINDS = {
 }
 """Stage whose network an adaptation delivers → what it is."""
 
+RECIPES = {
+    "AdaBN": (FLOOR, "adabn"),
+    "mixed statistics": (FLOOR, "alpha-bn"),
+    "training-free": (FLOOR, "alpha-bn", "pooled"),
+    "CAG-plus": (FLOOR, "cag-plus", "cag-plus-pooled"),
+    "recipes new": (FLOOR, "alpha-bn", "pooled", "warmup", "cag-plus", "cag-plus-pooled"),
+}
+"""Stages of recipes, such that the verdict chooses among them."""
+
 OPTIM: dict[str, Any] = {
     "optimizer": "adamw",
     "learning_rate": 4e-4,
@@ -165,6 +174,31 @@ def row_of(of: str, cases: Sequence[Case]) -> str:
     return f"| {of} | {share} | {safe:.2f} | {last:.2f} | {never:.2f} | {worst:+.1f} |"
 
 
+def tell_pairs(runs: Sequence[Path]) -> None:
+    """Print mIoU points over source-only by pair, mean over seeds: last stage, and delivered."""
+    gains: dict[str, list[list[float]]] = {}
+    for run in runs:
+        scores = read_scores(run)
+        assert scores is not None, "cases were made of it"
+        miou = {each.name: 100 * (each.miou or 0.0) for each in scores.stages}
+        stages = {stage.name: stage for stage in load_recipe(run / "recipe.toml").stages}
+        found = []
+        for names in RECIPES.values():
+            verdict = judge(run, [stages[name] for name in names])
+            assert verdict is not None, f"{run} has no criteria"
+            found += [miou[names[-1]] - miou[FLOOR], miou[verdict.safe] - miou[FLOOR]]
+        gains.setdefault(run.name.rpartition("-")[0], []).append(found)
+    print(f"\n| pair | {' | '.join(f'{name}: last | delivered' for name in RECIPES)} |")
+    print("|---|" + "---:|" * 2 * len(RECIPES))
+    for pair, rows in gains.items():
+        means = [mean(column) for column in zip(*rows, strict=True)]
+        print(f"| {pair} | {' | '.join(f'{value:+.1f}' for value in means)} |")
+    means = [
+        mean(column) for column in zip(*(row for of in gains.values() for row in of), strict=True)
+    ]
+    print(f"| all | {' | '.join(f'{value:+.1f}' for value in means)} |")
+
+
 def rank_networks(runs: Sequence[Path]) -> None:
     """Print how well each criterion ranks source-only and the kinds of a run."""
     names = [FLOOR, *KINDS]
@@ -240,6 +274,7 @@ def main() -> None:
     )
     tell(cases)
     judged = {case.run: None for case in cases}
+    tell_pairs(list(judged))
     rank_networks(list(judged))
 
 

@@ -199,8 +199,9 @@ class Recipe(Config):
     stages: tuple[Stage, ...] = Field(min_length=1)
     deliver: str = "safe"
     """Choice of the network that becomes RUN/model. "safe": by the verdict, which compares the
-    stages' networks without labels of the target; the last one that is clearly better than that of
-    the stage without adaptation (method source-only), or else this one. "last": the last stage's.
+    stages' networks without labels of the target; the best of them where it is clearly better than
+    that of the stage without adaptation (method source-only), or else this one. "last": the last
+    stage's.
     A label-free criterion: the best by it of all networks that were kept, or several, by the mean
     of its ranks, for example "infomax+agreement"."""
 

@@ -14,7 +14,7 @@ from cag_uda.recipes.schema import Stage
 from cag_uda.runs.records.run import JudgedNetwork, Verdict
 from cag_uda.runs.selection import DEFAULT_CRITERION, Checkpoint, checkpoints
 
-CLEARLY = 0.005
+CLEARLY = 0.01
 """Least difference of two expected IoUs, in [0, 1], that counts."""
 COLLAPSE = 0.35
 """Total variation of class shares, in [0, 1], from which a network's predictions have collapsed."""
@@ -23,7 +23,7 @@ _BEFORE = "source-only"
 
 
 def judge(run: Path, stages: Sequence[Stage]) -> Verdict | None:
-    """Judge the last stage's network against the one that was trained on the source alone.
+    """Judge the adapted networks of a run against the one that was trained on the source alone.
 
     Args:
         run: the run folder, with the criteria of its finished stages.
@@ -49,13 +49,14 @@ def judge(run: Path, stages: Sequence[Stage]) -> Verdict | None:
     networks = {stage.name: _judged(ends[stage.name], source_only, run) for stage in measured}
     floor = networks[source_only.stage]
     adapted = [networks[stage.name] for stage in measured if stage not in before]
-    better = [each for each in adapted if _gain(each, floor) > CLEARLY]
+    best = max(reversed(adapted), key=lambda each: _gain(each, floor))  # Of equals the latest.
+    says = _says(_gain(best, floor))
     return Verdict(
         criterion=DEFAULT_CRITERION,
         source_only=floor.stage,
-        judged=adapted[-1].stage,
-        says=_says(_gain(adapted[-1], floor)),
-        safe=(better[-1] if better else floor).stage,
+        judged=best.stage,
+        says=says,
+        safe=(best if says == "helps" else floor).stage,
         networks=list(networks.values()),
     )
 

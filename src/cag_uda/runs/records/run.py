@@ -188,10 +188,10 @@ class Verdict(Record):
     source_only: str
     """Stage of the network that was trained on the source alone, the longest if there are more."""
     judged: str
-    """Stage of the network that is compared with it, the last one."""
+    """Stage of the network that is compared with it: the best adapted one by the criterion."""
     says: Literal["helps", "makes no difference", "harms"]
     safe: str
-    """Stage whose network is the safe choice: the last one that is clearly better, or
+    """Stage whose network is the safe choice: `judged` where adaptation helps, else
     `source_only`."""
     networks: list[JudgedNetwork]
     """All networks that were compared, in the order of their stages."""
