@@ -21,6 +21,13 @@ torch.rand(1_000_000).sqrt()
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def without_sync(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waiting for the disk, but where time is measured: no test ends the machine."""
+    if request.node.get_closest_marker("quiet") is None:
+        monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
 @pytest.fixture
 def classes() -> Classes:
     """Four classes."""

@@ -59,6 +59,22 @@ def test_checksums_are_those_of_the_common_tool(tmp_path: Path) -> None:
     assert is_sound(tmp_path / "c")
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[object] = []
+    replace = Path.replace
+
+    def renamed(path: Path, target: Path) -> Path:
+        done.append("renamed")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append(os.fstat(handle).st_ino))
+    monkeypatch.setattr(Path, "replace", renamed)
+    write_text(tmp_path / "a", "text")
+    assert done == [(tmp_path / "a").stat().st_ino, "renamed", tmp_path.stat().st_ino]
+
+
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_kill_beside_the_renaming_leaves_a_sound_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str

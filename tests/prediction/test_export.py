@@ -133,6 +133,7 @@ def test_onnx_takes_batches_of_any_size(onnx_file: Path, count: int) -> None:
     assert np.mean(together == np.stack(alone)) > 0.999
 
 
+@pytest.mark.slow
 def test_onnx_says_what_its_classes_are(onnx_file: Path) -> None:
     session = onnxruntime.InferenceSession(onnx_file)
     told = session.get_modelmeta().custom_metadata_map
@@ -216,7 +217,7 @@ def test_a_file_that_differs_where_there_is_no_tie_is_refused(
 
     monkeypatch.setitem(export.__globals__["EXPORTERS"], ".onnx", nearly_right)
     with pytest.raises(ModelError, match=r"probability is up to [01]\.\d+ less"):
-        export(segmenter, tmp_path / "network.onnx")
+        export(segmenter, tmp_path / "network.onnx", size_px=(64, 96))
     assert not list(tmp_path.iterdir())
 
 

@@ -97,6 +97,8 @@ def _adapt(
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
+    # What a killed process has written is there for the next one, on the disk or not.
+    os.fsync = lambda fd: None
     output = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
