@@ -350,7 +350,7 @@ def test_memory_told_from_small_crops_is_that_of_a_rehearsal(
         found: dict[str, Any] = json.loads(file.read_text())
         return found
 
-    # What the allocator keeps beside what is used differs from process to process: the smaller peak.
+    # The smaller of two peaks: what the allocator keeps in addition differs by process.
     rehearsed = min((told() for _ in range(2)), key=lambda found: found["peak_memory_mib"])
     peak_gib = rehearsed["peak_memory_mib"] / 1024
     tried = told("--memory", f"{0.8 * peak_gib:.3f}")
