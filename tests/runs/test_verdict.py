@@ -173,6 +173,6 @@ def test_the_last_stage_is_delivered_on_request_and_judged_all_the_same(tmp_path
     assert done.exit_code == 0, done.output
     found = read_verdict(tmp_path / "run")
     assert found is not None
-    assert f"verdict: {found.in_words()}" in done.output.splitlines()[-1]
+    assert done.output.splitlines()[-1] == f"verdict: {found.in_words()}"
     assert delivers(tmp_path / "run", "stage-1")
     assert "delivered by it" not in (tmp_path / "run/report.html").read_text()

@@ -93,7 +93,8 @@ def _adapt(
         )
     console.print(f"network: {run.model}\nreport:  {run.folder / 'report.html'}", soft_wrap=True)
     if run.verdict is not None:
-        console.print(f"verdict: {run.verdict.in_words()}", soft_wrap=True)
+        delivered = f"; {run.verdict.safe} is delivered" if recipe.deliver == "safe" else ""
+        console.print(f"verdict: {run.verdict.in_words()}{delivered}", soft_wrap=True)
 
 
 @contextmanager

@@ -86,7 +86,11 @@ def render(run: RunRecord) -> str:
 
 
 def _gallery(run: RunRecord, summary: Summary) -> Gallery:
-    delivered = None if summary.delivered is None else summary.delivered.stage.folder
+    if summary.delivered is not None:
+        delivered: str | None = summary.delivered.stage.folder
+    else:
+        chosen = (each.scores for each in run.stages if each.scores.name == run.delivered)
+        delivered = next((each.folder for each in chosen), None)
     looks = []
     for stage in run.stages:
         detail = ""
