@@ -315,8 +315,8 @@ def test_a_signalled_process_keeps_its_code_and_resumes_to_the_same_weights(
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_adaptation_beats_source_only_on_rendered_scenes(tmp_path: Path) -> None:
-    """The product's reason to be, in two minutes: a short demo gains on the hard look."""
-    short = ["stages.source-only.steps=160", "stages.warmup.steps=80", "stages.cag-plus.steps=80"]
+    """The product's reason to be, in a minute: a short demo gains on the hard look."""
+    short = ["stages.source-only.steps=80", "stages.warmup.steps=40", "stages.cag-plus.steps=40"]
     run = adapt(load_recipe("demo", short), tmp_path / "run")
     scores = {stage["name"]: stage for stage in run.scores.plain()["stages"]}
     assert scores["answer"]["gain"]["low"] > 0
