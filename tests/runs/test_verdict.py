@@ -111,6 +111,7 @@ def test_a_network_that_has_collapsed_is_not_delivered(ends: Ends) -> None:
     alone = ends.judge()
     assert alone is not None
     assert (alone.says, alone.safe) == ("harms", "source-only")
+    assert "(cag, whose predictions have collapsed)" in alone.in_words()
 
 
 def test_shares_that_are_the_sources_are_no_collapse(ends: Ends) -> None:

@@ -92,9 +92,10 @@ def _adapt(
             soft_wrap=True,
         )
     console.print(f"network: {run.model}\nreport:  {run.folder / 'report.html'}", soft_wrap=True)
-    if run.verdict is not None:
-        delivered = f"; {run.verdict.safe} is delivered" if recipe.deliver == "safe" else ""
-        console.print(f"verdict: {run.verdict.in_words()}{delivered}", soft_wrap=True)
+    verdict = run.verdict
+    if verdict is not None:
+        delivered = f"; {verdict.safe} is delivered" if recipe.deliver == "safe" else ""
+        console.print(f"verdict: {verdict.in_words()}{delivered}", soft_wrap=True)
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def look_at(
 
 
 def _views(segmenter: Segmenter, image: Tensor, like: Tensor) -> Tensor:
-    """Class probabilities (2, N, K) of images (B, 3, H, W) mirrored and made smaller.
+    """Compute class probabilities (2, N, K) of images (B, 3, H, W) mirrored and made smaller.
 
     Args:
         segmenter: the network.
@@ -86,7 +86,7 @@ def _views(segmenter: Segmenter, image: Tensor, like: Tensor) -> Tensor:
     smaller = F.interpolate(image, size, mode="bilinear", antialias=True)
     mirrored = segmenter(image.flip(-1), "target").logits.float().softmax(dim=1).flip(-1)
     small = segmenter(smaller, "target").logits.float().softmax(dim=1)
-    small = F.interpolate(small, like.shape[-2:], mode="bilinear")
+    small = segmenter.upsample(small, (like.shape[-2], like.shape[-1]))
     return torch.stack([each.movedim(1, -1).flatten(0, 2) for each in (mirrored, small)])
 
 

@@ -238,13 +238,14 @@ _TONES: dict[str, Tone] = {"helps": "good", "makes no difference": "unsure", "ha
 def _evidence(run: RunRecord, verdict: RunVerdict) -> str:
     """Tell what the verdict rests on, and which network is delivered by it."""
     before, after = verdict.value_of(verdict.source_only), verdict.value_of(verdict.judged)
+    collapse = ", whose predictions have collapsed" if verdict.collapsed else ""
     delivered = ""
     if run.chosen_by == BY_VERDICT:
         delivered = f" The network of {verdict.safe} is delivered by it."
     return (
         f"Without labels, the verdict is that adaptation {verdict.says} here: expected IoU on the "
         f"target {percent(before)} ({verdict.source_only}) and {percent(after)} "
-        f"({verdict.judged}).{delivered}"
+        f"({verdict.judged}{collapse}).{delivered}"
     )
 
 

@@ -80,7 +80,7 @@ class Run:
 
     @property
     def verdict(self) -> Verdict | None:
-        """Whether adaptation helps on the target, judged without labels; None: not judged."""
+        """Read the verdict without labels of the target; None where the run has none."""
         return read_verdict(self.folder)
 
     def __repr__(self) -> str:

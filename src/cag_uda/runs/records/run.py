@@ -207,6 +207,11 @@ class Verdict(Record):
         """Return the model folder of a stage's network, relative to the run's."""
         return next(each.network for each in self.networks if each.stage == stage)
 
+    @property
+    def collapsed(self) -> bool:
+        """True if the predictions of the network that is judged have collapsed."""
+        return next(each.is_collapsed for each in self.networks if each.stage == self.judged)
+
     def value_of(self, stage: str) -> float:
         """Return the criterion's value for a stage's network."""
         return next(each.value for each in self.networks if each.stage == stage)
@@ -214,9 +219,10 @@ class Verdict(Record):
     def in_words(self) -> str:
         """Write it as one sentence, with the evidence."""
         before, after = self.value_of(self.source_only), self.value_of(self.judged)
+        judged = self.judged + (", whose predictions have collapsed" if self.collapsed else "")
         return (
             f"adaptation {self.says} here: judged without labels, expected IoU "
-            f"{100 * before:.1f} ({self.source_only}) to {100 * after:.1f} ({self.judged})"
+            f"{100 * before:.1f} ({self.source_only}) to {100 * after:.1f} ({judged})"
         )
 
 
