@@ -1,5 +1,6 @@
 """Recipes: every shipped one is valid, changes apply, mistakes are named."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import cag_uda
 from cag_uda.errors import RecipeError
 from cag_uda.methods.margin_fitting import MarginConfig
 from cag_uda.recipes import Recipe, as_toml, builtin_recipes, changed, dump_recipe, load_recipe
+from cag_uda.recipes.json_schema import json_schema
 from tests.support.trees import RECIPE
 
 
@@ -48,6 +50,21 @@ def test_changes_apply_by_stage_name_number_and_to_all(tiny: Path) -> None:
     wanted = MarginConfig(kind="relative", value=0.2)
     assert margin == wanted.model_dump(), "a table replaces the whole of another"
     assert recipe.target.domain == str(tiny.parent / "dawn.toml")
+
+
+@pytest.mark.parametrize("bits", ["32", "16"])
+def test_bits_of_precision_may_be_a_number(tiny: Path, bits: str) -> None:
+    as_text, as_number = (
+        load_recipe(tiny, [f"compute.precision={each}"]) for each in (f"'{bits}'", bits)
+    )
+    assert as_number == as_text
+    assert as_number.compute.precision == bits
+    for wrong in ("64", "true", "32.0"):
+        with pytest.raises(RecipeError, match="should be 'auto', '32', 'bf16' or '16'"):
+            load_recipe(tiny, [f"compute.precision={wrong}"])
+    enum = json.loads(json_schema("recipe"))["$defs"]["ComputeConfig"]["properties"]["precision"]
+    assert {"32", 32} <= set(enum["enum"])
+    assert "type" not in enum
 
 
 def test_data_root_is_kept_absolute(tiny: Path) -> None:

@@ -1,8 +1,8 @@
 """The tables of a recipe that training reads. Knows no network and no device."""
 
-from typing import Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from cag_uda.methods.optim import OptimConfig
 from cag_uda.types import Config
@@ -11,16 +11,28 @@ LoggerName: TypeAlias = Literal["tensorboard", "wandb", "mlflow"]
 Precision: TypeAlias = Literal["32", "bf16", "16"]
 
 
+def _bits_as_text(value: Any) -> Any:
+    return str(value) if type(value) is int else value
+
+
+def _number_or_text(schema: dict[str, Any]) -> None:
+    """Tell editors that bits may be given as a number."""
+    del schema["type"]
+    schema["enum"] = [*schema["enum"], 32, 16]
+
+
 class ComputeConfig(Config):
     """The `[compute]` table of a recipe."""
 
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = Field(default=1, ge=1)
     """Processes of this machine, one device each; more machines by torchrun or SLURM."""
-    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(_bits_as_text)] = (
+        Field(default="auto", json_schema_extra=_number_or_text)
+    )
     """Precision of forward and backward passes; weights and statistics stay in float32. "16" is for
     GPUs without bf16: its gradients are scaled, and with SGD each step waits to know whether they
-    overflowed."""
+    overflowed. The numbers 32 and 16 are taken for "32" and "16"."""
     channels_last: bool | Literal["auto"] = "auto"
     """Keep channels innermost in the memory of feature maps."""
     accumulation: int = Field(default=1, ge=1)
