@@ -1,0 +1,146 @@
+"""Measure what each piece of CAG-plus brings, on small pairs on which settings may be chosen.
+
+Usage: python benchmarks/pieces.py FOLDER [--pairs A,B,…] [--variants A,B,…] [--seeds N]
+           [--steps SCALE] [--data-root DIR]
+
+Makes pairs of `benchmarks/shifted_pairs.py` in FOLDER/pairs and runs `adapt` on each, every seed
+in FOLDER/runs/PAIR-SEED: first seed 0 of all pairs. The variants of a run go on from one warmed-up
+network, and each ends with adapted anchors pooled into the classifier. What is finished is not
+repeated, and what was interrupted goes on.
+
+Prints the mean difference in mIoU points to the defaults, after training and after pooling, with a
+95 % bootstrap interval over the runs, and the difference on each pair.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from shifted_pairs import PAIRS, make
+from verdict import OPTIM
+
+from cag_uda import adapt
+from cag_uda.recipes import Recipe
+from cag_uda.runs.records.run import read_scores
+
+DEFAULT = "default"
+VARIANTS: dict[str, dict[str, Any]] = {
+    DEFAULT: {},
+    "adapted-none": {"adapted_weight": 0.0},
+    "contrast": {"contrast": {"weight": 0.1}},
+    "rectified": {"anchor_weight": 1.0},
+    "prior": {"prior_strength": 0.3},
+    "unsharpened": {"label_temperature": 1.0},
+    "pixel-weights": {"confidence": 0.0},
+    "teacher-none": {"momentum": 0.0},
+    "mask": {"mask": {"probability": 0.5, "block": 0.1}},
+}
+"""Settings of the stage that differ from the defaults."""
+CHOSEN = ("drives", "drives-dark", "rendered", "building-least")
+
+
+def recipe_of(name: str, variants: Sequence[str], pairs: Path, seed: int, scale: float) -> Recipe:
+    """Write the recipe of a run: a warm-up, then two stages for each variant."""
+    pair = PAIRS[name]
+
+    def trained(called: str, steps: int, method: dict[str, Any]) -> dict[str, Any]:
+        count = max(2, round(scale * steps))
+        return {"name": called, "steps": count, "optim": OPTIM, "method": method}
+
+    stages = [trained("warmup", 100, {"name": "source-only"})]
+    for variant in variants:
+        stage = trained(variant, 140, {"name": "cag-plus", **VARIANTS[variant]})
+        refresh = max(1, round(scale * 50))
+        stages.append({**stage, "start": "warmup", "refresh_every": refresh})
+        stages.append({"name": f"{variant}-pooled", "method": {"name": "anchor-classifier"}})
+    return Recipe.model_validate(
+        {
+            "name": f"pieces-{name}",
+            "seed": seed,
+            "source": {"domain": str(pairs / name / "source.toml")},
+            "target": {"domain": str(pairs / name / "target.toml")},
+            "segmenter": {
+                "backbone": "efficientnet-lite0",
+                "weights": "imagenet",
+                "decoder": "light",
+                "output_stride": 32,
+            },
+            "loading": {
+                "batch_size": 4,
+                "width_px": pair.width_px,
+                "crop_px": pair.crop_px,
+                "scale": (0.8, 1.5),
+            },
+            "tracking": {"loggers": [], "pictures_every": None},
+            "deliver": "last",
+            "stages": stages,
+        }
+    )
+
+
+def gains_of(run: Path, variants: Sequence[str]) -> list[tuple[float, float]]:
+    """Read the mIoU points over the defaults of each variant, after training and after pooling."""
+    scores = read_scores(run)
+    assert scores is not None, f"{run} is finished"
+    miou = {each.name: 100 * (each.miou or 0.0) for each in scores.stages}
+    return [
+        (miou[each] - miou[DEFAULT], miou[f"{each}-pooled"] - miou[f"{DEFAULT}-pooled"])
+        for each in variants
+    ]
+
+
+def with_interval(values: np.ndarray[Any, Any]) -> str:
+    """Show a mean with its 95 % bootstrap interval."""
+    drawn = np.random.default_rng(0).integers(len(values), size=(10_000, len(values)))
+    low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
+    return f"{values.mean():+.2f} [{low:+.1f}, {high:+.1f}]"
+
+
+def tell(gains: np.ndarray[Any, Any], variants: Sequence[str], pairs: Sequence[str]) -> None:
+    """Print the table of gains (seeds, pairs, variants, 2)."""
+    print(f"\n{len(gains)} seed(s); mIoU points over the defaults\n")
+    print(f"| variant | after training | pooled | {' | '.join(pairs)} |")
+    print("|---|---:|---:|" + "---:|" * len(pairs))
+    for index, name in enumerate(variants):
+        if name == DEFAULT:
+            continue
+        of = gains[:, :, index]
+        each = " | ".join(f"{a:+.1f}, {b:+.1f}" for a, b in of.mean(axis=0))
+        whole = " | ".join(with_interval(of[..., end].ravel()) for end in (0, 1))
+        print(f"| {name} | {whole} | {each} |", flush=True)
+
+
+def main() -> None:
+    """Take every run that is missing; print the table after each seed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--pairs", default=",".join(CHOSEN))
+    parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--steps", type=float, default=1.0, help="all numbers of steps times this")
+    parser.add_argument("--data-root", type=Path)
+    given = parser.parse_args()
+    torch.rand(1_000_000).sqrt()
+    pairs = given.pairs.split(",")
+    variants = list(dict.fromkeys([DEFAULT, *given.variants.split(",")]))
+    gains: list[list[list[tuple[float, float]]]] = []
+    for seed in range(given.seeds):
+        gains.append([])
+        for name in pairs:
+            make(name, given.folder / "pairs", given.data_root)
+            out = given.folder / "runs" / f"{name}-{seed}"
+            if not (out / "report.html").is_file():
+                made = (given.folder / "pairs").absolute()
+                recipe = recipe_of(name, variants, made, seed, given.steps)
+                adapt(recipe, out, resume=(out / "recipe.toml").is_file(), progress=True)
+            gains[-1].append(gains_of(out, variants))
+        tell(np.array(gains), variants, pairs)
+
+
+if __name__ == "__main__":
+    main()
