@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,11 @@ from cag_uda.errors import UserError
 if TYPE_CHECKING:
     from cag_uda.data.domains.domain import Domain
     from cag_uda.data.inspection.check import DomainReport, SplitReport
+    from cag_uda.models.pack import Pack
+    from cag_uda.models.segmenter import Segmenter
+    from cag_uda.recipes import Recipe
+    from cag_uda.runs.records.run import ClassShares
+    from cag_uda.runs.scenario import Scenario
 
 
 def check(
@@ -27,13 +33,32 @@ def check(
         Path | None,
         typer.Option(help="Check this folder of label ids for the domain's test server instead."),
     ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            help="Also estimate the target's class shares by a network: a run, a model folder, a "
+            "pack, or a hub id. Default: the one that the recipe begins with."
+        ),
+    ] = None,
     data_root: DataRoot = None,
 ) -> None:
     """Read all the data before any training and report what is wrong with it."""
     console = make_console()
     begin(console, f"reading {recipe_or_domain}")
-    if submission is None:
-        problems = _problems_of_data(console, recipe_or_domain, data_root)
+    looked = None
+    if submission is None and _is_recipe(recipe_or_domain):
+        looked = _Looked.at(console, recipe_or_domain, data_root, network)
+        problems = _problems_of_data(console, looked.wanted())
+    elif network is not None:
+        raise UserError(
+            "--network compares the class shares of a source and a target: give a recipe, which "
+            f"names both, in place of {recipe_or_domain}"
+        )
+    elif submission is None:
+        from cag_uda.data.domains.domain import Domain
+
+        opened = Domain.open(recipe_or_domain, data_root)
+        problems = _problems_of_data(console, [(opened, None, True)])
     else:
         problems = _problems_of_submission(console, recipe_or_domain, submission, data_root)
     for problem in problems:
@@ -41,15 +66,16 @@ def check(
     if problems:
         typer.echo("error: the data has the problems above; mend them and check again", err=True)
         raise typer.Exit(2)
+    if looked is not None:
+        _tell_class_shares(console, looked)
     console.print("nothing is wrong", highlight=False)
 
 
-def _problems_of_data(console: Console, name: str, data_root: Path | None) -> list[str]:
-    """Read every file that a recipe or a domain names, and print what is there."""
+def _problems_of_data(console: Console, wanted: list[tuple[Domain, str | None, bool]]) -> list[str]:
+    """Read every file of domains, of one split or all, and print what is there."""
     from cag_uda.data.inspection.check import check_domain
 
     reports = []
-    wanted = _wanted(console, name, data_root)
     for domain, split, with_labels in wanted:
         bars = OnConsole(console)
         bars.note(f"reading {domain.name}")
@@ -78,41 +104,130 @@ def _problems_of_submission(
     )
 
 
-def _wanted(
-    console: Console, name: str, data_root: Path | None
-) -> list[tuple[Domain, str | None, bool]]:
-    """Domains, the split of each to read, and whether with labels; a recipe's pack is described."""
-    from cag_uda.data.domains.domain import Domain
-    from cag_uda.recipes import load_recipe
+@dataclass(frozen=True)
+class _Looked:
+    """A recipe that was opened, and the network by which its class shares are estimated."""
 
-    if not _is_recipe(name):
-        return [(Domain.open(name, data_root), None, True)]
-    from cag_uda.runs.scenario import Scenario  # Which imports torch: no domain needs it.
+    recipe: Recipe
+    scenario: Scenario
+    segmenter: Segmenter | None
+    name: str
+    """Of the network; "" without one."""
 
-    recipe = load_recipe(name, data_root=data_root)
-    pack = Scenario.open(recipe).pack
-    if pack is not None:
-        seen = int((pack.figures.counts > 0).sum())
+    @classmethod
+    def at(
+        cls, console: Console, name: str, data_root: Path | None, network: str | None
+    ) -> _Looked:
+        """Open a recipe's domains and the network; its pack is described.
+
+        Raises:
+            UserError: if one of them cannot be had, or they tell other classes apart.
+        """
+        from cag_uda.prediction.opening import open_network
+        from cag_uda.recipes import load_recipe
+        from cag_uda.runs.scenario import Scenario
+
+        recipe = load_recipe(name, data_root=data_root)
+        scenario = Scenario.open(recipe)
+        if scenario.pack is not None:
+            _describe_pack(console, str(recipe.pack), scenario.pack)
+        start = recipe.segmenter.start
+        # What is on the hub is not fetched unasked.
+        own = recipe.pack or (start if start is not None and Path(start).is_dir() else None)
+        named = network or own
+        if named is None:
+            return cls(recipe, scenario, None, "")
+        segmenter = open_network(named, "auto")
+        learned, wanted = segmenter.classes.names, scenario.label_space.names
+        if learned != wanted:
+            raise UserError(
+                f"the network {named} tells {', '.join(learned)} apart, but the recipe's domains "
+                f"{', '.join(wanted)}; choose one of the same classes in the same order"
+            )
+        return cls(recipe, scenario, segmenter, named)
+
+    def wanted(self) -> list[tuple[Domain, str | None, bool]]:
+        """List the recipe's domains, the split of each to read, and whether with labels."""
+        from cag_uda.data.domains.domain import Domain
+
+        recipe = self.recipe
+        root = None if recipe.data_root is None else Path(recipe.data_root)
+        wanted: list[tuple[Domain, str | None, bool]] = [
+            (Domain.open(source.domain, root), source.split, True) for source in recipe.source
+        ]
+        target = Domain.open(recipe.target.domain, root)
+        wanted.append((target, recipe.target.train, False))
+        if recipe.target.labelled is not None:
+            few = Domain.open(recipe.target.labelled_domain, root)
+            wanted.append((few, recipe.target.labelled.split, True))
+        test, split = Domain.open(recipe.target.scored_domain, root), recipe.target.test
+        if split in test.splits:
+            wanted.append((test, split, test.is_labelled(split)))
+        return wanted
+
+
+def _describe_pack(console: Console, path: str, pack: Pack) -> None:
+    seen = int((pack.figures.counts > 0).sum())
+    console.print(
+        Text(f"{path}:", "bold"),
+        f"{pack.config.decoder} on {pack.config.backbone}, {len(pack.classes.names)} classes, "
+        f"anchors of {seen} by {pack.source}; its checksum holds",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _tell_class_shares(console: Console, looked: _Looked) -> None:
+    """Estimate the class shares of both domains by a few images, and print them side by side."""
+    from cag_uda.runs.class_shares import estimate_class_shares, settings_for_equal_shares
+    from cag_uda.runs.records.run import CLEARLY_APART
+
+    if looked.segmenter is None:
+        return
+    bars = OnConsole(console)
+    found = estimate_class_shares(
+        looked.recipe,
+        looked.scenario,
+        looked.segmenter,
+        lambda done, total: bars.update("class shares", done, total),
+    )
+    if found is None:
+        console.print("no class shares: the source has no labelled pixel", soft_wrap=True)
+        return
+    console.print(_share_table(found))
+    console.print(
+        f"target: as {printable(looked.name)} labels {found.target_images} of its images, an "
+        "estimate",
+        soft_wrap=True,
+    )
+    apart = f"total variation {100 * found.total_variation:.0f} %"
+    if not found.differ:
         console.print(
-            Text(f"{recipe.pack}:", "bold"),
-            f"{pack.config.decoder} on {pack.config.backbone}, {len(pack.classes.names)} classes, "
-            f"anchors of {seen} by {pack.source}; its checksum holds",
-            highlight=False,
+            f"class shares: much alike ({apart}; above {100 * CLEARLY_APART:.0f} % they count as "
+            "different)",
             soft_wrap=True,
         )
-    root = None if recipe.data_root is None else Path(recipe.data_root)
-    wanted: list[tuple[Domain, str | None, bool]] = [
-        (Domain.open(source.domain, root), source.split, True) for source in recipe.source
-    ]
-    target = Domain.open(recipe.target.domain, root)
-    wanted.append((target, recipe.target.train, False))
-    if recipe.target.labelled is not None:
-        few = Domain.open(recipe.target.labelled_domain, root)
-        wanted.append((few, recipe.target.labelled.split, True))
-    test, split = Domain.open(recipe.target.scored_domain, root), recipe.target.test
-    if split in test.splits:
-        wanted.append((test, split, test.is_labelled(split)))
-    return wanted
+        return
+    forced = settings_for_equal_shares(looked.recipe)
+    here = f"; this recipe has {', '.join(forced)}: leave that out" if forced else ""
+    console.print(
+        f"note: the target seems to show the classes in other shares than the source ({apart}): "
+        "normalise it by mixed statistics (segmenter.target_share = 0.5), not by its own alone, "
+        f"align no labels with the source's shares{here}; and look at the verdict at the end of "
+        "the run, as adaptation may harm",
+        soft_wrap=True,
+    )
+
+
+def _share_table(found: ClassShares) -> Table:
+    """Shares of every class, and the target's less the source's in percentage points."""
+    table = Table("class", box=None)
+    for heading in ("source", "target", "points"):
+        table.add_column(heading, justify="right")
+    for name, source, target in zip(found.classes, found.source, found.target, strict=True):
+        change = f"{100 * (target - source):+.1f}"
+        table.add_row(name, f"{100 * source:.1f} %", f"{100 * target:.1f} %", change)
+    return table
 
 
 def _is_recipe(name: str) -> bool:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 from cag_uda.data.domains.class_subset import with_classes
 from cag_uda.data.domains.domain import Domain
 from cag_uda.errors import UserError
+from cag_uda.models.pack import read_pack
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.training.compute import settle_arithmetic
 
@@ -22,14 +24,34 @@ def open_model(name: str, accelerator: str) -> Segmenter:
     Raises:
         UserError: if the model or the device cannot be had.
     """
+    device = _device(accelerator)
+    return Segmenter.from_pretrained(name).to(device)
+
+
+def open_network(name: str, accelerator: str) -> Segmenter:
+    """Load a network onto a device, as `open_model` does, or that of a pack.
+
+    Args:
+        name: a model folder, a run folder, a hub id, or the path of a pack.
+        accelerator: auto, cpu or cuda.
+
+    Raises:
+        UserError: if the network or the device cannot be had.
+    """
+    if not name.endswith(".safetensors"):
+        return open_model(name, accelerator)
+    device = _device(accelerator)
+    return read_pack(Path(name)).segmenter().to(device)
+
+
+def _device(accelerator: str) -> str:
     settle_arithmetic()
     if accelerator not in ("auto", "cpu", "cuda"):
         raise UserError(f"--accelerator is auto, cpu or cuda, got {accelerator!r}")
     has_cuda = torch.cuda.is_available()
     if accelerator == "cuda" and not has_cuda:
         raise UserError("no CUDA device is visible to torch; use --accelerator cpu")
-    device = "cuda" if has_cuda and accelerator != "cpu" else "cpu"
-    return Segmenter.from_pretrained(name).to(device)
+    return "cuda" if has_cuda and accelerator != "cpu" else "cpu"
 
 
 @contextmanager

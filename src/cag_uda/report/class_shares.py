@@ -5,9 +5,6 @@ from dataclasses import dataclass
 from cag_uda.report.charts import Scale, bar_scale
 from cag_uda.runs.records.run import ClassShares
 
-CLEARLY_APART = 0.15
-"""Total variation from which the shares of two domains count as different."""
-
 
 @dataclass(frozen=True)
 class ShareRow:
@@ -32,11 +29,8 @@ class SharesTable:
     scale: Scale
     total_variation: float
     target_images: int
-
-    @property
-    def differ(self) -> bool:
-        """True if the domains show the classes in clearly different shares."""
-        return self.total_variation > CLEARLY_APART
+    differ: bool
+    """True if the domains show the classes in clearly different shares."""
 
 
 def make_shares(found: ClassShares | None) -> SharesTable | None:
@@ -50,4 +44,5 @@ def make_shares(found: ClassShares | None) -> SharesTable | None:
         scale=bar_scale([*found.source, *found.target]),
         total_variation=found.total_variation,
         target_images=found.target_images,
+        differ=found.differ,
     )

@@ -1,8 +1,11 @@
-"""Class shares of a run's two domains: RUN/class_shares.json.
+"""Class shares of two domains: RUN/class_shares.json, and before a run.
 
-The source's are counted in its labels; the target's are estimated from the delivered network's
-predictions on its training images. No label of the target is read.
+The source's are counted in its labels; the target's are estimated from a network's predictions on
+its training images, at the end of a run the delivered network's. No label of the target is read.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +27,69 @@ from cag_uda.training.processes import Processes
 
 _IMAGES = 64
 """Most images of each domain that are read."""
+_FEW = 24
+"""Most images of the target that are predicted before a run: seconds on a CPU, mostly."""
+
+Watch = Callable[[int, int], None]
+"""Receives the numbers of images looked at and to be looked at."""
+
+
+class Counts(NamedTuple):
+    """What one process has counted in its part of the images."""
+
+    source: Tensor
+    """(S, K) int64 labelled pixels of each class, a row a source; S = 0 without one."""
+    target: Tensor
+    """(K,) int64 cells of the feature grid that are predicted as each class."""
+    images: Tensor
+    """() int64, images of the target."""
+
+
+def estimate_class_shares(
+    recipe: Recipe,
+    scenario: Scenario,
+    segmenter: Segmenter,
+    watch: Watch = lambda done, total: None,
+) -> ClassShares | None:
+    """Estimate the class shares of a recipe's domains by a network, before any run.
+
+    A few images of each domain are read, fewer of the target than at the end of a run.
+
+    Args:
+        recipe: that names the domains.
+        scenario: its domains, opened.
+        segmenter: a network of the same classes, on whatever device.
+        watch: receives the progress.
+
+    Returns:
+        The shares; None if there is no label or no image.
+
+    Raises:
+        DataError: if an image cannot be read.
+    """
+    counts = _count(recipe, scenario, segmenter, (0, 1), _FEW, watch)
+    return _shares_of(counts, scenario, segmenter, "model")
+
+
+def settings_for_equal_shares(recipe: Recipe) -> list[str]:
+    """List the settings of a recipe that assume equal class shares, as it says them.
+
+    They are statistics of the target alone, and labels aligned with the source's shares or bounded
+    by them.
+    """
+    per_domain = recipe.segmenter.norm == "per-domain"
+    found = []
+    if per_domain and recipe.segmenter.target_share == 1:
+        found.append("segmenter.target_share = 1")
+    for stage in recipe.stages:
+        method, place = stage.method.model_dump(), f"stages.{stage.name}.method"
+        if per_domain and method.get("target_share") == 1:
+            found.append(f"{place}.target_share = 1")
+        if strength := method.get("prior_strength"):
+            found.append(f"{place}.prior_strength = {strength:g}")
+        if portion := (method.get("margin") or {}).get("prior_portion"):
+            found.append(f"{place}.margin.prior_portion = {portion:g}")
+    return found
 
 
 class ClassShareRecorder:
@@ -58,27 +124,22 @@ class ClassShareRecorder:
         """
         if self._processes.gather(self._is_recorded(run, network))[0]:
             return
+        part = (self._processes.rank, self._processes.count)
         with self._processes.agreed():
-            counts = self._source_counts()
             segmenter = Segmenter.from_pretrained(run.model).to(device)
-            predicted, images = self._predicted_counts(segmenter)
-        source = self._source_shares(counts)
-        cells, seen = self._processes.total(predicted), self._processes.total(torch.tensor(images))
-        if source is None or not seen:
-            return
-        target = cells.double() / cells.sum()
-        made = ClassShares(
-            network=network,
-            classes=list(segmenter.classes.names),
-            source=source.tolist(),
-            target=target.tolist(),
-            total_variation=total_variation(source.tolist(), target.tolist()),
-            target_images=int(seen),
-            target_cells=int(cells.sum()),
-        )
+            counts = _count(self._recipe, self._scenario, segmenter, part, _IMAGES, self._watch)
+        source, *others = counts
+        # A pack's counts are known to all.
+        source = self._processes.total(source) if len(source) else source
+        counts = Counts(source, *map(self._processes.total, others))
+        made = _shares_of(counts, self._scenario, segmenter, network)
         with self._processes.agreed():
-            if self._processes.is_first:
+            if self._processes.is_first and made is not None:
                 write_record(run.path / CLASS_SHARES, made)
+
+    def _watch(self, done: int, total: int) -> None:
+        self._progress.update("class shares", done, total)
+        self._stop.check()
 
     def _is_recorded(self, run: RunFolder, network: str) -> bool:
         """Tell whether the first process finds the network's shares; damaged ones are made anew."""
@@ -91,43 +152,74 @@ class ClassShareRecorder:
             return False
         return found is not None and found.network == network
 
-    def _source_counts(self) -> Tensor:
-        """Count the labelled pixels of each class in this process's images, a row a source."""
-        sources, classes = self._scenario.sources, self._scenario.label_space.num_classes
-        counts = torch.zeros(len(sources), classes, dtype=torch.int64)
-        for row, images in zip(counts, sources, strict=True):
-            for index in self._own(len(images), -(-_IMAGES // len(sources))):
-                _, label = read_or_next(images, index, self._recipe.loading)
-                row += torch.bincount(torch.from_numpy(label).flatten(), minlength=256)[:classes]
-                self._stop.check()
-        return counts
 
-    def _source_shares(self, counts: Tensor) -> Tensor | None:
-        """Compute shares (K,) from all processes' counts; None if there is no label.
+def _count(
+    recipe: Recipe,
+    scenario: Scenario,
+    segmenter: Segmenter,
+    part: tuple[int, int],
+    most: int,
+    watch: Watch,
+) -> Counts:
+    """Count classes in the source's labels, and in predictions of at most `most` target images.
 
-        All sources weigh the same, as in training. A pack, which replaces them, holds the counts.
-        """
-        pack = self._scenario.pack
-        rows = self._processes.total(counts) if pack is None else pack.figures.counts[None]
-        rows = rows[rows.sum(dim=1) > 0].double()
-        return (rows / rows.sum(dim=1, keepdim=True)).mean(dim=0) if len(rows) else None
+    Args:
+        recipe: of the images.
+        scenario: its domains.
+        segmenter: the network that predicts.
+        part: rank and number of the processes that share the images.
+        most: images of the target, over all processes.
+        watch: receives the progress.
+    """
+    each = -(-_IMAGES // max(1, len(scenario.sources)))
+    labelled = [_own(len(images), each, part) for images in scenario.sources]
+    predicted = _own(len(scenario.target), most, part)
+    classes, done = scenario.label_space.num_classes, 0
+    total = sum(map(len, labelled)) + len(predicted)
+    source = torch.zeros(len(labelled), classes, dtype=torch.int64)
+    for row, images, own in zip(source, scenario.sources, labelled, strict=True):
+        for index in own:
+            _, label = read_or_next(images, index, recipe.loading)
+            row += torch.bincount(torch.from_numpy(label).flatten(), minlength=256)[:classes]
+            watch(done := done + 1, total)
+    target = torch.zeros(classes, dtype=torch.int64)
+    bf16, kind = recipe.compute.precision == "bf16", segmenter.mean.device.type
+    with inference(segmenter), torch.autocast(kind, torch.bfloat16, enabled=bf16):
+        for index in predicted:
+            image = read_or_next(scenario.target, index, recipe.loading)
+            pixels = on_device(prepare(image, segmenter.config.input_width_px), segmenter)
+            found = segmenter(pixels, "target").logits.argmax(dim=1).flatten().cpu()
+            target += torch.bincount(found, minlength=classes)
+            watch(done := done + 1, total)
+    return Counts(source, target, torch.tensor(len(predicted)))
 
-    def _predicted_counts(self, segmenter: Segmenter) -> tuple[Tensor, int]:
-        """Cells of each class (K,) in this process's images of the target, and how many images."""
-        counts = torch.zeros(self._scenario.label_space.num_classes, dtype=torch.int64)
-        bf16 = self._recipe.compute.precision == "bf16"
-        kind = segmenter.mean.device.type
-        own = self._own(len(self._scenario.target), _IMAGES)
-        with inference(segmenter), torch.autocast(kind, torch.bfloat16, enabled=bf16):
-            for done, index in enumerate(own):
-                image = read_or_next(self._scenario.target, index, self._recipe.loading)
-                pixels = on_device(prepare(image, segmenter.config.input_width_px), segmenter)
-                predicted = segmenter(pixels, "target").logits.argmax(dim=1).flatten().cpu()
-                counts += torch.bincount(predicted, minlength=len(counts))
-                self._progress.update("class shares", done + 1, len(own))
-                self._stop.check()
-        return counts, len(own)
 
-    def _own(self, count: int, most: int) -> list[int]:
-        """List this process's part of at most `most` of `count` images, evenly spread."""
-        return list(evenly(count, most))[self._processes.rank :: self._processes.count]
+def _own(count: int, most: int, part: tuple[int, int]) -> list[int]:
+    """List a process's part of at most `most` of `count` images, evenly spread."""
+    rank, processes = part
+    return list(evenly(count, most))[rank::processes]
+
+
+def _shares_of(
+    counts: Counts, scenario: Scenario, segmenter: Segmenter, network: str
+) -> ClassShares | None:
+    """Compute shares from the counts of all processes; None without any label or image.
+
+    All sources weigh the same, as in training. A pack, which replaces them, holds the counts.
+    """
+    pack = scenario.pack
+    rows = counts.source if pack is None else pack.figures.counts[None]
+    rows = rows[rows.sum(dim=1) > 0].double()
+    if not len(rows) or not counts.images:
+        return None
+    source = (rows / rows.sum(dim=1, keepdim=True)).mean(dim=0)
+    target = counts.target.double() / counts.target.sum()
+    return ClassShares(
+        network=network,
+        classes=list(segmenter.classes.names),
+        source=source.tolist(),
+        target=target.tolist(),
+        total_variation=total_variation(source.tolist(), target.tolist()),
+        target_images=int(counts.images),
+        target_cells=int(counts.target.sum()),
+    )

@@ -18,6 +18,9 @@ from cag_uda.runs.records.base import (
 SCORES, ENVIRONMENT, TRACKING = "scores.json", "environment.json", "tracking.json"
 DATA, CLASS_SHARES, VERDICT = "data.json", "class_shares.json", "verdict.json"
 
+CLEARLY_APART = 0.15
+"""Total variation from which the class shares of two domains count as different."""
+
 
 class Gain(Record):
     """Gain of one network over another, in mIoU points, with a bootstrap interval."""
@@ -166,6 +169,11 @@ class ClassShares(Record):
         if not len(self.classes) == len(self.source) == len(self.target):
             raise ValueError("wanted as many shares of each domain as classes")
         return self
+
+    @property
+    def differ(self) -> bool:
+        """True if the domains show the classes in clearly different shares."""
+        return self.total_variation > CLEARLY_APART
 
 
 class JudgedNetwork(Record):
