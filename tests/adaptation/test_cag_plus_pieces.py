@@ -5,16 +5,13 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from cag_uda.adaptation.anchors import CategoryAnchors, follow, nearest_of
-from cag_uda.adaptation.losses import anchor_contrast, cross_entropy, feature_distance
+from cag_uda.adaptation.anchors import CategoryAnchors, follow
+from cag_uda.adaptation.losses import cross_entropy, feature_distance
 from cag_uda.adaptation.mixing import hidden_blocks
 from cag_uda.adaptation.soft_labels import (
-    ClassPrior,
     SoftLabels,
-    rectify,
     soft_cross_entropy,
     soften,
     with_known,
@@ -26,41 +23,6 @@ from cag_uda.types import IGNORE
 from tests.support.batches import make_batch, seeded
 
 # --- soft labels
-
-
-def test_rectified_labels_are_the_product_of_probability_and_nearness_by_a_loop() -> None:
-    logits = torch.randn(2, 4, 3, 5, generator=seeded()) * 2
-    distances = torch.rand(2, 4, 3, 5, generator=seeded(1)) * 7 + 1
-    distances[:, 3] = math.inf
-    got = rectify(logits, distances, 3.0).softmax(dim=1)
-    for b in range(2):
-        nearest = [float(distances[b, :, y, x].min()) for y in range(3) for x in range(5)]
-        mean = sum(nearest) / len(nearest)
-        for y in range(3):
-            for x in range(5):
-                p = logits[b, :, y, x].double().softmax(0)
-                near = torch.exp(-3.0 * distances[b, :, y, x].double() / mean)
-                wanted = p * near / near.sum()
-                torch.testing.assert_close(got[b, :, y, x], (wanted / wanted.sum()).float())
-    assert (got[:, 3] == 0).all(), "no anchor, no label"
-
-
-def test_rectified_labels_know_no_unit_and_can_leave_the_anchors_out() -> None:
-    logits = torch.randn(1, 3, 4, 4, generator=seeded())
-    distances = torch.rand(1, 3, 4, 4, generator=seeded(1)) + 0.1
-    torch.testing.assert_close(rectify(logits, distances, 2.0), rectify(logits, 1e3 * distances, 2))
-    assert rectify(logits, distances, 0.0).equal(logits)
-    with pytest.raises(ShapeError, match="one grid"):
-        rectify(logits, distances[..., :2], 2.0)
-
-
-def test_an_unseen_class_does_not_spoil_labels_at_image_size() -> None:
-    distances = torch.ones(1, 3, 2, 2)
-    distances[:, 2] = math.inf
-    grown = F.interpolate(rectify(torch.zeros(1, 3, 2, 2), distances, 4.0), (7, 7), mode="bilinear")
-    torch.testing.assert_close(
-        grown.softmax(1)[0, :, 3, 3], torch.tensor([0.5, 0.5, 0.0]), rtol=0, atol=1e-6
-    )
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 0.0])
@@ -102,7 +64,7 @@ def test_known_pixels_are_certain_and_the_others_stay() -> None:
     torch.testing.assert_close(got.weight, torch.tensor([[[1.0, 0.4]]]))
 
 
-# --- anchors, class shares, contrast
+# --- anchors
 
 
 def test_anchors_follow_class_by_class() -> None:
@@ -123,77 +85,6 @@ def test_anchors_follow_class_by_class() -> None:
         follow(anchors, latest, 1.5)
     with pytest.raises(ShapeError, match="as many"):
         follow(anchors, CategoryAnchors(2, 2), 0.5)
-
-
-def test_of_two_sets_of_anchors_the_nearer_one_counts() -> None:
-    source = CategoryAnchors.from_vectors(torch.tensor([[0.0, 0.0], [4.0, 0.0]]))
-    target = CategoryAnchors.from_vectors(torch.tensor([[3.0, 0.0], [math.nan, 0.0]]))
-    feature = torch.tensor([2.5, 0.0]).view(1, 2, 1, 1)
-    torch.testing.assert_close(
-        nearest_of([source, target], feature).flatten(), torch.tensor([0.5, 1.5])
-    )
-    torch.testing.assert_close(nearest_of([source], feature).flatten(), torch.tensor([2.5, 1.5]))
-
-
-def test_alignment_at_full_strength_gives_the_sources_shares_and_at_none_changes_nothing() -> None:
-    prior = ClassPrior(3)
-    logits = torch.randn(1, 3, 2, 2, generator=seeded())
-    torch.testing.assert_close(prior.align(logits, 1.0), logits, msg="nothing is known yet")
-    prior.begin(torch.tensor([60, 30, 10]), torch.tensor([0.2, 0.2, 0.4]))
-    as_shared = prior.target.log().view(1, 3, 1, 1)
-    got = prior.align(as_shared, 1.0).softmax(1).flatten()
-    torch.testing.assert_close(got, torch.tensor([0.6, 0.3, 0.1]))
-    half = prior.align(as_shared, 0.5).softmax(1).flatten()
-    wanted = (
-        torch.tensor([0.25, 0.25, 0.5])
-        * (torch.tensor([0.6, 0.3, 0.1]) / torch.tensor([0.25, 0.25, 0.5])).sqrt()
-    )
-    torch.testing.assert_close(half, wanted / wanted.sum())
-    torch.testing.assert_close(prior.align(logits, 0.0), logits)
-    prior.follow(torch.tensor([8.0, 0.0, 0.0]), 0.75)
-    torch.testing.assert_close(prior.target, torch.tensor([0.4375, 0.1875, 0.375]))
-
-
-def test_contrast_is_the_loop_over_pixels_and_anchors() -> None:
-    features = torch.randn(2, 5, 3, 4, generator=seeded()).requires_grad_()
-    anchors = torch.randn(4, 5, generator=seeded(1))
-    anchors[2] = math.nan
-    label = torch.randint(0, 4, (2, 3, 4), generator=seeded(2))
-    label[0, 0] = IGNORE
-    weight = torch.rand(2, 3, 4, generator=seeded(3))
-    got = anchor_contrast(features, anchors, label, weight, temperature=0.2)
-    total, count = 0.0, 0
-    for b in range(2):
-        for y in range(3):
-            for x in range(4):
-                k = int(label[b, y, x])
-                if k in (2, IGNORE):
-                    continue
-                cosine = {
-                    c: float(F.cosine_similarity(features[b, :, y, x].detach(), anchors[c], dim=0))
-                    / 0.2
-                    for c in (0, 1, 3)
-                }
-                normaliser = math.log(sum(math.exp(value) for value in cosine.values()))
-                total -= float(weight[b, y, x]) * (cosine[k] - normaliser)
-                count += 1
-    assert got.item() == pytest.approx(total / count, rel=1e-4)
-    got.backward()
-    assert features.grad is not None
-    assert features.grad.isfinite().all()
-
-
-def test_contrast_pulls_to_the_own_anchor_and_pushes_from_the_others() -> None:
-    anchors = torch.eye(3)
-    feature = torch.tensor([0.6, 0.6, 0.5]).view(1, 3, 1, 1).requires_grad_()
-    anchor_contrast(feature, anchors, torch.zeros(1, 1, 1, dtype=torch.int64)).backward()
-    assert feature.grad is not None
-    downhill = -feature.grad.flatten()
-    assert downhill[0] > 0
-    assert (downhill[1:] < 0).all()
-    nothing = torch.full((1, 1, 1), IGNORE)
-    assert anchor_contrast(feature, anchors, nothing).item() == 0
-    assert anchor_contrast(feature, anchors * math.nan, nothing * 0).item() == 0
 
 
 # --- hidden blocks, initial features

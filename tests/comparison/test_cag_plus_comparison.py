@@ -85,7 +85,6 @@ def test_the_defaults_are_the_published_numbers() -> None:
     config = CAGPlusConfig()
     assert config.momentum == 0.99, "DACS"
     assert (config.mask.ratio, config.mask.block) == (0.7, 64 / 1024), "MIC"
-    assert config.contrast.temperature == 0.1, "supervised contrast"
     assert config.label_temperature == 0.5, "MixMatch"
     for name in ("cag-plus-gta5-cityscapes", "cag-plus-synthia-cityscapes"):
         recipe = load_recipe(name)

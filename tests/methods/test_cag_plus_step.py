@@ -22,14 +22,9 @@ from tests.support.batches import make_batch, make_passes
 
 SETTINGS = {
     "adapted_weight": 0.3,
-    "anchor_weight": 2.0,
-    "prior_strength": 0.5,
     "label_temperature": 0.5,
-    "contrast": {"weight": 0.3, "temperature": 0.2},
     "mix": {"jitter": 0.0, "blur_probability": 0.0},
 }
-CENTRES = (..., slice(2, None, 4), slice(2, None, 4))
-"""Of the cells of 4 by 4 pixels that the network's grid has."""
 
 
 def enlarged(cells: Tensor) -> Tensor:
@@ -37,21 +32,12 @@ def enlarged(cells: Tensor) -> Tensor:
 
 
 def target_log_probability(method: CAGPlus, batch: Batch) -> Tensor:
-    """(B, K, h, w): teacher × p(f | c) × nearness to both domains' anchors × class shares."""
+    """(B, K, h, w): the teacher's p(c | x) to the power of 0.7 times p(f | c) to that of 0.3."""
     assert method.adapted is not None
     with torch.no_grad(), statistics_follow(method.teacher):
         features, logits = method.teacher(batch.target.plain, "target")
     logits = 0.7 * logits + 0.3 * method.adapted.anchors.log_likelihood(features)
-    each = [
-        (features[:, None] - anchors.vectors[None, :, :, None, None]).norm(dim=2)
-        for anchors in (method.anchors, method.target_anchors)
-    ]
-    distance = torch.minimum(*each)
-    unit = distance.amin(dim=1).mean(dim=(1, 2)).view(-1, 1, 1, 1)
-    shares = (method.prior.source / method.prior.target).sqrt().view(1, -1, 1, 1)
-    # In logarithms: untrained features make probabilities that float32 has none for.
-    scores: Tensor = logits - 2.0 * distance / unit + shares.log()
-    return scores.log_softmax(1)
+    return logits.log_softmax(1)
 
 
 def clear_cut(values: Tensor) -> tuple[float, Tensor]:
@@ -63,14 +49,6 @@ def clear_cut(values: Tensor) -> tuple[float, Tensor]:
     return least.item(), (values > least).float().mean()
 
 
-def contrast_loss(features: Tensor, anchors: Tensor, label: Tensor, weight: Tensor) -> Tensor:
-    """0.3 · mean over labelled cells of −weight · log softmax(cosine / 0.2) at the own class."""
-    cosine = torch.einsum("bdhw,kd->bkhw", F.normalize(features, dim=1), F.normalize(anchors))
-    of_own = (cosine / 0.2).log_softmax(1).gather(1, label.clamp(max=3)[:, None])[:, 0]
-    is_labelled = label != IGNORE
-    return -0.3 * (of_own * weight)[is_labelled].sum() / is_labelled.sum()
-
-
 def test_the_losses_of_a_step_are_those_written_out(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,8 +57,7 @@ def test_the_losses_of_a_step_are_those_written_out(
     method.prepare(make_passes())
     method.train()
     reference, batch = copy.deepcopy(method), make_batch(3)
-    log_probability_of_labels = target_log_probability(reference, batch)
-    score = enlarged(log_probability_of_labels)
+    score = enlarged(target_log_probability(reference, batch))
     surest = score.softmax(1).amax(1)
     least, share = clear_cut(surest)
     method.config = method.config.model_copy(update={"confidence": least})
@@ -97,12 +74,9 @@ def test_the_losses_of_a_step_are_those_written_out(
         got |= {name: loss.detach() for name, loss in losses.items()}
     ((mixed, _),) = given
 
-    label, anchors = batch.source.label, reference.anchors.vectors
-    features, logits = reference.segmenter(batch.source.image, "source")
-    expected = {
-        "source/ce": F.cross_entropy(enlarged(logits), label, ignore_index=IGNORE),
-        "source/contrast": contrast_loss(features, anchors, label[CENTRES], torch.ones(2, 8, 8)),
-    }
+    label = batch.source.label
+    _, logits = reference.segmenter(batch.source.image, "source")
+    expected = {"source/ce": F.cross_entropy(enlarged(logits), label, ignore_index=IGNORE)}
 
     is_pasted = mixed.label != IGNORE
     for place in range(2):
@@ -114,18 +88,16 @@ def test_the_losses_of_a_step_are_those_written_out(
     wanted = torch.where(is_pasted[:, None], certain, (score / 0.5).softmax(1))
     weight = torch.where(is_pasted, 1.0, share)
 
-    features, logits = reference.segmenter(mixed.image, "target")
+    _, logits = reference.segmenter(mixed.image, "target")
     log_probability = enlarged(logits).log_softmax(1)
     expected["mixed/ce"] = -(weight * (wanted * log_probability).sum(1)).mean()
-    own = torch.where(is_pasted[CENTRES], label[CENTRES], log_probability_of_labels.argmax(1))
-    expected["mixed/contrast"] = contrast_loss(features, anchors, own, weight[CENTRES])
     assert got.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(got[name], value.detach(), rtol=1e-4, atol=1e-6, msg=name)
 
 
-NO_PIECES = {"name", "label_anchors", "anchor_confidence", "prior_momentum"}
-"""Settings of pieces that other settings take out."""
+NO_PIECES = {"name", "anchor_confidence"}
+"""Settings that no step depends on."""
 
 
 @pytest.mark.parametrize("name", ["cag-plus-camvid-day-dusk", "cag-plus-gta5-cityscapes"])

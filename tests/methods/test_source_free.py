@@ -120,13 +120,9 @@ def test_the_anchors_follow_a_teacher_that_has_moved(segmenter: Segmenter) -> No
     assert method.of_pack.anchors.source.equal(before.source), "the pack's stay what they are"
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"contrast": {"weight": 0.1}}, {"initial": {"weight": 0.005}}, {"anchor_weight": 1.0}],
-)
-def test_pieces_that_want_source_images_are_refused(settings: dict[str, object]) -> None:
+def test_features_near_the_published_ones_are_refused() -> None:
     with pytest.raises(ValidationError, match="wants features of source images"):
-        CAGPlusSourceFreeConfig.model_validate(settings)
+        CAGPlusSourceFreeConfig.model_validate({"initial": {"weight": 0.005}})
 
 
 def test_each_method_says_whether_it_uses_the_source() -> None:

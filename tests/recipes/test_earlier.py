@@ -93,3 +93,37 @@ def test_an_unknown_kind_of_anchors_is_refused() -> None:
 
 def test_a_released_recipe_is_compared_as_cag() -> None:
     assert base_of(load_recipe("gta5-cityscapes-released")) == "cag"
+
+
+PLUS = {
+    "name": "cag-plus",
+    "adapted_weight": 0.25,
+    "label_anchors": ["source", "target"],
+    "anchor_weight": 0.0,
+    "anchor_momentum": 0.99,
+    "prior_strength": 0.0,
+    "prior_momentum": 0.99,
+    "contrast": {"weight": 0.0, "temperature": 0.1},
+}
+"""As a run of version 0.2 has it in its recipe.toml, as far as it differs."""
+
+
+@pytest.mark.parametrize("name", ["cag-plus", "cag-plus-source-free"])
+def test_pieces_that_were_taken_out_of_cag_plus_may_be_off(name: str) -> None:
+    wanted = {"name": name, "adapted_weight": 0.25}
+    assert read(PLUS | {"name": name}) == read(wanted)
+
+
+@pytest.mark.parametrize(
+    ("on", "named"),
+    [
+        ({"anchor_weight": 1.0}, "anchor_weight"),
+        ({"prior_strength": 0.3}, "prior_strength"),
+        ({"contrast": {"weight": 0.1}}, r"contrast\.weight"),
+    ],
+)
+def test_a_piece_that_was_taken_out_is_refused_where_it_is_on(
+    on: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ValueError, match=f"{named}: taken out of CAG-plus"):
+        read(PLUS | on)

@@ -114,7 +114,7 @@ def test_its_records_and_report_say_where_it_came_from(world: Path) -> None:
     assert set(found) == {"entropy", "infomax", "expected-iou", "snd", "snd-outputs"}
     assert not (stage / "features.safetensors").exists()
     assert set(json.loads((stage / "pseudo_labels.json").read_text())) == {
-        "corrected",
+        "adapted",
         "confidence",
     }
     page = run("report", world / "free")

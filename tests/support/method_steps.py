@@ -35,10 +35,8 @@ ACTIVE: dict[str, dict[str, Any]] = {
     },
     "cag-plus": {
         "adapted_weight": 0.0,  # With random weights it is sure of all pixels that the teacher is.
-        "anchor_weight": 0.5,
         "anchor_confidence": 0.2775,
         "confidence": 0.2775,
-        "contrast": {"weight": 0.1},
     },
 }
 """Settings with which a network with random weights labels a part of the target, by method."""

@@ -4,7 +4,7 @@ Knows features and labels as tensors on one grid; not the network that made the 
 images, not the processes that a sweep is shared between (`reduce` is handed their sum).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal, Self, TypeAlias, get_args
 
 import torch
@@ -260,19 +260,3 @@ def follow(anchors: CategoryAnchors, latest: CategoryAnchors, momentum: float) -
     moved = torch.lerp(anchors.sums, target, 1 - momentum)
     seen = (latest.counts > 0)[:, None]
     anchors.sums.copy_(torch.where(seen, moved, anchors.sums))
-
-
-def nearest_of(sets: Sequence[CategoryAnchors], features: Tensor) -> Tensor:
-    """Measure how far each pixel is from each class that several sets of anchors describe.
-
-    Args:
-        sets: at least one, for example of both domains.
-        features: (B, D, h, w).
-
-    Returns:
-        (B, K, h, w) the distance to the nearer of a class's anchors; +inf where no set has one.
-    """
-    nearest, *others = (anchors.distances(features) for anchors in sets)
-    for other in others:
-        nearest = torch.minimum(nearest, other)
-    return nearest

@@ -3,30 +3,19 @@
 What the pieces do is told in `cag_plus`; what is taken from whom, in their files in `adaptation`.
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 from pydantic import Field
 
 from cag_uda.methods.base import MethodConfig
 from cag_uda.models.config import SegmenterConfig
-from cag_uda.types import Config, DomainName
+from cag_uda.types import Config
 
 THINGS = (
     "traffic light", "traffic sign", "person", "rider", "car", "truck", "bus", "train",
     "motorcycle", "bicycle",
 )  # fmt: skip
 """The classes of Cityscapes that DAFormer's feature distance counts."""
-
-
-class ContrastConfig(Config):
-    """`[stages.method.contrast]`: features towards their anchor and away from the others."""
-
-    weight: float = Field(default=0.0, ge=0)
-    """Weight of the contrastive loss in each domain, for example 0.1. Off by default: it cost a
-    point on rendered scenes (docs/LOG.md)."""
-    temperature: float = Field(default=0.1, gt=0)
-    """Temperature by which the cosines are divided; 0.1 as in supervised contrast (Khosla et al.,
-    NeurIPS 2020). SePiCo divides products with a projection of its own by 100."""
 
 
 class MixConfig(Config):
@@ -77,40 +66,17 @@ class CAGPlusConfig(MethodConfig):
     (`adaptation.adapted_anchors`), which are pooled with the teacher's probabilities; 0 turns them
     off. A stage's `refresh_every` sets how often they are fitted anew with the current teacher;
     left out, they are fitted once, at the stage's start."""
-    label_anchors: tuple[DomainName, ...] = Field(default=("source", "target"), min_length=1)
-    """Domains whose anchors correct the labels; with both, the nearer of a class's two anchors
-    counts."""
-    anchor_weight: float = Field(default=0.0, ge=0)
-    """Weight of the distances to the anchors in the labels: 1 / τ of ProDA, for distances divided
-    by the mean nearest one; 0 leaves the teacher's probabilities as they are. Off by default: it
-    cost a point where it was tried (docs/LOG.md)."""
-    anchor_momentum: float = Field(default=0.99, ge=0, le=1)
-    """Momentum of the anchors' moving average; 1 fixes them for the stage, as in the paper."""
     anchor_confidence: float = Field(default=0.9, ge=0, lt=1)
-    """Least probability of the target's pixels that its anchors are the mean of."""
-    prior_strength: float = Field(default=0.0, ge=0, le=1)
-    """Strength of the alignment of the labels' class shares with the source's (ReMixMatch). Off by
-    default: where classes have other shares in the target it turns one class into another
-    (docs/LOG.md)."""
-    prior_momentum: float = Field(default=0.99, ge=0, le=1)
-    """Momentum of the running mean of the labels' class shares."""
+    """Probability that labels exceed which the run reports the quality of. Training leaves none
+    out."""
     confidence: float = Field(default=0.968, ge=0, lt=1)
     """Target pixels weigh the share of the batch's pixels with at least this probability (DACS); 0
     weighs each by its own probability."""
     label_temperature: float = Field(default=0.5, ge=0)
     """Below 1 sharpens soft labels (MixMatch: 0.5); 0 makes them hard."""
-    contrast: ContrastConfig = ContrastConfig()
     mix: MixConfig = MixConfig()
     mask: MaskConfig = MaskConfig()
     initial: InitialConfig = InitialConfig()
-
-    @property
-    def anchored_domains(self) -> tuple[DomainName, ...]:
-        """The domains whose anchors labels or losses use; by default none."""
-        used = set(self.label_anchors if self.anchor_weight else ())
-        if self.contrast.weight:
-            used.add("source")
-        return tuple(domain for domain in get_args(DomainName) if domain in used)
 
     def problem_with(self, segmenter: SegmenterConfig) -> str | None:
         """Refuse a distance to initial features of a backbone with random weights."""

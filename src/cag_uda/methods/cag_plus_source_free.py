@@ -76,20 +76,15 @@ class CAGPlusSourceFreeConfig(CAGPlusConfig):
 
     @model_validator(mode="after")
     def _wants_no_source(self) -> Self:
-        pieces = {
-            "contrast.weight": self.contrast.weight,
-            "initial.weight": self.initial.weight,
-            "anchor_weight": self.anchor_weight,
-        }
-        if used := [name for name, weight in pieces.items() if weight]:
+        if self.initial.weight:
             raise ValueError(
-                f"{', '.join(used)}: wants features of source images, which are not there; set 0"
+                "initial.weight: wants features of source images, which are not there; set 0"
             )
         return self
 
 
 class CAGPlusSourceFree(CAGPlus):
-    """One stage: anchors by the pack, then steps on the target alone that teacher and prior follow.
+    """One stage: anchors by the pack, then steps on the target alone that the teacher follows.
 
     Delivered is the teacher.
     """
@@ -121,8 +116,6 @@ class CAGPlusSourceFree(CAGPlus):
         self.teacher.load_state_dict(self.segmenter.state_dict())
         self._unpack(passes)
         self.refresh(passes)
-        if self.config.prior_strength:
-            self._sweep_target(self._teacher_passes(passes))
 
     def refresh(self, passes: Passes) -> None:
         """Adapt the anchors to the target anew, by what the teacher has become."""
@@ -179,7 +172,7 @@ class CAGPlusSourceFree(CAGPlus):
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Update the teacher, the source's batch-norm statistics with it, and class shares."""
+        """Update the teacher, and the source's batch-norm statistics with it."""
         super().after_step(step)
         carry_source_statistics(self.teacher, self.packed)
 
@@ -206,7 +199,6 @@ class CAGPlusSourceFree(CAGPlus):
         counts = figures.counts.to(self.anchors.counts.device)
         known = torch.where(counts[:, None] > 0, self.of_pack.anchors.source, torch.nan)
         self.anchors.load_state_dict(CategoryAnchors.from_vectors(known, counts).state_dict())
-        self.target_anchors.load_state_dict(self.anchors.state_dict())
 
     def _has_moved(self) -> bool:
         """Tell whether the teacher's weights are others than the packed network's."""

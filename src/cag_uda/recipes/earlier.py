@@ -1,8 +1,12 @@
-"""CAG's settings as earlier recipes have them: one table for the paper's form and all its variants.
+"""Settings of methods as earlier recipes and runs have them.
 
-Now each variant is a method with a row of its own. A table with settings of a variant under the
-name of another row is given the row that it means, so that earlier recipes, runs' own recipes and
-the variants of an ablation go on meaning the same.
+CAG had one table for the paper's form and all its variants. Now each variant is a method with a row
+of its own: a table with settings of a variant under the name of another row is given the row that
+it means, so that earlier recipes, runs' own recipes and the variants of an ablation go on meaning
+the same.
+
+CAG-plus had pieces that did not help and were taken out (docs/LOG.md). A recipe in which they are
+off, as they were by default, goes on meaning the same.
 """
 
 from typing import Any
@@ -23,19 +27,48 @@ _NAMES = {
 }
 """Method by whether its settings are those of the released form, and whether its anchors are kept
 over the stage."""
+_TAKEN_OUT = {"anchor_weight": ("label_anchors",), "prior_strength": ("prior_momentum",)}
+"""Settings of CAG-plus that turned a piece on where above 0, and those that went with them."""
 
 
-def in_its_row(table: Any) -> Any:
-    """Give a method's table the row that its settings belong to.
+def as_now(table: Any) -> Any:
+    """Give a method's table as it is written now.
 
     Args:
-        table: of a recipe; what is not a table of CAG is returned as it is.
+        table: of a recipe; what is no table of CAG or CAG-plus is returned as it is.
 
     Raises:
-        ValueError: for an unknown kind of `anchors`.
+        ValueError: for a piece of CAG-plus that was taken out and is on, or an unknown kind of
+            `anchors` of CAG.
     """
-    if not isinstance(table, dict) or table.get("name") not in _NAMES.values():
+    if not isinstance(table, dict):
         return table
+    if table.get("name") in ("cag-plus", "cag-plus-source-free"):
+        return _without_pieces(table)
+    return _in_its_row(table) if table.get("name") in _NAMES.values() else table
+
+
+def _without_pieces(table: dict[str, Any]) -> dict[str, Any]:
+    """Leave the pieces out that were taken out of CAG-plus."""
+    settings = dict(table)
+    contrast = settings.pop("contrast", {})
+    settings.pop("anchor_momentum", None)
+    on = ["contrast.weight"] if isinstance(contrast, dict) and contrast.get("weight") else []
+    for name, others in _TAKEN_OUT.items():
+        if settings.pop(name, 0.0):
+            on.append(name)
+        for other in others:
+            settings.pop(other, None)
+    if on:
+        raise ValueError(
+            f"{', '.join(on)}: taken out of CAG-plus, since it made networks worse (docs/LOG.md); "
+            "leave it out, or install cag-uda 0.1"
+        )
+    return settings
+
+
+def _in_its_row(table: dict[str, Any]) -> dict[str, Any]:
+    """Give a table of CAG the row that its settings belong to."""
     settings = dict(table)
     is_moving = "moving" in settings["name"]
     if "anchors" in settings:

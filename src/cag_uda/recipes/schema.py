@@ -11,7 +11,7 @@ from cag_uda.data.loading.config import LoadingConfig
 from cag_uda.methods import METHODS
 from cag_uda.methods.base import MethodConfig
 from cag_uda.models.config import SegmenterConfig
-from cag_uda.recipes.earlier import in_its_row
+from cag_uda.recipes.earlier import as_now
 from cag_uda.training.settings import ComputeConfig, StageSettings, TrackingConfig
 from cag_uda.types import OF_SOURCE, Config, CriterionName
 
@@ -22,9 +22,7 @@ else:
     _either = _configs[0]
     for _config in _configs[1:]:
         _either = _either | _config
-    AnyMethod = Annotated[
-        Annotated[_either, Field(discriminator="name")], BeforeValidator(in_its_row)
-    ]
+    AnyMethod = Annotated[Annotated[_either, Field(discriminator="name")], BeforeValidator(as_now)]
 
 INITIAL = "initial"
 """The name, as a stage's `start`, of the network that no stage has trained yet."""

@@ -14,7 +14,7 @@ from cag_uda.runs.records.stage import PseudoLabelScores
 _KIND_NAMES = {
     "anchor": "by anchor",
     "adapted": "by adapted anchors",
-    "corrected": "by teacher and anchors",
+    "corrected": "by teacher and anchors",  # of CAG-plus in 0.1
     "confidence": "by confidence",
     "intersection": "where both agree",
 }
