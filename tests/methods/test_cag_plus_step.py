@@ -37,7 +37,8 @@ def target_log_probability(method: CAGPlus, batch: Batch) -> Tensor:
     with torch.no_grad(), statistics_follow(method.teacher):
         features, logits = method.teacher(batch.target.plain, "target")
     logits = 0.7 * logits + 0.3 * method.adapted.anchors.log_likelihood(features)
-    return logits.log_softmax(1)
+    scores: Tensor = logits.log_softmax(1)
+    return scores
 
 
 def clear_cut(values: Tensor) -> tuple[float, Tensor]:
