@@ -30,9 +30,8 @@ DEFAULT = "default"
 VARIANTS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     "adapted-none": {"adapted_weight": 0.0},
-    "contrast": {"contrast": {"weight": 0.1}},
-    "rectified": {"anchor_weight": 1.0},
-    "prior": {"prior_strength": 0.3},
+    "balance-half": {"class_balance": 0.5},
+    "balance-none": {"class_balance": 0.0},
     "unsharpened": {"label_temperature": 1.0},
     "pixel-weights": {"confidence": 0.0},
     "teacher-none": {"momentum": 0.0},

@@ -61,7 +61,7 @@ def _without_pieces(table: dict[str, Any]) -> dict[str, Any]:
             settings.pop(other, None)
     if on:
         raise ValueError(
-            f"{', '.join(on)}: taken out of CAG-plus, since it made networks worse (docs/LOG.md); "
+            f"{', '.join(on)}: taken out of CAG-plus, since it did not help (docs/LOG.md); "
             "leave it out, or install cag-uda 0.1"
         )
     return settings
