@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cag_uda.methods.base import Method, MethodConfig, Passes
+from cag_uda.methods.base import Method, MethodConfig
 from cag_uda.methods.cag import CAG
 from cag_uda.methods.cag_plus import CAGPlus
 from cag_uda.methods.cag_plus_settings import CAGPlusConfig
@@ -24,6 +24,7 @@ from cag_uda.methods.optim import OptimConfig
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.recomputing import recompute
 from cag_uda.models.segmenter import Segmenter
+from cag_uda.runs.bench.noise import noise, stepper
 from cag_uda.runs.bench.timing import Row, interleaved_s, median_ratio
 from cag_uda.training.compute import (
     launch,
@@ -33,10 +34,8 @@ from cag_uda.training.compute import (
     with_precision,
 )
 from cag_uda.training.memory import PeakMemory
-from cag_uda.training.processes import Processes
 from cag_uda.training.settings import ComputeConfig, StageSettings
-from cag_uda.training.step import Trainer, train_step
-from cag_uda.types import Batch, Labelled, Losses, Unlabelled
+from cag_uda.types import Batch, Losses
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ class StepBench:
         self.segmenter = Segmenter(size.segmenter, Classes(names=names, palette=colours))
         self.compute = resolve(compute, self.segmenter, size.crop_px, size.batch)
         self.fabric = with_precision(launch(self.compute), self.compute)
-        self.batch = _batch(size, self.fabric.device)
+        self.batch = noise(size.batch, size.crop_px, size.num_classes, self.fabric.device)
 
     def stepper(self, made: Made) -> Callable[[], object]:
         """Make a function that takes one step of a method, which trains a copy of the network."""
@@ -190,13 +189,8 @@ class StepBench:
         recompute(method.segmenter, self.compute.checkpointing)
         set_memory_format(method, memory_format(self.compute))
         optim = OptimConfig(optimizer="adamw", learning_rate=1e-4, clip_norm=1.0)
-        method.prepare(Passes(lambda: [batch.source], lambda: [batch.target], lambda each: each))
         settings = StageSettings(name="bench", steps=1_000_000, optim=optim)
-        optimizers = method.optimizers(optim)
-        trainer = Trainer.attach(
-            fabric, Processes(fabric), method, settings, self.compute, 0, optimizers
-        )
-        return lambda: train_step(trainer, 0, batch)
+        return stepper(method, settings, self.compute, fabric, batch)
 
     def need_mib(self, made: Made) -> float:
         """Measure a method's networks and three steps: peak memory less what was held before."""
@@ -212,12 +206,3 @@ class StepBench:
 def _told(size: Size) -> str:
     height, width = size.crop_px
     return f"{size.name}, {size.batch}+{size.batch} of {height}×{width}"
-
-
-def _batch(size: Size, device: torch.device) -> Batch:
-    generator = torch.Generator().manual_seed(0)
-    shape = (size.batch, 3, *size.crop_px)
-    source = torch.rand(shape, generator=generator).to(device)
-    target = torch.rand(shape, generator=generator).to(device)
-    label = torch.randint(0, size.num_classes, (size.batch, *size.crop_px), generator=generator)
-    return Batch(Labelled(source, label.to(device)), Unlabelled(target, target))
