@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,14 @@ from cag_uda.recipes import load_recipe
 from cag_uda.runs.planning import plan
 from cag_uda.runs.planning.fitting import (
     Growth,
+    Trial,
     Way,
     available_mib,
     settings_that_fit,
     trial_crops,
 )
-from cag_uda.runs.planning.forecast import Images, scaled, times
-from cag_uda.runs.planning.rehearsal import FRAMES, FewFrames, Line, Measured, Sweep
-from cag_uda.runs.planning.trial import Trial
+from cag_uda.runs.planning.forecast import Measured, scaled, times
+from cag_uda.runs.planning.rehearsal import FRAMES, FewFrames
 from tests.support.trees import RECIPE, write_domain, write_recipe
 
 
@@ -120,41 +121,35 @@ def test_one_image_a_device_is_planned_too(tmp_path: Path) -> None:
 
 
 def test_what_was_measured_is_scaled_to_the_whole_stage() -> None:
-    recipe = load_recipe("gta5-cityscapes", ["tracking.pictures_every=250"])
-    stage = recipe.stages[1].model_copy(
-        update={"steps": 1001, "evaluate_every": 100, "checkpoint_every": 400}
-    )
+    stage = load_recipe("gta5-cityscapes").stages[1]
+    stage = stage.model_copy(update={"steps": 1001, "evaluate_every": 100, "checkpoint_every": 400})
     measured = Measured(
-        prepare_s=2.0,
-        before=[Sweep("source", 20, 10.0), Sweep("target", 10, 1.0)],
-        labelling=Line(1.0, 0.5),
-        begin_s=3.0,
+        load_s=0.1,
+        prepare_s=107.0,
         step_s=0.25,
-        evaluation=Line(2.0, 0.1),
-        pictures_s=0.5,
+        once_s=13.0,
         save_s=1.5,
-        after=[Sweep("target", 10, 2.0)],
-        keeping=Line(4.0, 0.2),
+        evaluation_s=5.0,
+        pictures_s=0.5,
+        scoring_s=26.0,
         training_mib=900.0,
         scoring_mib=1000.0,
     )
-    images = Images(source=200, target=50, frames=30)
-    prepare_s = 2 + 200 / 20 * 10 + 50 / 10 * 1
-    rest_s = 3 + 10 * (2 + 30 * 0.1) + 4 * 0.5 + 3 * 1.5 + 50 / 10 * 2
-    done = scaled(stage, measured, images, 0.1, recipe)
-    assert done.training_s == pytest.approx(prepare_s + 1001 * 0.25 + rest_s)
-    assert done.scoring_s == pytest.approx(1 + 30 * 0.5 + 4 + 30 * 0.2)
+    rest_s = 107 + 13 + 10 * 5 + 4 * 0.5 + 3 * 1.5
+    done = scaled(stage, measured, 250)
+    assert done.training_s == pytest.approx(1001 * 0.25 + rest_s)
+    assert done.scoring_s == 26
     assert (done.peak_memory_mib, done.scoring_memory_mib, done.most_memory_mib) == (900, 1000, 1e3)
 
-    slow_disk = scaled(stage, measured, images, 0.4, recipe)
+    slow_disk = scaled(stage, replace(measured, load_s=0.4), 250)
     assert slow_disk.step_s == 0.4, "training waits for the loader"
-    assert slow_disk.training_s == pytest.approx(prepare_s + 1001 * 0.4 + rest_s)
+    assert slow_disk.training_s == pytest.approx(1001 * 0.4 + rest_s)
 
     # Prepared anew, and saved, after 500 and 1000 steps.
     renewed = stage.model_copy(update={"refresh_every": 500})
     assert done.training_s is not None
-    again = scaled(renewed, measured, images, 0.1, recipe)
-    assert again.training_s == pytest.approx(done.training_s + 2 * (prepare_s + 1.5))
+    again = scaled(renewed, measured, 250)
+    assert again.training_s == pytest.approx(done.training_s + 2 * (107 + 1.5))
 
 
 @pytest.mark.parametrize(

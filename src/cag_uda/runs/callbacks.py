@@ -1,6 +1,8 @@
 """Callbacks of a run at the points of a stage: progress, pseudo-label quality, scores, pictures."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from cag_uda.methods.base import Method
 from cag_uda.recipes.schema import Stage
@@ -8,6 +10,29 @@ from cag_uda.runs.progress import Progress
 from cag_uda.runs.records.stage import MetricsLine
 from cag_uda.runs.results import Results
 from cag_uda.training.callbacks import Callback, ForLog, is_due
+from cag_uda.training.loop import StageData
+from cag_uda.types import Labelled, Unlabelled
+
+Images = TypeVar("Images", Labelled, Unlabelled)
+
+
+class Watch(Callback):
+    """Callback of all stages of a run, before their own ones; it is told of their sweeps, too."""
+
+    def on_stage(self, stage: Stage, data: StageData) -> None:
+        """Called before a stage is prepared, or resumed."""
+
+    def on_sweep(self, sweep: Iterator[Images], images: int) -> Iterator[Images]:
+        """Called with each sweep over a domain; returns what the method shall see of it.
+
+        Args:
+            sweep: this process's share of the batches.
+            images: of all processes.
+        """
+        return sweep
+
+    def on_kept(self) -> None:
+        """Called when a stage's results are written."""
 
 
 class ShowProgress(Callback):

@@ -1,15 +1,17 @@
 """Run a recipe from its first stage to the delivered network, or continue where it stopped."""
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias, TypeVar, cast
+from typing import cast
 
 import torch
 from lightning.fabric import Fabric
 
 from cag_uda.data.files.images import DEFAULT
+from cag_uda.data.loading.images import LabelledImages
 from cag_uda.data.loading.sampler import BatchSource, Shard, load_batches
 from cag_uda.data.loading.sweeps import sweep_source, sweep_target
 from cag_uda.errors import ModelError, RecipeError, RunError
@@ -25,7 +27,14 @@ from cag_uda.recipes import Recipe, as_toml, changed, load_recipe
 from cag_uda.recipes.packs import completed
 from cag_uda.recipes.schema import INITIAL, Stage
 from cag_uda.report import write_report
-from cag_uda.runs.callbacks import KeepLabelling, ScoreOnTheWay, ShowPictures, ShowProgress
+from cag_uda.runs.callbacks import (
+    Images,
+    KeepLabelling,
+    ScoreOnTheWay,
+    ShowPictures,
+    ShowProgress,
+    Watch,
+)
 from cag_uda.runs.card import write_card
 from cag_uda.runs.class_shares import ClassShareRecorder
 from cag_uda.runs.console import shown
@@ -57,12 +66,8 @@ from cag_uda.training.processes import Processes
 from cag_uda.training.settings import ComputeConfig
 from cag_uda.types import Batch, Labelled, Unlabelled
 
-T = TypeVar("T")
-Around: TypeAlias = Callable[
-    [Stage, StageData, list[Callback]], tuple[StageData, Sequence[Callback]]
-]
-
 _SWEEP_CHUNK = 8
+_UNWATCHED = Watch()
 
 
 @dataclass(frozen=True)
@@ -238,7 +243,7 @@ class StageRunner:
         progress: receives the progress.
         loggers: of the run.
         shard: this process's part of the work; None: by rank and number of the processes.
-        around: may replace the data and the callbacks of a stage.
+        watch: told of all stages.
     """
 
     def __init__(
@@ -252,12 +257,12 @@ class StageRunner:
         progress: Progress,
         loggers: Loggers,
         shard: Shard | None = None,
-        around: Around = lambda stage, data, callbacks: (data, callbacks),
+        watch: Watch = _UNWATCHED,
     ) -> None:
         self.recipe, self.run_folder, self.scenario = recipe, run, scenario
         self.fabric, self.processes, self.stop, self.progress = fabric, processes, stop, progress
         self.shard = shard or Shard(processes.rank, processes.count)
-        self.loggers, self.around = loggers, around
+        self.loggers, self.watch = loggers, watch
         self.results = Results(recipe, run, scenario, processes, progress, loggers)
 
     def run(self, initial: Segmenter) -> Scores:
@@ -312,7 +317,8 @@ class StageRunner:
         memory = PeakMemory(self.fabric.device)
         compute, is_shared = self.recipe.compute, self.shard.world_size > 1
         method = build_method(segmenter, stage, compute, self.fabric.device, is_shared)
-        data, callbacks = self.around(stage, self.data(index), self.callbacks(index))
+        data = self.data(index)
+        self.watch.on_stage(stage, data)
         done = train_stage(
             self.fabric,
             self.processes,
@@ -320,7 +326,7 @@ class StageRunner:
             stage,
             compute,
             data,
-            callbacks,
+            self.callbacks(index),
             seed=seed,
             folder=folder,
             stop=self.stop,
@@ -328,6 +334,7 @@ class StageRunner:
         start = self.recipe.start_of(index)
         cost = Cost(done.elapsed_s, memory.mib())
         self.results.keep(stage, start, method, folder, cost)
+        self.watch.on_kept()
         if self.processes.is_first:
             drop_previous(folder / "checkpoint")
 
@@ -370,6 +377,7 @@ class StageRunner:
         label = f"{index + 1}/{len(self.recipe.stages)} {stage.name}"
         folder = self.run_folder.stage(index, stage.name)
         return [
+            self.watch,
             self.loggers,
             ShowProgress(self.progress, label, stage.steps),
             KeepLabelling(self.results, folder),
@@ -378,36 +386,30 @@ class StageRunner:
         ]
 
     def _passes(self) -> Passes:
-        loading, device = self.recipe.sweep_loading, self.fabric.device
+        scenario, loading, device = self.scenario, self.recipe.sweep_loading, self.fabric.device
 
-        def source() -> Iterator[Labelled]:
-            for images in self.scenario.sources:
-                sweep = sweep_source(images, loading, _SWEEP_CHUNK, self.shard, device)
-                yield from self._together(sweep)
+        def labelled(*splits: LabelledImages | None) -> Iterator[Labelled]:
+            for images in splits:
+                if images is not None:
+                    sweep = sweep_source(images, loading, _SWEEP_CHUNK, self.shard, device)
+                    visited = min(len(images), loading.sweep_images or len(images))
+                    yield from self._together(sweep, visited)
 
         def target() -> Iterator[Unlabelled]:
-            sweep = sweep_target(self.scenario.target, loading, _SWEEP_CHUNK, self.shard, device)
-            yield from self._together(sweep)
+            sweep = sweep_target(scenario.target, loading, _SWEEP_CHUNK, self.shard, device)
+            return self._together(sweep, len(scenario.target))
 
         def unseen() -> Iterator[Labelled] | None:
             images = held_out(self.recipe)
-            if images is None:
-                return None
-            return self._together(sweep_source(images, loading, _SWEEP_CHUNK, self.shard, device))
+            return None if images is None else labelled(images)
 
-        def labelled() -> Iterator[Labelled]:
-            if self.scenario.labelled is not None:
-                sweep = sweep_source(
-                    self.scenario.labelled, loading, _SWEEP_CHUNK, self.shard, device
-                )
-                yield from self._together(sweep)
+        source, few = partial(labelled, *scenario.sources), partial(labelled, scenario.labelled)
+        return Passes(source, target, self.processes.total, unseen, scenario.pack, few)
 
-        return Passes(source, target, self.processes.total, unseen, self.scenario.pack, labelled)
-
-    def _together(self, sweep: Iterator[T]) -> Iterator[T]:
+    def _together(self, sweep: Iterator[Images], images: int) -> Iterator[Images]:
         """Yield this process's share of a sweep; a signal or a broken file ends it in all."""
         with self.processes.agreed():
-            for batch in sweep:
+            for batch in self.watch.on_sweep(sweep, images):
                 yield batch
                 self.stop.check()
 

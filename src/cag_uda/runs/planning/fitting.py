@@ -12,13 +12,21 @@ from typing import NamedTuple
 import torch
 
 from cag_uda.recipes import Recipe
-from cag_uda.runs.planning.trial import Trial
 
 _MIB = 1 << 20
 _MEMORY, _LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 _CROP_SHARES = (1.0, 0.75, 0.5)
 _TRIAL_SHARES = (0.25, 0.5)
 """Sides of the crops that are tried, as shares between the least possible crop and the recipe's."""
+
+
+class Trial(NamedTuple):
+    """Measurements of some steps on crops of one size."""
+
+    pixels: int
+    """Pixels of one domain's crops in one device's share of a batch, all together."""
+    mib: float
+    step_s: float
 
 
 @dataclass(frozen=True)

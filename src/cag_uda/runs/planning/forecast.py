@@ -1,29 +1,37 @@
 """Forecasts: measurements of a recipe in small, scaled to the whole of it. Pure arithmetic."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from cag_uda.recipes import Recipe
 from cag_uda.recipes.schema import Stage
 from cag_uda.runs.planning.fitting import Setting
-from cag_uda.runs.planning.rehearsal import Measured, Sweep
 
 
-class Images(NamedTuple):
-    """Numbers of images that one process reads."""
+@dataclass
+class Measured:
+    """Measurements of a short stage; those of sweeps and frames are scaled to all of them."""
 
-    source: int
-    """Images of a sweep over the source."""
-    target: int
-    """Images of a sweep over the target."""
-    frames: int
-    """Images of an evaluation."""
-    held_out: int = 0
-    """Images of a sweep over the source's images that are not trained on."""
-    labelled: int = 0
-    """Images of a sweep over the target's images that are trained on with their labels."""
+    load_s: float = 0.0
+    """The loader's seconds for a batch, while nothing else runs."""
+    prepare_s: float = 0.0
+    """Preparing the method."""
+    step_s: float = 0.0
+    """One step, with a loader that has had time to read ahead."""
+    once_s: float = 0.0
+    """What the first steps take longer than later ones, and sweeps after the last."""
+    save_s: float = 0.0
+    """One checkpoint."""
+    evaluation_s: float = 0.0
+    """One evaluation on the way."""
+    pictures_s: float = 0.0
+    """Pictures on the way, once."""
+    scoring_s: float = 0.0
+    """Pseudo-labels' quality, and all that follows training."""
+    training_mib: float = 0.0
+    """Peak until the last step, as the run's scores tell it."""
+    scoring_mib: float = 0.0
+    """Peak of what follows."""
 
 
 @dataclass(frozen=True)
@@ -101,32 +109,25 @@ class Forecast:
         }
 
 
-def scaled(
-    stage: Stage, measured: Measured, images: Images, load_s: float, recipe: Recipe
-) -> StageForecast:
+def scaled(stage: Stage, measured: Measured, pictures_every: int | None) -> StageForecast:
     """Forecast a stage from measurements of a short one like it.
 
     Args:
         stage: of the recipe.
         measured: of the short one.
-        images: of one process.
-        load_s: seconds that the loader takes for a batch.
-        recipe: of the stage.
+        pictures_every: steps between pictures.
     """
-    step_s = max(measured.step_s, load_s) if stage.steps else None
-    every = stage.refresh_every
-    refreshes = times(stage.steps, every)
-    prepare_s = measured.prepare_s + _swept_s(measured.before, images)
+    step_s = max(measured.step_s, measured.load_s) if stage.steps else None
+    refreshes = times(stage.steps, stage.refresh_every)
     saves = math.ceil(stage.steps / stage.checkpoint_every) + refreshes
     training_s = math.fsum(
         [
-            (1 + refreshes) * prepare_s,
-            measured.begin_s,
+            (1 + refreshes) * measured.prepare_s,
             stage.steps * (step_s or 0.0),
+            measured.once_s,
             saves * measured.save_s,
-            times(stage.steps, stage.evaluate_every) * measured.evaluation.of(images.frames),
-            times(stage.steps, recipe.tracking.pictures_every) * measured.pictures_s,
-            _swept_s(measured.after, images),
+            times(stage.steps, stage.evaluate_every) * measured.evaluation_s,
+            times(stage.steps, pictures_every) * measured.pictures_s,
         ]
     )
     return StageForecast(
@@ -137,19 +138,10 @@ def scaled(
         scoring_memory_mib=measured.scoring_mib,
         step_s=step_s,
         training_s=training_s,
-        scoring_s=measured.labelling.of(images.frames) + measured.keeping.of(images.frames),
+        scoring_s=measured.scoring_s,
     )
 
 
 def times(steps: int, every: int | None) -> int:
     """Count the events that come every so many steps, without one after the last step."""
     return (steps - 1) // every if every and steps else 0
-
-
-def _swept_s(sweeps: Iterable[Sweep], images: Images) -> float:
-    """Estimate the seconds of whole sweeps from sweeps over a part of the images."""
-    return math.fsum(
-        sweep.elapsed_s / sweep.images * getattr(images, sweep.images_of)
-        for sweep in sweeps
-        if sweep.images
-    )

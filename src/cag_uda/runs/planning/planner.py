@@ -1,5 +1,7 @@
 """Measurement of a recipe on this device before it is run."""
 
+import copy
+import gc
 import math
 import tempfile
 import time
@@ -9,34 +11,34 @@ from pathlib import Path
 
 import torch
 
-from cag_uda.data.loading.sampler import BatchSource, Shard, load_batches
 from cag_uda.errors import UserError
-from cag_uda.methods import METHODS
 from cag_uda.models.recomputing import BLOCKS
 from cag_uda.recipes import Recipe
-from cag_uda.recipes.schema import INITIAL, Stage
-from cag_uda.runs.folder import RunFolder
+from cag_uda.recipes.schema import Stage
+from cag_uda.runs.bench.noise import noise, stepper
+from cag_uda.runs.bench.timing import wait_for
 from cag_uda.runs.planning.fitting import (
     Growth,
     Setting,
+    Trial,
     Way,
     available_mib,
     settings_that_fit,
     trial_crops,
 )
-from cag_uda.runs.planning.forecast import Forecast, Images, StageForecast, scaled
-from cag_uda.runs.planning.rehearsal import Rehearsal, short_stage
-from cag_uda.runs.planning.trial import HARMLESS_RATE, Trial, try_steps
+from cag_uda.runs.planning.forecast import Forecast, StageForecast, scaled
+from cag_uda.runs.planning.rehearsal import WARM_UP, Rehearsal, harmless, shortened
 from cag_uda.runs.progress import Progress, Silent
-from cag_uda.runs.runner import initial_segmenter
-from cag_uda.runs.scenario import Scenario, held_out
+from cag_uda.runs.runner import build_method, initial_segmenter
+from cag_uda.runs.scenario import Scenario
 from cag_uda.training.compute import describe, half_precision, launch, resolve, with_precision
+from cag_uda.training.memory import PeakMemory
 from cag_uda.training.settings import ComputeConfig
+from cag_uda.types import Labelled
 
 _TIMED_S, _FEWEST_STEPS, _MOST_STEPS = 2.5, 3, 40
 """Steps of a rehearsal are timed for about so long; so many at least, so many at most."""
-_LOADED = 3
-"""Batches that each loader process has to give: as many as it reads ahead."""
+_TRIED_STEPS = 2
 _MOST_SETTINGS = 5
 _SAFE_SHARES = (0.95, 0.85, 0.7, 0.5)
 """Shares of the device's memory that proposed settings may take by the estimate, largest first:
@@ -116,34 +118,47 @@ class _Planner:
 
     def _growths(self, compute: ComputeConfig) -> dict[str, Growth]:
         """Measure how memory and time of each kind of stage that trains grow with its crops."""
-        crops, growths = trial_crops(self.recipe), {}
+        crops, growths = dict.fromkeys(trial_crops(self.recipe)), {}
         for kind, stage in self.kinds.items():
             if stage.steps:
-                tried = {
-                    each: self._try(stage, each, self.share, compute)
-                    for each in dict.fromkeys(crops)
-                }
-                growths[kind] = Growth(*(tried[each] for each in crops))
+                tried = [self._try(stage, each, self.share, compute) for each in crops]
+                growths[kind] = Growth(tried[0], tried[-1])
         return growths
 
     def _try(
         self, stage: Stage, crop_px: tuple[int, int], share: int, compute: ComputeConfig
     ) -> Trial:
-        """Take a few steps of a stage, with so many crops of each domain on this device."""
+        """Take a few steps of a stage on noise, with so many crops of each domain on this device.
+
+        Raises:
+            torch.OutOfMemoryError: if a GPU has not enough.
+        """
         self.progress.note(
             f"trying {stage.name} with {share} + {share} crops of {crop_px[0]}×{crop_px[1]} "
             f"in {compute.precision}{', checkpointed' if compute.checkpointing else ''}"
         )
-        fabric = with_precision(self.launched, compute)
-        labelled = 0
-        learns = METHODS[stage.method.name].learns_from_target_labels
-        if learns and self.scenario.labelled is not None:
-            batch = {"batch_size": share * self.devices}
-            whole = self.recipe.loading.model_copy(update=batch)
-            labelled = whole.labelled_images // self.devices
-        return try_steps(
-            stage, self.initial, compute, fabric, crop_px, share, self.devices, labelled
-        )
+        fabric, initial = with_precision(self.launched, compute), copy.deepcopy(self.initial)
+        device, memory = fabric.device, PeakMemory(fabric.device)
+        method = build_method(initial, stage, compute, device, self.devices > 1)
+        batch = noise(share, crop_px, initial.num_classes, device)
+        if method.learns_from_target_labels and self.scenario.labelled is not None:
+            whole = {"batch_size": share * self.devices}
+            few = self.recipe.loading.model_copy(update=whole).labelled_images // self.devices
+            labelled = Labelled(batch.source.image[:few], batch.source.label[:few])
+            batch = batch._replace(labelled=labelled)
+        take_step = stepper(method, harmless(stage), compute, fabric, batch)
+        for step in range(WARM_UP + _TRIED_STEPS):
+            if step == WARM_UP:
+                wait_for(device)
+                began_s = time.perf_counter()
+            take_step()
+        wait_for(device)
+        step_s = (time.perf_counter() - began_s) / _TRIED_STEPS
+        trial = Trial(share * crop_px[0] * crop_px[1], memory.mib(), step_s)
+        # Memory that is no longer used must not count in what is measured next.
+        del initial, method, take_step
+        gc.collect()
+        return trial
 
     def _settings(self, growths: dict[str, Growth]) -> tuple[Setting, ...]:
         """Find settings that fit by the estimate, and confirm them by a trial."""
@@ -184,87 +199,25 @@ class _Planner:
 
     def _rehearsed(self, tried: Forecast, timed: int) -> Forecast:
         """Run the shortened recipe, and scale the measurements."""
-        recipe, load_s = self.recipe, self._loading_s()
         self.progress.note(f"rehearsing {', '.join(each.name for each in self.kinds.values())}")
-        with tempfile.TemporaryDirectory(prefix="cag-uda-plan-") as scratch:
-            short = self._short(timed)
-            RunFolder(Path(scratch)).create(short)
-            fabric = with_precision(self.launched, self.compute)
-            rehearsal = Rehearsal(short, Path(scratch), self.scenario, fabric, self.devices)
+        short = shortened(self.recipe, self.kinds.values(), self.compute, timed)
+        fabric = with_precision(self.launched, self.compute)
+        with tempfile.TemporaryDirectory(prefix="cag-uda-plan-") as folder:
+            rehearsal = Rehearsal(short, Path(folder), self.scenario, fabric, self.devices)
             try:
                 end_s = rehearsal.run(self.initial)
             except torch.OutOfMemoryError as error:
                 raise UserError(
                     f"{self.available_mib / 1024:.1f} GiB do not suffice for the {rehearsal.part} "
-                    f"of stage {rehearsal.stage!r}; {_ADVICE[rehearsal.part]}"
+                    f"of stage {rehearsal.stage.name!r}; {_ADVICE[rehearsal.part]}"
                 ) from error
-        measured = [rehearsal.measured[self.kinds[_kind(stage)].name] for stage in recipe.stages]
-        sweeps = [sweep for each in measured for sweep in (*each.before, *each.after)]
-        images = self._images(any(sweep.images_of == "held_out" for sweep in sweeps))
+        measured, every = rehearsal.measured, self.recipe.tracking.pictures_every
         stages = tuple(
-            scaled(stage, each, images, load_s, recipe)
-            for stage, each in zip(recipe.stages, measured, strict=True)
+            scaled(stage, measured[self.kinds[_kind(stage)].name], every)
+            for stage in self.recipe.stages
         )
+        load_s = max(each.load_s for each in measured.values())
         return replace(tried, stages=stages, load_s=load_s, start_s=self.start_s, end_s=end_s)
-
-    def _short(self, timed: int) -> Recipe:
-        """Shorten the recipe to one stage of each kind, each from the initial network."""
-        stages = []
-        for stage in self.kinds.values():
-            optim = stage.optim.model_copy(update={"learning_rate": HARMLESS_RATE})
-            short = short_stage(stage, timed)
-            stages.append(short.model_copy(update={"start": INITIAL, "optim": optim}))
-        # Tracking services elsewhere get no entry for a rehearsal.
-        tracking = self.recipe.tracking
-        loggers = tuple(name for name in tracking.loggers if name == "tensorboard")
-        every = None
-        if tracking.pictures_every is not None:
-            every = max(each.steps for each in stages) - 2
-        update = {"loggers": loggers, "pictures_every": every}
-        return self.recipe.model_copy(
-            update={
-                "stages": tuple(stages),
-                "compute": self.compute,
-                "deliver": "last",
-                "tracking": tracking.model_copy(update=update),
-            }
-        )
-
-    def _loading_s(self) -> float:
-        """Measure the loader's seconds a batch, while nothing else runs."""
-        loading, scenario = self.recipe.loading, self.scenario
-        wanted = _LOADED * max(1, loading.workers) + 1
-        # Images of a stage that does not exist, so that the rehearsal's are not in the file cache.
-        nowhere, shard = len(self.recipe.stages), Shard(0, self.devices)
-        source = BatchSource(
-            scenario.sources,
-            scenario.target,
-            loading,
-            self.recipe.seed,
-            nowhere,
-            shard,
-            scenario.labelled,
-        )
-        self.progress.note(f"loading {wanted} batches with loading.workers = {loading.workers}")
-        batches = load_batches(source, range(wanted), self.launched.device)
-        arrived_s = [time.perf_counter() for _ in batches]
-        return (arrived_s[-1] - arrived_s[0]) / (wanted - 1)
-
-    def _images(self, sweeps_held_out: bool) -> Images:
-        """Count the images that one process reads."""
-        scenario, most = self.scenario, self.recipe.loading.sweep_images or math.inf
-        # Opened only if needed: missing scenes of a rendered domain would be rendered first.
-        unseen = held_out(self.recipe) if sweeps_held_out else None
-        split = scenario.test_split
-        frames = [] if split is None else scenario.test.items(split, with_labels=False)
-        totals = (
-            sum(min(len(images), most) for images in scenario.sources),
-            len(scenario.target),
-            len(frames),
-            min(len(unseen or ()), most),
-            min(len(scenario.labelled or ()), most),
-        )
-        return Images(*(math.ceil(total / self.devices) for total in totals))
 
 
 def _kind(stage: Stage) -> str:

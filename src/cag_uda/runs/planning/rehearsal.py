@@ -1,96 +1,50 @@
-"""Run a shortened recipe from end to end as `adapt` does, and time it by callbacks.
+"""Run a recipe in small as `adapt` does, and time its parts by callbacks.
 
-Gives measurements; `forecast` scales them to the whole recipe.
+Sweeps and scores see a part of their images; the seconds of a sweep, or of a frame's share in the
+scores, are scaled to all of them at once.
 """
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
 
 from lightning.fabric import Fabric
 
 from cag_uda.data.domains.domain import Domain, Item
 from cag_uda.data.loading.sampler import Shard
-from cag_uda.methods.base import Method, Passes
+from cag_uda.methods.base import Method
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import Recipe
-from cag_uda.recipes.schema import Stage
+from cag_uda.recipes.schema import INITIAL, Stage
 from cag_uda.runs.bench.timing import wait_for
+from cag_uda.runs.callbacks import Images, Watch
 from cag_uda.runs.folder import RunFolder
 from cag_uda.runs.pictures import evenly
-from cag_uda.runs.planning.trial import WARM_UP
+from cag_uda.runs.planning.forecast import Measured
 from cag_uda.runs.progress import Silent
-from cag_uda.runs.records.run import StageScores
 from cag_uda.runs.runner import StageRunner
 from cag_uda.runs.scenario import Scenario
-from cag_uda.training.callbacks import Callback, ForLog
+from cag_uda.training.callbacks import ForLog
 from cag_uda.training.interrupt import StopRequest
 from cag_uda.training.loggers import open_loggers
 from cag_uda.training.loop import StageData
 from cag_uda.training.memory import PeakMemory
 from cag_uda.training.processes import Processes
+from cag_uda.training.settings import ComputeConfig
 
+WARM_UP = 2
+"""Steps before those that are timed: they make what later ones find (momenta, the compiled
+arithmetic of each shape)."""
 FRAMES = 12
 """Most frames of the test split that are looked at; a multiple of a batch of evaluation."""
-_SWEPT = 24
-"""Most images that a sweep goes through: three chunks."""
-_LONG_S = 10.0
-"""Most seconds of a sweep: a longer one is measured on fewer images."""
-
-
-class Line(NamedTuple):
-    """A time that grows with a number of images."""
-
-    fixed_s: float = 0.0
-    each_s: float = 0.0
-
-    def of(self, count: int) -> float:
-        """Seconds for so many images."""
-        return self.fixed_s + self.each_s * count
-
-
-SweptImages = Literal["source", "target", "held_out", "labelled"]
-_NO_TIME = Line()
-
-
-class Sweep(NamedTuple):
-    """One sweep of a method over a domain, or over the beginning of it."""
-
-    images_of: SweptImages
-    images: int
-    elapsed_s: float
-
-
-@dataclass
-class Measured:
-    """Measurements of one stage of a rehearsal."""
-
-    prepare_s: float = 0.0
-    """Preparing the method, without sweeps."""
-    before: list[Sweep] = field(default_factory=list)
-    """Sweeps that precede the first step."""
-    labelling: Line = _NO_TIME
-    """Keeping anchors and the quality of pseudo-labels, by frames of the test split."""
-    begin_s: float = 0.0
-    """Starting the loader, and what the first steps take longer than later ones."""
-    step_s: float = 0.0
-    """One step, with a loader that has had time to read ahead."""
-    evaluation: Line = _NO_TIME
-    """One evaluation on the way, by frames."""
-    pictures_s: float = 0.0
-    """Pictures on the way, once."""
-    save_s: float = 0.0
-    """One checkpoint."""
-    after: list[Sweep] = field(default_factory=list)
-    """Sweeps that follow the last step."""
-    keeping: Line = _NO_TIME
-    """Scores, network and pictures at the end, by frames."""
-    training_mib: float = 0.0
-    """Peak until the last step, as the run's scores tell it."""
-    scoring_mib: float = 0.0
-    """Peak of what follows."""
+_SWEPT, _LONG_S = 24, 10.0
+"""Most images that a sweep goes through, three chunks; a sweep that takes longer sees fewer."""
+_LOADED = 3
+"""Batches that each loader process has to give: as many as it reads ahead."""
+_NEVER = 1 << 30
+"""A step that no rehearsal reaches."""
 
 
 class FewFrames(Domain):
@@ -109,44 +63,69 @@ class FewFrames(Domain):
         return [items[index] for index in evenly(len(items), FRAMES)]
 
 
-class Rehearsal(Silent):
-    """Runs a short recipe on few images of sweeps and of the test split.
+def harmless(stage: Stage) -> Stage:
+    """Lower a stage's learning rate, so that no network with a new head diverges in a few steps."""
+    optim = stage.optim.model_copy(update={"learning_rate": 1e-9})
+    return stage.model_copy(update={"optim": optim})
 
-    It receives the run's progress, and so knows when evaluation and the writing of results end.
+
+def shortened(
+    recipe: Recipe, stages: Iterable[Stage], compute: ComputeConfig, timed: int
+) -> Recipe:
+    """Shorten a recipe to some of its stages, each from the initial network, and to few steps.
 
     Args:
-        recipe: resolved, with stages of `short_stage`.
-        run: a scratch folder with a begun run.
-        scenario: of the whole recipe.
+        recipe: whose stages they are.
+        stages: to rehearse.
+        compute: resolved.
+        timed: steps of a stage that are timed.
+    """
+    short = []
+    for stage in stages:
+        update = {
+            "steps": WARM_UP + timed if stage.steps else 0,
+            "start": INITIAL,
+            "refresh_every": None,
+            "evaluate_every": stage.evaluate_every and _NEVER,
+            "checkpoint_every": _NEVER,
+        }
+        short.append(harmless(stage).model_copy(update=update))
+    # Tracking services elsewhere get no entry for a rehearsal.
+    loggers = tuple(name for name in recipe.tracking.loggers if name == "tensorboard")
+    every = recipe.tracking.pictures_every and _NEVER
+    tracking = recipe.tracking.model_copy(update={"loggers": loggers, "pictures_every": every})
+    update = {"stages": tuple(short), "compute": compute, "deliver": "last", "tracking": tracking}
+    return recipe.model_copy(update=update)
+
+
+class Rehearsal(Watch, Silent):
+    """Runs a shortened recipe and times the parts of its stages.
+
+    Args:
+        recipe: see `shortened`.
+        folder: an empty one.
+        scenario: of the recipe.
         fabric: of one process.
         devices: how many processes the run will have; this one does the share of one of them.
     """
 
     def __init__(
-        self, recipe: Recipe, run: Path, scenario: Scenario, fabric: Fabric, devices: int
+        self, recipe: Recipe, folder: Path, scenario: Scenario, fabric: Fabric, devices: int
     ) -> None:
         self.measured: dict[str, Measured] = {}
-        self.part, self.stage = "preparation", ""
-        self._device, self._recipe, self._split = fabric.device, recipe, scenario.test_split
-        self._loggers = open_loggers(recipe.tracking, run, {}, self.note)
-        scenario = replace(scenario, test=FewFrames(scenario.test))
-        self._frames = 1
+        self.stage, self.part = recipe.stages[0], "preparation"
+        self._recipe, self._device, self._devices = recipe, fabric.device, devices
+        self._lap_began_s = time.perf_counter()
+        few, self._frames = replace(scenario, test=FewFrames(scenario.test)), 1.0
         if scenario.test_split is not None:
-            self._frames = len(scenario.test.items(scenario.test_split, with_labels=False))
+            seen, whole = (each.test.items(scenario.test_split, False) for each in (few, scenario))
+            self._frames = math.ceil(len(whole) / devices) / len(seen)
+        run, processes, shard = RunFolder(folder), Processes(fabric), Shard(0, devices)
+        run.create(recipe)
+        self._loggers = open_loggers(recipe.tracking, folder, {}, self.note)
         self._runner = StageRunner(
-            recipe,
-            RunFolder(run),
-            scenario,
-            fabric,
-            Processes(fabric),
-            StopRequest(),
-            self,
-            self._loggers,
-            shard=Shard(0, devices),
-            around=self._around,
+            recipe, run, few, fabric, processes, StopRequest(), self, self._loggers, shard, self
         )
-        self._times: dict[str, float] = {}
-        self._memory: PeakMemory | None = None
 
     def run(self, initial: Segmenter) -> float:
         """Run all stages; returns the seconds after the last of them.
@@ -158,138 +137,82 @@ class Rehearsal(Silent):
             self._runner.run(initial)
         finally:
             self._loggers.close(True)
-        return time.perf_counter() - self._times["kept"]
+        return self._lap_s()
 
-    def update(self, label: str, done: int, total: int, values: Mapping[str, float] = {}) -> None:
-        """Note when the scoring of a finished stage begins and ends."""
-        if label == f"scoring {self.stage}":
-            if self.part != "scoring":
-                self.part, self._memory = "scoring", PeakMemory(self._device)
-            if done == total:
-                self.mark("scored")
-
-    def note(self, text: str) -> None:
-        """Note when a stage's results are written: their message comes last."""
-        entries = self._runner.results.scores.stages
-        if entries and entries[-1].name == self.stage and "kept" not in self._times:
-            self.mark("kept")
-            self._conclude(entries[-1])
-
-    def mark(self, name: str, is_synchronous: bool = True) -> None:
-        """Note the time of an event; if synchronous, wait for the device before."""
-        if is_synchronous:
-            wait_for(self._device)
-        self._times[name] = time.perf_counter()
-
-    def _around(
-        self, stage: Stage, data: StageData, callbacks: list[Callback]
-    ) -> tuple[StageData, list[Callback]]:
-        self.part, self.stage, self._times = "preparation", stage.name, {}
-        self.measured[stage.name] = Measured()
-        self._memory = None
-        self.mark("begun")
-        first, last = (_Marks(self, name, stage.steps) for name in ("before", "after"))
-        return replace(data, passes=self._some(data.passes)), [first, *callbacks, last]
-
-    def _some(self, whole: Passes) -> Passes:
-        """Limit each sweep to its first images, and time it."""
-
-        def some(of: SweptImages, sweep: Iterable[Any]) -> Iterator[Any]:
-            wait_for(self._device)
-            begun_s, images = time.perf_counter(), 0
-            for batch in sweep:
-                yield batch
-                images += len(batch.image)
-                wait_for(self._device)
-                if images >= _SWEPT or time.perf_counter() - begun_s > _LONG_S:
-                    break
-            now = self.measured[self.stage]
-            sweeps = now.before if self.part == "preparation" else now.after
-            sweeps.append(Sweep(of, images, time.perf_counter() - begun_s))
-
-        def unseen() -> Iterator[Any] | None:
-            sweep = whole.held_out()
-            return None if sweep is None else some("held_out", sweep)
-
-        return replace(
-            whole,
-            source=lambda: some("source", whole.source()),
-            target=lambda: some("target", whole.target()),
-            held_out=unseen,
-            labelled=lambda: some("labelled", whole.labelled()),
-        )
-
-    def _conclude(self, entry: StageScores) -> None:
-        """Work out what a stage took, from the times of its parts."""
-        now, at = self.measured[self.stage], self._times
-        stage = next(each for each in self._recipe.stages if each.name == self.stage)
-        prepared_s = at["before prepared"] - at["begun"]
-        now.prepare_s = max(0.0, prepared_s - _total_s(now.before))
-        labelled_s = at["after prepared"] - at["before prepared"]
-        now.labelling = Line(each_s=labelled_s / self._frames)
-        trained_s = at["before ended"]
-        scored_s = at.get("scored", trained_s)
-        each_s = (scored_s - trained_s) / self._frames
-        now.keeping = Line(at["kept"] - scored_s, each_s)
+    def on_stage(self, stage: Stage, data: StageData) -> None:
+        """Measure how fast the loader alone is, and begin to time the stage."""
+        self.stage, self.part = stage, "preparation"
+        self._now = self.measured[stage.name] = Measured()
         if stage.steps:
-            last = stage.steps
-            timed_s = at[f"before {last - 2}"] - at[f"after {WARM_UP}"]
-            now.step_s = timed_s / (last - 2 - WARM_UP)
-            first_s = at[f"before {WARM_UP}"] - at["after started"]
-            now.begin_s = max(0.0, first_s - WARM_UP * now.step_s)
-            now.pictures_s = at[f"after {last - 2}"] - at[f"before {last - 2}"]
-            if stage.evaluate_every:
-                evaluated_s = at[f"after {last - 1}"] - at[f"before {last - 1}"]
-                now.evaluation = Line(max(0.0, evaluated_s - self._frames * each_s), each_s)
-            now.save_s = max(0.0, trained_s - at[f"after {last}"] - _total_s(now.after))
-        now.training_mib = entry.peak_memory_mib or 0.0
-        now.scoring_mib = self._memory.mib() if self._memory else now.training_mib
+            wanted = _LOADED * max(1, self._recipe.loading.workers) + 1
+            # Other images than the stage will read, which would find them in the file cache.
+            arrived_s = [time.perf_counter() for _ in data.load(range(_NEVER, _NEVER + wanted))]
+            self._now.load_s = (arrived_s[-1] - arrived_s[0]) / (wanted - 1)
+        self._memory = PeakMemory(self._device)
+        self._lap_s()
 
-
-class _Marks(Callback):
-    """Marks the times of the loop's events; two of them enclose the run's own callbacks."""
-
-    def __init__(self, rehearsal: Rehearsal, name: str, steps: int) -> None:
-        self._rehearsal, self._name = rehearsal, name
-        self._waited = {WARM_UP, *range(steps - 2, steps + 1)}
+    def on_sweep(self, sweep: Iterator[Images], images: int) -> Iterator[Images]:
+        """Yield the first batches, and note the seconds that all of them would take."""
+        wait_for(self._device)
+        began_s, seen = time.perf_counter(), 0
+        for batch in sweep:
+            yield batch
+            seen += len(batch.image)
+            wait_for(self._device)
+            if seen >= _SWEPT or time.perf_counter() - began_s > _LONG_S:
+                break
+        elapsed_s = time.perf_counter() - began_s
+        self._lap_began_s += elapsed_s
+        whole_s = elapsed_s * math.ceil(images / self._devices) / max(1, seen)
+        if self.part == "preparation":
+            self._now.prepare_s += whole_s
+        else:
+            self._now.once_s += whole_s
 
     def on_prepared(self, method: Method) -> None:
-        """Mark the end of preparation, or of labelling."""
-        self._rehearsal.mark(f"{self._name} prepared")
+        """Note the end of preparation."""
+        self._now.prepare_s += self._lap_s()
 
     def on_start(self, folder: Path, step: int) -> None:
-        """Mark the beginning of training."""
-        self._rehearsal.part = "training"
-        self._rehearsal.mark(f"{self._name} started")
-
-    def on_end(self, method: Method) -> None:
-        """Mark the end of training."""
-        self._rehearsal.mark(f"{self._name} ended")
+        """Note the end of labelling, which looks at each frame of the test split."""
+        self.part, self._folder = "training", folder
+        self._now.scoring_s = self._lap_s() * self._frames
 
     def on_step(self, method: Method, step: int) -> ForLog:
-        """Mark a step; steps that are timed together do not wait for the device."""
-        self._rehearsal.mark(f"{self._name} {step}", step in self._waited)
+        """Note the end of the first steps, and of those that are timed."""
+        if step == WARM_UP:
+            self._now.once_s = self._lap_s()
+        elif step == self.stage.steps:
+            self._now.step_s = self._lap_s() / (step - WARM_UP)
+            self._now.once_s -= WARM_UP * self._now.step_s
         return {}
 
+    def on_end(self, method: Method) -> None:
+        """Note the end of training; score and show pictures as the run will on its way."""
+        now, results = self._now, self._runner.results
+        now.save_s, self.part = self._lap_s(), "scoring"
+        if self.stage.evaluate_every:
+            results.quick_scores(method, self.stage, self._folder, self.stage.steps)
+            now.evaluation_s = self._lap_s()
+        if self._recipe.tracking.pictures_every:
+            results.show(method, self.stage.steps)
+            now.pictures_s = self._lap_s()
+        now.training_mib, self._memory = self._memory.mib(), PeakMemory(self._device)
 
-def short_stage(stage: Stage, timed: int) -> Stage:
-    """Shorten a stage to few steps, with an evaluation after the last but one.
+    def update(self, label: str, done: int, total: int, values: Mapping[str, float] = {}) -> None:
+        """Note the end of scoring."""
+        if label == f"scoring {self.stage.name}" and done == total:
+            scored_s = self._lap_s()
+            self._now.scoring_s += scored_s * self._frames
+            self._now.evaluation_s += scored_s * (self._frames - 1)
 
-    Args:
-        stage: as the recipe has it.
-        timed: steps that are timed.
-    """
-    steps = WARM_UP + timed + 2
-    every = None if stage.evaluate_every is None else steps - 1
-    return stage.model_copy(
-        update={
-            "steps": steps if stage.steps else 0,
-            "refresh_every": None,
-            "evaluate_every": every,
-            "checkpoint_every": 1 << 30,
-        }
-    )
+    def on_kept(self) -> None:
+        """Note the end of writing."""
+        self._now.scoring_s += self._lap_s()
+        self._now.scoring_mib = self._memory.mib()
 
-
-def _total_s(sweeps: list[Sweep]) -> float:
-    return sum(sweep.elapsed_s for sweep in sweeps)
+    def _lap_s(self) -> float:
+        """End a lap; returns the seconds since the last one ended, without sweeps."""
+        wait_for(self._device)
+        began_s, self._lap_began_s = self._lap_began_s, time.perf_counter()
+        return max(0.0, self._lap_began_s - began_s)
