@@ -145,12 +145,12 @@ def cases_of(name: str, run: Path) -> list[Case]:
     if not set(KINDS) <= set(found):
         return []
     record_missing(run)
-    stages = {stage.name: stage for stage in load_recipe(run / "recipe.toml").stages}
+    recipe = load_recipe(run / "recipe.toml")
     cases = []
     for kind in KINDS:
-        verdict = judge(run, [stages[FLOOR], stages[kind]])
+        verdict = judge(run, recipe, only=[FLOOR, kind])
         before, after = found[FLOOR], found[kind]
-        assert verdict is not None, f"{run} has no criteria"
+        assert isinstance(verdict, Verdict), f"{run} has no criteria"
         assert before is not None, "every pair is scored"
         assert after is not None, "every pair is scored"
         cases.append(Case(name, run, kind, 100 * (after - before), verdict))
@@ -181,11 +181,11 @@ def tell_pairs(runs: Sequence[Path]) -> None:
         scores = read_scores(run)
         assert scores is not None, "cases were made of it"
         miou = {each.name: 100 * (each.miou or 0.0) for each in scores.stages}
-        stages = {stage.name: stage for stage in load_recipe(run / "recipe.toml").stages}
+        recipe = load_recipe(run / "recipe.toml")
         found = []
         for names in RECIPES.values():
-            verdict = judge(run, [stages[name] for name in names])
-            assert verdict is not None, f"{run} has no criteria"
+            verdict = judge(run, recipe, only=names)
+            assert isinstance(verdict, Verdict), f"{run} has no criteria"
             found += [miou[names[-1]] - miou[FLOOR], miou[verdict.safe] - miou[FLOOR]]
         gains.setdefault(run.name.rpartition("-")[0], []).append(found)
     print(f"\n| pair | {' | '.join(f'{name}: last | delivered' for name in RECIPES)} |")

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+import cag_uda
 from cag_uda.errors import ModelError, RecipeError
 from cag_uda.models.pack import read_pack
 from cag_uda.recipes import Recipe, load_recipe
 from cag_uda.runs.folder import RunFolder
-from cag_uda.runs.records.run import read_class_shares
+from cag_uda.runs.records.base import write_record
+from cag_uda.runs.records.run import read_class_shares, read_scores, read_verdict
+from cag_uda.runs.records.stage import read_stage_criteria
 from cag_uda.runs.runner import adapt
 from cag_uda.training.interrupt import Interrupted
 from tests.support.command_line import failure, run
@@ -108,7 +111,7 @@ def test_a_recipe_in_python_is_completed_by_its_pack_too(world: Path) -> None:
 def test_its_records_and_report_say_where_it_came_from(world: Path) -> None:
     scores = json.loads((world / "free" / "scores.json").read_text())
     assert scores["source"] == "pack of day/train"
-    assert [stage["name"] for stage in scores["stages"]] == ["adabn", "source-free"]
+    assert [stage["name"] for stage in scores["stages"]] == ["initial", "adabn", "source-free"]
     stage = world / "free" / "stages" / "1-source-free"
     found = json.loads((stage / "criteria.json").read_text())["records"][-1]["criteria"]
     assert set(found) == {"entropy", "infomax", "expected-iou", "snd", "snd-outputs"}
@@ -122,6 +125,47 @@ def test_its_records_and_report_say_where_it_came_from(world: Path) -> None:
     assert "pack of day/train" in (world / "free" / "report.html").read_text()
     assert "pack of day/train" in (world / "free" / "model" / "README.md").read_text()
     assert "source-free" in run("select", world / "free")
+
+
+def test_the_verdict_holds_it_against_the_packs_network(world: Path) -> None:
+    pack = read_pack(world / "day.safetensors")
+    kept = cag_uda.load(world / "free" / "stages" / "initial" / "model")
+    assert all(pack.weights[name].equal(each) for name, each in kept.state_dict().items())
+    scores = read_scores(world / "free")
+    assert scores is not None
+    assert scores.stages[0].in_words == "the pack's network"
+    floor = json.loads((world / "given" / "scores.json").read_text())["stages"][0]
+    assert scores.stages[0].iou == floor["iou"], "as it was"
+    assert scores.stages[-1].gain is not None
+    assert scores.stages[-1].gain.over == "the pack's network"
+    verdict = read_verdict(world / "free")
+    assert verdict is not None
+    assert (verdict.source_only, verdict.given) == ("initial", "pack")
+    assert "(the pack's network) to" in verdict.in_words()
+    counts = pack.figures.counts.double()
+    shares = read_stage_criteria(world / "free" / "stages" / "initial").source_shares
+    assert shares == pytest.approx((counts / counts.sum()).tolist())
+    page = (world / "free" / "report.html").read_text().replace("&#39;", "'")
+    assert "(the pack's network)" in page
+    assert "No stage is named source-only" not in page
+
+
+def test_a_run_of_an_earlier_version_is_held_against_it_when_resumed(world: Path) -> None:
+    old = world / "old"
+    shutil.copytree(world / "free", old)
+    shutil.rmtree(old / "stages" / "initial")
+    (old / "verdict.json").unlink()
+    scores = read_scores(old)
+    assert scores is not None
+    stages = [stage.with_changes(gain=None) for stage in scores.stages[1:]]
+    write_record(old / "scores.json", scores.with_changes(stages=stages))
+    for words in (("report", old), ("select", old)):
+        run(*words)
+    assert "No stage is named source-only" in (old / "report.html").read_text()
+    assert "initial" not in run("select", old)
+    resumed = adapt(old / "recipe.toml", old, resume=True)
+    assert [stage.name for stage in resumed.scores.stages] == ["initial", "adabn", "source-free"]
+    assert resumed.verdict == read_verdict(world / "free")
 
 
 def test_check_and_plan_take_such_a_recipe(world: Path) -> None:

@@ -1,6 +1,7 @@
 """The verdict of a run, and what is delivered by it."""
 
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,14 +10,15 @@ import pytest
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
+import cag_uda
 from cag_uda.cli.app import app
 from cag_uda.recipes import Recipe, builtin_recipes, load_recipe
 from cag_uda.runs.records.base import write_record
-from cag_uda.runs.records.run import Verdict, read_verdict
+from cag_uda.runs.records.run import NoVerdict, Verdict, read_reason, read_verdict
 from cag_uda.runs.records.stage import CRITERIA, StageCriteria, read_criteria
 from cag_uda.runs.runner import adapt
 from cag_uda.runs.verdict import judge
-from tests.support.trees import write_recipe
+from tests.support.trees import RECIPE, write_recipe
 
 SHORT = ["stages.*.steps=2", "stages.adabn.steps=0", 'deliver="safe"']
 
@@ -27,6 +29,7 @@ class Ends:
 
     folder: Path
     stages: list[dict[str, object]] = field(default_factory=list)
+    segmenter: dict[str, object] = field(default_factory=dict)
 
     def add(
         self,
@@ -35,8 +38,11 @@ class Ends:
         value: float | None,
         steps: int = 10,
         shares: list[float] | None = None,
+        **settings: object,
     ) -> None:
-        place = self.folder / "stages" / f"{len(self.stages)}-{name}"
+        is_given = name == "initial"
+        number = "" if is_given else f"{len(self.stages)}-"
+        place = self.folder / "stages" / f"{number}{name}"
         place.mkdir(parents=True)
         criteria = {"entropy": 0.5} | ({} if value is None else {"expected-iou": value})
         # A network from within the stage, whose value must not count.
@@ -44,19 +50,31 @@ class Ends:
         last = {"step": steps, "network": "model", "criteria": criteria, "shares": shares}
         record = {"source_shares": [0.5, 0.4, 0.1], "records": [within, last]}
         (place / "criteria.json").write_text(json.dumps(record))
-        table: dict[str, object] = {"name": name, "method": {"name": method}}
-        self.stages.append(table | ({"steps": steps} if method != "adabn" else {}))
+        table: dict[str, object] = {"name": name, "method": {"name": method, **settings}}
+        if not is_given:
+            self.stages.append(table | ({"steps": steps} if method != "adabn" else {}))
 
-    def judge(self) -> Verdict | None:
+    def outcome(self) -> Verdict | NoVerdict:
         recipe = Recipe.model_validate(
             {
                 "name": "ends",
                 "source": {"domain": "rendered-clean"},
                 "target": {"domain": "rendered-hard"},
+                "segmenter": self.segmenter,
                 "stages": self.stages,
             }
         )
-        return judge(self.folder, recipe.stages)
+        return judge(self.folder, recipe)
+
+    def judge(self) -> Verdict:
+        found = self.outcome()
+        assert isinstance(found, Verdict)
+        return found
+
+    def reason(self) -> str:
+        found = self.outcome()
+        assert isinstance(found, NoVerdict)
+        return found.because
 
 
 @pytest.fixture
@@ -80,7 +98,6 @@ def test_the_adapted_network_is_held_against_source_only(
     ends.add("source-only", "source-only", 0.3)
     ends.add("cag-plus", "cag-plus", last)
     found = ends.judge()
-    assert found is not None
     assert (found.source_only, found.judged) == ("source-only", "cag-plus"), "the longest"
     assert (found.says, found.safe) == (says, safe)
     place = {"source-only": 1, "cag-plus": 2}[safe]
@@ -95,7 +112,6 @@ def test_of_several_the_best_is_judged_and_delivered(ends: Ends) -> None:
     ends.add("second", "dacs", 0.32)
     ends.add("third", "cag-plus", 0.25)
     found = ends.judge()
-    assert found is not None
     assert (found.judged, found.says, found.safe) == ("adabn", "helps", "adabn")
 
 
@@ -104,12 +120,10 @@ def test_a_network_that_has_collapsed_is_not_delivered(ends: Ends) -> None:
     ends.add("dacs", "dacs", 0.4, shares=[0.6, 0.3, 0.1])
     ends.add("cag", "cag", 0.6, shares=[0.95, 0.05, 0.0])
     found = ends.judge()
-    assert found is not None
     assert [each.is_collapsed for each in found.networks] == [False, False, True]
     assert (found.judged, found.says, found.safe) == ("dacs", "helps", "dacs")
     (ends.folder / "stages/1-dacs/criteria.json").unlink()
     alone = ends.judge()
-    assert alone is not None
     assert (alone.says, alone.safe) == ("harms", "source-only")
     assert "(cag, whose predictions have collapsed)" in alone.in_words()
 
@@ -118,15 +132,64 @@ def test_shares_that_are_the_sources_are_no_collapse(ends: Ends) -> None:
     ends.add("source-only", "source-only", 0.3, shares=[0.1, 0.1, 0.8])
     ends.add("cag", "cag", 0.6, shares=[0.6, 0.3, 0.1])
     found = ends.judge()
-    assert found is not None
     assert (found.says, found.safe) == ("helps", "cag"), "source-only was wrong of the target"
 
 
-def test_without_anything_to_compare_there_is_no_verdict(ends: Ends) -> None:
+def test_without_anything_to_compare_it_says_why(ends: Ends) -> None:
     ends.add("source-only", "source-only", 0.3)
-    assert ends.judge() is None, "nothing is adapted"
+    assert ends.reason() == "no stage adapts the network to the target"
     ends.add("adabn", "adabn", None)
-    assert ends.judge() is None, "a run of an earlier version has not measured it"
+    assert "is not recorded of them" in ends.reason(), "a run of an earlier version"
+
+
+def test_without_a_network_before_adaptation_it_says_why(ends: Ends) -> None:
+    ends.add("warmup", "adversarial", 0.3)
+    ends.add("stage-1", "cag", 0.4)
+    assert ends.reason() == (
+        "no stage trains on the source alone (method source-only), and the run begins with no "
+        "trained network (pack, segmenter.start) to hold the adapted ones against"
+    )
+
+
+def test_a_warmup_on_the_source_alone_is_the_network_before_adaptation(ends: Ends) -> None:
+    ends.add("warmup", "source-only", 0.3)
+    ends.add("cag-plus", "cag-plus", 0.4)
+    assert ends.judge().source_only == "warmup"
+
+
+@pytest.mark.parametrize(("last", "safe"), [(0.4, "cag-plus"), (0.2, "initial")])
+def test_the_network_that_was_given_is_held_against(ends: Ends, last: float, safe: str) -> None:
+    ends.segmenter = {"start": "model"}
+    ends.add("initial", "start", 0.3)
+    ends.add("warmup", "adversarial", 0.1)
+    ends.add("cag-plus", "cag-plus", last)
+    found = ends.judge()
+    assert (found.source_only, found.given, found.safe) == ("initial", "start", safe)
+    assert [each.stage for each in found.networks] == ["initial", "warmup", "cag-plus"]
+    assert found.network_of("initial") == "stages/initial/model"
+    assert "expected IoU 30.0 (the given network) to" in found.in_words()
+
+
+def test_a_stage_on_the_source_alone_comes_before_the_network_that_was_given(ends: Ends) -> None:
+    ends.segmenter = {"start": "model"}
+    ends.add("initial", "start", 0.9)
+    ends.add("source-only", "source-only", 0.3)
+    ends.add("cag-plus", "cag-plus", 0.4)
+    found = ends.judge()
+    assert (found.source_only, found.given, found.says) == ("source-only", None, "helps")
+
+
+@pytest.mark.parametrize("norm", ["per-domain", "shared"])
+def test_statistics_of_the_source_alone_are_no_adaptation(ends: Ends, norm: str) -> None:
+    ends.segmenter = {"start": "model", "norm": norm}
+    ends.add("initial", "start", 0.3)
+    ends.add("source-only", "adabn", 0.3, target_share=0.0)
+    ends.add("cag-plus", "cag-plus", 0.2)
+    found = ends.judge()
+    wanted = (
+        ("source-only", "harms") if norm == "per-domain" else ("initial", "makes no difference")
+    )
+    assert (found.source_only, found.says) == wanted, "a shared set is the target's then"
 
 
 def delivers(run: Path, stage: str) -> bool:
@@ -174,6 +237,88 @@ def test_the_last_stage_is_delivered_on_request_and_judged_all_the_same(tmp_path
     assert done.exit_code == 0, done.output
     found = read_verdict(tmp_path / "run")
     assert found is not None
+    assert read_reason(tmp_path / "run") is None
     assert done.output.splitlines()[-1] == f"verdict: {found.in_words()}"
     assert delivers(tmp_path / "run", "stage-1")
     assert "delivered by it" not in (tmp_path / "run/report.html").read_text()
+
+
+def test_a_run_without_a_verdict_says_why(tmp_path: Path) -> None:
+    text = "[[stages]]".join(RECIPE.split("[[stages]]")[i] for i in (0, 3, 4))
+    path = write_recipe(tmp_path, text)
+    done = CliRunner().invoke(app, ["adapt", str(path), "--out", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    reason = read_reason(tmp_path / "run")
+    assert reason is not None
+    assert reason.startswith("no stage trains on the source alone")
+    assert done.output.splitlines()[-1] == f"no verdict: {reason}"
+    assert read_verdict(tmp_path / "run") is None
+    assert delivers(tmp_path / "run", "stage-1")
+    page = (tmp_path / "run/report.html").read_text()
+    assert f"There is no verdict without labels either: {reason}." in page
+
+
+@pytest.mark.parametrize("is_labelled", [True, False])
+def test_a_run_from_a_network_of_ones_own_is_held_against_it(
+    tmp_path: Path, is_labelled: bool
+) -> None:
+    parts = RECIPE.split("[[stages]]")
+    adapt(write_recipe(tmp_path, "[[stages]]".join(parts[:3])), tmp_path / "first", progress=False)
+    text = "[[stages]]".join([parts[0], parts[2], parts[4]]).replace('"last"', '"safe"')
+    # Other statistics in the adapted networks than in the one that is given.
+    text = text.replace("[loading]", 'start = "first"\ntarget_share = 1.0\n[loading]')
+    (tmp_path / "second.toml").write_text(text)
+    if not is_labelled:
+        shutil.rmtree(tmp_path / "dusk/labels")
+        described = tmp_path / "dusk.toml"
+        described.write_text(described.read_text().replace('labels = "labels/*"\n', ""))
+    run = adapt(tmp_path / "second.toml", tmp_path / "run", progress=False)
+    assert [stage.name for stage in run.scores.stages] == ["initial", "adabn", "stage-1"]
+    first = load_file(tmp_path / "first/model/model.safetensors")
+    kept = load_file(run.folder / "stages/initial/model/model.safetensors")
+    assert all(np.array_equal(kept[name], each) for name, each in first.items())
+    assert run.verdict is not None
+    assert run.verdict.source_only == "initial"
+
+    # As if that network had been better by far: the run goes on to deliver it.
+    place = run.folder / "stages/initial"
+    (last,) = read_criteria(place)
+    best = last.with_changes(criteria={**last.criteria, "expected-iou": 0.99})
+    write_record(place / CRITERIA, StageCriteria(records=[best]))
+    words = ["adapt", str(tmp_path / "second.toml"), "--out", str(run.folder), "--resume"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines()[-1].endswith("; the given network is delivered")
+    assert cag_uda.load(run.folder).predict(tmp_path / "dusk/images/000.png").tolist() == (
+        cag_uda.load(tmp_path / "first").predict(tmp_path / "dusk/images/000.png").tolist()
+    )
+    card = (run.folder / "model/README.md").read_text()
+    assert "delivered is the given network, as it was given" in card
+    page = (run.folder / "report.html").read_text()
+    assert "The given network is delivered by it." in page
+    assert "(the given network)" in page
+    if is_labelled:
+        gain = run.scores.stages[-1].gain
+        assert gain is not None
+        assert gain.over == "the given network"
+        assert "mIoU without adaptation, which harms here" in page
+        assert "over the given network" in done.output
+    ranked = CliRunner().invoke(app, ["select", str(run.folder)])
+    assert ranked.exit_code == 0, ranked.output
+    assert "stages/initial/model" in ranked.output.replace("\n", "")
+
+
+def test_gains_are_over_the_network_without_adaptation_whatever_its_name(tmp_path: Path) -> None:
+    parts = RECIPE.split("[[stages]]")
+    text = "[[stages]]".join(parts[:3]).replace(
+        'name = "source-only"\nsteps', 'name = "warmup"\nsteps'
+    )
+    run = adapt(write_recipe(tmp_path, text), tmp_path / "run", progress=False)
+    assert run.verdict is not None
+    assert run.verdict.source_only == "warmup"
+    gain = run.scores.stages[-1].gain
+    assert gain is not None
+    assert gain.over == "warmup"
+    page = (run.folder / "report.html").read_text()
+    assert "Gain over warmup" in page
+    assert "No stage is named source-only" not in page

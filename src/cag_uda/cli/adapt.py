@@ -94,8 +94,11 @@ def _adapt(
     console.print(f"network: {run.model}\nreport:  {run.folder / 'report.html'}", soft_wrap=True)
     verdict = run.verdict
     if verdict is not None:
-        delivered = f"; {verdict.safe} is delivered" if recipe.deliver == "safe" else ""
+        safe = verdict.name_of(verdict.safe)
+        delivered = f"; {safe} is delivered" if recipe.deliver == "safe" else ""
         console.print(f"verdict: {verdict.in_words()}{delivered}", soft_wrap=True)
+    elif (reason := run.no_verdict_because) is not None:
+        console.print(f"no verdict: {reason}", soft_wrap=True)
 
 
 @contextmanager
@@ -114,11 +117,13 @@ def _stage_table(scores: "Scores") -> Table:
     """One row a stage: what it started from, its steps, its mIoU and what it gained."""
     scored = f": mIoU on {scores.target}" if scores.target else ""
     table = Table("stage", "from", title=f"{scores.recipe}{scored}")
-    for heading in ("steps", "time", "mIoU", "over source-only"):
+    floors = {stage.gain.over for stage in scores.stages if stage.gain is not None}
+    over = floors.pop() if len(floors) == 1 else "source-only"
+    for heading in ("steps", "time", "mIoU", f"over {over}"):
         table.add_column(heading, justify="right")
     for stage in scores.stages:
         table.add_row(
-            stage.name,
+            stage.in_words,
             stage.start,
             str(stage.steps),
             f"{stage.elapsed_s or 0:.0f} s",

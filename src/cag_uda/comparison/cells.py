@@ -136,13 +136,16 @@ def _take_over(cell: Cell, others: Sequence[Cell]) -> None:
     if scores is None:
         return
     run.create(cell.recipe)
+    names = [stage.name for stage in cell.recipe.stages[:most]]
     for index, stage in enumerate(cell.recipe.stages[:most]):
         shutil.copytree(
             donor.stage(index, stage.name), run.stage(index, stage.name), ignore=_LEFT_BEHIND
         )
     shutil.copytree(donor.path / "samples", run.path / "samples")
     taken = scores.with_changes(
-        recipe=cell.recipe.name, stages=scores.stages[:most], taken_from=best.folder.name
+        recipe=cell.recipe.name,
+        stages=[stage for stage in scores.stages if stage.name in names],
+        taken_from=best.folder.name,
     )
     # Last: without it the run is one that has not finished any stage.
     run.write_scores(taken)

@@ -12,6 +12,7 @@ from cag_uda.methods import METHODS
 from cag_uda.methods.base import MethodConfig
 from cag_uda.models.config import SegmenterConfig
 from cag_uda.recipes.earlier import as_now
+from cag_uda.runs.records.run import INITIAL as INITIAL
 from cag_uda.training.settings import ComputeConfig, StageSettings, TrackingConfig
 from cag_uda.types import OF_SOURCE, Config, CriterionName
 
@@ -23,10 +24,6 @@ else:
     for _config in _configs[1:]:
         _either = _either | _config
     AnyMethod = Annotated[Annotated[_either, Field(discriminator="name")], BeforeValidator(as_now)]
-
-INITIAL = "initial"
-"""The name, as a stage's `start`, of the network that no stage has trained yet."""
-
 
 _MOST_REPEATS = 100
 
@@ -198,8 +195,10 @@ class Recipe(Config):
     deliver: str = "safe"
     """Choice of the network that becomes RUN/model. "safe": by the verdict, which compares the
     stages' networks without labels of the target; the best of them where it is clearly better than
-    that of the stage without adaptation (method source-only), or else this one. "last": the last
-    stage's.
+    the one without adaptation, or else this one. Without adaptation is the network of the longest
+    stage with the method source-only; in a recipe without such a stage the network that it begins
+    with, of the pack or of `segmenter.start`. Where there is neither, there is no verdict, and the
+    last stage's is delivered. "last": the last stage's.
     A label-free criterion: the best by it of all networks that were kept, or several, by the mean
     of its ranks, for example "infomax+agreement"."""
 

@@ -19,7 +19,7 @@ from cag_uda.report.gallery import Gallery, Look, make_gallery
 from cag_uda.report.labelling import make_labelling
 from cag_uda.report.matrices import Matrices, make_matrices
 from cag_uda.report.run_folder import RunRecord, StageRecord, read_run
-from cag_uda.report.summary import BASELINE, Summary, summarise
+from cag_uda.report.summary import Summary, summarise
 from cag_uda.report.templates import render_page
 from cag_uda.runs.records.run import StageScores
 
@@ -96,8 +96,8 @@ def _gallery(run: RunRecord, summary: Summary) -> Gallery:
         detail = ""
         if stage.scores.folder == delivered:
             detail = "latest" if run.awaited else "delivered"
-        looks.append(Look(stage.scores.folder, stage.scores.name, detail, stage.scores.miou))
-    baseline = next((look.key for look in looks if look.name == BASELINE), None)
+        looks.append(Look(stage.scores.folder, stage.scores.in_words, detail, stage.scores.miou))
+    baseline = None if summary.baseline is None else summary.baseline.folder
     return make_gallery(run.samples, looks, run.scores.palette, baseline, delivered)
 
 
@@ -132,7 +132,7 @@ def _before_and_after(stages: Sequence[StageRecord], summary: Summary) -> list[S
     """The baseline and the delivered stage; the first and the last where those are not known."""
     names = [stage.scores.name for stage in stages]
     after = summary.delivered.stage.name if summary.delivered else "".join(names[-1:])
-    before = BASELINE if BASELINE in names else "".join(names[:1])
+    before = summary.baseline.name if summary.baseline else "".join(names[:1])
     return [stage for stage in stages if stage.scores.name in (before, after)]
 
 
@@ -184,7 +184,7 @@ def _class_table(run: RunRecord, summary: Summary) -> ClassTable:
     stages = [stage for stage in run.scores.stages if stage.iou is not None]
     columns = {stage.name: stage.iou for stage in stages if stage.iou is not None}
     nothing: list[float | None] = [None] * len(run.scores.classes)
-    before = columns.get(BASELINE, nothing)
+    before = columns.get(summary.baseline.name, nothing) if summary.baseline else nothing
     after = columns.get(summary.delivered.stage.name, nothing) if summary.delivered else nothing
     rows = []
     for index, name in enumerate(run.scores.classes):

@@ -30,6 +30,7 @@ from cag_uda.runs.records.run import (
     read_class_shares,
     read_data_record,
     read_environment,
+    read_reason,
     read_scores,
     read_verdict,
 )
@@ -98,6 +99,8 @@ class RunRecord:
     """Images of the target that were trained on with labels, in words; None without any."""
     verdict: Verdict | None
     """Verdict without labels of the target; None where the run has none."""
+    no_verdict: str | None
+    """Why there is none, as the end of a sentence; None where that was not recorded."""
     class_shares: ClassShares | None
     """Class shares of both domains; None where the run has not estimated them."""
     environment: Environment
@@ -140,6 +143,7 @@ def read_run(path: Path) -> RunRecord:
     listed = _with_unfinished_folders(path, scores, planned)
     finished = {stage.name for stage in scores.stages}
     verdict = _or_left_out(path / VERDICT, read_verdict, None, remarks)
+    no_verdict = _or_left_out(path / VERDICT, read_reason, None, [])
     criterion = _criterion(plan, verdict)
     delivered = _delivered(path, scores) if criterion else None
     if is_sound(path / "model" / "model.safetensors") is False:
@@ -174,6 +178,7 @@ def read_run(path: Path) -> RunRecord:
         begins_from=_begins_from(plan),
         few_labels=_few_labels(plan),
         verdict=verdict,
+        no_verdict=no_verdict,
         class_shares=_class_shares(path, scores, remarks),
         environment=_read_environment(path / ENVIRONMENT, remarks),
         remarks=remarks,

@@ -3,17 +3,18 @@
 Knows which stages follow from which and what each one added; does not know how it is shown.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from cag_uda.report.caveats import OF_USE, caveats, which_hardly_learned
 from cag_uda.report.run_folder import BY_VERDICT, RunRecord
 from cag_uda.report.words import NO_BREAK, THIN_SPACE, counted, percent, signed
-from cag_uda.runs.records.run import Gain, StageScores
+from cag_uda.runs.records.run import INITIAL, Gain, StageScores
 from cag_uda.runs.records.run import Verdict as RunVerdict
 
-BASELINE = "source-only"
-"""Name of the stage that every other one is held against."""
+_BASELINE = "source-only"
+"""Name of the stage that every other one is held against, if a run has it."""
 YARDSTICK = "oracle"
 """Method that reads target labels: an upper bound, never what a run delivers."""
 NOISE_POINTS = 1.0
@@ -58,6 +59,8 @@ class Summary:
     verdict: Verdict
     steps: list[Step]
     delivered: Step | None
+    baseline: StageScores | None
+    """The stage that all gains are over, or the network that the run was given; None without."""
     baseline_miou: float | None
     gap_closed: float | None
     """Share of the way from the baseline to the oracle, where both were run."""
@@ -108,7 +111,8 @@ class _Ladder:
         self.scored = {
             stage.name: _Scored(stage, stage.miou) for stage in stages if stage.miou is not None
         }
-        self.baseline = self.scored.get(BASELINE)
+        baseline = baseline_of(stages)
+        self.baseline = None if baseline is None else self.scored.get(baseline.name)
         self.oracle = self._last(oracle=True)
         self.delivered = self.scored.get(delivered or "") or self._last(oracle=False)
         self.lineage = self._lineage()
@@ -124,7 +128,7 @@ class _Ladder:
         while current is not None and current.stage.name not in names:
             names.add(current.stage.name)
             current = self.before(current)
-        return names - {BASELINE}
+        return names - ({self.baseline.stage.name} if self.baseline else set())
 
     def before(self, one: _Scored) -> _Scored | None:
         """The stage it starts from, where that is scored; else the baseline."""
@@ -151,7 +155,8 @@ class _Ladder:
         """The gain that scores.json gives, with its interval; else the plain difference."""
         if one.stage.gain is not None or self.baseline is None or one is self.baseline:
             return one.stage.gain
-        return Gain(over=BASELINE, points=(one.miou - self.baseline.miou) * 100)
+        over = self.baseline.stage.in_words
+        return Gain(over=over, points=(one.miou - self.baseline.miou) * 100)
 
     def step(self, one: _Scored) -> Step:
         """Compute what `one` adds to the stage before it."""
@@ -163,12 +168,20 @@ class _Ladder:
             stage=one.stage,
             miou=one.miou,
             before=None if before is None else before.miou,
-            before_name=None if before is None else before.stage.name,
+            before_name=None if before is None else before.stage.in_words,
             added_points=added,
             share=added / total if shared and added is not None and total else None,
             gain=self.gain(one),
             delivered=one is self.delivered,
         )
+
+
+def baseline_of(stages: Sequence[StageScores]) -> StageScores | None:
+    """Find what the stages are held against: "source-only", or what their gains are over."""
+    names = {stage.name: stage for stage in stages}
+    over = {stage.gain.over for stage in stages if stage.gain is not None}
+    named = [names[name] for name in (_BASELINE, INITIAL) if name in names]
+    return next(iter([*named, *(stage for stage in stages if stage.name in over)]), None)
 
 
 def summarise(run: RunRecord) -> Summary:
@@ -187,6 +200,7 @@ def summarise(run: RunRecord) -> Summary:
         verdict=_unscored(run) if delivered is None else _scored(run, delivered),
         steps=steps,
         delivered=delivered,
+        baseline=baseline_of(run.scores.stages),
         baseline_miou=None if ladder.baseline is None else ladder.baseline.miou,
         gap_closed=ladder.gap_closed(),
         changed_classes=_changed_classes(run.scores.classes, ladder),
@@ -214,7 +228,8 @@ def _unscored(run: RunRecord) -> Verdict:
             "No stage has finished yet.",
             "Scores appear here after the first one: make the report again then.",
         )
-    finished = f"{counted(len(run.scores.stages), 'stage')} finished."
+    done = [stage for stage in run.scores.stages if stage.name != INITIAL]
+    finished = f"{counted(len(done), 'stage')} finished."
     if run.verdict is not None and not run.awaited:
         return Verdict(
             _TONES[run.verdict.says],
@@ -228,8 +243,15 @@ def _unscored(run: RunRecord) -> Verdict:
     return Verdict(
         "unknown",
         "No score: the target has no labels.",
-        f"{finished} Without labels there is no mIoU to tell; judge by {by}.",
+        f"{finished} Without labels there is no mIoU to tell; judge by {by}.{_none_because(run)}",
     )
+
+
+def _none_because(run: RunRecord) -> str:
+    """Say why there is no verdict without labels, if the run is finished and says so."""
+    if run.no_verdict is None or run.awaited:
+        return ""
+    return f" There is no verdict without labels either: {run.no_verdict}."
 
 
 _TONES: dict[str, Tone] = {"helps": "good", "makes no difference": "unsure", "harms": "bad"}
@@ -241,10 +263,12 @@ def _evidence(run: RunRecord, verdict: RunVerdict) -> str:
     collapse = ", whose predictions have collapsed" if verdict.collapsed else ""
     delivered = ""
     if run.chosen_by == BY_VERDICT:
-        delivered = f" The network of {verdict.safe} is delivered by it."
+        safe = verdict.name_of(verdict.safe)
+        whose = safe if safe != verdict.safe else f"the network of {safe}"
+        delivered = f" {whose[0].upper()}{whose[1:]} is delivered by it."
     return (
         f"Without labels, the verdict is that adaptation {verdict.says} here: expected IoU on the "
-        f"target {percent(before)} ({verdict.source_only}) and {percent(after)} "
+        f"target {percent(before)} ({verdict.name_of(verdict.source_only)}) and {percent(after)} "
         f"({verdict.judged}{collapse}).{delivered}"
     )
 
@@ -252,18 +276,21 @@ def _evidence(run: RunRecord, verdict: RunVerdict) -> str:
 def _scored(run: RunRecord, delivered: Step) -> Verdict:
     target = run.scores.target or "the target"
     miou = percent(delivered.miou)
-    if delivered.stage.name == BASELINE and run.verdict is not None:
+    floor = baseline_of(run.scores.stages)
+    is_floor = floor is not None and delivered.stage.name == floor.name
+    if is_floor and run.verdict is not None:
         return Verdict(
             _TONES[run.verdict.says],
             f"{miou}{NO_BREAK}mIoU without adaptation, which {run.verdict.says} here.",
             f"{_evidence(run, run.verdict)} Scored on {target}.{_better_one(run, delivered)} "
             f"{caveats(run, delivered.stage.folder, delivered.miou)}",
         )
-    if delivered.stage.name == BASELINE:
+    if is_floor:
         return Verdict(
             "unknown",
             f"{miou}{NO_BREAK}mIoU before any adaptation.",
-            f"Only {BASELINE} is scored on {target}: there is no adapted network to judge yet.",
+            f"Only {delivered.stage.in_words} is scored on {target}: there is no adapted network "
+            "to judge yet.",
         )
     network = "latest finished" if run.awaited else "delivered"
     by_criterion = run.delivered and run.chosen_by != BY_VERDICT
@@ -275,13 +302,14 @@ def _scored(run: RunRecord, delivered: Step) -> Verdict:
         return Verdict(
             "unknown",
             f"{miou}{NO_BREAK}mIoU on {target}.",
-            f"{subject} No stage is named {BASELINE}, so there is nothing to hold it against.",
+            f"{subject} No stage is named {_BASELINE}, so there is nothing to hold it against."
+            f"{_none_because(run)}",
         )
     subject += _better_one(run, delivered)
     if run.verdict is not None and not run.awaited:
         subject += f" {_evidence(run, run.verdict)}"
-    baseline = next((each.miou for each in run.scores.stages if each.name == BASELINE), None)
-    verdict = _judged(miou, subject, delivered.gain, bool(run.awaited), baseline)
+    hardly = which_hardly_learned(None if floor is None else floor.miou)
+    verdict = _judged(miou, subject, delivered.gain, bool(run.awaited), hardly)
     worth = caveats(run, delivered.stage.folder, delivered.miou)
     is_of_use = delivered.miou >= OF_USE
     return Verdict(
@@ -298,15 +326,16 @@ def _better_one(run: RunRecord, delivered: Step) -> str:
     if best.miou is None or (best.miou - delivered.miou) * 100 < NOISE_POINTS:
         return ""
     return (
-        f" {best.name} scores higher, {percent(best.miou)}, but only target labels can tell, and "
-        "those choose nothing."
+        f" {best.in_words} scores higher, {percent(best.miou)}, but only target labels can tell, "
+        "and those choose nothing."
     )
 
 
-def _judged(
-    miou: str, subject: str, gain: Gain, unfinished: bool, baseline: float | None
-) -> Verdict:
-    """Judge a gain by its interval; without one, a difference below NOISE_POINTS is chance."""
+def _judged(miou: str, subject: str, gain: Gain, unfinished: bool, hardly: str) -> Verdict:
+    """Judge a gain by its interval; without one, a difference below NOISE_POINTS is chance.
+
+    `hardly` follows the baseline's name.
+    """
     if gain.low is None or gain.high is None:
         low, high = gain.points - NOISE_POINTS, gain.points + NOISE_POINTS
         certainty = (
@@ -321,7 +350,7 @@ def _judged(
         )
     size = signed(abs(gain.points)).lstrip("+±")
     so_far = " so far" if unfinished else ""
-    over = gain.over + (which_hardly_learned(baseline) if gain.over == BASELINE else "")
+    over = gain.over + hardly
     score = f"{so_far}: {miou}{NO_BREAK}mIoU"
     if low > 0:
         headline = f"It worked{score}, {size}{NO_BREAK}points above {over}."

@@ -8,7 +8,7 @@ from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import Recipe
 from cag_uda.recipes.schema import INITIAL
 from cag_uda.runs.own_domains import name_of, source_words
-from cag_uda.runs.records.run import Scores
+from cag_uda.runs.records.run import Scores, StageScores
 
 
 def write_card(
@@ -41,8 +41,9 @@ def write_card(
         stages=[
             StageFacts(each.name, each.method, each.start or INITIAL, each.steps or 0, each.miou)
             for each in scores.stages
+            if each.name != INITIAL
         ],
-        delivered=f"the network of {of_stage.name if of_stage else recipe.stages[-1].name}{step}",
+        delivered=_delivered_words(of_stage, recipe) + step,
         reads_target_labels=recipe.target.domain in [entry.domain for entry in recipe.source],
         few_labels=None if few is None else f"{name_of(recipe.target.labelled_domain)}/{few.split}",
         scored_on=f"{name_of(recipe.target.scored_domain)}/{recipe.target.test}"
@@ -52,6 +53,12 @@ def write_card(
         iou=scored.iou if scored else None,
     )
     write_text(folder / CARD, model_card(segmenter.config, segmenter.classes, training))
+
+
+def _delivered_words(stage: StageScores | None, recipe: Recipe) -> str:
+    if stage is not None and stage.name == INITIAL:
+        return f"{stage.in_words}, as it was given"
+    return f"the network of {stage.name if stage else recipe.stages[-1].name}"
 
 
 def _stage_folder(model: Path) -> str:

@@ -116,13 +116,21 @@ class Criteria:
         found = self._measured(segmenter, step, network)
         # Records of later steps, from before a run was resumed, are made again.
         kept = [record for record in self._records(folder, segmenter) if record.step < step]
-        labels = [pair.label.flatten() for pair in self._source]
         made = StageCriteria(
             source_validation=self.source_validation,
-            source_shares=_shares(torch.cat(labels), segmenter.num_classes) if labels else None,
+            source_shares=self._source_shares(segmenter.num_classes),
             records=[*kept, found],
         )
         write_record(folder / CRITERIA, made)
+
+    def _source_shares(self, num_classes: int) -> list[float] | None:
+        """Share of each class (K,) in the source's labels, by a pack's counts if there is one."""
+        if self._scenario.pack is not None:
+            counts = self._scenario.pack.figures.counts.double()
+            found: list[float] = (counts / counts.sum().clamp(min=1)).tolist()
+            return found
+        labels = [pair.label.flatten() for pair in self._source]
+        return _shares(torch.cat(labels), num_classes) if labels else None
 
     def _measured(self, segmenter: Segmenter, step: int, network: str | None) -> CriteriaRecord:
         begun_s = time.monotonic()
@@ -207,7 +215,7 @@ def record_missing(run: Path) -> None:
         UserError: if the run, its recipe or its data cannot be read.
     """
     recipe = load_recipe(run / "recipe.toml")
-    stages = [
+    stages = [(RunFolder(run).initial, 0)] + [
         (RunFolder(run).stage(index, stage.name), stage.steps)
         for index, stage in enumerate(recipe.stages)
     ]

@@ -20,6 +20,7 @@ from cag_uda.runs.records.base import write_record
 from cag_uda.runs.records.run import (
     DATA,
     ENVIRONMENT,
+    INITIAL,
     SCORES,
     DataRecord,
     Environment,
@@ -50,6 +51,11 @@ class RunFolder:
     def stage(self, index: int, name: str) -> Path:
         """The folder of a stage."""
         return self.path / "stages" / f"{index}-{name}"
+
+    @property
+    def initial(self) -> Path:
+        """The folder of the network that the run was given, if its stages are held against it."""
+        return self.path / "stages" / INITIAL
 
     def refuse_what_is_in_the_way(self) -> None:
         """Raise RunError if the folder holds something already.

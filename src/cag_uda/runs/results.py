@@ -32,16 +32,17 @@ from cag_uda.runs.pictures import (
 )
 from cag_uda.runs.progress import Progress
 from cag_uda.runs.records.base import write_record
-from cag_uda.runs.records.run import Gain, Scores, StageScores
+from cag_uda.runs.records.run import INITIAL, Gain, Given, Scores, StageScores
 from cag_uda.runs.records.stage import METRICS, PSEUDO_LABELS, PseudoLabelScores, StagePseudoLabels
 from cag_uda.runs.scenario import Scenario
+from cag_uda.runs.verdict import baseline
 from cag_uda.training.loggers import Loggers
 from cag_uda.training.processes import Processes
 
 _SAMPLES = 5
 _SOURCE_SAMPLES = 8
 _FLOOR = "source-only"
-"""The stage over which gains are reported."""
+"""The stage over which gains are reported, whatever its method; without one, the verdict's."""
 
 
 class Cost(NamedTuple):
@@ -77,6 +78,8 @@ class Results:
         self._recipe, self._run, self._scenario, self._progress = recipe, run, scenario, progress
         self._processes, self._loggers = processes, loggers
         self._criteria = Criteria(recipe, scenario)
+        is_named = any(stage.name == _FLOOR for stage in recipe.stages)
+        self._floor = _FLOOR if is_named else baseline(recipe)
         target = recipe.target
         is_scored = scenario.is_scored
         with processes.agreed():
@@ -159,7 +162,6 @@ class Results:
             folder: of the stage.
             cost: of its training.
         """
-        segmenter = method.predictor()
         entry = StageScores(
             folder=folder.name,
             name=stage.name,
@@ -171,28 +173,46 @@ class Results:
             miou=None,
             iou=None,
         )
+        entry = self._kept(entry, method.predictor(), folder)
+        miou = entry.miou
+        scored = "" if miou is None else f": mIoU {100 * miou:.1f}"
+        self._progress.note(f"{stage.name}{scored} ({cost.elapsed_s:.0f} s)")
+
+    def keep_given(self, segmenter: Segmenter, kind: Given) -> None:
+        """Keep the network that the run was given as a stage's, to hold the stages against it.
+
+        Args:
+            segmenter: predicts as it was given.
+            kind: where it comes from.
+        """
+        entry = StageScores(folder=INITIAL, name=INITIAL, method=kind, steps=0, miou=None, iou=None)
+        entry = self._kept(entry, segmenter, self._run.initial)
+        scored = "" if entry.miou is None else f": mIoU {100 * entry.miou:.1f}"
+        self._progress.note(f"{entry.in_words}, as it is{scored}")
+
+    def _kept(self, entry: StageScores, segmenter: Segmenter, folder: Path) -> StageScores:
+        """Keep a network with its criteria, scores and sample pictures; returns these scores."""
+        steps = entry.steps or 0
         evaluation = None
         if self._scenario.is_scored:
-            evaluation = self._evaluate(segmenter, f"scoring {stage.name}")
+            evaluation = self._evaluate(segmenter, f"scoring {entry.name}")
             entry = entry.with_changes(**evaluation.scores.record().plain())
         with self._processes.agreed():
             if self._processes.is_first:
                 segmenter.save_pretrained(folder / "model")
-                self._criteria.record(folder, segmenter, stage.steps, "model")
+                self._criteria.record(folder, segmenter, steps, "model")
                 if evaluation is not None:
                     evaluation.save_frames(folder / "frames.npz")
                     entry = self._with_gain(entry, evaluation, segmenter.mean.device)
-                self._keep_samples(segmenter, folder, stage.steps)
+                self._keep_samples(segmenter, folder, steps)
                 self._keep_features(segmenter, folder)
                 if (folder / METRICS).exists():
                     seal(folder / METRICS)
                 self._run.write_scores(self.scores.with_stage(entry))
                 if entry.miou is not None:
-                    self._loggers.numbers(stage.steps, {"scores/miou": entry.miou})
+                    self._loggers.numbers(steps, {"scores/miou": entry.miou})
         self.scores = self.scores.with_stage(self._processes.gather(entry)[0])
-        miou = entry.miou
-        scored = "" if miou is None else f": mIoU {100 * miou:.1f}"
-        self._progress.note(f"{stage.name}{scored} ({cost.elapsed_s:.0f} s)")
+        return entry
 
     def _evaluate(self, segmenter: Segmenter, label: str) -> Evaluation:
         with self._processes.agreed():
@@ -208,13 +228,13 @@ class Results:
     def _with_gain(
         self, entry: StageScores, evaluation: Evaluation, device: torch.device
     ) -> StageScores:
-        """Add the mIoU points over the source-only stage, with a 95 % interval over frames."""
-        floor = self.scores.stage(_FLOOR)
+        """Add the mIoU points over the baseline, with a 95 % interval over frames."""
+        floor = None if self._floor is None else self.scores.stage(self._floor)
         if floor is None:
             return entry
         frames = self._frames_of(self._run.path / "stages" / floor.folder, device)
         points = [100 * value for value in evaluation.gain_over(frames)]
-        gain = Gain(over=_FLOOR, points=points[0], low=points[1], high=points[2])
+        gain = Gain(over=floor.in_words, points=points[0], low=points[1], high=points[2])
         return entry.with_changes(gain=gain)
 
     def _frames_of(self, folder: Path, device: torch.device) -> Evaluation:

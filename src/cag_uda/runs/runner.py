@@ -21,7 +21,7 @@ from cag_uda.models.norm import make_shareable
 from cag_uda.models.recomputing import check_names, recompute
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.start import begin_with, start_from
-from cag_uda.models.storage import copy_model
+from cag_uda.models.storage import copy_model, read
 from cag_uda.models.tuning import check_tuning
 from cag_uda.recipes import Recipe, as_toml, changed, load_recipe
 from cag_uda.recipes.packs import completed
@@ -43,11 +43,11 @@ from cag_uda.runs.fingerprint import fingerprint
 from cag_uda.runs.folder import RunFolder
 from cag_uda.runs.progress import Progress, Silent
 from cag_uda.runs.records.base import write_record
-from cag_uda.runs.records.run import VERDICT, Scores, Verdict, read_verdict
+from cag_uda.runs.records.run import VERDICT, Scores, Verdict, read_reason, read_verdict
 from cag_uda.runs.results import Cost, Results
 from cag_uda.runs.scenario import Scenario, held_out
 from cag_uda.runs.selection import best_kept, checkpoints
-from cag_uda.runs.verdict import judge
+from cag_uda.runs.verdict import baseline, given, judge
 from cag_uda.training.callbacks import Callback
 from cag_uda.training.checkpoint import drop_previous
 from cag_uda.training.compute import (
@@ -87,6 +87,11 @@ class Run:
     def verdict(self) -> Verdict | None:
         """Read the verdict without labels of the target; None where the run has none."""
         return read_verdict(self.folder)
+
+    @property
+    def no_verdict_because(self) -> str | None:
+        """Read why there is no verdict; None where there is one."""
+        return read_reason(self.folder)
 
     def __repr__(self) -> str:
         """Name the folder, and the stages with their scores, in one line."""
@@ -267,6 +272,8 @@ class StageRunner:
 
     def run(self, initial: Segmenter) -> Scores:
         """Run all stages; returns the scores."""
+        if baseline(self.recipe) == INITIAL and not self.results.has(INITIAL):
+            self._keep_given(initial)
         for index, stage in enumerate(self.recipe.stages):
             if not self.results.has(stage.name):
                 self._run_stage(index, stage, initial)
@@ -294,10 +301,9 @@ class StageRunner:
         """Choose the model folder that becomes the run's, and record the verdict."""
         path, stages = self.run_folder.path, self.recipe.stages
         record_missing(path)
-        verdict = judge(path, stages)
-        if verdict is not None:
-            write_record(path / VERDICT, verdict)
-        if self.recipe.deliver == "safe" and verdict is not None:
+        verdict = judge(path, self.recipe)
+        write_record(path / VERDICT, verdict)
+        if self.recipe.deliver == "safe" and isinstance(verdict, Verdict):
             return path / verdict.network_of(verdict.safe)
         if self.recipe.deliver in ("safe", "last"):
             return self.run_folder.stage(len(stages) - 1, stages[-1].name) / "model"
@@ -306,6 +312,20 @@ class StageRunner:
             f"delivered by {self.recipe.deliver}: {chosen.stage} after {chosen.step} steps"
         )
         return cast(Path, chosen.network)
+
+    def _keep_given(self, initial: Segmenter) -> None:
+        """Score and keep the network that the run begins with, which predicts as it was given."""
+        kind, start = given(self.recipe), self.recipe.segmenter.start
+        assert kind is not None, "the baseline is a network that was given"
+        with self.processes.agreed():
+            pack = self.scenario.pack
+            config = read(str(start)).config if pack is None else pack.config
+            segmenter = _copy_of(initial)
+            # With other shares of the target's batch-norm statistics it would predict otherwise.
+            if config.norm == segmenter.config.norm == "per-domain":
+                segmenter.set_target_share(config.target_share)
+            segmenter.to(self.fabric.device)
+        self.results.keep_given(segmenter, kind)
 
     def _run_stage(self, index: int, stage: Stage, initial: Segmenter) -> None:
         folder = self.run_folder.stage(index, stage.name)
@@ -341,11 +361,8 @@ class StageRunner:
     def _starting_segmenter(self, index: int, initial: Segmenter) -> Segmenter:
         """Copy the network that a stage starts from."""
         start = self.recipe.start_of(index)
-        segmenter = Segmenter(initial.config.model_copy(update={"weights": None}), initial.classes)
-        segmenter.config = initial.config
         if start == INITIAL:
-            segmenter.load_state_dict(initial.state_dict())
-            return segmenter
+            return _copy_of(initial)
         names = [stage.name for stage in self.recipe.stages]
         folder = self.run_folder.stage(names.index(start), start) / "model"
         try:
@@ -412,6 +429,13 @@ class StageRunner:
             for batch in self.watch.on_sweep(sweep, images):
                 yield batch
                 self.stop.check()
+
+
+def _copy_of(initial: Segmenter) -> Segmenter:
+    segmenter = Segmenter(initial.config.model_copy(update={"weights": None}), initial.classes)
+    segmenter.config = initial.config
+    segmenter.load_state_dict(initial.state_dict())
+    return segmenter
 
 
 def build_method(

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cag_uda.errors import RunError, UserError
+from cag_uda.runs.records.run import INITIAL
 from cag_uda.runs.records.stage import read_stage_criteria
 from cag_uda.types import CriterionName
 
@@ -149,5 +150,7 @@ def rank_of(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _number(folder: Path) -> int:
+    if folder.name == INITIAL:
+        return -1
     head = folder.name.partition("-")[0]
     return int(head) if head.isdecimal() else 1 << 30

@@ -5,13 +5,14 @@ the target (`evaluation.label_free.expected_iou`). Reads the criteria that the r
 knows neither images nor networks. How often it is right: docs/RESULTS.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
 from cag_uda.evaluation.scores import total_variation
-from cag_uda.recipes.schema import Stage
-from cag_uda.runs.records.run import JudgedNetwork, Verdict
+from cag_uda.methods.adabn import AdaBNConfig
+from cag_uda.recipes import Recipe
+from cag_uda.runs.records.run import INITIAL, Given, JudgedNetwork, NoVerdict, Verdict
 from cag_uda.runs.selection import DEFAULT_CRITERION, Checkpoint, checkpoints
 
 CLEARLY = 0.01
@@ -22,34 +23,83 @@ _BEFORE = "source-only"
 """Method that trains without adaptation."""
 
 
-def judge(run: Path, stages: Sequence[Stage]) -> Verdict | None:
-    """Judge the adapted networks of a run against the one that was trained on the source alone.
+def given(recipe: Recipe) -> Given | None:
+    """Tell what trained network a recipe's run begins with; None for one that knows no class."""
+    if recipe.pack is not None:
+        return "pack"
+    return None if recipe.segmenter.start is None else "start"
+
+
+def baseline(recipe: Recipe) -> str | None:
+    """Name the stage whose network is held against the adapted ones.
+
+    Returns:
+        Of the stages without adaptation the longest; without any INITIAL, if the run is given a
+        network; None if there is neither.
+    """
+    known = _without_adaptation(recipe)
+    before = [stage for stage in recipe.stages if stage.name in known]
+    if before:
+        return max(before, key=lambda stage: stage.steps).name
+    return INITIAL if INITIAL in known else None
+
+
+def _without_adaptation(recipe: Recipe) -> set[str]:
+    """Names of the stages whose networks know nothing of the target, and INITIAL if it is given.
+
+    Batch-norm statistics of the source alone (`adabn` with a target share of 0) add nothing of the
+    target to such a network.
+    """
+    found = {INITIAL} if given(recipe) is not None else set()
+    for index, stage in enumerate(recipe.stages):
+        method = stage.method
+        if method.name == _BEFORE:
+            found.add(stage.name)
+        elif isinstance(method, AdaBNConfig) and recipe.segmenter.norm == "per-domain":
+            share = method.target_share
+            share = recipe.segmenter.target_share if share is None else share
+            if share == 0 and recipe.start_of(index) in found:
+                found.add(stage.name)
+    return found
+
+
+def judge(run: Path, recipe: Recipe, only: Collection[str] | None = None) -> Verdict | NoVerdict:
+    """Judge the adapted networks of a run against the one without adaptation.
 
     Args:
         run: the run folder, with the criteria of its finished stages.
-        stages: the recipe's.
+        recipe: of the run.
+        only: names of the stages to compare; None: all.
 
     Returns:
-        The verdict; None where the run has no source-only stage, has nothing else, or has not
-        measured them.
+        The verdict; or why there is none: nothing to hold the adapted networks against, nothing
+        that is adapted, or nothing measured.
 
     Raises:
         RunError: if the criteria are damaged.
     """
+    stages = [stage for stage in recipe.stages if only is None or stage.name in only]
+    known = _without_adaptation(recipe)
+    names = [stage.name for stage in stages if stage.name in known]
+    adapted = [stage.name for stage in stages if stage.name not in known]
+    if not names and INITIAL in known:
+        names = [INITIAL]
+    if reason := _nothing_to_compare(names, adapted):
+        return NoVerdict(because=reason)
     ends = {each.stage: each for each in checkpoints(run)}  # The last one of each stage stays.
-    measured = [
-        stage
-        for stage in stages
-        if stage.name in ends and DEFAULT_CRITERION in ends[stage.name].criteria
-    ]
-    before = [stage for stage in measured if stage.method.name == _BEFORE]
-    if not before or len(before) == len(measured):
-        return None
-    source_only = ends[max(before, key=lambda stage: stage.steps).name]
-    networks = {stage.name: _judged(ends[stage.name], source_only, run) for stage in measured}
-    floor = networks[source_only.stage]
-    adapted = [networks[stage.name] for stage in measured if stage not in before]
-    best = max(reversed(adapted), key=lambda each: _gain(each, floor))  # Of equals the latest.
+    measured = {name for name, each in ends.items() if DEFAULT_CRITERION in each.criteria}
+    names, adapted = ([name for name in each if name in measured] for each in (names, adapted))
+    if not names or not adapted:
+        return NoVerdict(
+            because=f"{DEFAULT_CRITERION}, by which networks are compared, is not recorded of them"
+        )
+    steps = {stage.name: stage.steps for stage in stages}
+    floor_end = ends[max(names, key=lambda name: steps.get(name, 0))]
+    order = [INITIAL, *steps]
+    compared = sorted([*names, *adapted], key=order.index)
+    networks = {name: _judged(ends[name], floor_end, run) for name in compared}
+    floor = networks[floor_end.stage]
+    best = max((networks[name] for name in reversed(adapted)), key=lambda each: _gain(each, floor))
     says = _says(_gain(best, floor))
     return Verdict(
         criterion=DEFAULT_CRITERION,
@@ -57,7 +107,19 @@ def judge(run: Path, stages: Sequence[Stage]) -> Verdict | None:
         judged=best.stage,
         says=says,
         safe=(best if says == "helps" else floor).stage,
+        given=given(recipe) if INITIAL in networks else None,
         networks=list(networks.values()),
+    )
+
+
+def _nothing_to_compare(before: Collection[str], adapted: Collection[str]) -> str | None:
+    if not adapted:
+        return "no stage adapts the network to the target"
+    if before:
+        return None
+    return (
+        f"no stage trains on the source alone (method {_BEFORE}), and the run begins with no "
+        "trained network (pack, segmenter.start) to hold the adapted ones against"
     )
 
 

@@ -1,7 +1,7 @@
 """RUN/scores.json, RUN/environment.json and the other records of a whole run."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeAlias
 
 from pydantic import Field, RootModel, model_validator
 
@@ -17,6 +17,14 @@ from cag_uda.runs.records.base import (
 
 SCORES, ENVIRONMENT, TRACKING = "scores.json", "environment.json", "tracking.json"
 DATA, CLASS_SHARES, VERDICT = "data.json", "class_shares.json", "verdict.json"
+
+INITIAL = "initial"
+"""Name, as a stage's, of the network that no stage has trained yet."""
+
+Given: TypeAlias = Literal["pack", "start"]
+"""Where a network comes from that a run begins with: its recipe's pack, or `segmenter.start`."""
+
+_GIVEN: dict[str, str] = {"pack": "the pack's network", "start": "the given network"}
 
 CLEARLY_APART = 0.15
 """Total variation from which the class shares of two domains count as different."""
@@ -65,7 +73,11 @@ class Evaluated(Record):
 
 
 class StageScores(Record):
-    """One finished stage. Scores are None where the target has no labels."""
+    """One finished stage. Scores are None where the target has no labels.
+
+    A network that the run was given, and that its stages are held against, stands here too: as
+    "initial", its method being "pack" or "start".
+    """
 
     folder: FolderName
     """Its name below RUN/stages."""
@@ -84,7 +96,12 @@ class StageScores(Record):
     classes: list[str] | None = None
     """Names of the classes that `iou` is of."""
     gain: Gain | None = None
-    """Gain over the source-only stage."""
+    """Gain over the source-only stage; without one, over the given network."""
+
+    @property
+    def in_words(self) -> str:
+        """Whose network it is: its name, or "the pack's network"."""
+        return _GIVEN.get(self.method, self.name) if self.name == INITIAL else self.name
 
 
 class Scores(Record):
@@ -121,8 +138,9 @@ class Scores(Record):
         return next((stage for stage in self.stages if stage.name == name), None)
 
     def with_stage(self, stage: StageScores) -> Self:
-        """Copy the record with one more finished stage."""
-        return self.with_changes(stages=[*self.stages, stage])
+        """Copy the record with one more finished stage; a given network is the first."""
+        stages = [stage, *self.stages] if stage.name == INITIAL else [*self.stages, stage]
+        return self.with_changes(stages=stages)
 
 
 class SplitFiles(Record):
@@ -194,13 +212,16 @@ class Verdict(Record):
     criterion: str
     """Label-free criterion by which the networks are compared."""
     source_only: str
-    """Stage of the network that was trained on the source alone, the longest if there are more."""
+    """Stage of the network without adaptation: of those that were trained on the source alone the
+    longest; "initial" for the network that the run was given."""
     judged: str
     """Stage of the network that is compared with it: the best adapted one by the criterion."""
     says: Literal["helps", "makes no difference", "harms"]
     safe: str
     """Stage whose network is the safe choice: `judged` where adaptation helps, else
     `source_only`."""
+    given: Given | None = None
+    """Where the network "initial" comes from; None where it is not among those compared."""
     networks: list[JudgedNetwork]
     """All networks that were compared, in the order of their stages."""
 
@@ -224,14 +245,29 @@ class Verdict(Record):
         """Return the criterion's value for a stage's network."""
         return next(each.value for each in self.networks if each.stage == stage)
 
+    def name_of(self, stage: str) -> str:
+        """Name a stage's network in a sentence: by the stage, or "the pack's network"."""
+        return _GIVEN[self.given] if stage == INITIAL and self.given else stage
+
     def in_words(self) -> str:
         """Write it as one sentence, with the evidence."""
         before, after = self.value_of(self.source_only), self.value_of(self.judged)
         judged = self.judged + (", whose predictions have collapsed" if self.collapsed else "")
         return (
             f"adaptation {self.says} here: judged without labels, expected IoU "
-            f"{100 * before:.1f} ({self.source_only}) to {100 * after:.1f} ({judged})"
+            f"{100 * before:.1f} ({self.name_of(self.source_only)}) to {100 * after:.1f} ({judged})"
         )
+
+
+class NoVerdict(Record):
+    """verdict.json of a run whose networks cannot be compared."""
+
+    because: str
+    """The reason, as the end of a sentence that begins with "no verdict:"."""
+
+
+class _VerdictFile(RootModel[Verdict | NoVerdict]):
+    """verdict.json."""
 
 
 class RankedNetwork(Record):
@@ -300,9 +336,24 @@ def read_data_record(run: Path) -> DataRecord | None:
 
 def read_verdict(run: Path) -> Verdict | None:
     """Read the verdict of a run; None where there is none. Raises RunError if damaged."""
+    found = _read_verdict_file(run)
+    return found if isinstance(found, Verdict) else None
+
+
+def read_reason(run: Path) -> str | None:
+    """Read why a run has no verdict; None where it has one, or did not say.
+
+    Raises:
+        RunError: if the file is damaged.
+    """
+    found = _read_verdict_file(run)
+    return found.because if isinstance(found, NoVerdict) else None
+
+
+def _read_verdict_file(run: Path) -> Verdict | NoVerdict | None:
     path = run / VERDICT
     mend = "delete it: --resume then judges anew"
-    return read_record(Verdict, path, mend) if path.is_file() else None
+    return read_record(_VerdictFile, path, mend).root if path.is_file() else None
 
 
 def read_class_shares(run: Path) -> ClassShares | None:
