@@ -129,12 +129,10 @@ def test_what_assumes_equal_shares_is_listed(tmp_path: Path) -> None:
         "segmenter.target_share=1",
         "stages.adabn.method.target_share=1",
         "stages.stage-1.method.margin.prior_portion=0.8",
-        "stages.warmup.method={name='cag-plus', prior_strength=0.5}",
     ]
     assert settings_for_equal_shares(load_recipe(tmp_path / "tiny.toml", changes)) == [
         "segmenter.target_share = 1",
         "stages.adabn.method.target_share = 1",
-        "stages.warmup.method.prior_strength = 0.5",
         "stages.stage-1.method.margin.prior_portion = 0.8",
     ]
     shared = load_recipe(tmp_path / "tiny.toml", ["segmenter.norm='shared'", changes[0]])

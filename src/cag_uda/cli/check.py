@@ -213,7 +213,7 @@ def _tell_class_shares(console: Console, looked: _Looked) -> None:
     console.print(
         f"note: the target seems to show the classes in other shares than the source ({apart}): "
         "normalise it by mixed statistics (segmenter.target_share = 0.5), not by its own alone, "
-        f"align no labels with the source's shares{here}; and look at the verdict at the end of "
+        f"let the source's shares shape no labels{here}; and look at the verdict at the end of "
         "the run, as adaptation may harm",
         soft_wrap=True,
     )

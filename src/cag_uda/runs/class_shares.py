@@ -74,8 +74,7 @@ def estimate_class_shares(
 def settings_for_equal_shares(recipe: Recipe) -> list[str]:
     """List the settings of a recipe that assume equal class shares, as it says them.
 
-    They are statistics of the target alone, and labels aligned with the source's shares or bounded
-    by them.
+    They are statistics of the target alone, and labels bounded by the source's shares.
     """
     per_domain = recipe.segmenter.norm == "per-domain"
     found = []
@@ -85,8 +84,6 @@ def settings_for_equal_shares(recipe: Recipe) -> list[str]:
         method, place = stage.method.model_dump(), f"stages.{stage.name}.method"
         if per_domain and method.get("target_share") == 1:
             found.append(f"{place}.target_share = 1")
-        if strength := method.get("prior_strength"):
-            found.append(f"{place}.prior_strength = {strength:g}")
         if portion := (method.get("margin") or {}).get("prior_portion"):
             found.append(f"{place}.margin.prior_portion = {portion:g}")
     return found
