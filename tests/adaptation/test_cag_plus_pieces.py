@@ -42,8 +42,7 @@ def test_the_temperature_sharpens_labels_and_leaves_weights(temperature: float) 
 def test_soft_cross_entropy_is_the_loop_and_with_hard_labels_the_plain_one() -> None:
     logits = torch.randn(2, 4, 8, 8, generator=seeded())
     label = torch.randint(0, 4, (2, 8, 8), generator=seeded(1))
-    probability = torch.rand(2, 4, 8, 8, generator=seeded(2)).softmax(1)
-    soft = SoftLabels(probability, torch.rand(2, 8, 8), probability.argmax(1))
+    soft = SoftLabels(torch.rand(2, 4, 8, 8, generator=seeded(2)).softmax(1), torch.rand(2, 8, 8))
     log_p = logits.log_softmax(1)
     total = 0.0
     for b in range(2):
@@ -59,18 +58,16 @@ def test_soft_cross_entropy_is_the_loop_and_with_hard_labels_the_plain_one() -> 
 
 
 def test_known_pixels_are_certain_and_the_others_stay() -> None:
-    zeros = torch.zeros(1, 1, 2, dtype=torch.int64)
-    soft = SoftLabels(torch.full((1, 3, 1, 2), 1 / 3), torch.full((1, 1, 2), 0.4), zeros)
+    soft = SoftLabels(torch.full((1, 3, 1, 2), 1 / 3), torch.full((1, 1, 2), 0.4))
     got = with_known(soft, torch.tensor([[[2, IGNORE]]]))
     assert got.probability[0, :, 0, 0].tolist() == [0, 0, 1]
-    assert got.likeliest.flatten().tolist() == [2, 0]
     torch.testing.assert_close(got.probability[0, :, 0, 1], soft.probability[0, :, 0, 1])
     torch.testing.assert_close(got.weight, torch.tensor([[[1.0, 0.4]]]))
 
 
 def test_balanced_labels_give_every_likeliest_class_the_same_say() -> None:
     probability = torch.eye(3)[torch.tensor([[0, 0, 0, 0, 0, 1, 1, 2]])].movedim(-1, 1)[:, :, None]
-    soft = SoftLabels(probability, torch.full((1, 1, 8), 0.5), probability.argmax(1))
+    soft = SoftLabels(probability, torch.full((1, 1, 8), 0.5))
     got = balanced(soft, 1.0).weight.flatten()
     torch.testing.assert_close(got, 0.5 * 8 / 3 / torch.tensor([5.0] * 5 + [2.0] * 2 + [1.0]))
     assert balanced(soft, 0.0) is soft

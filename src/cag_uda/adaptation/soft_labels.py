@@ -22,8 +22,6 @@ class SoftLabels(NamedTuple):
     """(B, K, H, W) float32, summing to 1 over the classes."""
     weight: Tensor
     """(B, H, W) float32, at least 0."""
-    likeliest: Tensor
-    """(B, H, W) int64: the class with the highest probability."""
 
 
 @torch.no_grad()
@@ -47,7 +45,7 @@ def soften(logits: Tensor, temperature: float) -> SoftLabels:
         probability = torch.zeros_like(probability).scatter_(1, likeliest[:, None], 1.0)
     elif temperature != 1:
         probability = (logits / temperature).softmax(dim=1)
-    return SoftLabels(probability, confidence, likeliest)
+    return SoftLabels(probability, confidence)
 
 
 @torch.no_grad()
@@ -65,11 +63,7 @@ def with_known(soft: SoftLabels, known: Tensor) -> SoftLabels:
     probability = soft.probability.masked_fill(is_known[:, None], 0.0)
     place = torch.where(is_known, known, 0)[:, None]
     probability.scatter_add_(1, place, is_known[:, None].to(probability.dtype))
-    return SoftLabels(
-        probability,
-        torch.where(is_known, 1.0, soft.weight),
-        torch.where(is_known, known, soft.likeliest),
-    )
+    return SoftLabels(probability, torch.where(is_known, 1.0, soft.weight))
 
 
 @torch.no_grad()
@@ -85,7 +79,8 @@ def balanced(soft: SoftLabels, exponent: float) -> SoftLabels:
     """
     if not exponent:
         return soft
-    factor = class_balance(soft.likeliest, soft.probability.shape[1], exponent)
+    likeliest = soft.probability.argmax(dim=1)
+    factor = class_balance(likeliest, soft.probability.shape[1], exponent)
     return soft._replace(weight=soft.weight * factor)
 
 

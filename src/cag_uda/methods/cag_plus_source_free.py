@@ -159,17 +159,17 @@ class CAGPlusSourceFree(CAGPlus):
         """
         image = batch.target.image
         labels = self.soft_labels(logits, image)
-        labels = labels._replace(weight=labels.weight.expand(labels.likeliest.shape))
-        shifted = SoftLabels(*(each.roll(1, dims=0) for each in labels))
-        giving = Labelled(image.roll(1, dims=0), shifted.likeliest)
-        mixed = self.disturbed(self.paste(giving, image, labels.weight))
+        likeliest = labels.probability.argmax(dim=1)
+        weight = labels.weight.expand(likeliest.shape)
+        giving = Labelled(image.roll(1, dims=0), likeliest.roll(1, dims=0))
+        mixed = self.disturbed(self.paste(giving, image, weight))
         is_pasted = mixed.label != IGNORE
-        pasted = SoftLabels(
-            torch.where(is_pasted[:, None], shifted.probability, labels.probability),
-            torch.where(is_pasted, shifted.weight, labels.weight),
-            torch.where(is_pasted, shifted.likeliest, labels.likeliest),
+        probability = labels.probability
+        labels = SoftLabels(
+            torch.where(is_pasted[:, None], probability.roll(1, dims=0), probability),
+            torch.where(is_pasted, weight.roll(1, dims=0), weight),
         )
-        return mixed, balanced(pasted, self.config.class_balance)
+        return mixed, balanced(labels, self.config.class_balance)
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
