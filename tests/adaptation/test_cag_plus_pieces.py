@@ -12,7 +12,6 @@ from cag_uda.adaptation.losses import cross_entropy, feature_distance
 from cag_uda.adaptation.mixing import hidden_blocks
 from cag_uda.adaptation.soft_labels import (
     SoftLabels,
-    balanced,
     soft_cross_entropy,
     soften,
     with_known,
@@ -63,14 +62,6 @@ def test_known_pixels_are_certain_and_the_others_stay() -> None:
     assert got.probability[0, :, 0, 0].tolist() == [0, 0, 1]
     torch.testing.assert_close(got.probability[0, :, 0, 1], soft.probability[0, :, 0, 1])
     torch.testing.assert_close(got.weight, torch.tensor([[[1.0, 0.4]]]))
-
-
-def test_balanced_labels_give_every_likeliest_class_the_same_say() -> None:
-    probability = torch.eye(3)[torch.tensor([[0, 0, 0, 0, 0, 1, 1, 2]])].movedim(-1, 1)[:, :, None]
-    soft = SoftLabels(probability, torch.full((1, 1, 8), 0.5))
-    got = balanced(soft, 1.0).weight.flatten()
-    torch.testing.assert_close(got, 0.5 * 8 / 3 / torch.tensor([5.0] * 5 + [2.0] * 2 + [1.0]))
-    assert balanced(soft, 0.0) is soft
 
 
 # --- anchors

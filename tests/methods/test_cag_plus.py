@@ -88,7 +88,6 @@ def test_the_teacher_is_the_true_mean_first_and_is_delivered_with_plain_statisti
 
 def mixed_images(segmenter: Segmenter, **settings: Any) -> tuple[Batch, Tensor, Tensor, SoftLabels]:
     plain = {"jitter": 0.0, "blur_probability": 0.0}
-    settings = {"class_balance": 0.0, **settings}
     settings["mix"] = {**plain, **settings.get("mix", {})}
     method = make(segmenter, **settings)
     batch = make_batch()
@@ -149,7 +148,6 @@ def test_mixing_and_hiding_can_be_taken_out(segmenter: Segmenter) -> None:
         {"adapted_weight": 0.0},
         {"adapted_weight": 0.2},
         {"label_temperature": 0.0},
-        {"class_balance": 0.0},
         {"mix": {"probability": 0.0}},
         {"mask": {"probability": 0.0}},
     ],

@@ -23,7 +23,6 @@ from tests.support.batches import make_batch, make_passes
 SETTINGS = {
     "adapted_weight": 0.3,
     "label_temperature": 0.5,
-    "class_balance": 0.5,
     "mix": {"jitter": 0.0, "blur_probability": 0.0},
 }
 
@@ -89,9 +88,6 @@ def test_the_losses_of_a_step_are_those_written_out(
     certain = F.one_hot(torch.where(is_pasted, label, 0), 4).movedim(-1, 1).float()
     wanted = torch.where(is_pasted[:, None], certain, (score / 0.5).softmax(1))
     weight = torch.where(is_pasted, 1.0, share)
-    likeliest = wanted.argmax(1)
-    rarity = torch.tensor([float((likeliest == k).sum()) ** -0.5 for k in range(4)])[likeliest]
-    weight = weight * rarity / rarity.mean()
 
     _, logits = reference.segmenter(mixed.image, "target")
     log_probability = enlarged(logits).log_softmax(1)

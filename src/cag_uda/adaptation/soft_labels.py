@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cag_uda.adaptation.losses import class_balance, pixel_mean
+from cag_uda.adaptation.losses import pixel_mean
 from cag_uda.adaptation.tensors import at_least_float32
 from cag_uda.errors import ShapeError
 from cag_uda.types import IGNORE
@@ -21,7 +21,7 @@ class SoftLabels(NamedTuple):
     probability: Tensor
     """(B, K, H, W) float32, summing to 1 over the classes."""
     weight: Tensor
-    """(B, H, W) float32, at least 0."""
+    """(B, H, W) float32 in [0, 1]."""
 
 
 @torch.no_grad()
@@ -64,24 +64,6 @@ def with_known(soft: SoftLabels, known: Tensor) -> SoftLabels:
     place = torch.where(is_known, known, 0)[:, None]
     probability.scatter_add_(1, place, is_known[:, None].to(probability.dtype))
     return SoftLabels(probability, torch.where(is_known, 1.0, soft.weight))
-
-
-@torch.no_grad()
-def balanced(soft: SoftLabels, exponent: float) -> SoftLabels:
-    """Weigh pixels such that the frequent ones of the likeliest classes count less.
-
-    Args:
-        soft: of a batch.
-        exponent: β of `losses.class_balance`, by which weights are multiplied; 0 changes nothing.
-
-    Returns:
-        Labels with other weights; the factors are 1 in the mean over the batch.
-    """
-    if not exponent:
-        return soft
-    likeliest = soft.probability.argmax(dim=1)
-    factor = class_balance(likeliest, soft.probability.shape[1], exponent)
-    return soft._replace(weight=soft.weight * factor)
 
 
 def soft_cross_entropy(logits: Tensor, soft: SoftLabels) -> Tensor:

@@ -37,13 +37,7 @@ from cag_uda.adaptation.mixing import (
     hidden_blocks,
 )
 from cag_uda.adaptation.pseudo_labels import by_confidence
-from cag_uda.adaptation.soft_labels import (
-    SoftLabels,
-    balanced,
-    soft_cross_entropy,
-    soften,
-    with_known,
-)
+from cag_uda.adaptation.soft_labels import SoftLabels, soft_cross_entropy, soften, with_known
 from cag_uda.errors import UserError
 from cag_uda.methods.adapted_labels import AdaptedLabels
 from cag_uda.methods.base import Method, Passes
@@ -141,8 +135,7 @@ class CAGPlus(Method):
         """
         labels = self.soft_labels(logits, batch.target.image)
         mixed = self.disturbed(self.paste(batch.source, batch.target.image, labels.weight))
-        labels = with_known(labels, mixed.label)
-        return mixed, balanced(labels, self.config.class_balance)
+        return mixed, with_known(labels, mixed.label)
 
     def soft_labels(self, logits: Tensor, image: Tensor) -> SoftLabels:
         """Turn labels' logits (B, K, h, w) into soft labels of images (B, 3, H, W)."""

@@ -72,10 +72,6 @@ class CAGPlusConfig(MethodConfig):
     confidence: float = Field(default=0.968, ge=0, lt=1)
     """Target pixels weigh the share of the batch's pixels with at least this probability (DACS); 0
     weighs each by its own probability."""
-    class_balance: float = Field(default=1.0, ge=0, le=1)
-    """Exponent β of the weights n_c^−β by which pixels of the mixed images count less the more
-    pixels of their class a batch has. 0 weighs them alike, as DACS does; 1 gives each class the
-    same say (docs/LOG.md)."""
     label_temperature: float = Field(default=0.5, ge=0)
     """Below 1 sharpens soft labels (MixMatch: 0.5); 0 makes them hard."""
     mix: MixConfig = MixConfig()

@@ -34,7 +34,7 @@ from cag_uda.adaptation.adapted_anchors import FeatureSample
 from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.adaptation.carrying import carried
 from cag_uda.adaptation.mixing import Mixed
-from cag_uda.adaptation.soft_labels import SoftLabels, balanced, soft_cross_entropy
+from cag_uda.adaptation.soft_labels import SoftLabels, soft_cross_entropy
 from cag_uda.methods.adapted_labels import AdaptedLabels
 from cag_uda.methods.anchor_classifier import is_linear, merge
 from cag_uda.methods.base import Passes
@@ -165,11 +165,10 @@ class CAGPlusSourceFree(CAGPlus):
         mixed = self.disturbed(self.paste(giving, image, weight))
         is_pasted = mixed.label != IGNORE
         probability = labels.probability
-        labels = SoftLabels(
+        return mixed, SoftLabels(
             torch.where(is_pasted[:, None], probability.roll(1, dims=0), probability),
             torch.where(is_pasted, weight.roll(1, dims=0), weight),
         )
-        return mixed, balanced(labels, self.config.class_balance)
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
