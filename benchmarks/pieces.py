@@ -30,8 +30,6 @@ DEFAULT = "default"
 VARIANTS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     "adapted-none": {"adapted_weight": 0.0},
-    "balance-half": {"class_balance": 0.5},
-    "balance-none": {"class_balance": 0.0},
     "unsharpened": {"label_temperature": 1.0},
     "pixel-weights": {"confidence": 0.0},
     "teacher-none": {"momentum": 0.0},
