@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 import cag_uda
 from cag_uda.cli.app import app
+from cag_uda.models.pack import read_pack
+from cag_uda.prediction.labeller import run_of
 from cag_uda.recipes import Recipe, builtin_recipes, load_recipe
 from cag_uda.runs.records.base import write_record
 from cag_uda.runs.records.run import NoVerdict, Verdict, read_reason, read_verdict
@@ -279,6 +281,14 @@ def test_a_run_from_a_network_of_ones_own_is_held_against_it(
     assert all(np.array_equal(kept[name], each) for name, each in first.items())
     assert run.verdict is not None
     assert run.verdict.source_only == "initial"
+    for logged in ("initial", "1-stage-1"):
+        assert any((run.folder / "stages" / logged / "tensorboard").iterdir())
+
+    # Whoever loses that network gets it back from the one that the run was given.
+    shutil.rmtree(run.folder / "stages/initial")
+    again = adapt(tmp_path / "second.toml", run.folder, resume=True, progress=False)
+    assert again.scores == run.scores
+    assert again.verdict == run.verdict
 
     # As if that network had been better by far: the run goes on to deliver it.
     place = run.folder / "stages/initial"
@@ -303,6 +313,10 @@ def test_a_run_from_a_network_of_ones_own_is_held_against_it(
         assert gain.over == "the given network"
         assert "mIoU without adaptation, which harms here" in page
         assert "over the given network" in done.output
+    packed = CliRunner().invoke(app, ["pack", str(run.folder), "--stage", "initial"])
+    assert packed.exit_code == 0, packed.output
+    assert read_pack(run.folder / "pack.safetensors").source == "day/train"
+    assert run_of(str(place)) == run_of(str(place / "model")) == run.folder
     ranked = CliRunner().invoke(app, ["select", str(run.folder)])
     assert ranked.exit_code == 0, ranked.output
     assert "stages/initial/model" in ranked.output.replace("\n", "")

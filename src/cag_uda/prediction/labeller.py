@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 _CHUNK = 8
 _RECIPE = "recipe.toml"
+_STAGES = "stages"
 
 Watch = Callable[[str, int, int], None]
 """Function that takes the purpose of a sweep, the number of images seen, and that of all."""
@@ -88,8 +89,9 @@ class Labeller:
 def run_of(model: str) -> Path | None:
     """Find the run folder that a model is, or lies in; None where there is none."""
     path = Path(model)
-    # RUN, RUN/model, RUN/stages/N-NAME/model.
-    for folder in (path, path.parent, *path.parents[2:3]):
+    # RUN, RUN/model, RUN/stages/N-NAME, RUN/stages/N-NAME/model.
+    of_stage = path.parents[1:2] if path.parent.name == _STAGES else path.parents[2:3]
+    for folder in (path, path.parent, *of_stage):
         if (folder / _RECIPE).is_file():
             return folder
     return None

@@ -17,6 +17,7 @@ from cag_uda.prediction.opening import open_model
 from cag_uda.recipes import load_recipe
 from cag_uda.runs.folder import RunFolder
 from cag_uda.runs.own_domains import source_words
+from cag_uda.runs.records.run import INITIAL
 from cag_uda.types import Labelled
 
 _CHUNK = 8
@@ -44,7 +45,8 @@ def pack_run(
 
     Args:
         run: the run folder; the images and labels of its source must be there.
-        stage: whose network; None: the one that the run delivers.
+        stage: whose network, "initial" for the one that the run was given; None: the one that the
+            run delivers.
         data_root: folder below which built-in domains lie, in place of the run's.
         accelerator: auto, cpu or cuda.
         watch: receives the number of source images seen, and that of all.
@@ -56,12 +58,17 @@ def pack_run(
     if not path.is_file():
         raise RunError(f"{run} is no run folder: it has no recipe.toml; give what `adapt` wrote")
     recipe = load_recipe(path, data_root=data_root)
-    names = [each.name for each in recipe.stages]
-    folder = RunFolder(run).model
+    inside = RunFolder(run)
+    folders = {
+        each.name: inside.stage(index, each.name) for index, each in enumerate(recipe.stages)
+    }
+    if inside.initial.is_dir():
+        folders[INITIAL] = inside.initial
+    folder = inside.model
     if stage is not None:
-        if stage not in names:
-            raise RunError(f"{run} has no stage {stage!r}; it has {', '.join(names)}")
-        folder = RunFolder(run).stage(names.index(stage), stage) / "model"
+        if stage not in folders:
+            raise RunError(f"{run} has no stage {stage!r}; it has {', '.join(folders)}")
+        folder = folders[stage] / "model"
     if not folder.is_dir():
         raise RunError(f"no network at {folder} yet; go on with `adapt --resume`, then pack it")
     segmenter = open_model(str(folder), accelerator)

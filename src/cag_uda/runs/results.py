@@ -186,6 +186,7 @@ class Results:
             kind: where it comes from.
         """
         entry = StageScores(folder=INITIAL, name=INITIAL, method=kind, steps=0, miou=None, iou=None)
+        self._loggers.on_start(self._run.initial, 0)
         entry = self._kept(entry, segmenter, self._run.initial)
         scored = "" if entry.miou is None else f": mIoU {100 * entry.miou:.1f}"
         self._progress.note(f"{entry.in_words}, as it is{scored}")
@@ -230,7 +231,7 @@ class Results:
     ) -> StageScores:
         """Add the mIoU points over the baseline, with a 95 % interval over frames."""
         floor = None if self._floor is None else self.scores.stage(self._floor)
-        if floor is None:
+        if floor is None or floor.name == entry.name:
             return entry
         frames = self._frames_of(self._run.path / "stages" / floor.folder, device)
         points = [100 * value for value in evaluation.gain_over(frames)]

@@ -21,7 +21,7 @@ from cag_uda.models.norm import make_shareable
 from cag_uda.models.recomputing import check_names, recompute
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.start import begin_with, start_from
-from cag_uda.models.storage import copy_model, read
+from cag_uda.models.storage import WEIGHTS, copy_model, read
 from cag_uda.models.tuning import check_tuning
 from cag_uda.recipes import Recipe, as_toml, changed, load_recipe
 from cag_uda.recipes.packs import completed
@@ -272,7 +272,7 @@ class StageRunner:
 
     def run(self, initial: Segmenter) -> Scores:
         """Run all stages; returns the scores."""
-        if baseline(self.recipe) == INITIAL and not self.results.has(INITIAL):
+        if baseline(self.recipe) == INITIAL and not self._has_given():
             self._keep_given(initial)
         for index, stage in enumerate(self.recipe.stages):
             if not self.results.has(stage.name):
@@ -312,6 +312,11 @@ class StageRunner:
             f"delivered by {self.recipe.deliver}: {chosen.stage} after {chosen.step} steps"
         )
         return cast(Path, chosen.network)
+
+    def _has_given(self) -> bool:
+        """Tell whether the network that the run begins with is kept; what is lost is made anew."""
+        is_there = (self.run_folder.initial / "model" / WEIGHTS).is_file()
+        return self.results.has(INITIAL) and self.processes.gather(is_there)[0]
 
     def _keep_given(self, initial: Segmenter) -> None:
         """Score and keep the network that the run begins with, which predicts as it was given."""

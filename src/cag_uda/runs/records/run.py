@@ -138,8 +138,9 @@ class Scores(Record):
         return next((stage for stage in self.stages if stage.name == name), None)
 
     def with_stage(self, stage: StageScores) -> Self:
-        """Copy the record with one more finished stage; a given network is the first."""
-        stages = [stage, *self.stages] if stage.name == INITIAL else [*self.stages, stage]
+        """Copy the record with a finished stage, maybe one made anew; a given network is first."""
+        others = [each for each in self.stages if each.name != stage.name]
+        stages = [stage, *others] if stage.name == INITIAL else [*others, stage]
         return self.with_changes(stages=stages)
 
 
