@@ -1,5 +1,6 @@
 """Recipes of earlier versions, in which CAG's variants were settings of one method."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from cag_uda.methods.cag_released import CAGReleasedConfig
 from cag_uda.methods.cag_settings import CAGConfig
 from cag_uda.recipes import load_recipe
 from cag_uda.recipes.schema import AnyMethod
+from tests.support.trees import RECIPE, write_recipe
 
 WHOLE = {
     "name": "cag",
@@ -127,3 +129,15 @@ def test_a_piece_that_was_taken_out_is_refused_where_it_is_on(
 ) -> None:
     with pytest.raises(ValueError, match=f"{named}: taken out of CAG-plus"):
         read(PLUS | on)
+
+
+def test_a_recipe_of_one_stage_with_such_a_piece_has_one_error(tmp_path: Path) -> None:
+    """And none about the number of stages, of which no sound one is left."""
+    first = "[[stages]]".join(RECIPE.split("[[stages]]")[:2])
+    method = 'method = { name = "source-only" }'
+    assert method in first
+    wrong = first.replace(method, 'method = { name = "cag-plus", prior_strength = 0.3 }')
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(write_recipe(tmp_path, wrong))
+    (problem,) = refused.value.problems
+    assert "prior_strength: taken out of CAG-plus" in problem

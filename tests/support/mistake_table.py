@@ -64,6 +64,7 @@ RECIPES = [
     Mistake(ADAPT + "stages.warmup.steps=many", ("stages.2.steps", "integer", "got 'many'")),
     Mistake(ADAPT + "stages.adabn.steps=5", ("'adabn' takes no training", "leave out `steps`")),
     Mistake(ADAPT + "stages.adabn.name=warmup", ("two stages are called 'warmup'", "own name")),
+    Mistake(ADAPT + "stages.adabn.name=initial", ("no stage", "'initial'", "another name")),
     Mistake(ADAPT + "stages.warmup.start=sauce-only", ("'sauce-only'", "choose from initial")),
     Mistake(ADAPT + "stages.warmup.name=Warm", ("stages.2.name", "a-z0-9", "got 'Warm'")),
     Mistake(ADAPT + "loading.crop_px=[8,8]", ("at least 32 by 32", "got [8, 8]")),

@@ -269,6 +269,11 @@ class Recipe(Config):
     def _stages_follow(self) -> Self:
         known = [INITIAL]
         for stage in self.stages:
+            if stage.name == INITIAL:
+                raise ValueError(
+                    f"no stage can be called {INITIAL!r}, which names the network that no stage "
+                    "has trained yet; choose another name"
+                )
             if stage.name in known:
                 raise ValueError(f"two stages are called {stage.name!r}; give each its own name")
             if stage.start is not None and stage.start not in known:

@@ -23,8 +23,16 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[str]:
     return [
         _problem(detail, model)
         for detail in details
-        if detail["type"] != "missing" or not _is_misspelt(detail["loc"], unknown)
+        if not (detail["type"] == "missing" and _is_misspelt(detail["loc"], unknown))
+        and not (detail["type"] == "too_short" and _has_wrong_items(detail["loc"], details))
     ]
+
+
+def _has_wrong_items(items: tuple[str | int, ...], details: Sequence[Any]) -> bool:
+    """Tell whether a list counts as too short since some of its items are wrong."""
+    return any(
+        len(each["loc"]) > len(items) and each["loc"][: len(items)] == items for each in details
+    )
 
 
 def _is_misspelt(missing: tuple[str | int, ...], unknown: Sequence[tuple[str | int, ...]]) -> bool:
