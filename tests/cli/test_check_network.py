@@ -102,6 +102,9 @@ def test_mistakes_are_told_before_anything_is_read(
 ) -> None:
     text = failure(capsys, "check", world / "day.toml", "--network", world / "sky")
     assert "give a recipe, which names both, in place of" in text
+    words = ["--network", world / "sky", "--submission", tmp_path]
+    text = failure(capsys, "check", world / "tiny.toml", *words)
+    assert "leave --network out" in text
     text = failure(capsys, "check", world / "tiny.toml", "--network", "nowhere")
     assert "no model at nowhere" in text
     text = failure(capsys, "check", world / "tiny.toml", "--network", "none.safetensors")

@@ -1,6 +1,7 @@
 """A pack: it holds a network and figures, nothing of an image, and nothing that runs."""
 
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -159,3 +160,18 @@ def test_mistakes_are_told(
     assert "is no run folder" in failure(capsys, "pack", tmp_path, "--out", out)
     run("pack", world / "run", "--stage", "source-only", "--out", out)
     assert read_pack(out).source == "day/train"
+
+
+def test_a_run_that_lost_its_network_says_which(world: Path, tmp_path: Path) -> None:
+    lost = tmp_path / "lost"
+    shutil.copytree(world / "run", lost)
+    (lost / "stages/0-source-only/model/model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"0-source-only/model is lost: there is no model\.safe"):
+        adapt(lost / "recipe.toml", lost, resume=True)
+
+
+def test_a_run_folder_is_no_recipe(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("check", "plan", "adapt"):
+        text = failure(capsys, command, world / "run")
+        assert "is a run folder: give its recipe" in text
+        assert "--resume" in text

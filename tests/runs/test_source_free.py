@@ -175,6 +175,16 @@ def test_check_and_plan_take_such_a_recipe(world: Path) -> None:
     assert "source-free" in run("plan", world / "packed.toml")
 
 
+def test_a_new_recipe_for_a_pack_refuses_what_a_pack_cannot_do(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack, target = world / "day.safetensors", world / "dusk.toml"
+    assert "leave --method out" in failure(
+        capsys, "recipes", "new", pack, target, "--method", "cag"
+    )
+    assert "give it first" in failure(capsys, "recipes", "new", target, pack)
+
+
 def test_a_new_recipe_for_a_pack_is_whole(world: Path) -> None:
     out = world / "recipes" / "mine.toml"
     run("recipes", "new", world / "day.safetensors", world / "dusk.toml", "--out", out)

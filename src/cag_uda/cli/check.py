@@ -45,6 +45,8 @@ def check(
     """Read all the data before any training and report what is wrong with it."""
     console = make_console()
     begin(console, f"reading {recipe_or_domain}")
+    if submission is not None and network is not None:
+        raise UserError("--submission checks files alone, by no network: leave --network out")
     looked = None
     if submission is None and _is_recipe(recipe_or_domain):
         looked = _Looked.at(console, recipe_or_domain, data_root, network)
@@ -234,7 +236,7 @@ def _is_recipe(name: str) -> bool:
     from cag_uda.data.files.toml import parse_toml, text_of
     from cag_uda.recipes import builtin_recipes
 
-    if name in builtin_recipes():
+    if name in builtin_recipes() or Path(name, "recipe.toml").is_file():
         return True
     if not name.endswith(".toml"):
         return False

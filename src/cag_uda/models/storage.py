@@ -120,9 +120,15 @@ def copy_model(folder: Path, to: Path) -> None:
     """Copy the network of a model folder, after its checksums; the card is another's.
 
     Raises:
-        ModelError: if it is damaged.
+        ModelError: if it is damaged, or not there.
         RunError: if the disk is full or the folder cannot be written.
     """
+    for name in (WEIGHTS, _CONFIG):
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"the model in {folder} is lost: there is no {name}; copy it there again from a "
+                "copy of the run, or run the recipe anew"
+            )
     check(folder)
     for name in (WEIGHTS, _CONFIG):
         copy_file(folder / name, to / name, sealed=True)

@@ -130,13 +130,18 @@ def dump_recipe(recipe: "Recipe") -> str:
 def find_recipe(name_or_path: str | Path) -> Path:
     """Find the file of a recipe. Raises RecipeError if there is none of that name or path."""
     path = Path(name_or_path)
+    known = builtin_recipes()
+    if str(name_or_path) not in known and (path / "recipe.toml").is_file():
+        raise RecipeError(
+            f"{path} is a run folder: give its recipe, {path / 'recipe.toml'}, or go on with the "
+            "run by `cag-uda adapt RUN --resume`"
+        )
     if path.suffix == ".toml" or len(path.parts) > 1:
         if not path.is_file():
             raise RecipeError(
                 f"no recipe file at {path}; `cag-uda recipes` lists the built-in ones"
             )
         return path
-    known = builtin_recipes()
     if str(name_or_path) not in known:
         hint = did_you_mean(str(name_or_path), tuple(known))
         raise RecipeError(

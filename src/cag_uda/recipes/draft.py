@@ -92,9 +92,19 @@ def draft_recipe(
             f"--method is {' or '.join(LAST_METHODS)}, got {method!r}; for the others, compare "
             "with `cag-uda compare`"
         )
+    is_pack = source_name.endswith(".safetensors")
+    if is_pack and method != "cag-plus":
+        raise UserError(
+            f"--method {method} learns from the source's images, and of a pack there are none; "
+            "leave --method out"
+        )
+    if target_name.endswith(".safetensors"):
+        raise UserError(
+            f"{target_name} is a pack, which stands in place of the source: give it first, then "
+            "the domain to adapt to"
+        )
     target = Domain.open(target_name, data_root)
     tested = target if test_name is None else Domain.open(test_name, data_root)
-    is_pack = source_name.endswith(".safetensors")
     source = None if is_pack else Domain.open(source_name, data_root)
     few = None if labelled is None else _few_labels(source, target, labelled, folder)
     common = {
