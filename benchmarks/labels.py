@@ -109,7 +109,7 @@ def runs_of(
     if warm.stages:
         run(warm, out / "warm")
         start = str((out / "warm" / "model").absolute())
-        segmenter = recipe.segmenter.model_copy(update={"start": start})
+        segmenter = recipe.segmenter.model_copy(update={"start": start, "weights": None})
         recipe = recipe.model_copy(update={"segmenter": segmenter})
     recipe = stages_of(recipe, learns=True)
     yield (NONE, 0), run(recipe, out / NONE)
