@@ -120,6 +120,14 @@ def test_overrides_from_python_are_changes_of_the_command_line() -> None:
     assert changed(recipe, changes) == load_recipe("demo", changes)
     assert changed(recipe, changes).loading.crop_px == (64, 96)
     assert changed(recipe, []) is recipe
+
+
+def test_a_recipe_that_was_copied_into_what_none_may_be_is_refused() -> None:
+    """`model_copy` checks nothing: a run of such a recipe could not be opened again."""
+    recipe = load_recipe("demo")
+    segmenter = recipe.segmenter.model_copy(update={"start": "somewhere"})
+    with pytest.raises(RecipeError, match="brings the backbone's weights too"):
+        changed(recipe.model_copy(update={"segmenter": segmenter}), [])
     with pytest.raises(RecipeError, match="loading"):
         cag_uda.adapt(recipe, "nowhere", overrides={"loading.batch_sise": 2})
     with pytest.raises(RecipeError, match="cannot be"):

@@ -100,15 +100,21 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
 
 
 def changed(recipe: "Recipe", changes: Sequence[str]) -> "Recipe":
-    """Change a recipe as `load_recipe` does. Raises RecipeError with all that is wrong then."""
+    """Change a recipe as `load_recipe` does, and check it: `model_copy` takes whatever it is given.
+
+    Raises:
+        RecipeError: with all that is wrong then.
+    """
     from cag_uda.recipes.schema import Recipe
 
-    if not changes:
-        return recipe
-    table = tomllib.loads(dump_recipe(recipe))
-    for change in changes:
-        _apply(table, change)
     try:
+        if not changes:
+            # As it was given: what is left out may be filled in from a pack.
+            Recipe.model_validate(recipe.model_dump(exclude_unset=True))
+            return recipe
+        table = tomllib.loads(dump_recipe(recipe))
+        for change in changes:
+            _apply(table, change)
         return Recipe.model_validate(table)
     except ValidationError as error:
         raise RecipeError(problems_of(error, Recipe)) from error
