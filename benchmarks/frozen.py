@@ -12,11 +12,15 @@ For a stage's network of a run, on the labelled test split of the run's target, 
     paper's nearest anchor, ranked by its relative gap; "adapted" is the anchors' p(f | c) after EM,
     and "pool" both together, as CAG's kind "adapted" has it.
 
+With --weights W,… and --exponents G,… also (1 - w)·log p(c | x) + w·log p(f | c) + g·w·log π for
+each of both, π being the class shares of the network's own predictions on the target.
+
 Labels of the target are read here alone, to judge; nothing of a run is changed.
 """
 
 import argparse
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -66,16 +70,29 @@ def judged(score: Tensor, label: Tensor, truth: Tensor, num_classes: int) -> lis
     return [*(float(right[count - 1]) / count for count in counts), float(iou.mean())]
 
 
+def log_shares(seen: LabellerPasses, num_classes: int) -> Tensor:
+    """Count the classes of the predictions on the target; gives log π (K, 1, 1)."""
+    counts = torch.zeros(num_classes, dtype=torch.float64)
+    for prediction in seen.target():
+        counts += torch.bincount(prediction.logits.argmax(1).flatten(), minlength=num_classes)
+    return (counts / counts.sum()).clamp(min=1e-4).log().float()[:, None, None]
+
+
 def kinds_of_label(
-    network: Segmenter, recipe: Recipe, scenario: Scenario, passes: Passes
+    network: Segmenter,
+    recipe: Recipe,
+    scenario: Scenario,
+    passes: Passes,
+    pools: Sequence[tuple[float, float]],
 ) -> dict[str, list[float]]:
-    """Judge each kind of label on the target's test split."""
+    """Judge each kind of label on the target's test split, with other pools (w, g) if wanted."""
     seen = LabellerPasses(network, lambda image, domain: predict(network, image, domain), passes)
     nearest = CategoryAnchors(network.num_classes, network.feature_channels)
     for prediction, label in seen.source():
         nearest.update(prediction.features, label)
     adapted = AdaptedLabels(network, 0.9)
     adapted.prepare(seen)
+    shares = log_shares(seen, network.num_classes) if pools else torch.zeros(())
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
     truths = []
     test = LabelledImages(scenario.test, str(scenario.test_split))
@@ -90,6 +107,10 @@ def kinds_of_label(
             "adapted": likelihood.softmax(1).max(1),
             "pool": ((prediction.logits + likelihood) / 2).softmax(1).max(1),
         }
+        log_p = prediction.logits.log_softmax(1)
+        for w, g in pools:
+            pooled = (1 - w) * log_p + w * (likelihood + g * shares)
+            kinds[f"w = {w:g}, g = {g:g}"] = pooled.softmax(1).max(1)
         for name, (score, chosen) in kinds.items():
             found.setdefault(name, []).append((score.flatten(), chosen.flatten()))
     rows = {}
@@ -105,8 +126,15 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--stage", help="the stage's name; left out, the delivered network")
     parser.add_argument("--shares", default="0,0.25,0.5,0.75,1")
+    parser.add_argument("--weights", help="of the anchors in more pools, joined by commas")
+    parser.add_argument("--exponents", default="0", help="of the class shares in those")
     parser.add_argument("--data-root", type=Path)
     given = parser.parse_args()
+    weights, exponents = (
+        [float(each) for each in (text or "").split(",") if each]
+        for text in (given.weights, given.exponents)
+    )
+    pools = list(itertools.product(weights, exponents))
     torch.rand(1_000_000).sqrt()
     recipe = load_recipe(given.run / "recipe.toml", data_root=given.data_root)
     names = [stage.name for stage in recipe.stages]
@@ -127,7 +155,7 @@ def main() -> None:
     print(f"\n| α | kind | {columns} | mIoU |\n|---|---|{'---|' * (len(COVERAGES) + 1)}")
     for share in shares:
         network.set_target_share(share)
-        for name, row in kinds_of_label(network, recipe, scenario, passes).items():
+        for name, row in kinds_of_label(network, recipe, scenario, passes, pools).items():
             cells = " | ".join(f"{value:.3f}" for value in row[:-1])
             print(f"| {share:g} | {name} | {cells} | {100 * row[-1]:.1f} |", flush=True)
 

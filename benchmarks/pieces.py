@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from shifted_pairs import PAIRS, make
+from shifted_pairs import make, recipe_on
 from verdict import OPTIM
 
 from cag_uda import adapt
@@ -41,7 +41,6 @@ CHOSEN = ("drives", "drives-dark", "rendered", "building-least")
 
 def recipe_of(name: str, variants: Sequence[str], pairs: Path, seed: int, scale: float) -> Recipe:
     """Write the recipe of a run: a warm-up, then two stages for each variant."""
-    pair = PAIRS[name]
 
     def trained(called: str, steps: int, method: dict[str, Any]) -> dict[str, Any]:
         count = max(2, round(scale * steps))
@@ -53,29 +52,7 @@ def recipe_of(name: str, variants: Sequence[str], pairs: Path, seed: int, scale:
         refresh = max(1, round(scale * 50))
         stages.append({**stage, "start": "warmup", "refresh_every": refresh})
         stages.append({"name": f"{variant}-pooled", "method": {"name": "anchor-classifier"}})
-    return Recipe.model_validate(
-        {
-            "name": f"pieces-{name}",
-            "seed": seed,
-            "source": {"domain": str(pairs / name / "source.toml")},
-            "target": {"domain": str(pairs / name / "target.toml")},
-            "segmenter": {
-                "backbone": "efficientnet-lite0",
-                "weights": "imagenet",
-                "decoder": "light",
-                "output_stride": 32,
-            },
-            "loading": {
-                "batch_size": 4,
-                "width_px": pair.width_px,
-                "crop_px": pair.crop_px,
-                "scale": (0.8, 1.5),
-            },
-            "tracking": {"loggers": [], "pictures_every": None},
-            "deliver": "last",
-            "stages": stages,
-        }
-    )
+    return recipe_on(name, pairs, f"pieces-{name}", stages, seed=seed, deliver="last")
 
 
 def gains_of(run: Path, variants: Sequence[str]) -> list[tuple[float, float]]:

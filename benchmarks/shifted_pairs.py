@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from cag_uda.data.domain import Domain
 from cag_uda.data.loading.augment import resize_label, resize_to_width
 from cag_uda.files import write_json, write_text
-from cag_uda.recipes import as_toml
+from cag_uda.recipes import Recipe, as_toml
 from cag_uda.types import IGNORE
 
 Image: TypeAlias = NDArray[np.uint8]
@@ -243,6 +243,41 @@ def _write(path: Path, image: Image) -> None:
     encoded: Any = cv2.imencode(".png", image)[1]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded.tobytes())
+
+
+def recipe_on(
+    name: str, folder: Path, called: str, stages: list[dict[str, Any]], **settings: Any
+) -> Recipe:
+    """Write the recipe of a run on a pair: a small pretrained network, and no pictures.
+
+    Args:
+        name: of the pair.
+        folder: with the pairs that `make` made.
+        called: name of the recipe.
+        stages: of the recipe, as TOML has them.
+        settings: others of the recipe, such as its seed.
+    """
+    pair = PAIRS[name]
+    table = {
+        "name": called,
+        "source": {"domain": str(folder / name / "source.toml")},
+        "target": {"domain": str(folder / name / "target.toml")},
+        "segmenter": {
+            "backbone": "efficientnet-lite0",
+            "weights": "imagenet",
+            "decoder": "light",
+            "output_stride": 32,
+        },
+        "loading": {
+            "batch_size": 4,
+            "width_px": pair.width_px,
+            "crop_px": pair.crop_px,
+            "scale": (0.8, 1.5),
+        },
+        "tracking": {"loggers": [], "pictures_every": None},
+        "stages": stages,
+    }
+    return Recipe.model_validate(table | settings)
 
 
 def make(name: str, folder: Path, data_root: Path | None) -> None:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
-from shifted_pairs import PAIRS, make
+from shifted_pairs import PAIRS, make, recipe_on
 
 from cag_uda import adapt
 from cag_uda.recipes import Recipe, load_recipe
@@ -69,7 +69,6 @@ OPTIM: dict[str, Any] = {
 
 def recipe_of(name: str, folder: Path, seed: int, scale: float) -> Recipe:
     """Write the recipe of a run: the kinds share their source-only and warmed-up networks."""
-    pair = PAIRS[name]
 
     def stage(called: str, start: str, steps: int, **settings: Any) -> dict[str, Any]:
         table: dict[str, Any] = {"name": called, "start": start, "method": settings}
@@ -90,28 +89,7 @@ def recipe_of(name: str, folder: Path, seed: int, scale: float) -> Recipe:
         stage("cag-plus-pooled", "cag-plus", 0, name="anchor-classifier"),
     ]
     stages[6]["refresh_every"] = max(1, round(scale * 50))
-    return Recipe.model_validate(
-        {
-            "name": f"verdict-{name}",
-            "seed": seed,
-            "source": {"domain": str(folder / name / "source.toml")},
-            "target": {"domain": str(folder / name / "target.toml")},
-            "segmenter": {
-                "backbone": "efficientnet-lite0",
-                "weights": "imagenet",
-                "decoder": "light",
-                "output_stride": 32,
-            },
-            "loading": {
-                "batch_size": 4,
-                "width_px": pair.width_px,
-                "crop_px": pair.crop_px,
-                "scale": (0.8, 1.5),
-            },
-            "tracking": {"loggers": [], "pictures_every": None},
-            "stages": stages,
-        }
-    )
+    return recipe_on(name, folder, f"verdict-{name}", stages, seed=seed)
 
 
 def run(names: list[str], seeds: int, scale: float, folder: Path, data_root: Path | None) -> None:

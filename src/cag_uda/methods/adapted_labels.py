@@ -36,15 +36,20 @@ class AdaptedLabels(LabelKind):
         self.threshold, self.weight = threshold, weight
 
     def prepare(self, seen: LabellerPasses) -> None:
-        """Fit Gaussians to the source's features, then move them to the target's by EM.
+        """Fit Gaussians to the source's features, then move them to the target's by EM."""
+        self.renew(seen)
+
+    def renew(self, seen: LabellerPasses) -> SourceFigures:
+        """Fit and adapt as `prepare` does; gives the source's figures.
 
         Pixels of the target that are labelled move the anchors of their classes too.
         """
-        self.fit(seen)
+        figures = self.fit(seen)
         target = FeatureSample()
         for prediction in seen.target():
             target.update(prediction.features)
         self.adapt(target, seen)
+        return figures
 
     def adapt(self, target: FeatureSample, seen: LabellerPasses) -> None:
         """Move the anchors to the target by EM, and by the pixels of it that are labelled.

@@ -25,6 +25,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from cag_uda.adaptation.adapted_anchors import SourceFigures
 from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.adaptation.losses import feature_distance
 from cag_uda.adaptation.mixing import (
@@ -83,12 +84,20 @@ class CAGPlus(Method):
     def prepare(self, passes: Passes) -> None:
         """Copy the student into the teacher, and make anchors by it."""
         self.teacher.load_state_dict(self.segmenter.state_dict())
-        self.refresh(passes)
         seen = self._teacher_passes(passes)
+        if self.adapted is not None:
+            self.keep_anchors(self.adapted.renew(seen))
+            return
         self.anchors.reset()
         for prediction, label in seen.source():
             self.anchors.update(prediction.features, label)
         self.anchors.reduce(seen.all_reduce)
+
+    def keep_anchors(self, figures: SourceFigures) -> None:
+        """Take the source's anchors, which the run keeps, from figures of its classes."""
+        counts = figures.counts.to(self.anchors.counts.device)
+        vectors = figures.vectors.to(counts.device)
+        self.anchors.load_state_dict(CategoryAnchors.from_vectors(vectors, counts).state_dict())
 
     def refresh(self, passes: Passes) -> None:
         """Adapt the anchors to the target anew, by what the teacher has become."""

@@ -31,7 +31,6 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from cag_uda.adaptation.adapted_anchors import FeatureSample
-from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.adaptation.carrying import carried
 from cag_uda.adaptation.mixing import Mixed
 from cag_uda.adaptation.soft_labels import SoftLabels, soft_cross_entropy
@@ -196,9 +195,7 @@ class CAGPlusSourceFree(CAGPlus):
         figures = self.of_pack.fit(packed)
         if self.packed.config.norm == "per-domain":
             self.estimate_target_statistics(passes, self.packed)
-        counts = figures.counts.to(self.anchors.counts.device)
-        known = torch.where(counts[:, None] > 0, self.of_pack.anchors.source, torch.nan)
-        self.anchors.load_state_dict(CategoryAnchors.from_vectors(known, counts).state_dict())
+        self.keep_anchors(figures)
 
     def _has_moved(self) -> bool:
         """Tell whether the teacher's weights are others than the packed network's."""

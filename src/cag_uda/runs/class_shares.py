@@ -35,7 +35,7 @@ Watch = Callable[[int, int], None]
 
 
 class Counts(NamedTuple):
-    """What one process has counted in its part of the images."""
+    """Counts of one process, in its part of the images."""
 
     source: Tensor
     """(S, K) int64 labelled pixels of each class, a row a source; S = 0 without one."""

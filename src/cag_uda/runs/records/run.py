@@ -100,7 +100,7 @@ class StageScores(Record):
 
     @property
     def in_words(self) -> str:
-        """Whose network it is: its name, or "the pack's network"."""
+        """Name the stage in a sentence: by its name, or as "the pack's network"."""
         return _GIVEN.get(self.method, self.name) if self.name == INITIAL else self.name
 
 
