@@ -119,6 +119,7 @@ def test_arithmetic_of_steps_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert whole["stage-1"] == pytest.approx(2 * half["stage-1"], rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_script_for_a_gpu_goes_its_way_on_a_cpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

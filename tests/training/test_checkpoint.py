@@ -75,6 +75,7 @@ def test_a_checkpoint_gives_back_weights_momenta_progress_and_what_the_log_await
     assert stage.is_of(8)
 
 
+@pytest.mark.slow
 def test_of_a_damaged_checkpoint_nothing_is_taken_and_the_one_before_goes_on(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
