@@ -79,7 +79,7 @@ def test_the_defaults_are_the_published_settings() -> None:
     for config in (AdaptSegNetConfig(), AdventConfig()):
         assert (config.loss, config.weight, config.auxiliary_weight) == ("bce", 1e-3, 2e-4)
         assert config.auxiliary_ce_weight == 0.1
-        assert (config.discriminator_rate, config.discriminator_channels) == (1e-4, 64)
+        assert (config.discriminator_rate, config.discriminator_channels) == (1e-4, None)
     optim = OptimConfig()
     assert (optim.learning_rate, optim.momentum, optim.weight_decay) == (2.5e-4, 0.9, 5e-4)
     assert (optim.head_multiplier, optim.schedule, optim.power) == (10, "poly", 0.9)

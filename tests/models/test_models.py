@@ -395,3 +395,16 @@ def test_the_discriminator_is_adaptsegnets() -> None:
     assert discriminator(torch.rand(1, 19, 64, 96)).shape == (1, 1, 2, 3)
     channels = [m.out_channels for m in discriminator.modules() if isinstance(m, torch.nn.Conv2d)]
     assert channels == [64, 128, 256, 512, 1]
+
+
+@pytest.mark.parametrize(
+    ("decoder", "channels", "width"),
+    [("light", None, 32), ("deeplab-v3plus", None, 64), ("light", 7, 7)],
+)
+def test_a_discriminator_is_narrower_for_a_small_network(
+    decoder: str, channels: int | None, width: int
+) -> None:
+    config = SegmenterConfig(backbone="resnet-tiny", decoder=decoder)
+    segmenter = Segmenter(config, Classes(names=("road", "sky"), palette=((1, 2, 3), (4, 5, 6))))
+    first = next(Discriminator.of(segmenter, channels).parameters())
+    assert first.shape[:2] == (width, 2)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from cag_uda.comparison.settings import ABLATIONS, BASE, Contender, PlannedStage, Variant
+from cag_uda.comparison.settings import ABLATIONS, BASE, Contender, Variant
 from cag_uda.data.domains.schema_errors import problems_of
 from cag_uda.errors import RecipeError
 from cag_uda.methods.base import MethodConfig
@@ -167,7 +167,7 @@ def _planned(templates: Sequence[Stage], contender: Contender, recipe: Recipe) -
         steps = edges[index + 1] - edges[index]
         update = {
             "name": planned.name,
-            "method": _with_settings(planned, contender.settings_of_recipe, recipe),
+            "method": planned.method,
             "steps": steps,
             "start": None if index else INITIAL,
             "refresh_every": _every(steps, planned.rounds),
@@ -188,17 +188,6 @@ def _refuse_without(name: str, stages: Sequence[Stage]) -> None:
 def _every(steps: int, rounds: int) -> int | None:
     """Steps between the rounds of a stage, of which the last is the shortest."""
     return None if rounds == 1 else max(1, -(-steps // rounds))
-
-
-def _with_settings(planned: PlannedStage, settings: Sequence[str], recipe: Recipe) -> MethodConfig:
-    """A stage's method with the settings that the recipe's stages have."""
-    taken: dict[str, Any] = {}
-    for name in settings:
-        for stage in recipe.stages:
-            if hasattr(stage.method, name):
-                taken.setdefault(name, getattr(stage.method, name))
-    fields = type(planned.method).model_fields
-    return planned.method.model_copy(update={k: v for k, v in taken.items() if k in fields})
 
 
 def _with_loading(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:

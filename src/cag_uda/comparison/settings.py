@@ -39,7 +39,6 @@ class Contender(Config):
     stages: tuple[PlannedStage, ...] | Literal["recipe"] | None = None
     run: str | None = None
     scored: tuple[str, ...] = ()
-    settings_of_recipe: tuple[str, ...] = ()
     loading: dict[str, Any] = Field(default_factory=dict)
     reads_target_labels: bool = False
 

@@ -33,8 +33,9 @@ class TwoLevelConfig(MethodConfig):
     """Weight of the source's cross entropy at the level before (AdaptSegNet: λ_seg = 0.1)."""
     discriminator_rate: float = Field(default=1e-4, gt=0)
     """Learning rate of the discriminators' Adam (betas 0.9, 0.99: AdaptSegNet)."""
-    discriminator_channels: int = Field(default=64, ge=1)
-    """Width of the discriminators' first layer; 64 in AdaptSegNet, fewer on a small machine."""
+    discriminator_channels: int | None = Field(default=None, ge=1)
+    """Width of the discriminators' first layer. Left out: 64, as published, or a quarter of the
+    segmenter's feature channels where these are fewer than 256."""
 
 
 class AdaptSegNetConfig(TwoLevelConfig):
@@ -56,7 +57,7 @@ class AdaptSegNet(Method):
         self.config = config
         self.auxiliary = auxiliary_classifier(segmenter)
         self.discriminator, self.auxiliary_discriminator = (
-            Discriminator(segmenter.num_classes, config.discriminator_channels) for _ in range(2)
+            Discriminator.of(segmenter, config.discriminator_channels) for _ in range(2)
         )
 
     def networks(self) -> dict[str, nn.Module]:

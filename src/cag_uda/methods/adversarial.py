@@ -29,8 +29,9 @@ class AdversarialConfig(MethodConfig):
     """Weight of the adversarial loss; 0.01 with least squares, 0.001 with BCE (AdaptSegNet)."""
     discriminator_rate: float = Field(default=1e-4, gt=0)
     """Learning rate of the discriminator's Adam (betas 0.9, 0.99: AdaptSegNet)."""
-    discriminator_channels: int = Field(default=64, ge=1)
-    """Width of the discriminator's first layer; 64 in AdaptSegNet, fewer on a small machine."""
+    discriminator_channels: int | None = Field(default=None, ge=1)
+    """Width of the discriminator's first layer. Left out: 64, as published, or a quarter of the
+    segmenter's feature channels where these are fewer than 256."""
 
 
 class Adversarial(Method):
@@ -41,7 +42,7 @@ class Adversarial(Method):
     def __init__(self, segmenter: Segmenter, config: AdversarialConfig) -> None:
         super().__init__(segmenter, config)
         self.config = config
-        self.discriminator = Discriminator(segmenter.num_classes, config.discriminator_channels)
+        self.discriminator = Discriminator.of(segmenter, config.discriminator_channels)
 
     def networks(self) -> dict[str, nn.Module]:
         """Name the segmenter and the discriminator."""

@@ -5,6 +5,11 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from cag_uda.models.segmenter import Segmenter
+
+PUBLISHED_CHANNELS = 64
+"""Width of the first layer in AdaptSegNet's released code."""
+
 
 class Discriminator(nn.Module):
     """Tells from an output (its softmax, say) whether a segmenter saw a source or a target image.
@@ -27,6 +32,20 @@ class Discriminator(nn.Module):
         for inputs, outputs in pairwise(widths):
             layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, 2, 1))
+
+    @classmethod
+    def of(cls, segmenter: Segmenter, channels: int | None) -> "Discriminator":
+        """Make a discriminator of a network's outputs.
+
+        Args:
+            segmenter: that is to fool it.
+            channels: width of the first layer. None takes the published 64, or a quarter of the
+                segmenter's feature channels where these are fewer than 256: on a small network the
+                published one costs several times what the segmenter does.
+        """
+        if channels is None:
+            channels = max(1, min(PUBLISHED_CHANNELS, segmenter.feature_channels // 4))
+        return cls(segmenter.num_classes, channels)
 
     def forward(self, evidence: Tensor) -> Tensor:
         """(B, K, H, W) evidence of an output to scores (B, 1, H/32, W/32): high means target."""
