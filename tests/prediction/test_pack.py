@@ -162,12 +162,19 @@ def test_mistakes_are_told(
     assert read_pack(out).source == "day/train"
 
 
-def test_a_run_that_lost_its_network_says_which(world: Path, tmp_path: Path) -> None:
+def test_a_run_that_lost_its_network_says_which_and_makes_it_again(
+    world: Path, tmp_path: Path
+) -> None:
     lost = tmp_path / "lost"
     shutil.copytree(world / "run", lost)
     (lost / "stages/0-source-only/model/model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"0-source-only/model is lost: there is no model\.safe"):
-        adapt(lost / "recipe.toml", lost, resume=True)
+    with pytest.raises(ModelError, match=r"it has no model\.safetensors"):
+        pack_run(lost, stage="source-only")
+    shutil.rmtree(lost / "stages/0-source-only")
+    told = run("adapt", lost, "--resume")
+    assert "stage 'source-only' is lost: the stage is made again" in " ".join(told.split())
+    weights = "stages/0-source-only/model/model.safetensors"
+    assert (lost / weights).read_bytes() == (world / "run" / weights).read_bytes()
 
 
 def test_a_run_folder_is_no_recipe(world: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -272,10 +272,10 @@ class StageRunner:
 
     def run(self, initial: Segmenter) -> Scores:
         """Run all stages; returns the scores."""
-        if baseline(self.recipe) == INITIAL and not self._has_given():
+        if baseline(self.recipe) == INITIAL and not self._is_done(INITIAL, self.run_folder.initial):
             self._keep_given(initial)
         for index, stage in enumerate(self.recipe.stages):
-            if not self.results.has(stage.name):
+            if not self._is_done(stage.name, self.run_folder.stage(index, stage.name)):
                 self._run_stage(index, stage, initial)
                 with self.processes.agreed():
                     self.stop.check()
@@ -313,10 +313,14 @@ class StageRunner:
         )
         return cast(Path, chosen.network)
 
-    def _has_given(self) -> bool:
-        """Tell whether the network that the run begins with is kept; what is lost is made anew."""
-        is_there = (self.run_folder.initial / "model" / WEIGHTS).is_file()
-        return self.results.has(INITIAL) and self.processes.gather(is_there)[0]
+    def _is_done(self, stage: str, folder: Path) -> bool:
+        """Tell whether a stage is scored and its network kept; one that is lost is made anew."""
+        if not self.results.has(stage):
+            return False
+        is_kept = self.processes.gather((folder / "model" / WEIGHTS).is_file())[0]
+        if not is_kept:
+            self.progress.note(f"the network of stage {stage!r} is lost: the stage is made again")
+        return is_kept
 
     def _keep_given(self, initial: Segmenter) -> None:
         """Score and keep the network that the run begins with, which predicts as it was given."""
