@@ -57,26 +57,31 @@ def test_the_shares_are_those_that_a_run_records(world: Path) -> None:
 
 
 def test_shares_that_differ_have_a_sentence_that_says_what_follows(world: Path) -> None:
-    text, lines = told(world / "tiny.toml", "--network", world / "sky")
-    assert ["tree", "0.0", "%"] in [[line[0], *line[3:5]] for line in lines if len(line) == 6]
+    text, _ = told(world / "tiny.toml", "--network", world / "run")
     assert NOTE in text
     assert "mixed statistics (segmenter.target_share = 0.5)" in text
     assert "leave that out" not in text, "the recipe forces nothing"
     forced = (world / "tiny.toml").read_text().replace("[loading]", "target_share = 1\n[loading]")
     (world / "forced.toml").write_text(forced)
-    text, _ = told(world / "forced.toml", "--network", world / "sky")
+    text, _ = told(world / "forced.toml", "--network", world / "run")
     assert "this recipe has segmenter.target_share = 1: leave that out" in text
+
+
+def test_a_network_that_has_collapsed_is_not_believed(world: Path) -> None:
+    text, _ = told(world / "tiny.toml", "--network", world / "sky")
+    assert "labels nearly all of the target as 'sky', which the source is not" in text
+    assert NOTE not in text
 
 
 def test_like_shares_are_called_so(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_records, "CLEARLY_APART", 0.99)
-    text, _ = told(world / "tiny.toml", "--network", world / "sky")
+    text, _ = told(world / "tiny.toml", "--network", world / "run")
     assert "class shares: much alike (total variation" in text
     assert NOTE not in text
 
 
 def test_a_recipe_that_begins_with_a_network_is_looked_at_by_that(world: Path) -> None:
-    started = SHORT.replace("[loading]", 'start = "sky"\n[loading]')
+    started = SHORT.replace("[loading]", 'start = "run/model"\n[loading]')
     (world / "started.toml").write_text(started)
     text, _ = told(world / "started.toml")
     assert NOTE in text

@@ -210,6 +210,14 @@ def _tell_class_shares(console: Console, looked: _Looked) -> None:
             soft_wrap=True,
         )
         return
+    if found.swallowing is not None:
+        console.print(
+            f"note: the network labels nearly all of the target as {found.swallowing!r}, which the "
+            "source is not: it fails on these images, and the estimate says nothing of them; give "
+            "--network one that works there",
+            soft_wrap=True,
+        )
+        return
     forced = settings_for_equal_shares(looked.recipe)
     here = f"; this recipe has {', '.join(forced)}: leave that out" if forced else ""
     console.print(

@@ -28,6 +28,8 @@ _GIVEN: dict[str, str] = {"pack": "the pack's network", "start": "the given netw
 
 CLEARLY_APART = 0.15
 """Total variation from which the class shares of two domains count as different."""
+NEARLY_ALL = 0.95
+"""Share of the target's cells from which one class is taken to swallow the images."""
 
 
 class Gain(Record):
@@ -193,6 +195,12 @@ class ClassShares(Record):
     def differ(self) -> bool:
         """True if the domains show the classes in clearly different shares."""
         return self.total_variation > CLEARLY_APART
+
+    @property
+    def swallowing(self) -> str | None:
+        """The class that nearly all of the target is labelled as, unlike the source; None: none."""
+        most = max(self.target)
+        return self.classes[self.target.index(most)] if self.differ and most > NEARLY_ALL else None
 
 
 class JudgedNetwork(Record):
