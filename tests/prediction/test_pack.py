@@ -133,8 +133,12 @@ def test_what_is_no_pack_is_refused(world: Path, tmp_path: Path) -> None:
     pickled.write_bytes(pickle.dumps({"source.vectors": 1}))
     with pytest.raises(ModelError, match="cannot read the pack"):
         read_pack(pickled)
+    weights = world / "run" / "model" / "model.safetensors"
+    with pytest.raises(ModelError, match=r"weights of a model folder, .* give the folder, .*model$"):
+        read_pack(weights)
+    shutil.copy(weights, tmp_path / "other.safetensors")
     with pytest.raises(ModelError, match="is no pack of this version"):
-        read_pack(world / "run" / "model" / "model.safetensors")
+        read_pack(tmp_path / "other.safetensors")
     with pytest.raises(ModelError, match="no pack at"):
         read_pack(tmp_path / "nowhere.safetensors")
 

@@ -32,7 +32,7 @@ from cag_uda.errors import ModelError
 from cag_uda.files import write_with
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.models.storage import place, refuse_not_finite
+from cag_uda.models.storage import WEIGHTS, place, refuse_not_finite
 from cag_uda.models.tuning import merged_state
 
 _FORMAT = "cag-uda-pack-1"
@@ -139,6 +139,11 @@ def read_pack_header(path: Path) -> PackHeader:
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read the pack {path}: {error}; copy it again") from error
     if metadata.get("format") != _FORMAT:
+        if path.name == WEIGHTS:
+            raise ModelError(
+                f"{path} holds the weights of a model folder, and is no pack; give the folder, "
+                f"{path.parent}"
+            )
         raise ModelError(
             f"{path} is no pack of this version (its format is {metadata.get('format')!r}, not "
             f"{_FORMAT!r}); give the file that `cag-uda pack RUN` has written"
