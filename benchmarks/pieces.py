@@ -1,21 +1,21 @@
 """Measure what each piece of CAG-plus brings, on small pairs on which settings may be chosen.
 
 Usage: python benchmarks/pieces.py FOLDER [--pairs A,B,…] [--variants A,B,…] [--seeds N]
-           [--steps SCALE] [--data-root DIR]
+           [--steps N] [--rare-classes T] [--data-root DIR]
 
 Makes pairs of `benchmarks/shifted_pairs.py` in FOLDER/pairs and runs `adapt` on each, every seed
-in FOLDER/runs/PAIR-SEED: first seed 0 of all pairs. The variants of a run go on from one warmed-up
-network, and each ends with adapted anchors pooled into the classifier. What is finished is not
-repeated, and what was interrupted goes on.
+in FOLDER/runs/PAIR-SEED: first seed 0 of all pairs. All variants of a run take as many steps from
+the initial network, and each ends with adapted anchors pooled into the classifier. What is finished
+is not repeated, and what was interrupted goes on.
 
 Prints the mean difference in mIoU points to the defaults, after training and after pooling, with a
 95 % bootstrap interval over the runs, and the difference on each pair.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,35 +24,61 @@ from verdict import OPTIM
 
 from cag_uda import adapt
 from cag_uda.recipes import Recipe
+from cag_uda.recipes.schema import INITIAL
 from cag_uda.runs.records.run import read_scores
 
+
+class Variant(NamedTuple):
+    """A form of CAG-plus, or a rival."""
+
+    method: Mapping[str, Any] = {}
+    """Settings of the stage that differ from the defaults."""
+    warmup: float = 0.0
+    """Share of the steps that come before, on the source alone."""
+    refreshes: bool = False
+    """True: anchors are fitted anew after each fifth of the steps."""
+
+
 DEFAULT = "default"
-VARIANTS: dict[str, dict[str, Any]] = {
-    DEFAULT: {},
-    "adapted-none": {"adapted_weight": 0.0},
-    "unsharpened": {"label_temperature": 1.0},
-    "pixel-weights": {"confidence": 0.0},
-    "teacher-none": {"momentum": 0.0},
-    "mask": {"mask": {"probability": 0.5, "block": 0.1}},
+ANCHORED = {"adapted_weight": 0.5}
+VARIANTS = {
+    DEFAULT: Variant(),
+    "dacs": Variant({"name": "dacs"}),
+    "warmup": Variant(warmup=0.25),
+    "adapted": Variant(ANCHORED, refreshes=True),
+    "warmup-adapted": Variant(ANCHORED, warmup=0.25, refreshes=True),
+    "hard": Variant({"label_temperature": 0.0}),
+    "unsharpened": Variant({"label_temperature": 1.0}),
+    "pixel-weights": Variant({"confidence": 0.0}),
+    "teacher-none": Variant({"momentum": 0.0}),
+    "mask": Variant({"mask": {"probability": 0.5, "block": 0.1}}),
 }
-"""Settings of the stage that differ from the defaults."""
 CHOSEN = ("drives", "drives-dark", "rendered", "building-least")
 
 
-def recipe_of(name: str, variants: Sequence[str], pairs: Path, seed: int, scale: float) -> Recipe:
-    """Write the recipe of a run: a warm-up, then two stages for each variant."""
+def recipe_of(
+    name: str, variants: Sequence[str], pairs: Path, seed: int, steps: int, rare_classes: float
+) -> Recipe:
+    """Write the recipe of a run: for each variant a stage, after its warm-up, and pooling."""
+    stages: list[dict[str, Any]] = []
 
-    def trained(called: str, steps: int, method: dict[str, Any]) -> dict[str, Any]:
-        count = max(2, round(scale * steps))
-        return {"name": called, "steps": count, "optim": OPTIM, "method": method}
+    def add(called: str, start: str, count: int, **settings: Any) -> None:
+        trained = {"steps": count, "optim": OPTIM} if count else {}
+        stages.append({"name": called, "start": start, **trained, **settings})
 
-    stages = [trained("warmup", 100, {"name": "source-only"})]
-    for variant in variants:
-        stage = trained(variant, 140, {"name": "cag-plus", **VARIANTS[variant]})
-        refresh = max(1, round(scale * 50))
-        stages.append({**stage, "start": "warmup", "refresh_every": refresh})
-        stages.append({"name": f"{variant}-pooled", "method": {"name": "anchor-classifier"}})
-    return recipe_on(name, pairs, f"pieces-{name}", stages, seed=seed, deliver="last")
+    for each in variants:
+        variant, start = VARIANTS[each], INITIAL
+        count = round(variant.warmup * steps)
+        if count:
+            add(f"{each}-before", start, count, method={"name": "source-only"})
+            start = f"{each}-before"
+        every = {"refresh_every": -(-steps // 5)} if variant.refreshes else {}
+        method = {"name": "cag-plus", **variant.method}
+        add(each, start, steps - count, method=method, **every)
+        add(f"{each}-pooled", each, 0, method={"name": "anchor-classifier"})
+    recipe = recipe_on(name, pairs, f"pieces-{name}", stages, seed=seed, deliver="last")
+    loading = recipe.loading.model_copy(update={"rare_class_temperature": rare_classes})
+    return recipe.model_copy(update={"loading": loading})
 
 
 def gains_of(run: Path, variants: Sequence[str]) -> list[tuple[float, float]]:
@@ -96,7 +122,10 @@ def main() -> None:
     parser.add_argument("--pairs", default=",".join(CHOSEN))
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--steps", type=float, default=1.0, help="all numbers of steps times this")
+    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument(
+        "--rare-classes", type=float, default=0.0, help="rare_class_temperature of the loader"
+    )
     parser.add_argument("--data-root", type=Path)
     given = parser.parse_args()
     torch.rand(1_000_000).sqrt()
@@ -110,7 +139,7 @@ def main() -> None:
             out = given.folder / "runs" / f"{name}-{seed}"
             if not (out / "report.html").is_file():
                 made = (given.folder / "pairs").absolute()
-                recipe = recipe_of(name, variants, made, seed, given.steps)
+                recipe = recipe_of(name, variants, made, seed, given.steps, given.rare_classes)
                 adapt(recipe, out, resume=(out / "recipe.toml").is_file(), progress=True)
             gains[-1].append(gains_of(out, variants))
         tell(np.array(gains), variants, pairs)

@@ -83,7 +83,8 @@ def recipe_of(name: str, folder: Path, seed: int, scale: float) -> Recipe:
         stage("warmup", "initial", 100, name="source-only"),
         stage("aligned", "warmup", 60, name="adversarial", discriminator_channels=16),
         stage("cag", "warmup", 60, name="cag", labels=["adapted"], distance_weight=0.0),
-        stage("cag-plus", "warmup", 140, name="cag-plus"),
+        # As it was when the criterion was chosen: after a warm-up, with anchors in its labels.
+        stage("cag-plus", "warmup", 140, name="cag-plus", adapted_weight=0.5),
         stage("pooled", "alpha-bn", 0, name="anchor-classifier"),
         stage("cag-pooled", "cag", 0, name="anchor-classifier"),
         stage("cag-plus-pooled", "cag-plus", 0, name="anchor-classifier"),

@@ -18,23 +18,22 @@ from cag_uda.recipes import Recipe, builtin_recipes, load_recipe
 RECIPES = [name for name in builtin_recipes() if name.startswith("cag-plus-")]
 
 
-def test_beside_cag_it_has_a_warm_up_and_as_many_steps_as_the_recipe() -> None:
+def test_beside_cag_it_takes_as_many_steps_from_the_initial_network() -> None:
     recipe = load_recipe("camvid-day-dusk")
-    cag, plus = plan_methods(recipe, choose(read_contenders(), ["cag", "cag-plus"]))
+    names = ["dacs", "cag", "cag-plus"]
+    dacs, cag, plus = plan_methods(recipe, choose(read_contenders(), names))
     assert [(s.name, s.method.name, s.steps) for s in plus.recipe.stages] == [
-        ("warmup", "source-only", 150),
-        ("cag-plus", "cag-plus", 450),
+        ("cag-plus", "cag-plus", 600),
         ("answer", "anchor-classifier", 0),
     ]
     assert plus.steps == cag.steps == budget_of(recipe)["steps"]
-    assert plus.recipe.stages[0].optim == cag.recipe.stages[0].optim
-    assert plus.recipe.stages[0].steps == cag.recipe.stages[0].steps / 2, "half of CAG's warm-up"
-    assert plus.recipe.stages[1].refresh_every == 90, "anchors are fitted five times"
-    assert (cag.recipe.loading.rare_class_temperature, base_of(recipe)) == (0, "cag")
-    assert plus.recipe.loading.rare_class_temperature == 0.1
+    assert base_of(recipe) == "cag"
+    trained = plus.recipe.stages[0]
+    assert trained.optim == cag.recipe.stages[0].optim == dacs.recipe.stages[0].optim
+    assert plus.recipe.loading == dacs.recipe.loading == cag.recipe.loading
     own = load_recipe("cag-plus-camvid-day-dusk")
-    assert own.stages[1].method == plus.recipe.stages[1].method, "the recipe is what is compared"
-    assert own.stages[1].optim == plus.recipe.stages[1].optim
+    assert own.stages[0].method == trained.method, "the recipe is what is compared"
+    assert own.stages[0].optim == trained.optim
     assert own.loading == plus.recipe.loading
     assert own.segmenter == recipe.segmenter
 
@@ -53,30 +52,27 @@ def test_every_variant_takes_one_thing_out_and_keeps_the_rest() -> None:
     (base,) = plan_methods(recipe, choose(read_contenders(), ["cag-plus"]))
     entries = {e.name: e for e in plan_ablation(base, read_variants(base="cag-plus"))}
     assert {e.steps for e in entries.values()} == {600}
-    assert (entries["warmup"].run, entries["warmup"].scored) == ("cag-plus", ("warmup",))
     base_row = ("cag-plus", ("cag-plus",))
     assert (entries["answer-none"].run, entries["answer-none"].scored) == base_row
     own = last_trained(delivered_stages(recipe)).method.model_dump()
     for name, entry in entries.items():
-        assert entry.recipe.stages[0] == base.recipe.stages[0]
-        method = entry.recipe.stages[1].method.model_dump()
+        method = entry.recipe.stages[0].method.model_dump()
         changed = [key for key in own if own[key] != method[key]]
         if entry.recipe.loading != recipe.loading:
             changed.append("loading")
-        # Another stage of the same run; small recipes have no initial features to take out; and
-        # what moving anchors do shows only where features are drawn to them.
-        unchanged = {"warmup": 0, "answer-none": 0, "initial-none": 0}
-        expected = {**unchanged, "contrast-fixed": 2}.get(name, 1)
+        # Another stage of the same run; and small recipes have no initial features to take out.
+        expected = {"answer-none": 0, "initial-none": 0}.get(name, 1)
         assert len(changed) == expected, name
         assert (entry.run == name) == (expected > 0)
-    sampled = entries["sampling-none"].recipe.loading
-    assert sampled == recipe.loading.model_copy(update={"rare_class_temperature": 0.0})
+    assert entries["labels-adapted"].recipe.stages[0].refresh_every == 120, "fitted five times"
+    sampled = entries["sampling"].recipe.loading
+    assert sampled == recipe.loading.model_copy(update={"rare_class_temperature": 0.1})
 
 
 def test_a_recipe_that_wants_features_near_random_ones_is_refused_before_any_training() -> None:
     table = load_recipe("cag-plus-camvid-day-dusk").model_dump()
     table["segmenter"]["weights"] = None
-    table["stages"][1]["method"]["initial"]["weight"] = 0.005
+    table["stages"][0]["method"]["initial"]["weight"] = 0.005
     with pytest.raises(ValidationError, match=r"'cag-plus': initial\.weight .*initial\.weight = 0"):
         Recipe.model_validate(table)
 
@@ -88,7 +84,7 @@ def test_the_defaults_are_the_published_numbers() -> None:
     assert config.label_temperature == 0.5, "MixMatch"
     for name in ("cag-plus-gta5-cityscapes", "cag-plus-synthia-cityscapes"):
         recipe = load_recipe(name)
-        stage = recipe.stages[-1]
+        stage = recipe.stages[0]
         assert isinstance(stage.method, CAGPlusConfig)
         assert stage.method.momentum == 0.999
         assert stage.method.initial.weight == 0.005

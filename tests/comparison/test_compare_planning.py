@@ -130,7 +130,7 @@ def test_impossible_rows_are_named(recipe_path: Path, tmp_path: Path) -> None:
         choose(read_contenders(), ["cagg"])
     dacs, base = plan_methods(recipe, choose(read_contenders(), ["dacs", "cag"]))
     variants = read_variants()
-    with pytest.raises(RecipeError, match="'distance-none': wanted a warm-up and then"):
+    with pytest.raises(RecipeError, match="'distance-none': wanted a warm-up and then stages of"):
         plan_ablation(dacs, choose(variants, ["distance-none"]))
     odd = variants["labels-both"].model_copy(update={"method": {"labels": []}})
     with pytest.raises(RecipeError, match=r"'odd'(.|\n)*labels must name at least one kind"):

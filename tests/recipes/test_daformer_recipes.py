@@ -1,10 +1,11 @@
 """The recipes of CAG-plus for Cityscapes are at the published settings of their parts."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from cag_uda.methods.adversarial import AdversarialConfig
 from cag_uda.methods.cag_plus_settings import THINGS, CAGPlusConfig
 from cag_uda.methods.optim import OptimConfig, build_optimizer
 from cag_uda.models.config import Classes, SegmenterConfig
@@ -38,29 +39,29 @@ def test_network_data_and_optimiser_are_daformers(recipe: Recipe) -> None:
     assert (loading.batch_size, loading.crop_px) == (2, (512, 512))
     assert (loading.width_px, loading.scale) == (1024, (1.0, 1.25)), "Cityscapes' and the source's"
     assert loading.rare_class_temperature == 0.01
-    assert [stage.steps for stage in recipe.stages] == [40_000, 40_000]
-    assert [stage.optim for stage in recipe.stages] == [DAFORMER, DAFORMER]
+    assert [stage.steps for stage in recipe.stages] == [40_000, 0]
+    assert recipe.stages[0].optim == DAFORMER
 
 
 def test_methods_have_the_settings_of_the_papers_of_their_parts(recipe: Recipe) -> None:
-    warmup, plus = (stage.method for stage in recipe.stages)
-    assert isinstance(warmup, AdversarialConfig)
-    assert (warmup.loss, warmup.weight) == ("least-squares", 0.01), "AdaptSegNet's"
+    plus, answer = (stage.method for stage in recipe.stages)
+    assert answer.name == "anchor-classifier"
     assert isinstance(plus, CAGPlusConfig)
     assert plus.momentum == 0.999, "DAFormer's"
     assert (plus.initial.weight, plus.initial.classes) == (0.005, THINGS), "DAFormer's"
     assert (plus.mask.ratio, plus.mask.block) == (0.7, 64 / 1024), "MIC's"
 
 
-def test_hrdas_network_is_one_option_away(recipe: Recipe) -> None:
+def test_hrdas_network_is_a_copy_away(recipe: Recipe, tmp_path: Path) -> None:
     changes = [
         "loading.width_px=2048",
         "loading.crop_px=[1024,1024]",
         "segmenter.detail={}",
     ]
-    path = builtin_recipes()[recipe.name]
-    assert " ".join(f"--set {change}" for change in changes) in path.read_text()
-    detail = load_recipe(recipe.name, changes).segmenter.detail
+    text = builtin_recipes()[recipe.name].read_text()
+    assert " ".join(f"--set {change}" for change in changes) in text
+    (tmp_path / "copy.toml").write_text(text[: text.index("# Adapts category anchors")])
+    detail = load_recipe(tmp_path / "copy.toml", changes).segmenter.detail
     assert detail is not None
     assert (detail.crop_px, detail.scale, detail.weight) == ((512, 512), 2, 0.1)
 

@@ -115,7 +115,11 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
 
 def test_overrides_from_python_are_changes_of_the_command_line() -> None:
     recipe = load_recipe("demo")
-    values: dict[str, object] = {"stages.warmup.steps": 7, "loading.crop_px": (64, 96), "name": "x"}
+    values: dict[str, object] = {
+        "stages.cag-plus.steps": 7,
+        "loading.crop_px": (64, 96),
+        "name": "x",
+    }
     changes = [f"{key}={as_toml(value)}" for key, value in values.items()]
     assert changed(recipe, changes) == load_recipe("demo", changes)
     assert changed(recipe, changes).loading.crop_px == (64, 96)

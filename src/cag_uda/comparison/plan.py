@@ -13,6 +13,7 @@ from cag_uda.methods.base import MethodConfig
 from cag_uda.recipes import Recipe
 from cag_uda.recipes.schema import INITIAL, AnyMethod, Source, Stage
 
+_NEEDS_NO_WARMUP = "cag-plus"
 _METHOD: TypeAdapter[MethodConfig] = TypeAdapter(AnyMethod)
 
 
@@ -215,17 +216,18 @@ def _parts(stages: Sequence[Stage], base: str) -> tuple[list[Stage], list[Stage]
     """Give the stages before the anchor-guided ones, these (of the method `base`), and those after.
 
     Raises:
-        ValueError: if they are not a warm-up, stages of `base`, then at most some without training.
+        ValueError: if they are not a warm-up, which CAG-plus can do without, stages of `base`, then
+            at most some without training.
     """
     places = [place for place, stage in enumerate(stages) if stage.method.family == base]
     first, end = (places[0], places[-1] + 1) if places else (0, 0)
     before, anchored, after = list(stages[:first]), list(stages[first:end]), list(stages[end:])
     is_mixed = any(stage.method.family != base for stage in anchored)
-    if not before or is_mixed or any(stage.trains for stage in after):
+    is_begun = bool(before) or base == _NEEDS_NO_WARMUP
+    if not places or not is_begun or is_mixed or any(stage.trains for stage in after):
         names = ", ".join(f"{stage.name} ({stage.method.name})" for stage in stages)
-        raise ValueError(
-            f"wanted a warm-up and then stages of {base!r}, got {names}; give such a recipe"
-        )
+        wanted = "" if base == _NEEDS_NO_WARMUP else "a warm-up and then "
+        raise ValueError(f"wanted {wanted}stages of {base!r}, got {names}; give such a recipe")
     return before, anchored, after
 
 

@@ -93,6 +93,9 @@ class Method(nn.Module, ABC):
     uses_source: ClassVar[bool] = True
     """True if it learns from the source's images and labels. One that does not can begin with a
     pack, and its batches hold no source image."""
+    labels_follow: ClassVar[bool] = False
+    """True if its pseudo-labels are of a network that learns during the stage: a run records their
+    quality at the end of the stage, not at its beginning."""
     learns_from_target_labels: ClassVar[bool] = True
     """True if it is given the target's few labels where a recipe has some (`Batch.labelled`)."""
 

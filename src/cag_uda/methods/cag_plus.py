@@ -1,10 +1,10 @@
-"""CAG-plus: category anchors with what has been learnt since, one stage of it.
+"""CAG-plus: an EMA teacher on mixed images; category anchors in its labels, or in its answer.
 
-An EMA teacher labels the target softly: its classifier's probabilities pooled with those of the
-category anchors, which EM has adapted to the target in the teacher's own features. The student
-learns from the source and from source classes pasted on the target. Off by default are blocks that
-are hidden of the target (MIC), and features that stay near those of the published weights
-(DAFormer): both are for large networks and many steps.
+The teacher labels the target softly. The student learns from the source and from source classes
+pasted on the target. The built-in recipes then pool anchors, which EM has adapted to the target,
+into the delivered classifier (`anchor_classifier`). Off by default are anchors pooled with the
+labels themselves, blocks that are hidden of the target (MIC), and features that stay near those of
+the published weights (DAFormer).
 
 A step passes as many images through networks as one of DACS does: masked consistency, a third pass
 of the student in MIC, here hides blocks of the target's part of the mixed images.
@@ -51,13 +51,14 @@ from cag_uda.types import IGNORE, Batch, Labelled, Losses, Prediction, PseudoLab
 
 
 class CAGPlus(Method):
-    """One stage: anchors by the incoming network, then steps that the teacher follows.
+    """One stage: steps that the teacher follows, from a network of any kind, an initial one too.
 
     Delivered is the teacher, the mean of the latest students. What a setting turns off is not
-    computed; the source's anchors are made in any case, since a run keeps them.
+    computed: where labels are not pooled with anchors, none are made.
     """
 
     Config: ClassVar[type[CAGPlusConfig]] = CAGPlusConfig
+    labels_follow = True
     counted: Tensor
     """(K,) bool: the classes whose cells the distance to the initial features counts."""
 
@@ -65,9 +66,10 @@ class CAGPlus(Method):
         super().__init__(segmenter, config)
         self.config = config
         self.teacher = copy.deepcopy(segmenter).requires_grad_(False).eval()
-        self.anchors = CategoryAnchors(segmenter.num_classes, segmenter.feature_channels)
+        self.anchors: CategoryAnchors | None = None
         self.adapted: AdaptedLabels | None = None
         if config.adapted_weight:
+            self.anchors = CategoryAnchors(segmenter.num_classes, segmenter.feature_channels)
             self.adapted = AdaptedLabels(segmenter, config.anchor_confidence, config.adapted_weight)
         self.initial = _initial_backbone(segmenter, config)
         counted = torch.tensor([name in config.initial.classes for name in segmenter.classes.names])
@@ -82,20 +84,15 @@ class CAGPlus(Method):
         return self
 
     def prepare(self, passes: Passes) -> None:
-        """Copy the student into the teacher, and make anchors by it."""
+        """Copy the student into the teacher; make anchors by it, if labels are pooled with them."""
         self.teacher.load_state_dict(self.segmenter.state_dict())
-        seen = self._teacher_passes(passes)
         if self.adapted is not None:
-            self.keep_anchors(self.adapted.renew(seen))
-            return
-        self.anchors.reset()
-        for prediction, label in seen.source():
-            self.anchors.update(prediction.features, label)
-        self.anchors.reduce(seen.all_reduce)
+            self.keep_anchors(self.adapted.renew(self._teacher_passes(passes)))
 
     def keep_anchors(self, figures: SourceFigures) -> None:
         """Take the source's anchors, which the run keeps, from figures of its classes."""
-        counts = figures.counts.to(self.anchors.counts.device)
+        assert self.anchors is not None, "anchors are made where labels are pooled of them"
+        counts = figures.counts.to(self.teacher.mean.device)
         vectors = figures.vectors.to(counts.device)
         self.anchors.load_state_dict(CategoryAnchors.from_vectors(vectors, counts).state_dict())
 
@@ -201,10 +198,10 @@ class CAGPlus(Method):
         """
         alone = self.frozen(self.teacher, image, "target")
         least = self.config.anchor_confidence
-        return {
-            "adapted": by_confidence(self.pooled(alone), least),
-            "confidence": by_confidence(alone.logits, least),
-        }
+        labels = {"confidence": by_confidence(alone.logits, least)}
+        if self.adapted is None:
+            return labels
+        return {"adapted": by_confidence(self.pooled(alone), least), **labels}
 
     def _teacher_passes(self, passes: Passes) -> LabellerPasses:
         """Wrap sweeps over images such that they give the teacher's predictions."""

@@ -59,6 +59,10 @@ class CAGPlusSourceFreeConfig(CAGPlusConfig):
     """α of α/2 · ‖w − w₀‖², the pull of the weights towards those of the packed network; 0 takes it
     out. L2-SP has 0.01 to 0.1 for stochastic gradient descent."""
 
+    adapted_weight: float = Field(default=0.5, ge=0, lt=1)
+    """As of `cag-plus`; here the anchors are what is left of the source, so they have half of the
+    say. 0 leaves them out."""
+
     answer: float = Field(default=0.5, ge=0, lt=1)
     """Weight of the adapted anchors in the delivered classifier, as `weight` of the method
     `anchor-classifier`, which cannot follow as a stage of its own: it would need the source. 0
@@ -90,6 +94,7 @@ class CAGPlusSourceFree(CAGPlus):
 
     Config: ClassVar[type[CAGPlusSourceFreeConfig]] = CAGPlusSourceFreeConfig
     uses_source = False
+    labels_follow = False  # At its end the classifier holds the anchors already.
     config: CAGPlusSourceFreeConfig
 
     def __init__(self, segmenter: Segmenter, config: CAGPlusSourceFreeConfig) -> None:
@@ -118,7 +123,7 @@ class CAGPlusSourceFree(CAGPlus):
 
     def refresh(self, passes: Passes) -> None:
         """Adapt the anchors to the target anew, by what the teacher has become."""
-        if self.adapted is None:
+        if self.adapted is None or self.anchors is None:
             return
         figures = self.of_pack.anchors.figures(self.anchors.counts)
         target, pairs = FeatureSample(), FeatureSample(_PAIRS)
@@ -191,6 +196,8 @@ class CAGPlusSourceFree(CAGPlus):
             self.packed.load_state_dict(merged_state(self.segmenter))
         else:
             begin_with(self.packed, passes.pack.segmenter(), "the pack's network")
+        if self.adapted is None:
+            return
         packed = LabellerPasses(self.packed, partial(self.frozen, self.packed), passes)
         figures = self.of_pack.fit(packed)
         if self.packed.config.norm == "per-domain":

@@ -54,6 +54,7 @@ class DACS(Method):
     """
 
     Config = DACSConfig
+    labels_follow = True
 
     def __init__(self, segmenter: Segmenter, config: DACSConfig) -> None:
         super().__init__(segmenter, config)

@@ -54,8 +54,14 @@ class KeepLabelling(Callback):
         self._results, self._folder = results, folder
 
     def on_prepared(self, method: Method) -> None:
-        """Write them into the stage's folder."""
-        self._results.keep_labelling(method, self._folder)
+        """Write them into the stage's folder, where the labels stand from the beginning."""
+        if not method.labels_follow:
+            self._results.keep_labelling(method, self._folder)
+
+    def on_end(self, method: Method) -> None:
+        """Write those of methods whose labels follow a network that learns."""
+        if method.labels_follow:
+            self._results.keep_labelling(method, self._folder)
 
 
 class ScoreOnTheWay(Callback):
