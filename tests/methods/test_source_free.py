@@ -33,6 +33,7 @@ def of_pack(segmenter: Segmenter) -> Passes:
     """Sweeps over the target alone, beside a pack of the network."""
     method = CAGPlusSourceFree(copy.deepcopy(segmenter), CAGPlusSourceFreeConfig())
     method.prepare(make_passes())
+    assert method.anchors is not None
     figures = method.of_pack.anchors.figures(method.anchors.counts)
     pack = Pack.of(segmenter, figures, "day/train")
     return Passes(no_source, make_passes().target, same, pack=pack)
