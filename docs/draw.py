@@ -205,8 +205,8 @@ def main() -> None:
     run = Path(sys.argv[1])
     folder = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(__file__).parent / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
-    (warmup,) = run.glob("stages/*-warmup/model")
-    segmenter = load(warmup)
+    (network,) = run.glob("stages/*-statistics/model")
+    segmenter = load(network)
     source, target = cells(segmenter, "clean", SOURCE), cells(segmenter, "hard", TARGET)
     anchors = CategoryAnchors(segmenter.num_classes, segmenter.feature_channels)
     anchors.update(source.features, source.truth)
