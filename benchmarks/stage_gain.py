@@ -50,8 +50,8 @@ def main() -> None:
         scores, frames = of_stage(name, runs)
         counted.append(frames)
         print(f"{name}: {np.mean(scores):.1f} ({', '.join(f'{each:.1f}' for each in scores)})")
-    gain, low, high = (100 * each for each in bootstrap_of_means(*counted))
-    print(f"gain: {gain:+.1f} [{low:+.1f}, {high:+.1f}]")
+    gain = bootstrap_of_means(counted[0], counted[1])
+    print(f"gain: {100 * gain.difference:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]")
 
 
 if __name__ == "__main__":
