@@ -3,15 +3,18 @@
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from cag_uda.methods import METHODS
 from cag_uda.methods.base import Method
+from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import load_recipe
 from cag_uda.recipes.schema import Stage
 from cag_uda.runs import runner
-from cag_uda.runs.callbacks import Watch
+from cag_uda.runs.callbacks import KeepLabelling, Watch
+from cag_uda.runs.results import Results
 from cag_uda.runs.runner import StageRunner, adapt
 from cag_uda.training.loop import StageData
 from tests.support.trees import RECIPE, write_recipe
@@ -51,3 +54,27 @@ def test_a_watch_is_told_of_stages_and_their_sweeps(
     # The source's part for the anchors, the target for the margin and, at the end, for statistics.
     of_cag = ["stage-1", 3, 6, "prepared", 6, "end", "kept"]
     assert told.calls == ["adabn", 6, "prepared", "end", "kept", *of_cag]
+
+
+class Kept:
+    """Stands for a run's results."""
+
+    def __init__(self) -> None:
+        self.methods: list[Method] = []
+
+    def keep_labelling(self, method: Method, folder: Path) -> None:
+        self.methods.append(method)
+
+
+@pytest.mark.parametrize("name", ["cag", "cbst", "dacs", "cag-plus"])
+def test_label_quality_is_of_the_end_where_labels_follow_a_network_that_learns(
+    name: str, segmenter: Segmenter
+) -> None:
+    method = METHODS[name](segmenter)
+    kept = Kept()
+    keep = KeepLabelling(cast(Results, kept), Path("stage"))
+    keep.on_prepared(method)
+    at_the_beginning = len(kept.methods)
+    keep.on_end(method)
+    assert len(kept.methods) == 1
+    assert bool(at_the_beginning) == (name in ("cag", "cbst"))
