@@ -70,7 +70,7 @@ class Kept:
 def test_label_quality_is_of_the_end_where_labels_follow_a_network_that_learns(
     name: str, segmenter: Segmenter
 ) -> None:
-    method = METHODS[name](segmenter)
+    method = METHODS[name](segmenter, METHODS[name].Config())
     kept = Kept()
     keep = KeepLabelling(cast(Results, kept), Path("stage"))
     keep.on_prepared(method)
