@@ -46,7 +46,7 @@ def step_tflop(recipe: Recipe) -> dict[str, float]:
     classes = Classes(names=tuple(f"class-{index}" for index in range(count)), palette=colours)
     with torch.device("meta"):
         segmenter = Segmenter(recipe.segmenter.model_copy(update={"weights": None}), classes)
-        discriminator = Discriminator(count)
+        discriminator = Discriminator.of(segmenter, None)
     batch = recipe.loading.batch_size
     whole = forward_tflop(segmenter, (batch, 3, *size))
     backbone = forward_tflop(segmenter.backbone, (batch, 3, *size))

@@ -8,6 +8,8 @@ in FOLDER/runs/PAIR-SEED: first seed 0 of all pairs. All variants of a run take 
 the initial network, and each ends with adapted anchors pooled into the classifier. What is finished
 is not repeated, and what was interrupted goes on.
 
+Take another FOLDER for other --steps, --rare-classes or --variants.
+
 Prints the mean difference in mIoU points to the defaults, after training and after pooling, with a
 95 % bootstrap interval over the runs, and the difference on each pair.
 """

@@ -7,7 +7,7 @@ its evaluations (recipe setting `evaluate_every`). Runs of one source and target
 For each criterion, and each ensemble of ranks,
 
     ρ        Spearman's rank correlation with the mIoU over all checkpoints of the pair, those that
-             several runs share (an ablation's warm-up) once;
+             several runs share (the warm-up of CAG's ablation) once;
     ρ in     its mean over the runs of three checkpoints or more: telling a run's own stages apart;
     regret   best mIoU − mIoU of the checkpoint that it chooses, in points, over all of the pair;
     in runs  the mean regret where it chooses within each run.

@@ -53,6 +53,7 @@ RECIPES = {
     "mixed statistics": (FLOOR, "alpha-bn"),
     "training-free": (FLOOR, "alpha-bn", "pooled"),
     "CAG-plus": (FLOOR, "cag-plus", "cag-plus-pooled"),
+    # As it was until 2026-11-29: it has no warm-up now.
     "recipes new": (FLOOR, "alpha-bn", "pooled", "warmup", "cag-plus", "cag-plus-pooled"),
 }
 """Stages of recipes, such that the verdict chooses among them."""

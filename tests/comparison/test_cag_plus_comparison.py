@@ -62,8 +62,8 @@ def test_every_variant_takes_one_thing_out_and_keeps_the_rest() -> None:
         changed = [key for key in own if own[key] != method[key]]
         if entry.recipe.loading != recipe.loading:
             changed.append("loading")
-        # Another stage of the same run; and small recipes have no initial features to take out.
-        expected = {"answer-none": 0, "initial-none": 0}.get(name, 1)
+        # Another stage of the same run; and small recipes lack two pieces.
+        expected = {"answer-none": 0, "initial-none": 0, "sampling-none": 0}.get(name, 1)
         assert len(changed) == expected, name
         assert (entry.run == name) == (expected > 0)
     assert entries["labels-adapted"].recipe.stages[0].refresh_every == 120, "fitted five times"

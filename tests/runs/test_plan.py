@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from cag_uda.cli.app import app
 from cag_uda.data.domains.domain import Domain
 from cag_uda.errors import DataError, UserError
-from cag_uda.recipes import load_recipe
+from cag_uda.recipes import builtin_recipes, load_recipe
 from cag_uda.runs.planning import plan
 from cag_uda.runs.planning.fitting import (
     Growth,
@@ -95,20 +95,23 @@ def test_batches_are_halved_as_long_as_a_recipe_with_them_is_one() -> None:
     assert batches(2, 1) == [2]
 
 
-def test_crops_hold_the_detail() -> None:
+def test_crops_hold_the_detail(tmp_path: Path) -> None:
     """Those that are tried differ, so that memory has a slope; those that are told can be had."""
+    text = builtin_recipes()["cag-plus-gta5-cityscapes"].read_text()
+    path = tmp_path / "hrda.toml"
+    path.write_text(text[: text.index("# Adapts category anchors")])
     changes = ["loading.width_px=2048", "loading.crop_px=[1024,1024]", "segmenter.detail={}"]
-    hrda = load_recipe("cag-plus-gta5-cityscapes", changes)
+    hrda = load_recipe(path, changes)
     assert trial_crops(hrda) == ((640, 640), (768, 768))
     assert trial_crops(load_recipe("gta5-cityscapes")) == ((128, 224), (256, 448))
     a_pixel = {Way("32", ()): [Growth(Trial(0, 0.0, 1.0), Trial(1, 1.0, 1.0))]}
     for detail_px, expected in ((512, [(512, 512)]), (704, [])):
         changes[-1] = f"segmenter.detail.crop_px=[{detail_px},{detail_px}]"
-        recipe = load_recipe("cag-plus-gta5-cityscapes", changes)
+        recipe = load_recipe(path, changes)
         found = settings_that_fit(recipe, 1, a_pixel, 2 * 600 * 600)
         assert [each.crop_px for each in found] == expected
         for setting in found:
-            load_recipe("cag-plus-gta5-cityscapes", [*changes, *setting.changes()])
+            load_recipe(path, [*changes, *setting.changes()])
 
 
 @pytest.mark.slow

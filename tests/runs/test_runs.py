@@ -316,7 +316,7 @@ def test_a_signalled_process_keeps_its_code_and_resumes_to_the_same_weights(
 @pytest.mark.timeout(600)
 def test_adaptation_beats_source_only_on_rendered_scenes(tmp_path: Path) -> None:
     """The product's reason to be, in a minute: a short demo gains on the hard look."""
-    short = ["stages.source-only.steps=80", "stages.warmup.steps=40", "stages.cag-plus.steps=40"]
+    short = ["stages.source-only.steps=80", "stages.cag-plus.steps=80"]
     run = adapt(load_recipe("demo", short), tmp_path / "run")
     scores = {stage["name"]: stage for stage in run.scores.plain()["stages"]}
     assert scores["answer"]["gain"]["low"] > 0

@@ -107,6 +107,19 @@ def test_an_unchanged_resume_says_nothing_of_data(made: Run, tmp_path: Path) -> 
     assert not any("data have changed" in text for text in notes.told)
 
 
+def test_a_lost_stage_is_made_again_in_its_place(made: Run, tmp_path: Path) -> None:
+    shutil.copytree(made.folder, tmp_path / "run")
+    first = made.scores.stages[0]
+    shutil.rmtree(tmp_path / "run" / "stages" / first.folder)
+    notes = Notes()
+    recipe = load_recipe(made.folder.parent / "tiny.toml", CHANGES)
+    again = adapt(recipe, tmp_path / "run", resume=True, progress=notes)
+    assert any(f"stage {first.name!r} is lost" in text for text in notes.told)
+    assert [(each.name, each.miou) for each in again.scores.stages] == [
+        (each.name, each.miou) for each in made.scores.stages
+    ]
+
+
 def test_a_domain_file_that_was_changed_is_another_recipe(made: Run, tmp_path: Path) -> None:
     shutil.copytree(made.folder, tmp_path / "run")
     recipe = load_recipe(made.folder.parent / "tiny.toml", CHANGES)

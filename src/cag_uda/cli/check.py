@@ -212,9 +212,10 @@ def _tell_class_shares(console: Console, looked: _Looked) -> None:
         return
     if found.swallowing is not None:
         console.print(
-            f"note: the network labels nearly all of the target as {found.swallowing!r}, which the "
-            "source is not: it fails on these images, and the estimate says nothing of them; give "
-            "--network one that works there",
+            "note: the network labels nearly all of the target as "
+            f"{printable(found.swallowing)}, of which the source has far less: most likely it "
+            "fails on these images, and the estimate then says nothing of them; give --network one that "
+            "works there",
             soft_wrap=True,
         )
         return

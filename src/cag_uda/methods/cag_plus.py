@@ -91,7 +91,7 @@ class CAGPlus(Method):
 
     def keep_anchors(self, figures: SourceFigures) -> None:
         """Take the source's anchors, which the run keeps, from figures of its classes."""
-        assert self.anchors is not None, "anchors are made where labels are pooled of them"
+        assert self.anchors is not None, "anchors are made where labels are pooled with them"
         counts = figures.counts.to(self.teacher.mean.device)
         vectors = figures.vectors.to(counts.device)
         self.anchors.load_state_dict(CategoryAnchors.from_vectors(vectors, counts).state_dict())

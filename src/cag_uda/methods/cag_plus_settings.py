@@ -66,7 +66,7 @@ class CAGPlusConfig(MethodConfig):
     (`adaptation.adapted_anchors`), which are pooled with the teacher's probabilities; 0 leaves them
     out: on the pairs on which settings are chosen they cost more than they gain (docs/LOG.md). A
     stage's `refresh_every` sets how often they are fitted anew with the current teacher; left out,
-    they are fitted once, at the stage's start, which then needs a trained network."""
+    they are fitted once, at the stage's start, best by a trained network."""
     anchor_confidence: float = Field(default=0.9, ge=0, lt=1)
     """Probability that labels exceed which the run reports the quality of. Training leaves none
     out."""

@@ -196,13 +196,11 @@ class CAGPlusSourceFree(CAGPlus):
             self.packed.load_state_dict(merged_state(self.segmenter))
         else:
             begin_with(self.packed, passes.pack.segmenter(), "the pack's network")
-        if self.adapted is None:
-            return
-        packed = LabellerPasses(self.packed, partial(self.frozen, self.packed), passes)
-        figures = self.of_pack.fit(packed)
+        if self.adapted is not None:
+            packed = LabellerPasses(self.packed, partial(self.frozen, self.packed), passes)
+            self.keep_anchors(self.of_pack.fit(packed))
         if self.packed.config.norm == "per-domain":
             self.estimate_target_statistics(passes, self.packed)
-        self.keep_anchors(figures)
 
     def _has_moved(self) -> bool:
         """Tell whether the teacher's weights are others than the packed network's."""

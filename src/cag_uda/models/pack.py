@@ -141,7 +141,8 @@ def read_pack_header(path: Path) -> PackHeader:
     if metadata.get("format") != _FORMAT:
         if path.name == WEIGHTS:
             raise ModelError(
-                f"{path} holds the weights of a model folder, and is no pack; give the folder, "
+                f"{path} holds the weights of a model folder, and is no pack of this version; make "
+                "one by `cag-uda pack RUN`, or, where a network is asked for, give the folder "
                 f"{path.parent}"
             )
         raise ModelError(

@@ -24,7 +24,7 @@ from cag_uda.models.card import CARD, PLACEHOLDER, model_card
 from cag_uda.models.config import Classes, SegmenterConfig
 
 _FORMAT = 1
-_CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 class ModelFolder(NamedTuple):
@@ -58,7 +58,7 @@ def save(model: ModelFolder, folder: Path) -> None:
         "segmenter": model.config.model_dump(mode="json"),
         "classes": model.classes.model_dump(mode="json"),
     }
-    write_json(folder / _CONFIG, config, sealed=True)
+    write_json(folder / CONFIG, config, sealed=True)
 
 
 def read(path_or_hub_id: str | Path, revision: str | None = None) -> ModelFolder:
@@ -73,7 +73,7 @@ def read(path_or_hub_id: str | Path, revision: str | None = None) -> ModelFolder
     folder = locate(path_or_hub_id, revision)
     check(folder)
     try:
-        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if config["format"] != _FORMAT:
             raise ModelError(
                 f"{folder} has model format {config['format']}, this version reads {_FORMAT}; "
@@ -105,7 +105,7 @@ def check(folder: Path) -> None:
     Raises:
         ModelError: naming the file that is damaged.
     """
-    for name in (WEIGHTS, _CONFIG):
+    for name in (WEIGHTS, CONFIG):
         is_whole = is_sound(folder / name) if (folder / name).exists() else True
         if is_whole is False:
             raise ModelError(
@@ -123,14 +123,14 @@ def copy_model(folder: Path, to: Path) -> None:
         ModelError: if it is damaged, or not there.
         RunError: if the disk is full or the folder cannot be written.
     """
-    for name in (WEIGHTS, _CONFIG):
+    for name in (WEIGHTS, CONFIG):
         if not (folder / name).is_file():
             raise ModelError(
-                f"the model in {folder} is lost: there is no {name}; copy it there again from a "
-                "copy of the run, or run the recipe anew"
+                f"the model in {folder} is lost: there is no {name}; go on with the run by "
+                "--resume, which makes it again, or copy it from a copy of the run"
             )
     check(folder)
-    for name in (WEIGHTS, _CONFIG):
+    for name in (WEIGHTS, CONFIG):
         copy_file(folder / name, to / name, sealed=True)
 
 
@@ -198,17 +198,17 @@ def locate(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
     """
     path = Path(path_or_hub_id)
     if path.is_dir():
-        is_run = not (path / _CONFIG).exists() and (path / "model" / _CONFIG).exists()
+        is_run = not (path / CONFIG).exists() and (path / "model" / CONFIG).exists()
         return path / "model" if is_run else path
     name = str(path_or_hub_id)
     if isinstance(path_or_hub_id, Path) or path.is_absolute() or name.count("/") != 1:
         raise ModelError(
-            f"no model at {name}: give a folder that holds {_CONFIG} and {WEIGHTS}, such as "
+            f"no model at {name}: give a folder that holds {CONFIG} and {WEIGHTS}, such as "
             "RUN/model, or a hub id of the form owner/name"
         )
     try:
         fetched = snapshot_download(
-            name, revision=revision, allow_patterns=[_CONFIG, WEIGHTS, CARD, SUMS]
+            name, revision=revision, allow_patterns=[CONFIG, WEIGHTS, CARD, SUMS]
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(

@@ -31,6 +31,8 @@ class SharesTable:
     target_images: int
     differ: bool
     """True if the domains show the classes in clearly different shares."""
+    swallowing: str | None
+    """The class that nearly all of the target is labelled as, unlike the source; None: none."""
 
 
 def make_shares(found: ClassShares | None) -> SharesTable | None:
@@ -45,4 +47,5 @@ def make_shares(found: ClassShares | None) -> SharesTable | None:
         total_variation=found.total_variation,
         target_images=found.target_images,
         differ=found.differ,
+        swallowing=found.swallowing,
     )

@@ -31,6 +31,9 @@ class Watch(Callback):
         """
         return sweep
 
+    def on_labelled(self) -> None:
+        """Called when the quality of labels that follow a network is recorded, at a stage's end."""
+
     def on_kept(self) -> None:
         """Called when a stage's results are written."""
 
@@ -48,19 +51,17 @@ class ShowProgress(Callback):
 
 
 class KeepLabelling(Callback):
-    """Keeps a stage's anchors and the quality of its pseudo-labels."""
+    """Keeps a stage's anchors and the quality of labels that stand from its beginning.
+
+    Those that follow a network that learns are measured at the stage's end, by the runner.
+    """
 
     def __init__(self, results: Results, folder: Path) -> None:
         self._results, self._folder = results, folder
 
     def on_prepared(self, method: Method) -> None:
-        """Write them into the stage's folder, where the labels stand from the beginning."""
+        """Write them into the stage's folder."""
         if not method.labels_follow:
-            self._results.keep_labelling(method, self._folder)
-
-    def on_end(self, method: Method) -> None:
-        """Write those of methods whose labels follow a network that learns."""
-        if method.labels_follow:
             self._results.keep_labelling(method, self._folder)
 
 

@@ -21,7 +21,7 @@ from cag_uda.models.norm import make_shareable
 from cag_uda.models.recomputing import check_names, recompute
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.start import begin_with, start_from
-from cag_uda.models.storage import WEIGHTS, copy_model, read
+from cag_uda.models.storage import CONFIG, WEIGHTS, copy_model, read
 from cag_uda.models.tuning import check_tuning
 from cag_uda.recipes import Recipe, as_toml, changed, load_recipe
 from cag_uda.recipes.packs import completed
@@ -317,7 +317,8 @@ class StageRunner:
         """Tell whether a stage is scored and its network kept; one that is lost is made anew."""
         if not self.results.has(stage):
             return False
-        is_kept = self.processes.gather((folder / "model" / WEIGHTS).is_file())[0]
+        is_there = all((folder / "model" / name).is_file() for name in (WEIGHTS, CONFIG))
+        is_kept = self.processes.gather(is_there)[0]
         if not is_kept:
             self.progress.note(f"the network of stage {stage!r} is lost: the stage is made again")
         return is_kept
@@ -362,6 +363,9 @@ class StageRunner:
         )
         start = self.recipe.start_of(index)
         cost = Cost(done.elapsed_s, memory.mib())
+        if method.labels_follow:
+            self.results.keep_labelling(method, folder)
+            self.watch.on_labelled()
         self.results.keep(stage, start, method, folder, cost)
         self.watch.on_kept()
         if self.processes.is_first:

@@ -199,6 +199,10 @@ class Rehearsal(Watch, Silent):
             now.pictures_s = self._lap_s()
         now.training_mib, self._memory = self._memory.mib(), PeakMemory(self._device)
 
+    def on_labelled(self) -> None:
+        """Note the end of labelling, where labels follow the network."""
+        self._now.scoring_s += self._lap_s() * self._frames
+
     def update(self, label: str, done: int, total: int, values: Mapping[str, float] = {}) -> None:
         """Note the end of scoring."""
         if label == f"scoring {self.stage.name}" and done == total:

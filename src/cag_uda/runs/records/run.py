@@ -141,8 +141,10 @@ class Scores(Record):
 
     def with_stage(self, stage: StageScores) -> Self:
         """Copy the record with a finished stage, maybe one made anew; a given network is first."""
-        others = [each for each in self.stages if each.name != stage.name]
-        stages = [stage, *others] if stage.name == INITIAL else [*others, stage]
+        if self.stage(stage.name) is not None:
+            stages = [stage if each.name == stage.name else each for each in self.stages]
+        else:
+            stages = [stage, *self.stages] if stage.name == INITIAL else [*self.stages, stage]
         return self.with_changes(stages=stages)
 
 
