@@ -50,8 +50,11 @@ def without_source(batch: Batch) -> Batch:
     return batch._replace(source=Labelled(batch.source.image[:0], batch.source.label[:0]))
 
 
-def test_from_a_pack_it_is_what_it_is_with_the_source_at_hand(segmenter: Segmenter) -> None:
-    config, passes = CAGPlusSourceFreeConfig(), of_pack(segmenter)
+@pytest.mark.parametrize("weight", [0.5, 0.0])
+def test_from_a_pack_it_is_what_it_is_with_the_source_at_hand(
+    weight: float, segmenter: Segmenter
+) -> None:
+    config, passes = CAGPlusSourceFreeConfig(adapted_weight=weight), of_pack(segmenter)
     given = CAGPlusSourceFree(copy.deepcopy(segmenter), config)
     given.prepare(make_passes())
     packed = CAGPlusSourceFree(copy.deepcopy(segmenter), config)

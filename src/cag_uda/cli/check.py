@@ -214,8 +214,8 @@ def _tell_class_shares(console: Console, looked: _Looked) -> None:
         console.print(
             "note: the network labels nearly all of the target as "
             f"{printable(found.swallowing)}, of which the source has far less: most likely it "
-            "fails on these images, and the estimate then says nothing of them; give --network one that "
-            "works there",
+            "fails on these images, and the estimate then says nothing of them; give "
+            "--network one that works there",
             soft_wrap=True,
         )
         return
