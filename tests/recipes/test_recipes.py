@@ -126,6 +126,13 @@ def test_overrides_from_python_are_changes_of_the_command_line() -> None:
     assert changed(recipe, []) is recipe
 
 
+def test_steps_of_all_stages_are_those_of_stages_that_take_some() -> None:
+    for change in ("stages.*.steps=7", "stages.*.steps = 7"):
+        recipe = load_recipe("demo", [change])
+        assert {stage.steps for stage in recipe.stages if stage.trains} == {7}
+        assert [stage.steps for stage in recipe.stages if not stage.trains] == [0, 0]
+
+
 def test_a_recipe_that_was_copied_into_what_none_may_be_is_refused() -> None:
     """`model_copy` checks nothing: a run of such a recipe could not be opened again."""
     recipe = load_recipe("demo")

@@ -52,9 +52,10 @@ def load_recipe(
         name_or_path: a built-in recipe's name, or the path of a TOML file; domain files that it
             names are looked for beside it.
         changes: `KEY=VALUE` each, applied in order: KEY is a dotted path in which a stage goes by
-            its name, its number, or `*` for all; VALUE is TOML, or text where it is not. A stage
-            that is repeated goes by its name (`stages.stage.steps`, for all repetitions), each
-            repetition by its own (`stages.stage-2.steps`).
+            its name, its number, or `*` for all (`stages.*.steps`: for all that take steps); VALUE
+            is TOML, or text where it is not. A stage that is repeated goes by its name
+            (`stages.stage.steps`, for all repetitions), each repetition by its own
+            (`stages.stage-2.steps`).
         data_root: folder below which built-in domains lie, in place of the recipe's.
 
     Raises:
@@ -169,6 +170,8 @@ def _apply(table: dict[str, Any], change: str) -> None:
     holders: list[Any] = [table]
     for part in parents:
         holders = [child for holder in holders for child in _children(holder, part, change)]
+    if (parents, last) == (["stages", "*"], "steps"):  # Others take none, and may not.
+        holders = [stage for stage in holders if isinstance(stage, dict) and stage.get("steps")]
     for holder in holders:
         if not isinstance(holder, dict):
             raise RecipeError(f"--set {change}: {key!r} leads to no table")
