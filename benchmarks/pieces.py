@@ -46,6 +46,7 @@ ANCHORED = {"adapted_weight": 0.5}
 VARIANTS = {
     DEFAULT: Variant(),
     "dacs": Variant({"name": "dacs"}),
+    "source-only": Variant({"name": "source-only"}),
     "warmup": Variant(warmup=0.25),
     "adapted": Variant(ANCHORED, refreshes=True),
     "warmup-adapted": Variant(ANCHORED, warmup=0.25, refreshes=True),

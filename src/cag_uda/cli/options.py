@@ -81,11 +81,8 @@ def recipe_of(
     """
     from cag_uda.recipes import load_recipe
 
-    recipe = load_recipe(name, changes, data_root)
-    if steps is None:
-        return recipe
-    stages = [stage.name for stage in recipe.stages if stage.steps]
-    changes = [*changes, *(f"stages.{stage}.steps={steps}" for stage in stages)]
+    if steps is not None:
+        changes = [*changes, f"stages.*.steps={steps}"]
     return load_recipe(name, changes, data_root)
 
 
