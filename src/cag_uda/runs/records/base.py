@@ -103,6 +103,11 @@ def read_record(model: type[AnyRecord], path: Path, mend: str) -> AnyRecord:
         raise RunError(f"cannot read {path}: {error.strerror}; check its path") from error
 
 
+def read_if_there(model: type[AnyRecord], path: Path, mend: str) -> AnyRecord | None:
+    """Read a JSON file as `read_record` does; None where there is none."""
+    return read_record(model, path, mend) if path.is_file() else None
+
+
 def parse_line(model: type[AnyRecord], line: str) -> AnyRecord | None:
     """Read one line of a log; None for one that was cut short or is something else."""
     try:

@@ -2,89 +2,6 @@
 
 One pair of domains and one budget, several methods, several seeds; a cell is one run. All shares
 are in [0, 1]. A comparison that is under way is a good one with cells missing.
-
-```json
-{
-  "name": "camvid-day-dusk",
-  "source": "camvid-day/train",
-  "target": "camvid-dusk/test",
-  "classes": ["sky", "road"],
-  "palette": [[128, 128, 128], [128, 64, 128]],
-  "floor": "source-only",
-  "oracle": "oracle",
-  "seeds": [0, 1, 2],
-  "methods": [
-    {
-      "name": "cag",
-      "description": "anchors and pseudo-labels in three stages",
-      "cells": [
-        {
-          "seed": 0,
-          "miou": 0.483,
-          "iou": [0.9, null],
-          "gap_share": 0.62,
-          "time_s": 812.0,
-          "peak_memory_mib": 1460.0,
-          "run": "cag-0"
-        }
-      ]
-    }
-  ]
-}
-```
-
-`name` and `methods` must be there, and of a method its name, of a cell its seed; all else may be
-left out or null. `classes` and `iou` are in the order of train ids; an IoU is null for a class in
-neither truth nor prediction. `floor` and `oracle` name the methods that the share of the gap is
-measured between. `gap_share` is (miou - floor) / (oracle - floor) with the floor and the oracle of
-the same seed, may lie outside [0, 1], and is null where either was not run. `run` is the cell's run
-folder, a name beside this file: the page takes pictures from it, of the stage that the method names
-as `scored` (else of the last), and links to its report. `note` says in words why a cell has no
-score.
-
-A method may also have a `question`, under which it is grouped, a `summary` over its seeds, and the
-`stages` up to the scored one. A summary's `gap_share` is of the means over seeds, `gain` over the
-floor and `lead` over the method that all are held against; intervals are 95 % over frames, of the
-mean over the seeds that both have; `deviation` is the sample standard deviation over seeds.
-
-```json
-{
-  "question": "RQ2",
-  "steps": 1200,
-  "scored": "stage-3",
-  "summary": {
-    "seeds": 3, "miou": 0.31, "deviation": 0.01, "iou": [0.9, null], "gap_share": 0.62,
-    "gain": {"over": "source-only", "points": 9.1, "low": 8.0, "high": 10.3},
-    "lead": {"over": "cag", "points": -1.2, "low": -2.0, "high": -0.3},
-    "time_s": 240.0, "peak_memory_mib": 900.0
-  },
-  "stages": [{"name": "warmup", "steps": 600, "miou": 0.24, "deviation": 0.01, "gap_share": 0.4}]
-}
-```
-
-At the top, `kind` is "methods" or "ablation", `budget` a table of what every method was given, and
-`notes` a list of what is to be known about the figures.
-
-An ablation's file, ablation.json, may also have `answers` to the paper's research questions, by run
-and stage, each a mean over seeds:
-
-```json
-{
-  "cag": {
-    "stage-1": {
-      "miou": 0.45,
-      "separation": {"source": 1.9, "target": 1.2, "centroid_shift": 0.4},
-      "precision_at": {"anchor": {"0.1": 0.97, "0.25": 0.94}, "confidence": {"0.1": null}},
-      "label_error": {"anchor": {"error": 0.27, "coverage": 0.4}}
-    }
-  }
-}
-```
-
-`separation` is between-class over within-class scatter, `centroid_shift` a distance over the mean
-distance of two classes; neither has a unit. `precision_at` goes from coverage to precision, by kind
-of pseudo-label. What was not measured is left out or null. Of the runs the first beside the floor
-is the one that the others vary; its curves are read from its run folders (`label_curves`).
 """
 
 from pathlib import Path
@@ -110,24 +27,35 @@ class Cell(Record):
     seed: int
     miou: Share | None = None
     iou: list[Share | None] | None = None
+    """IoU (K,); None for a class in neither ground truth nor prediction."""
     gap_share: Finite | None = None
+    """(miou − floor) / (oracle − floor) of the same seed, which may lie outside [0, 1]."""
     time_s: Finite | None = None
     peak_memory_mib: Finite | None = None
     run: FolderName | None = None
+    """Run folder beside this file: the page shows its pictures and links to its report."""
     note: str | None = None
+    """Why there is no score, in words."""
 
 
 class OverSeeds(Record):
-    """Results of a method over all its seeds."""
+    """Results of a method over all its seeds.
+
+    Intervals are 95 % over frames, of the mean over the seeds that both methods have.
+    """
 
     seeds: int | None = None
     """Number of seeds."""
     miou: Share | None = None
     deviation: Finite | None = None
+    """Sample standard deviation over seeds."""
     iou: list[Share | None] | None = None
     gap_share: Finite | None = None
+    """That of the means over seeds."""
     gain: Gain | None = None
+    """Gain over the floor."""
     lead: Gain | None = None
+    """Gain over the method that all are held against."""
     time_s: Finite | None = None
     peak_memory_mib: Finite | None = None
 
@@ -149,16 +77,23 @@ class ComparedMethod(Record):
     name: str
     description: str = ""
     question: str = ""
+    """Question under which it is grouped."""
     scored: str | None = None
+    """Stage that is scored, and of which the page shows pictures; None: the last."""
     steps: int | None = None
     cells: list[Cell] = Field(default_factory=list)
     summary: OverSeeds | None = None
     """Summary over the seeds; None where no run has finished."""
     stages: list[ComparedStage] = Field(default_factory=list)
+    """Stages up to the scored one."""
 
 
 class SeparationAnswer(Record):
-    """RQ1 of one stage's network: more of both separations is better, less of the shift."""
+    """RQ1 of one stage's network: more of both separations is better, less of the shift.
+
+    Separation is between-class over within-class scatter; the shift is in mean distances of two
+    classes.
+    """
 
     source: Ratio | None = None
     target: Ratio | None = None
@@ -189,17 +124,25 @@ class ComparisonRecord(Record):
 
     name: str
     kind: str | None = None
+    """"methods" or "ablation"."""
     source: str | None = None
     target: str | None = None
     classes: list[str] = Field(default_factory=list)
     palette: list[Colour] = Field(default_factory=list)
     floor: str | None = None
+    """Method from which the share of the gap is measured."""
     oracle: str | None = None
+    """Method up to which it is."""
     seeds: list[int] = Field(default_factory=list)
     budget: dict[str, Any] = Field(default_factory=dict)
+    """What every method was given."""
     notes: list[str] = Field(default_factory=list)
+    """What is to be known about the figures."""
     methods: list[ComparedMethod] = Field(min_length=1)
     answers: dict[str, dict[str, StageAnswers]] = Field(default_factory=dict)
+    """Answers of an ablation to the paper's research questions, by run and stage, means over seeds.
+    Of the runs the first beside the floor is the one that the others vary; its curves are in its
+    run folders."""
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
@@ -220,9 +163,5 @@ class ComparisonRecord(Record):
 
 
 def read_comparison(file: Path) -> ComparisonRecord:
-    """Read comparison.json.
-
-    Raises:
-        RunError: if it is missing or cannot be understood, with all that is wrong in it.
-    """
+    """Read comparison.json. Raises RunError with all that is wrong if it is missing or damaged."""
     return read_record(ComparisonRecord, file, "make the comparison again")

@@ -12,6 +12,7 @@ from cag_uda.runs.records.base import (
     PathInside,
     Record,
     Share,
+    read_if_there,
     read_record,
 )
 
@@ -306,16 +307,9 @@ class TrackingIds(RootModel[dict[str, str]]):
 
 
 def read_scores(run: Path) -> Scores | None:
-    """Read what a run has scored so far; None where that is nothing.
-
-    Raises:
-        RunError: if the file is damaged.
-    """
-    path = run / SCORES
-    if not path.exists():
-        return None
+    """Read what a run has scored so far; None for nothing. Raises RunError if it is damaged."""
     mend = "restore it, or delete it: --resume then takes the finished stages' scores anew"
-    return read_record(Scores, path, mend)
+    return read_if_there(Scores, run / SCORES, mend)
 
 
 class Environment(Record):
@@ -341,8 +335,7 @@ def read_environment(run: Path) -> Environment:
 
 def read_data_record(run: Path) -> DataRecord | None:
     """Read the data that a run was begun with; None where it was not recorded. Raises RunError."""
-    path = run / DATA
-    return read_record(DataRecord, path, "delete it to go without") if path.is_file() else None
+    return read_if_there(DataRecord, run / DATA, "delete it to go without")
 
 
 def read_verdict(run: Path) -> Verdict | None:
@@ -352,23 +345,17 @@ def read_verdict(run: Path) -> Verdict | None:
 
 
 def read_reason(run: Path) -> str | None:
-    """Read why a run has no verdict; None where it has one, or did not say.
-
-    Raises:
-        RunError: if the file is damaged.
-    """
+    """Read why a run has no verdict; None where it has one. Raises RunError if damaged."""
     found = _read_verdict_file(run)
     return found.because if isinstance(found, NoVerdict) else None
 
 
 def _read_verdict_file(run: Path) -> Verdict | NoVerdict | None:
-    path = run / VERDICT
-    mend = "delete it: --resume then judges anew"
-    return read_record(_VerdictFile, path, mend).root if path.is_file() else None
+    found = read_if_there(_VerdictFile, run / VERDICT, "delete it: --resume then judges anew")
+    return None if found is None else found.root
 
 
 def read_class_shares(run: Path) -> ClassShares | None:
     """Read the class shares of a run; None where there are none. Raises RunError if damaged."""
-    path = run / CLASS_SHARES
     mend = "delete it: --resume then estimates them anew"
-    return read_record(ClassShares, path, mend) if path.is_file() else None
+    return read_if_there(ClassShares, run / CLASS_SHARES, mend)

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from cag_uda.errors import RunError
-from cag_uda.runs.records.base import Finite, PathInside, Ratio, Record, Share, read_record
+from cag_uda.runs.records.base import Finite, PathInside, Ratio, Record, Share, read_if_there
 
 METRICS, PSEUDO_LABELS, CRITERIA = "metrics.jsonl", "pseudo_labels.json", "criteria.json"
 REACHED = "checkpoint/reached.json"
@@ -69,15 +69,9 @@ class Reached(Record):
 
 
 def read_reached(stage_folder: Path) -> Reached | None:
-    """Read the state of a stage's checkpoint; None where it was not recorded.
-
-    Raises:
-        RunError: if the file is damaged.
-    """
-    path = stage_folder / REACHED
-    if not path.is_file():
-        return None
-    return read_record(Reached, path, "delete it: the log of its stage then counts as it is")
+    """Read the state of a stage's checkpoint; None for none. Raises RunError if damaged."""
+    mend = "delete it: the log of its stage then counts as it is"
+    return read_if_there(Reached, stage_folder / REACHED, mend)
 
 
 class PerClass(Record):
@@ -100,16 +94,10 @@ class StagePseudoLabels(RootModel[dict[str, PseudoLabelScores]]):
 
 
 def read_pseudo_labels(stage_folder: Path) -> dict[str, PseudoLabelScores]:
-    """Read the quality of a stage's pseudo-labels; empty where it was not measured.
-
-    Raises:
-        RunError: if the file is damaged.
-    """
-    path = stage_folder / PSEUDO_LABELS
-    if not path.is_file():
-        return {}
+    """Read the quality of a stage's pseudo-labels; empty for none. Raises RunError if damaged."""
     mend = "restore it, or delete it to go without"
-    return read_record(StagePseudoLabels, path, mend).root
+    found = read_if_there(StagePseudoLabels, stage_folder / PSEUDO_LABELS, mend)
+    return {} if found is None else found.root
 
 
 class CriteriaRecord(Record):
@@ -142,24 +130,15 @@ class StageCriteria(Record):
 
 
 def read_criteria(stage_folder: Path) -> list[CriteriaRecord]:
-    """Read a stage's criteria in order of steps; empty where none were recorded.
-
-    Raises:
-        RunError: if the file is damaged.
-    """
+    """Read a stage's criteria in order of steps. Raises RunError if the file is damaged."""
     return read_stage_criteria(stage_folder).records
 
 
 def read_stage_criteria(stage_folder: Path) -> StageCriteria:
-    """Read a stage's criteria with what they are of; its records are in order of steps.
-
-    Raises:
-        RunError: if the file is damaged.
-    """
-    path = stage_folder / CRITERIA
-    if not path.is_file():
+    """Read a stage's criteria with what they are of; without any where none were recorded."""
+    found = read_if_there(StageCriteria, stage_folder / CRITERIA, "delete it and select again")
+    if found is None:
         return StageCriteria(records=[])
-    found = read_record(StageCriteria, path, "delete it and select again")
     return found.with_changes(records=sorted(found.records, key=lambda record: record.step))
 
 
@@ -188,7 +167,7 @@ Curve = list[Share | None]
 
 
 class CurvesPerClass(Record):
-    """Curves by class, each (K, T): precision by label, coverage by true class."""
+    """Curves by class, each (K, T): precision of labels that name it, coverage of its pixels."""
 
     precision: list[Curve]
     coverage: list[Curve]
@@ -205,15 +184,12 @@ class LabelCurves(Record):
     @model_validator(mode="after")
     def _lengths_agree(self) -> Self:
         count = len(self.thresholds)
-        by_class = self.per_class
-        for curve in (self.precision, self.coverage, *by_class.precision, *by_class.coverage):
+        precision, coverage = self.per_class.precision, self.per_class.coverage
+        for curve in (self.precision, self.coverage, *precision, *coverage):
             if len(curve) != count:
                 raise ValueError(f"a curve has {len(curve)} points for {count} thresholds")
-        if len(by_class.precision) != len(by_class.coverage):
-            raise ValueError(
-                f"precision of {len(by_class.precision)} classes, coverage of "
-                f"{len(by_class.coverage)}"
-            )
+        if len(precision) != len(coverage):
+            raise ValueError(f"precision of {len(precision)} classes, coverage of {len(coverage)}")
         return self
 
     def of(self, class_id: int | None) -> tuple[Curve, Curve]:
@@ -224,36 +200,15 @@ class LabelCurves(Record):
 
 
 class StageCurves(RootModel[dict[str, LabelCurves]]):
-    """label_curves.json (RQ2): kind of pseudo-label → its curves.
-
-    ```json
-    {
-      "anchor": {
-        "thresholds": [0.0, 0.5],
-        "precision": [0.7, 0.9],
-        "coverage": [1.0, 0.4],
-        "per_class": {"precision": [[0.7, null]], "coverage": [[1.0, 0.3]]}
-      }
-    }
-    ```
-
-    For each kind of pseudo-label T thresholds, rising, and at each of them precision and coverage
-    over all classes (T,) and by class (K, T). Of a class, precision is of the labels that name it,
-    coverage of its own pixels. Null where undefined.
-    """
+    """label_curves.json (RQ2): kind of pseudo-label → its curves."""
 
 
 _MEASURED_ANEW = "remove it and make the comparison again, which measures it anew"
 
 
 def read_separation(stage_folder: Path) -> Separation | None:
-    """Read how far apart a stage's classes lie; None where it was not measured.
-
-    Raises:
-        RunError: if the file is damaged.
-    """
-    path = stage_folder / SEPARATION
-    return read_record(Separation, path, _MEASURED_ANEW) if path.is_file() else None
+    """Read how far apart a stage's classes lie; None for nothing. Raises RunError if damaged."""
+    return read_if_there(Separation, stage_folder / SEPARATION, _MEASURED_ANEW)
 
 
 def read_curves(stage_folder: Path, num_classes: int) -> dict[str, LabelCurves]:
@@ -267,9 +222,8 @@ def read_curves(stage_folder: Path, num_classes: int) -> dict[str, LabelCurves]:
         RunError: if the file is damaged, or is of another number of classes.
     """
     path = stage_folder / LABEL_CURVES
-    if not path.is_file():
-        return {}
-    kinds = read_record(StageCurves, path, _MEASURED_ANEW).root
+    found = read_if_there(StageCurves, path, _MEASURED_ANEW)
+    kinds = {} if found is None else found.root
     for kind, curves in kinds.items():
         if len(curves.per_class.precision) != num_classes:
             raise RunError(
