@@ -96,8 +96,7 @@ def write_with(path: Path, save: Callable[[Path], object], *, sealed: bool = Fal
 
 def copy_file(origin: Path, path: Path, *, sealed: bool = False) -> None:
     """Copy a file, whole or not at all. Raises RunError as `whole_file` does."""
-    with whole_file(path, sealed=sealed) as temporary:
-        shutil.copyfile(origin, temporary)
+    write_with(path, lambda temporary: shutil.copyfile(origin, temporary), sealed=sealed)
 
 
 def seal(path: Path) -> None:
@@ -268,14 +267,10 @@ def unwritable(path: Path, error: OSError) -> RunError:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a renaming last, where the system lets a folder be opened for that."""
-    try:
+    """Make a renaming last, where the system can: the file itself is safe in any case."""
+    with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass  # Some network file systems refuse it; the file itself is safe.
-    finally:
-        os.close(handle)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -76,7 +76,7 @@ def stepper(
     method.to(fabric.device)
     optim = OptimConfig(optimizer="adamw", learning_rate=1e-4, clip_norm=1.0)
     settings = StageSettings(name="waiting", steps=9, optim=optim)
-    trainer = Trainer.attach(
+    trainer = Trainer(
         fabric, Processes(fabric), method, settings, compute, 0, method.optimizers(optim)
     )
     return lambda batch, step: train_step(trainer, step, batch)

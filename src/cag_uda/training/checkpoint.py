@@ -9,15 +9,17 @@ import contextlib
 import errno
 import logging
 import os
-import pickle
 import shutil
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from pickle import UnpicklingError
+from typing import Any, TypeAlias
+from zipfile import BadZipFile, ZipFile
 
 import torch
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
 
 from cag_uda.errors import RunError
 from cag_uda.files import write_with
@@ -26,17 +28,12 @@ from cag_uda.methods.base import Method
 _FILE, _PREVIOUS = "state.pt", "previous.pt"
 _FULL_BYTES = 1 << 20
 """A disk with less room than this is full: the writer keeps back less than a block of its own."""
+_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, BadZipFile, UnpicklingError)
+"""What is raised where a checkpoint's checksums do not hold, or it is something else."""
 
 
-class Stateful(Protocol):
-    """An optimiser, or anything else that a stage goes on with."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give the state that it goes on with."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with it."""
-
+Stateful: TypeAlias = Optimizer | GradScaler
+"""What a stage goes on with besides its method."""
 
 Rows = list[tuple[int, dict[str, float]]]
 """Losses of single steps, which are not in the log yet: step and values by name."""
@@ -94,7 +91,7 @@ def load_checkpoint(
             continue
         try:
             state = _read(path)
-        except (OSError, EOFError, RuntimeError, ValueError, KeyError, _Unsound) as error:
+        except _UNREADABLE as error:
             reasons.append(f"{path}: {_first_line(error)}")
             continue
         if reasons:
@@ -116,22 +113,15 @@ def drop_previous(folder: Path) -> None:
         (folder / _PREVIOUS).unlink(missing_ok=True)
 
 
-class _Unsound(Exception):
-    """A checkpoint whose checksums do not hold, or that is something else."""
-
-
 def _read(path: Path) -> dict[str, Any]:
     """Read a checkpoint into memory, after its checksums: torch does not look at them."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise _Unsound(f"its part {damaged} is damaged")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, NotImplementedError, pickle.UnpicklingError) as error:
-        raise _Unsound(_first_line(error)) from error
+    with ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"its part {damaged} is damaged")
+    state = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state, dict) or not isinstance(state.get("step"), int):
-        raise _Unsound("it is no checkpoint of a stage")
+        raise ValueError("it is no checkpoint of a stage")
     return state
 
 

@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -29,7 +29,7 @@ class Interrupted(Exception):
 class StopRequest:
     """Request to stop, made by a signal."""
 
-    number: int | None = field(default=None)
+    number: int | None = None
 
     def check(self) -> None:
         """Raise Interrupted if one has."""

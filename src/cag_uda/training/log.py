@@ -40,15 +40,8 @@ Files: TypeAlias = Callable[[int], Sequence[str]]
 class StageLog:
     """Collects a stage's losses and writes down their means over steps and processes.
 
-    Args:
-        processes: of the run.
-        folder: of the stage.
-        done: how far the stage is. Losses that its log had yet to write are taken over; records
-            beyond its step, which a resumed run repeats, are dropped.
-        callbacks: their `on_log` is called with each record.
-
-    Raises:
-        RunError: if the disk is full or gone.
+    Losses that the log had yet to write at the checkpoint `done` are taken over; records beyond its
+    step, which a resumed run repeats, are dropped. Raises RunError if the disk is full or gone.
     """
 
     def __init__(
@@ -60,7 +53,9 @@ class StageLog:
                 _take_up(folder, done.step)
         self._begun_s = time.monotonic() - done.elapsed_s
         self._on_device: list[tuple[int, Mapping[str, Tensor]]] = []
-        self._rows = _share(done.pending, processes)
+        # Checkpoints of another number of processes hold no rows of this one alone.
+        is_alike = len(done.pending) == processes.count
+        self._rows = [*done.pending[processes.rank]] if is_alike else _mean_rows(done.pending)
         self._window_s, self._images, self._skipped = time.monotonic(), 0, 0
 
     @property
@@ -167,13 +162,7 @@ class StageLog:
 
 
 def not_finite(step: int, losses: Mapping[str, float], files: Sequence[str]) -> RunError:
-    """The error for a step whose loss or gradient is not finite.
-
-    Args:
-        step: 0-based.
-        losses: of the step.
-        files: images of its batch.
-    """
+    """The error for a step (0-based) whose loss or gradient is not finite."""
     broken = [name for name, loss in losses.items() if not math.isfinite(loss)]
     what = f"the loss {', '.join(broken)}" if broken else "the gradient"
     terms = ", ".join(f"{name} {loss:.4g}" for name, loss in losses.items())
@@ -190,7 +179,7 @@ def _take_up(folder: Path, step: int) -> None:
     """Cut a log off after a step, or begin it; where lines before it are lost, it says so."""
     path = folder / METRICS
     log = _bytes_of(path)
-    kept = "".join(_kept(log, step))
+    kept = _kept(log, step)
     if not step:
         (folder / REACHED).unlink(missing_ok=True)
     else:
@@ -218,21 +207,11 @@ def _bytes_of(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
-def _kept(log: bytes, step: int) -> list[str]:
+def _kept(log: bytes, step: int) -> str:
     """Complete records up to a step; what a crash cut short, or a disk damaged, is dropped."""
-    kept = []
-    for line in log.decode("utf-8", errors="replace").splitlines():
-        record = parse_line(MetricsLine, line)
-        if record is not None and record.step <= step:
-            kept.append(line + "\n")
-    return kept
-
-
-def _share(pending: Sequence[Rows], processes: Processes) -> Rows:
-    """This process's share of the losses that were not written when a checkpoint was made."""
-    if len(pending) == processes.count:
-        return list(pending[processes.rank])
-    return _mean_rows(pending)
+    lines = log.decode("utf-8", errors="replace").splitlines()
+    records = ((line, parse_line(MetricsLine, line)) for line in lines)
+    return "".join(f"{line}\n" for line, record in records if record and record.step <= step)
 
 
 def _mean_rows(pending: Sequence[Rows]) -> Rows:

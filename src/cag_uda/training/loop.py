@@ -79,7 +79,7 @@ def train_stage(
         done = load_checkpoint(folder / "checkpoint", method, state)
     if done is None:
         done = _prepare(method, data, callbacks, seed)
-    trainer = Trainer.attach(fabric, processes, method, settings, compute, seed, optimizers)
+    trainer = Trainer(fabric, processes, method, settings, compute, seed, optimizers)
     log = StageLog(processes, folder, done, callbacks)
     for callback in callbacks:
         callback.on_start(folder, done.step)

@@ -46,8 +46,11 @@ class Processes:
     """
 
     def __init__(self, fabric: Fabric) -> None:
-        self._fabric = fabric
         self.rank, self.count = fabric.global_rank, fabric.world_size
+        self.is_first = self.rank == 0
+        """True if this is the process that writes files and prints for the run."""
+        self.is_first_here = fabric.local_rank == 0
+        """True if this is the first process of its machine."""
         self._group, self._watch = None, None
         if self.count > 1:
             self._group = dist.new_group(backend="gloo", timeout=_PATIENCE)
@@ -61,19 +64,8 @@ class Processes:
             return
         if kind is None:
             self._watch.close()
-        elif not issubclass(kind, UserError | Interrupted | SystemExit):
-            self._watch.hesitate()
-        self._watch.is_over()
-
-    @property
-    def is_first(self) -> bool:
-        """True if this is the process that writes files and prints for the run."""
-        return self.rank == 0
-
-    @property
-    def is_first_here(self) -> bool:
-        """True if this is the first process of its machine."""
-        return self._fabric.local_rank == 0
+        else:
+            self._watch.leave(hesitates=not issubclass(kind, UserError | Interrupted | SystemExit))
 
     def gather(self, value: T) -> list[T]:
         """Gather a value of every process, by rank, on every process.

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -18,22 +17,21 @@ from cag_uda.training.settings import ComputeConfig, StageSettings
 from cag_uda.types import Batch, Labelled, Losses, Unlabelled
 
 
-@dataclass(frozen=True)
 class Trainer:
-    """State that all steps of a stage share."""
+    """State of a stage that its steps share: networks, optimisers, precision and processes.
 
-    fabric: Fabric
-    processes: Processes
-    method: Method
-    settings: StageSettings
-    compute: ComputeConfig
-    seed: int
-    optimizers: Mapping[str, Any]
-    """Optimiser of each network, as Fabric has set it up."""
+    Args:
+        fabric: launched, in the run's precision.
+        processes: those that share the work.
+        method: on the device.
+        settings: of the stage.
+        compute: resolved.
+        seed: of everything random on the device in this stage; the loader has its own.
+        optimizers: by network; a checkpoint must be loaded into them before.
+    """
 
-    @classmethod
-    def attach(
-        cls,
+    def __init__(
+        self,
         fabric: Fabric,
         processes: Processes,
         method: Method,
@@ -41,18 +39,9 @@ class Trainer:
         compute: ComputeConfig,
         seed: int,
         optimizers: Mapping[str, Optimizer],
-    ) -> "Trainer":
-        """Wrap a method's networks and optimisers for precision and processes.
-
-        Args:
-            fabric: launched, in the run's precision.
-            processes: those that share the work.
-            method: on the device.
-            settings: of the stage.
-            compute: resolved.
-            seed: of everything random on the device in this stage; the loader has its own.
-            optimizers: by network; a checkpoint must be loaded into them before.
-        """
+    ) -> None:
+        self.fabric, self.processes, self.method = fabric, processes, method
+        self.settings, self.compute, self.seed = settings, compute, seed
 
         def wrap(network: nn.Module) -> Any:
             # For training alone: sweeps and evaluation call the network itself, with images of any
@@ -61,8 +50,9 @@ class Trainer:
             return fabric.setup_module(made, move_to_device=False)
 
         method.attach(wrap, fabric.autocast)
-        wrapped = {name: fabric.setup_optimizers(each) for name, each in optimizers.items()}
-        return cls(fabric, processes, method, settings, compute, seed, wrapped)
+        self.optimizers: dict[str, Any] = {
+            name: fabric.setup_optimizers(each) for name, each in optimizers.items()
+        }
 
 
 def train_step(trainer: Trainer, step: int, batch: Batch) -> tuple[dict[str, Tensor], bool]:
@@ -100,14 +90,9 @@ def train_step(trainer: Trainer, step: int, batch: Batch) -> tuple[dict[str, Ten
 
 
 def backpropagate(trainer: Trainer, batch: Batch) -> dict[str, Tensor]:
-    """Compute the losses of a batch, graph by graph, and leave their gradients at the parameters.
+    """Leave the gradients of a batch at the parameters, graph by graph; returns the losses by name.
 
-    Args:
-        trainer: of the stage.
-        batch: this process's part; taken in `compute.accumulation` parts.
-
-    Returns:
-        The losses by name, detached.
+    The batch is taken in `compute.accumulation` parts.
     """
     parts = trainer.compute.accumulation
     losses: dict[str, Tensor] = {}
@@ -131,14 +116,9 @@ def _graphs(method: Method, batch: Batch) -> Iterator[Losses]:
 
 
 def seed_for(seed: int, step: int, rank: int = 0) -> None:
-    """Make what is random on the device a function of seed, step and process.
+    """Make what is random on the device a function of seed, step and, where given, process.
 
     So a resumed run is the run.
-
-    Args:
-        seed: of the stage.
-        step: 0-based.
-        rank: of the process, where each shall draw its own numbers.
     """
     torch.manual_seed(((seed * 1_000_003 + step) * 4096 + rank) % 2**63)
 
@@ -161,11 +141,9 @@ def _update_weights(trainer: Trainer) -> None:
 def _is_finite(trainer: Trainer, losses: Mapping[str, Tensor]) -> bool:
     """Tell whether losses and gradients are finite on all processes."""
     gradients = [each.grad for each in trainer.method.parameters() if each.grad is not None]
-    if shared_scale(trainer.fabric) is not None:
-        # Scaled ones overflow now and then; their optimiser skips that step by itself.
-        gradients = []
     values = [loss.float() for loss in losses.values()]
-    if gradients:
+    # Scaled ones overflow now and then; their optimiser skips that step by itself.
+    if gradients and shared_scale(trainer.fabric) is None:
         values.append(nn.utils.get_total_norm(gradients).float())
     is_finite = all(bool(value.isfinite()) for value in values)
     return trainer.processes.largest(not is_finite) == 0

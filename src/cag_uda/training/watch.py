@@ -58,13 +58,15 @@ class Watch:
         self._is_over = True
         self._join(_AT_LAST_S)
 
-    def is_over(self) -> None:
-        """Take no notice any more of others that end."""
-        self._is_over = True
+    def leave(self, *, hesitates: bool) -> None:
+        """Take no notice any more of others that end.
 
-    def hesitate(self) -> None:
-        """Give the watch time to find that another's death is the cause of an error here."""
-        time.sleep(_SOON_S)
+        Args:
+            hesitates: whether to wait first for news that another's death is the cause.
+        """
+        if hesitates:
+            time.sleep(_SOON_S)
+        self._is_over = True
 
     def _wait_for(self, peer: int) -> None:
         message = torch.zeros(1, dtype=torch.int64)

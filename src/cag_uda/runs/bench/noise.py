@@ -35,5 +35,5 @@ def stepper(
     """
     optimizers = method.optimizers(settings.optim)
     method.prepare(Passes(lambda: [batch.source], lambda: [batch.target], lambda each: each))
-    trainer = Trainer.attach(fabric, Processes(fabric), method, settings, compute, 0, optimizers)
+    trainer = Trainer(fabric, Processes(fabric), method, settings, compute, 0, optimizers)
     return lambda: train_step(trainer, 0, batch)
