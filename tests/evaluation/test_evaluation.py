@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cag_uda.errors import DataError, ShapeError
-from cag_uda.evaluation.bootstrap import paired_bootstrap
+from cag_uda.evaluation.bootstrap import Interval, bootstrap_of_means
 from cag_uda.evaluation.confusion import ConfusionMatrix
 from cag_uda.evaluation.pseudo_label_scores import PseudoLabelTally
 from cag_uda.evaluation.scores import scores
@@ -91,15 +91,12 @@ def test_maps_of_different_shapes_or_of_floats_are_refused() -> None:
         confusion.update(np.zeros(3, np.uint8), np.zeros(3))
 
 
-def test_matrices_add_up_over_frames_and_processes() -> None:
+def test_matrices_add_up_over_processes() -> None:
     first, second = confusion_of([0, 1], [0, 0], 2), confusion_of([1, 1], [1, 0], 2)
     both = confusion_of([0, 1, 1, 1], [0, 0, 1, 0], 2)
-    assert (first + second).counts.tolist() == both.counts.tolist()
     other = torch.from_numpy(second.counts)
     assert first.reduced(lambda mine: mine + other).counts.tolist() == both.counts.tolist()
     assert first.counts.sum() == 2
-    with pytest.raises(ShapeError):
-        first + ConfusionMatrix(3)
 
 
 @pytest.mark.parametrize("num_classes", [0, 256])
@@ -169,6 +166,10 @@ def frames_of(accuracy: float, seed: int, count: int = 40) -> npt.NDArray[np.int
     )
 
 
+def paired_bootstrap(first: np.ndarray, second: np.ndarray, **draws: int) -> Interval:
+    return bootstrap_of_means([first], [second], **draws)
+
+
 def test_a_segmenter_does_not_differ_from_itself() -> None:
     frames = frames_of(0.6, 0)
     assert paired_bootstrap(frames, frames) == (0.0, 0.0, 0.0)
@@ -209,7 +210,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     covered = sum(
         low <= 0 <= high
         for _, low, high in (
-            paired_bootstrap(frames_of(0.6, 2 * i), frames_of(0.6, 2 * i + 1), 200)
+            paired_bootstrap(frames_of(0.6, 2 * i), frames_of(0.6, 2 * i + 1), resamples=200)
             for i in range(60)
         )
     )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from cag_uda.errors import DataError, ShapeError
 from cag_uda.evaluation.scores import intersection_and_union, mean_over_classes, share
+from cag_uda.runs.records.run import Gain
 
 
 class Interval(NamedTuple):
@@ -20,37 +21,10 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-
-def paired_bootstrap(
-    first: npt.NDArray[np.int64],
-    second: npt.NDArray[np.int64],
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Interval:
-    """Estimate how far the first segmenter is above the second.
-
-    The frames are the sample: each resample draws N of them with replacement, the same for both
-    segmenters, and adds up their confusion matrices. Frames of one drive resemble each other, so
-    that the interval is of these drives' kind of frame, not of other cities.
-
-    Args:
-        first: (N, K, K) or (N, K, K + 1), the first segmenter's confusion matrix of each frame.
-        second: those of the second segmenter, of the same frames in the same order.
-        resamples: how often the frames are drawn.
-        seed: of the draws.
-
-    Returns:
-        mIoU of the first minus that of the second over all frames, and the 2.5 and 97.5
-        percentiles over the resamples.
-
-    Raises:
-        ShapeError: if the two are not of the same frames and classes.
-        DataError: if there is no frame with a labelled pixel.
-
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13 (percentile
-        interval).
-    """
-    return bootstrap_of_means([first], [second], resamples, seed)
+    def over(self, other: str) -> Gain:
+        """Write it in points, as a gain over the network of that name."""
+        points, low, high = (100 * value for value in self)
+        return Gain(over=other, points=points, low=low, high=high)
 
 
 def bootstrap_of_means(
@@ -59,23 +33,29 @@ def bootstrap_of_means(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """Estimate how far the mean mIoU of some segmenters is above others', as `paired_bootstrap`.
+    """Estimate how far the mean mIoU of some segmenters is above that of others.
 
-    Each resample draws the same frames for all segmenters, so that the interval is of the frames
-    and not of the training: with few seeds, the spread over seeds stands beside it.
+    The frames are the sample: each resample draws N of them with replacement, the same for all
+    segmenters, and adds up their confusion matrices. Frames of one drive resemble each other, so
+    that the interval is of these drives' kind of frame, not of other cities. Nor is it of the
+    training: with few seeds, the spread over seeds stands beside it.
 
     Args:
-        first: for each seed (N, K, K) or (N, K, K + 1), confusion matrices of the same N frames.
+        first: for each seed (N, K, K) or (N, K, K + 1), confusion matrices of the same N frames in
+            the same order.
         second: the same of the others; as many seeds or not.
         resamples: how often the frames are drawn.
         seed: of the draws.
 
     Returns:
-        The difference of the means over seeds, and the 2.5 and 97.5 percentiles.
+        The difference of the means over seeds, and the 2.5 and 97.5 percentiles over the resamples.
 
     Raises:
         ShapeError: if there are none, or they are not of the same frames and classes.
         DataError: if there is no frame with a labelled pixel.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13 (percentile
+        interval).
     """
     shapes = {each.shape for each in (*first, *second)}
     if not first or not second or len(shapes) > 1 or first[0].ndim != 3:

@@ -4,14 +4,14 @@ Needs labels of both domains, so it is for the report alone: nothing in training
 features and labels on one grid; not the network.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from cag_uda.errors import ShapeError
+from cag_uda.evaluation.scores import or_none
+from cag_uda.runs.records.stage import DomainSeparation
 
 
 class ClassScatter:
@@ -62,38 +62,29 @@ class ClassScatter:
         return (self.squares / self.counts - self.means.square().sum(dim=1)).clamp(min=0)
 
 
-class Separation(NamedTuple):
-    """Between-class over within-class scatter (traces): more is better apart, without a unit."""
-
-    by_pixels: float
-    """Ratio with each class weighted by its pixels (Fisher's): large classes decide."""
-    balanced: float
-    """Ratio with the same weight for each class."""
-
-
-def separation(scatter: ClassScatter) -> Separation:
-    """Measure how far apart the classes of one domain lie.
+def separation(scatter: ClassScatter) -> DomainSeparation:
+    """Measure how far apart the classes of one domain lie: more is better, without a unit.
 
     Args:
-        scatter: with pixels of two classes at least.
+        scatter: of the domain's features.
 
     Returns:
-        Both ratios; NaN where fewer than two classes have pixels.
+        Both ratios; None where fewer than two classes have pixels.
 
     Source: Fisher, *The use of multiple measurements in taxonomic problems*, 1936; the ratio of
         traces.
     """
     seen = scatter.counts > 0
     if seen.sum() < 2:
-        return Separation(float("nan"), float("nan"))
+        return DomainSeparation(by_pixels=None, balanced=None)
     means, variances = scatter.means[seen], scatter.variances[seen]
     ratios = []
     for weight in (scatter.counts[seen], torch.ones_like(variances)):
         share = weight / weight.sum()
         centre = share @ means
         between = share @ (means - centre).square().sum(dim=1)
-        ratios.append(float(between / (share @ variances)))
-    return Separation(*ratios)
+        ratios.append(or_none(between / (share @ variances)))
+    return DomainSeparation(by_pixels=ratios[0], balanced=ratios[1])
 
 
 def centroid_shift(source: ClassScatter, target: ClassScatter) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ Knows label maps; knows no image, no network and no score.
 """
 
 from collections.abc import Callable
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -86,11 +86,6 @@ class ConfusionMatrix:
         classes = self.num_classes
         self.counts[:, :classes] += table[:classes, :classes]
         self.counts[:, classes] += table[:classes, classes:].sum(axis=1)
-
-    def __add__(self, other: Self) -> "ConfusionMatrix":
-        if other.num_classes != self.num_classes:
-            raise ShapeError(f"cannot add {other.num_classes} classes to {self.num_classes}")
-        return ConfusionMatrix(self.num_classes, self.counts + other.counts)
 
     def reduced(self, add_up: Callable[[Tensor], Tensor]) -> "ConfusionMatrix":
         """The sum over all processes.

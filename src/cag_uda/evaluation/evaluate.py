@@ -19,7 +19,7 @@ from torch import Tensor
 from cag_uda.data.domains.domain import Domain, Item
 from cag_uda.data.files.ahead import Room, ahead
 from cag_uda.errors import DataError, ShapeError
-from cag_uda.evaluation.bootstrap import Interval, paired_bootstrap
+from cag_uda.evaluation.bootstrap import Interval, bootstrap_of_means
 from cag_uda.evaluation.confusion import ConfusionMatrix
 from cag_uda.evaluation.scores import Scores, scores
 from cag_uda.files import is_sound, whole_file
@@ -59,7 +59,7 @@ class Evaluation:
         """Scores by a protocol, or over all classes. Raises as `scores.scores` does."""
         return scores(self.confusion, self.names, protocol)
 
-    def gain_over(self, other: "Evaluation", resamples: int = 1000, seed: int = 0) -> Interval:
+    def gain_over(self, other: "Evaluation") -> Interval:
         """Estimate the gain over another segmenter on the same frames, with a 95 % interval.
 
         Frames are paired by key, whatever their order.
@@ -73,7 +73,7 @@ class Evaluation:
                 f"the evaluations are of different frames ({len(self.keys)} and "
                 f"{len(other.keys)}) or classes; evaluate both on one split of one domain"
             )
-        return paired_bootstrap(self.confusions[mine], other.confusions[theirs], resamples, seed)
+        return bootstrap_of_means([self.confusions[mine]], [other.confusions[theirs]])
 
     def save_frames(self, path: Path) -> None:
         """Write everything to an npz file, whole or not at all.

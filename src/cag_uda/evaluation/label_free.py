@@ -190,12 +190,11 @@ def _sharpened(probability: Tensor) -> Tensor:
     return squared / squared.sum(dim=1, keepdim=True)
 
 
-def neighbourhood_density(features: Tensor, temperature: float = _TEMPERATURE) -> Tensor:
+def neighbourhood_density(features: Tensor) -> Tensor:
     """Compute the soft neighbourhood density: how many neighbours pixels have in feature space.
 
     Args:
         features: (N, D), of any length; directions alone count.
-        temperature: of the softmax over neighbours.
 
     Returns:
         Scalar in [0, log(N − 1)], mean over i of the entropy of softmax_{j≠i}(f_i·f_j / τ).
@@ -209,7 +208,7 @@ def neighbourhood_density(features: Tensor, temperature: float = _TEMPERATURE) -
     if features.ndim != 2 or len(features) < 2:
         raise ShapeError(f"wanted features (N, D) of two pixels at least, got {features.shape}")
     directions = F.normalize(features, dim=1)
-    similarity = directions @ directions.t() / temperature
+    similarity = directions @ directions.t() / _TEMPERATURE
     similarity.fill_diagonal_(-torch.inf)
     # A neighbour of probability 0, i itself among them, adds 0: not 0 · log 0.
     entropy: Tensor = torch.special.entr(similarity.softmax(dim=1)).sum(dim=1)

@@ -6,11 +6,10 @@ in training may read it.
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cag_uda.errors import ShapeError
-from cag_uda.evaluation.scores import or_none, share
+from cag_uda.evaluation.scores import or_nones, share
 from cag_uda.runs.records.stage import CurvesPerClass, LabelCurves
 
 
@@ -71,11 +70,11 @@ class PrecisionCurves:
         everything, all_true = (np.repeat(each[:, :1], each.shape[1], 1) for each in (given, true))
         return LabelCurves(
             thresholds=[float(value) for value in self.thresholds],
-            precision=_plain(share(right.sum(axis=0), given.sum(axis=0))[1:]),
-            coverage=_plain(share(given.sum(axis=0), everything.sum(axis=0))[1:]),
+            precision=or_nones(share(right.sum(axis=0), given.sum(axis=0))[1:]),
+            coverage=or_nones(share(given.sum(axis=0), everything.sum(axis=0))[1:]),
             per_class=CurvesPerClass(
-                precision=[_plain(row[1:]) for row in share(right, given)],
-                coverage=[_plain(row[1:]) for row in share(true, all_true)],
+                precision=[or_nones(row[1:]) for row in share(right, given)],
+                coverage=[or_nones(row[1:]) for row in share(true, all_true)],
             ),
         )
 
@@ -100,7 +99,3 @@ def precision_at(curve: LabelCurves, coverage: float) -> float | None:
     points.sort()
     x, y = (np.array(each) for each in zip(*points, strict=True))
     return float(np.interp(coverage, x, y))
-
-
-def _plain(values: NDArray[np.float64]) -> list[float | None]:
-    return [or_none(value) for value in values]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cag_uda.errors import ShapeError
 from cag_uda.evaluation.confusion import ConfusionMatrix
-from cag_uda.evaluation.scores import or_none, share
+from cag_uda.evaluation.scores import or_none, or_nones, share
 from cag_uda.runs.records.stage import PerClass, PseudoLabelScores
 from cag_uda.types import PseudoLabels
 
@@ -80,10 +80,8 @@ class PseudoLabelTally:
         everything = compared.sum(axis=0) + self._unchecked.counts.sum(axis=0)
         coverage = share(everything[:-1].sum(), everything.sum())
         per_class = PerClass(
-            precision=[or_none(value) for value in share(right, assigned.sum(axis=0))],
-            coverage=[
-                or_none(value) for value in share(assigned.sum(axis=1), compared.sum(axis=1))
-            ],
+            precision=or_nones(share(right, assigned.sum(axis=0))),
+            coverage=or_nones(share(assigned.sum(axis=1), compared.sum(axis=1))),
         )
         return PseudoLabelScores(
             precision=or_none(share(right.sum(), assigned.sum())),

@@ -38,7 +38,7 @@ class Scores:
             protocol=self.protocol,
             miou=or_none(self.miou),
             classes=list(self.names),
-            iou=[or_none(value) for value in self.iou.tolist()],
+            iou=or_nones(self.iou),
         )
 
 
@@ -124,6 +124,11 @@ def or_none(value: SupportsFloat) -> float | None:
     """Return a number, or None for NaN, which JSON does not have."""
     number = float(value)
     return None if math.isnan(number) else number
+
+
+def or_nones(values: npt.NDArray[Any]) -> list[float | None]:
+    """Return numbers (n,) as a list, with None for NaN."""
+    return [or_none(value) for value in values]
 
 
 def total_variation(one: Sequence[float], other: Sequence[float]) -> float:
