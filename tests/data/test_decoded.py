@@ -134,7 +134,7 @@ def test_flipped_bits_of_kept_images_are_seen_and_made_anew(
         content[rng.integers(len(content) - 8)] ^= 1 << int(rng.integers(8))
         path.write_bytes(content)
     monkeypatch.setattr(cache, "_sound", set())  # As in the process of a later run.
-    cache._note_damage.cache_clear()
+    cache.warn_once.cache_clear()
     assert are_equal(batches(folder, settings), first)
     assert "are damaged, or of an earlier version: they are made anew" in caplog.text
     monkeypatch.setattr(cache, "_sound", set())

@@ -104,9 +104,8 @@ class Domain:
             self.labels = LabelReader(
                 label_map, table.channel or 0, shown_as, table.divide, table.divide_from
             )
-        names = description.shape_names()
         self._artist: LabelArtist | None = None
-        if names is not None and table.format is not None:
+        if (names := description.shape_names()) is not None and table.format is not None:
             self._artist = LabelArtist(table.format, names, self.images, shown_as)
 
     @classmethod
@@ -139,6 +138,11 @@ class Domain:
         base = data_root if data_root is not None else Path(os.environ.get("CAG_UDA_DATA", "data"))
         return cls(description, shown_as, base, base_is_data_root=True)
 
+    @property
+    def num_classes(self) -> int:
+        """K, the number of classes; 0 without a label space."""
+        return 0 if self.label_space is None else self.label_space.num_classes
+
     def root(self) -> Path:
         """The folder that patterns are relative to: the first of the accepted ones that exists.
 
@@ -155,9 +159,11 @@ class Domain:
             if folder.is_dir():
                 return folder
         others = f" (or {', '.join(names[1:])})" if len(names) > 1 else ""
+        splits = self._description.splits.values()
+        patterns = [images for split in splits for images, _ in split.patterns()]
         raise DataError(
             f"domain {self.name!r}: no folder {folders[0]}{others}; "
-            f"{misplaced_root(self._base, names, self._image_patterns(), self._base_is_data_root)}"
+            f"{misplaced_root(self._base, names, patterns, self._base_is_data_root)}"
         )
 
     def excluded(self, split: str) -> tuple[str, ...]:
@@ -176,9 +182,7 @@ class Domain:
     def missing_scenes(self, split: str) -> int:
         """Count the scenes that `items` would render first; 0 for pictures on disk."""
         table, rendered = self._split(split), self._description.rendered
-        if rendered is None:
-            return 0
-        return sum(not _is_rendered(item) for item in _scene_items(rendered, table))
+        return 0 if rendered is None else sum(map(_is_missing, _scene_items(rendered, table)))
 
     def items(self, split: str, with_labels: bool = True) -> list[Item]:
         """List the images of a split, sorted by key; scenes that are missing are rendered first.
@@ -196,8 +200,10 @@ class Domain:
                 list names images that are not there.
         """
         table = self._split(split)
-        if self._description.rendered is not None:
-            items = _rendered_items(self._description.rendered, table)
+        if (rendered := self._description.rendered) is not None:
+            items = _scene_items(rendered, table)
+            if any(map(_is_missing, items)):
+                _render(rendered, table)
         else:
             items = self._found_items(split, table, with_labels)
         return items if with_labels else [Item(item.key, item.image, None) for item in items]
@@ -239,20 +245,20 @@ class Domain:
         Args:
             used: the labels of the images of all splits.
         """
-        tables = self._description.splits.values()
-        whole = [t for t in tables if not (t.list_file or t.slice or t.exclude or t.scenes)]
         if self._artist is not None:
             return []
+        tables = self._description.splits.values()
+        whole = [t for t in tables if not (t.list_file or t.slice or t.exclude or t.scenes)]
         patterns = {labels for table in whole for _, labels in table.patterns() if labels}
-        found = {
-            image.path
-            for pattern in patterns
-            for image in find_images(self.root(), pattern, self._label_extensions)
-        }
         # Beside a label may lie what is named like it, of another format.
         stems = {path.with_suffix("") for path in used}
-        unused = (path for path in found if path.with_suffix("") not in stems)
-        return sorted(path.relative_to(self.root()).as_posix() for path in unused)
+        unused = {
+            image.path.relative_to(self.root()).as_posix()
+            for pattern in patterns
+            for image in find_images(self.root(), pattern, self._label_extensions)
+            if image.path.with_suffix("") not in stems
+        }
+        return sorted(unused)
 
     @property
     def _label_extensions(self) -> Sequence[str]:
@@ -267,10 +273,6 @@ class Domain:
                 f"(there are: {', '.join(self.splits)})"
             )
         return self._description.splits[split]
-
-    def _image_patterns(self) -> list[str]:
-        splits = self._description.splits.values()
-        return [images for split in splits for images, _ in split.patterns()]
 
     def _found_items(self, split: str, table: SplitTable, with_labels: bool) -> list[Item]:
         root, where = self.root(), f"domain {self.name!r}, split {split!r}"
@@ -312,49 +314,35 @@ class Domain:
     def _with_labels(
         self, found: list[tuple[FoundImage, str | None]], root: Path, where: str
     ) -> list[Item]:
-        items = _labelled(found, root, where, self._label_extensions)
-        if self._artist is None:
-            return items
-        wanted = [(item.key, item.image, item.label) for item in items if item.label is not None]
-        drawn = self._artist.draw(wanted)
-        items = [Item(item.key, item.image, drawn.get(item.key)) for item in items]
-        missing = [item.key for item in items if item.label is None]
+        """Items with the label file of each, drawn first where it holds shapes."""
+        finder, items, missing = LabelFinder(root, self._label_extensions), [], []
+        for image, pattern in found:
+            label = finder.find(pattern, image.captured) if pattern else None
+            if label is None or label == image.path:
+                plain = alternatives(pattern) if pattern else ()
+                wanted = " or ".join(fill(each, image.captured) for each in plain) or "a label"
+                missing.append(f"{image.key} (want {wanted})")
+            items.append(Item(image.key, image.path, label))
         if missing:
+            absent = no_label_folder(root, [pattern for _, pattern in found if pattern][:1])
+            advice = "; add the labels, mend the pattern, or leave those images out with `list`"
+            raise MissingLabelsError(
+                f"{where}: {len(missing)} of {len(items)} images below {root} have no label: "
+                f"{first_of(missing)}{absent or advice}",
+                items,
+            )
+        return items if self._artist is None else self._drawn(self._artist, items, where)
+
+    def _drawn(self, artist: LabelArtist, items: list[Item], where: str) -> list[Item]:
+        wanted = [(item.key, item.image, item.label) for item in items if item.label is not None]
+        drawn = artist.draw(wanted)
+        if missing := [item.key for item in items if item.key not in drawn]:
             raise MissingLabelsError(
                 f"{where}: {len(missing)} of {len(items)} images are not in "
                 f"{wanted[0][2]}: {first_of(missing)}; leave them out with `list`",
-                items,
+                [Item(item.key, item.image, drawn.get(item.key)) for item in items],
             )
-        return items
-
-
-def _labelled(
-    found: list[tuple[FoundImage, str | None]],
-    root: Path,
-    where: str,
-    extensions: Sequence[str],
-) -> list[Item]:
-    """Items with the label file of each."""
-    finder, items, missing = LabelFinder(root, extensions), [], []
-    for image, pattern in found:
-        label = finder.find(pattern, image.captured) if pattern else None
-        if label is None or label == image.path:
-            wanted = _wanted_label(pattern, image) if pattern else "a label"
-            missing.append(f"{image.key} (want {wanted})")
-        items.append(Item(image.key, image.path, label))
-    if missing:
-        absent = no_label_folder(root, [pattern for _, pattern in found if pattern][:1])
-        advice = "; add the labels, mend the pattern, or leave those images out with `list`"
-        raise MissingLabelsError(
-            f"{where}: {len(missing)} of {len(items)} images below {root} have no label: "
-            f"{first_of(missing)}{absent or advice}",
-            items,
-        )
-    return items
-
-
-def _wanted_label(pattern: str, image: FoundImage) -> str:
-    return " or ".join(fill(plain, image.captured) for plain in alternatives(pattern))
+        return [Item(item.key, item.image, drawn[item.key]) for item in items]
 
 
 @cache
@@ -376,38 +364,28 @@ def _rendered_folder(table: RenderedTable) -> Path:
 
 def _scene_items(table: RenderedTable, split: SplitTable) -> list[Item]:
     """The scenes of a split, whether they are in the cache or not."""
-    folder = _rendered_folder(table)
-    return [
-        Item(
-            f"images/{index:06d}",
-            folder / "images" / f"{index:06d}.png",
-            folder / "labels" / f"{index:06d}.png",
-        )
-        for index in range(*(split.scenes or (0, 0)))
-    ]
+    images, labels = (_rendered_folder(table) / name for name in ("images", "labels"))
+    names = [f"{index:06d}" for index in range(*(split.scenes or (0, 0)))]
+    return [Item(f"images/{n}", images / f"{n}.png", labels / f"{n}.png") for n in names]
 
 
-def _is_rendered(item: Item) -> bool:
-    return item.image.is_file() and item.label is not None and item.label.is_file()
+def _is_missing(scene: Item) -> bool:
+    return not (scene.image.is_file() and scene.label is not None and scene.label.is_file())
 
 
-def _rendered_items(table: RenderedTable, split: SplitTable) -> list[Item]:
-    """The scenes of a split; those that are not in the cache yet are rendered."""
+def _render(table: RenderedTable, split: SplitTable) -> None:
+    """Render the scenes of a split that are not in the cache yet."""
     from cag_uda.scenes import render_folder
 
-    folder, scenes = _rendered_folder(table), range(*(split.scenes or (0, 0)))
-    items = _scene_items(table, split)
-    if not all(map(_is_rendered, items)):
-        try:
-            render_folder(
-                folder,
-                table.look,
-                indices=scenes,
-                seed=table.seed,
-                height_px=table.height_px,
-                width_px=table.width_px,
-            )
-        except RunError as error:
-            advice = "scenes are kept in the folder that CAG_UDA_CACHE names"
-            raise DataError([*error.problems, advice]) from error
-    return items
+    try:
+        render_folder(
+            _rendered_folder(table),
+            table.look,
+            indices=range(*(split.scenes or (0, 0))),
+            seed=table.seed,
+            height_px=table.height_px,
+            width_px=table.width_px,
+        )
+    except RunError as error:
+        advice = "scenes are kept in the folder that CAG_UDA_CACHE names"
+        raise DataError([*error.problems, advice]) from error

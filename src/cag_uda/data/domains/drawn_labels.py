@@ -3,12 +3,9 @@
 Finds the drawing of each image, by the name of its file or by what the file says; draws train ids.
 """
 
-import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -17,7 +14,7 @@ from cag_uda.data.annotations.drawing import Drawing, paint
 from cag_uda.data.annotations.formats import AnnotationFormat
 from cag_uda.data.domains.placement import first_of
 from cag_uda.data.domains.shape_names import ShapeNames
-from cag_uda.data.files.cache import VARIABLE, cache_folder
+from cag_uda.data.files.cache import VARIABLE, cache_entry, warn_once
 from cag_uda.data.files.images import ImageReader
 from cag_uda.data.files.patterns import IMAGE_EXTENSIONS, composed
 from cag_uda.errors import DataError, RunError
@@ -49,10 +46,14 @@ class LabelArtist:
         Raises:
             DataError: if a file cannot be read, or shapes have names that no rule covers.
         """
-        files = {path: _Annotations(path, self.format) for _, _, path in wanted}
+        files = {
+            path: _File(self.format.read(path)) for path in dict.fromkeys(w[2] for w in wanted)
+        }
         jobs = []
         for key, image, path in wanted:
-            if (drawing := files[path].of(key)) is not None:
+            file = files[path]
+            drawing = file.drawing_of(key) if self.format.is_of_split else file.drawings[0]
+            if drawing is not None:
                 jobs.append((key, image, path, drawing))
         self._refuse([drawing for *_, drawing in jobs])
         return {key: self._drawn(image, path, drawing) for key, image, path, drawing in jobs}
@@ -66,10 +67,8 @@ class LabelArtist:
                 "for detection; export segmentation"
             )
         if boxes:
-            _warn_once(f"{boxes} of {len(shapes)} shapes are boxes, and are drawn as such")
-        counts: dict[str, int] = defaultdict(int)
-        for shape in shapes:
-            counts[shape.name] += 1
+            warn_once(f"{boxes} of {len(shapes)} shapes are boxes, and are drawn as such")
+        counts = Counter(shape.name for shape in shapes)
         unknown = sorted(self.names.unknown(counts), key=lambda name: -counts[name])
         if unknown:
             listed = first_of([f"{name} ({counts[name]:,} shapes)" for name in unknown], 8)
@@ -80,13 +79,15 @@ class LabelArtist:
             )
 
     def _drawn(self, image: Path, path: Path, drawing: Drawing) -> Path:
-        place = self._place(image, path, drawing)
+        convention = drawing.convention or self.format.convention
+        names = f"{sorted(self.names.values.items())} {self.names.other} {self.names.background}"
+        salt = f"{_FORMAT} {self.format.extension} {convention} {names}"
+        salt += f" {drawing.image} {drawing.size}"
+        place = cache_entry("drawn", ".png", salt, (path, image))
         if place.is_file():
             return place
         size = drawing.size or self.images.size(image)
-        label = paint(
-            drawing, size, self.format.convention, self.names.background, self.names.value_of
-        )
+        label = paint(drawing, size, convention, self.names.background, self.names.value_of)
         encoded = cv2.imencode(".png", label)[1].tobytes()
         try:
             write_with(place, lambda temporary: temporary.write_bytes(encoded))
@@ -95,56 +96,25 @@ class LabelArtist:
             raise DataError([*error.problems, advice]) from error
         return place
 
-    def _place(self, image: Path, path: Path, drawing: Drawing) -> Path:
-        state = path.stat()
-        convention = drawing.convention or self.format.convention
-        digest = sha256(f"{_FORMAT} {self.format.extension} {convention}".encode())
-        digest.update(f"{sorted(self.names.values.items())} {self.names.other}".encode())
-        digest.update(f"{self.names.background} {drawing.image} {drawing.size}".encode())
-        for each in (path, image):
-            digest.update(str(each.resolve()).encode(errors="surrogateescape"))
-        digest.update(f"{state.st_size} {state.st_mtime_ns}".encode())
-        name = digest.hexdigest()[:32]
-        return cache_folder() / "drawn" / name[:2] / f"{name}.png"
 
-
-class _Annotations:
+class _File:
     """The drawings of one file, by image."""
 
-    def __init__(self, path: Path, format: AnnotationFormat) -> None:
-        self._path, self._format = path, format
+    def __init__(self, drawings: list[Drawing]) -> None:
+        self.drawings = drawings
+        self._by_path = {_stem(drawing.image): drawing for drawing in drawings}
+        self._by_name: dict[str, list[Drawing]] = defaultdict(list)
+        for drawing in drawings:
+            self._by_name[PurePosixPath(_stem(drawing.image)).name].append(drawing)
 
-    @cached_property
-    def _drawings(self) -> list[Drawing]:
-        return self._format.read(self._path)
-
-    def of(self, key: str) -> Drawing | None:
+    def drawing_of(self, key: str) -> Drawing | None:
         """The drawing of the image of a key; None if the file does not speak of it."""
-        if not self._format.is_of_split:
-            return self._drawings[0]
         parts = PurePosixPath(composed(key)).parts
         for start in range(len(parts)):
-            found = self._by_path.get("/".join(parts[start:]))
-            if found is not None:
+            if found := self._by_path.get("/".join(parts[start:])):
                 return found
         named_alike = self._by_name.get(parts[-1], [])
         return named_alike[0] if len(named_alike) == 1 else None
-
-    @cached_property
-    def _by_path(self) -> dict[str, Drawing]:
-        return {_stem(drawing.image): drawing for drawing in self._drawings}
-
-    @cached_property
-    def _by_name(self) -> dict[str, list[Drawing]]:
-        found = defaultdict(list)
-        for drawing in self._drawings:
-            found[PurePosixPath(_stem(drawing.image)).name].append(drawing)
-        return found
-
-
-@cache
-def _warn_once(text: str) -> None:
-    logging.getLogger(__name__).warning(text)
 
 
 def _stem(image: str) -> str:

@@ -4,7 +4,10 @@ import io
 import logging
 import os
 import zlib
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,25 @@ def cache_folder() -> Path:
     return Path(chosen) if chosen else Path.home() / ".cache" / "cag-uda"
 
 
+def cache_entry(kind: str, extension: str, salt: str, files: Iterable[Path]) -> Path:
+    """Give the place of what is made of some files: another one where one of them has changed.
+
+    Args:
+        kind: of the entry, a folder of the cache.
+        extension: of the entry, with the dot.
+        salt: all that it depends on besides the files.
+        files: what it is made of; one that is not there counts by its path alone.
+    """
+    digest = sha256(f"{salt}\n".encode())
+    for path in files:
+        digest.update(f"{path.absolute()}\n".encode(errors="surrogateescape"))
+        with suppress(OSError):
+            state = path.stat()
+            digest.update(f"{state.st_size} {state.st_mtime_ns}\n".encode())
+    name = digest.hexdigest()[:32]
+    return cache_folder() / kind / name[:2] / f"{name}{extension}"
+
+
 def kept_array(place: Path, *, map_file: bool = False) -> NDArray[Any] | None:
     """Read an array from the cache.
 
@@ -45,7 +67,10 @@ def kept_array(place: Path, *, map_file: bool = False) -> NDArray[Any] | None:
     except (OSError, ValueError, EOFError):
         is_whole = False
     if not is_whole:
-        _note_damage(place.parent)
+        warn_once(
+            f"entries of the cache in {place.parent.parent} are damaged, or of an earlier version: "
+            "they are made anew"
+        )
         return None
     _sound.add(place)
     return array
@@ -72,7 +97,11 @@ def keep_array(place: Path, array: NDArray[Any], otherwise: str) -> None:
     try:
         write_with(place, save)
     except RunError as error:
-        _warn_once(error.problems[0].split(";")[0], otherwise)
+        reason = error.problems[0].split(";")[0].removeprefix(f"cannot write {place}: ")
+        warn_once(
+            f"cannot write into the cache below {cache_folder()}: {reason}; {otherwise}, unless "
+            f"{VARIABLE} names another folder"
+        )
 
 
 def _checksum(content: memoryview) -> bytes:
@@ -86,14 +115,6 @@ def _has_its_checksum(place: Path) -> bool:
 
 
 @cache
-def _note_damage(folder: Path) -> None:
-    logging.getLogger(__name__).warning(
-        "entries of the cache in %s are damaged, or of an earlier version: they are made anew",
-        folder,
-    )
-
-
-@cache
-def _warn_once(problem: str, otherwise: str) -> None:
-    text = f"{problem}; {otherwise}, unless {VARIABLE} names another folder"
+def warn_once(text: str) -> None:
+    """Log a warning that this process has not given yet."""
     logging.getLogger(__name__).warning(text)

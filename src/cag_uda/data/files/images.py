@@ -27,8 +27,8 @@ from cag_uda.errors import DataError
 from cag_uda.types import Config
 
 _PERCENTILES = (1, 99)
-_TRANSPOSES = {5, 6, 7, 8}
-"""EXIF orientations that exchange height and width."""
+_FIRST_TRANSPOSED = 5
+"""EXIF orientations from this on exchange height and width."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +39,6 @@ class Pixels:
     """(H, W, 3), of any type."""
     orientation: int
     """EXIF orientation of the file, 1 for upright."""
-
-    @property
-    def is_transposed(self) -> bool:
-        """True if the EXIF orientation exchanges height and width."""
-        return self.orientation in _TRANSPOSES
 
 
 def _known_scale(value: Any) -> Any:
@@ -117,7 +112,7 @@ class ImageReader(Config):
         if values.dtype == np.uint8 and self.scale == "auto":
             return values
         if self.scale == "percentile":
-            low, high = percentiles(values)
+            low, high = _percentiles(values)
         elif self.scale == "auto":
             low, high = _natural_range(values, path)
         else:
@@ -137,7 +132,7 @@ class ImageReader(Config):
         except Exception:  # Pillow's parsers raise anything; decoding says what is wrong.
             array = self.read(path)
             return array.shape[0], array.shape[1]
-        return (width, height) if turn in _TRANSPOSES else (height, width)
+        return (width, height) if turn in range(_FIRST_TRANSPOSED, 9) else (height, width)
 
     @property
     def salt(self) -> str:
@@ -154,9 +149,8 @@ class ImageReader(Config):
                 f"{path} has {count} bands, so {list(self.bands)} are not all among them; the "
                 "first is 0"
             )
-        chosen = np.ascontiguousarray(all_bands[..., list(self.bands)])
-        turn = 1 if self.orientation == "stored" else orientation_of(data)
-        return _turned(chosen, turn)
+        chosen = all_bands[..., list(self.bands)]
+        return _turned(chosen, 1 if self.orientation == "stored" else orientation_of(data))
 
 
 DEFAULT = ImageReader()
@@ -196,9 +190,9 @@ def as_rgb(
     return np.asarray(upright.convert("RGB"), dtype=np.uint8)
 
 
-def percentiles(values: npt.NDArray[Any]) -> tuple[float, float]:
+def _percentiles(values: npt.NDArray[Any]) -> tuple[float, float]:
     """The 1st and 99th percentile of the finite numbers."""
-    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    finite = finite_of(values)
     if not finite.size:
         return 0.0, 1.0
     low, high = np.percentile(finite, _PERCENTILES)
@@ -209,8 +203,7 @@ def _natural_range(values: npt.NDArray[Any], path: Path) -> tuple[float, float]:
     """The range that numbers of a type have by convention."""
     if values.dtype == np.uint16:
         return 0.0, 65535.0
-    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    low, high = span_of(values)
     if values.dtype.kind == "f" and low >= 0 and high <= 1:
         return 0.0, 1.0
     raise DataError(
@@ -220,13 +213,23 @@ def _natural_range(values: npt.NDArray[Any], path: Path) -> tuple[float, float]:
     )
 
 
+def finite_of(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The numbers without NaN and the infinite ones."""
+    return values[np.isfinite(values)] if values.dtype.kind == "f" else values
+
+
+def span_of(values: npt.NDArray[Any]) -> tuple[float, float]:
+    """The least and the largest of the finite numbers; 0 and 0 where there are none."""
+    finite = finite_of(values)
+    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+
+
 def _turned(array: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     """Turn an image upright (EXIF 2.32, tag 0x0112)."""
-    mirrored = {2: array[:, ::-1], 3: array[::-1, ::-1], 4: array[::-1]}
-    if orientation in mirrored:
-        return np.ascontiguousarray(mirrored[orientation])
-    if orientation in _TRANSPOSES:
-        across = array.swapaxes(0, 1)
-        turned = {5: across, 6: across[:, ::-1], 7: across[::-1, ::-1], 8: across[::-1]}
-        return np.ascontiguousarray(turned[orientation])
-    return array
+    if orientation >= _FIRST_TRANSPOSED:
+        array = array.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    return np.ascontiguousarray(array)

@@ -7,12 +7,11 @@ the rows that it needs. Several processes may fill and read one folder at once.
 
 import math
 from collections.abc import Callable, Sequence
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
-from cag_uda.data.files.cache import cache_folder, keep_array, kept_array
+from cag_uda.data.files.cache import cache_entry, keep_array, kept_array
 from cag_uda.data.loading.augment import Image, resize_label, resize_to_width
 from cag_uda.data.loading.config import LoadingConfig
 
@@ -28,8 +27,11 @@ class DecodedImages:
     """
 
     def __init__(self, config: LoadingConfig, whole_px: int | None = None) -> None:
-        self._folder = cache_folder() / "decoded"
-        self._width_px = _widest_px(config, whole_px or config.width_px)
+        self._width_px: int | None = None
+        """Largest width that an image is wanted at; None: its own."""
+        if base := config.scale_width_px or config.width_px:
+            whole_px = whole_px or config.width_px or base
+            self._width_px = max(whole_px, math.ceil(base * config.scale[1]))
 
     def read(
         self, paths: Sequence[Path], salt: str, decode: Callable[[], tuple[Image, ...]]
@@ -47,53 +49,16 @@ class DecodedImages:
         Raises:
             DataError: as `decode` does.
         """
-        try:
-            key = self._key(paths, salt)
-        except OSError:
-            return decode()  # Which says what is wrong with the files.
-        place = self._folder / key[:2] / f"{key}.npy"
-        kept = _load(place)
+        place = cache_entry("decoded", ".npy", f"{_FORMAT} {self._width_px} {salt}", paths)
+        kept = kept_array(place, map_file=True)
         if kept is None:
-            kept = _together(self._shrunk(decode()))
+            kept = np.dstack(self._shrunk(*decode()))
             keep_array(place, kept, "images are decoded every time")
-        return _apart(kept)
+        image = kept[:, :, :3]
+        return (image,) if kept.shape[2] == 3 else (image, kept[:, :, 3])
 
-    def _key(self, paths: Sequence[Path], salt: str) -> str:
-        digest = sha256(f"{_FORMAT} {self._width_px} {salt}\n".encode())
-        for path in paths:
-            state = path.stat()
-            digest.update(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
-        return digest.hexdigest()[:32]
-
-    def _shrunk(self, arrays: tuple[Image, ...]) -> tuple[Image, ...]:
-        image, *labels = arrays
+    def _shrunk(self, image: Image, *labels: Image) -> tuple[Image, ...]:
         if self._width_px is None or self._width_px >= image.shape[1]:
-            return arrays
+            return image, *labels
         image = resize_to_width(image, self._width_px)
         return image, *(resize_label(label, *image.shape[:2]) for label in labels)
-
-
-def _widest_px(config: LoadingConfig, whole_px: int | None) -> int | None:
-    """Find the largest width that an image is wanted at, by crops and whole; None: its own."""
-    base = config.scale_width_px or config.width_px
-    if base is None:
-        return None
-    return max(whole_px or base, math.ceil(base * config.scale[1]))
-
-
-def _together(arrays: tuple[Image, ...]) -> Image:
-    """Image and label as one array (H, W, 3 or 4)."""
-    return np.dstack(arrays)
-
-
-def _apart(kept: Image) -> tuple[Image, ...]:
-    image = kept[:, :, :3]
-    return (image,) if kept.shape[2] == 3 else (image, kept[:, :, 3])
-
-
-def _load(place: Path) -> Image | None:
-    """Give what is kept, without reading it yet; None where there is nothing, or nothing of use."""
-    kept = kept_array(place, map_file=True)
-    if kept is None or kept.dtype != np.uint8 or kept.ndim != 3 or kept.shape[2] not in (3, 4):
-        return None
-    return kept

@@ -1,37 +1,54 @@
 """The images of a split, with or without their labels, and what is done about unreadable ones."""
 
-import logging
-from collections.abc import Callable, Collection
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
 from copy import copy
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Generic, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cag_uda.data.domains.domain import Domain, Item
+from cag_uda.data.files.ahead import ahead
+from cag_uda.data.files.cache import cache_entry, keep_array, kept_array, warn_once
 from cag_uda.data.files.decoding import IF_UNREADABLE
 from cag_uda.data.loading.augment import Image, resize_image, resize_label
-from cag_uda.data.loading.class_pixels import Counts, class_pixels
 from cag_uda.data.loading.config import LoadingConfig
 from cag_uda.data.loading.decoded import DecodedImages
 from cag_uda.errors import DataError
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
+Counts: TypeAlias = NDArray[np.int64]
+"""(images, K) pixels of each class in each image."""
 
 _MOST_REPLACED = 10
 """Unreadable images in a row that others may take the place of: more are no accident."""
+_READ_AHEAD = 16
 
 
-class Images(Protocol[T_co]):
-    """Images that can be read by number."""
+class Images(ABC, Generic[T]):
+    """The images of one split of a domain, which can be read by number."""
 
-    def __len__(self) -> int: ...
+    def __init__(
+        self, domain: Domain, items: Sequence[Item], decoded: DecodedImages | None
+    ) -> None:
+        self._domain, self._items, self._decoded = domain, tuple(items), decoded
 
-    def read(self, index: int) -> T_co:
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def path(self, index: int) -> Path:
+        """Return the path of an image."""
+        return self._items[index].image
+
+    @abstractmethod
+    def read(self, index: int) -> T:
         """Read one. Raises DataError."""
 
 
-class LabelledImages:
+class LabelledImages(Images[tuple[Image, Image]]):
     """The labelled images of one split of a domain.
 
     Args:
@@ -52,22 +69,14 @@ class LabelledImages:
         size_px: tuple[int, int] | None = None,
         decoded: DecodedImages | None = None,
     ) -> None:
-        self._domain, self._items, self._size_px = domain, tuple(domain.items(split)), size_px
-        self._decoded = decoded
+        super().__init__(domain, domain.items(split), decoded)
+        self._size_px = size_px
         self._counts: Counts | None = None
-        unlabelled = [item.key for item in self._items if item.label is None]
-        if unlabelled:
+        if any(item.label is None for item in self._items):
             raise DataError(
                 f"split {split!r} of domain {domain.name!r} is learned from but has no labels; "
                 f"give it a `labels` pattern, or name a labelled split"
             )
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def path(self, index: int) -> Path:
-        """Return the path of an image."""
-        return self._items[index].image
 
     def paths(self) -> list[Path]:
         """Return the paths of the images."""
@@ -83,24 +92,51 @@ class LabelledImages:
     def class_pixels(
         self, config: LoadingConfig, note: Callable[[str], None] = lambda text: None
     ) -> Counts:
-        """Pixels of each class in each label, (images, K), read once and kept in the cache.
+        """Count the pixels of each class in each label, at the labels' own sizes.
+
+        Counts are kept below the cache folder and taken from there, until a label or the domain's
+        classes change. Where that folder cannot be written, they are made every time.
 
         Args:
-            config: whose `on_unreadable` is obeyed.
-            note: told where it takes long.
+            config: whose `on_unreadable` is obeyed; an unreadable label has no pixel.
+            note: told before all labels are read, which takes long.
 
         Raises:
             DataError: for an unreadable label.
         """
         if self._counts is None:
-
-            def told(error: DataError) -> None:
-                if config.on_unreadable == "stop":
-                    raise error
-                _warn_once(f"{error}; its classes are not counted")
-
-            self._counts = class_pixels(self._domain, self._items, told, note)
+            self._counts = self._kept_counts(config, note)
         return self._counts
+
+    def _kept_counts(self, config: LoadingConfig, note: Callable[[str], None]) -> Counts:
+        domain, items = self._domain, self._items
+        classes = domain.num_classes
+        labels = [item.label for item in items if item.label is not None]
+        place = cache_entry("class-pixels", ".npy", f"{classes} {self._reading}", labels)
+        kept = kept_array(place)
+        if kept is not None:
+            return kept
+        note(f"counting the classes of {len(items)} labels of {domain.name}, once: counts are kept")
+
+        def count(item: Item) -> Counts | DataError:
+            try:
+                label = domain.read_label(item)
+            except DataError as error:
+                return error
+            return np.bincount(label.ravel(), minlength=256)[:classes]
+
+        counts, is_whole = np.zeros((len(items), classes), np.int64), True
+        for index, row in enumerate(ahead(count, items, depth=_READ_AHEAD)):
+            if not isinstance(row, DataError):
+                counts[index] = row
+                continue
+            if config.on_unreadable == "stop":
+                raise row
+            warn_once(f"{row}; its classes are not counted")
+            is_whole = False
+        if is_whole:
+            keep_array(place, counts, "classes are counted again every time")
+        return counts
 
     def read(self, index: int) -> tuple[Image, Image]:
         """Image (H, W, 3) uint8 and label (H, W) uint8 train ids. Raises DataError."""
@@ -124,7 +160,7 @@ class LabelledImages:
         return f"{self._domain.images.salt} {labels}"
 
 
-class UnlabelledImages:
+class UnlabelledImages(Images[Image]):
     """The images of one split of a domain; whatever labels lie beside them are forgotten here.
 
     Args:
@@ -134,24 +170,16 @@ class UnlabelledImages:
     """
 
     def __init__(self, domain: Domain, split: str, decoded: DecodedImages | None = None) -> None:
-        self._domain, self._decoded = domain, decoded
-        self._items: tuple[Item, ...] = tuple(domain.items(split, with_labels=False))
+        super().__init__(domain, domain.items(split, with_labels=False), decoded)
         self.reader = domain.images
         """Reads the photographs."""
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def path(self, index: int) -> Path:
-        """Return the path of an image."""
-        return self._items[index].image
 
     def read(self, index: int) -> Image:
         """Image (H, W, 3) uint8. Raises DataError."""
         item = self._items[index]
         if self._decoded is None:
             return self._domain.read_image(item)
-        salt = self._domain.images.salt
+        salt = self.reader.salt
         (image,) = self._decoded.read([item.image], salt, lambda: (self._domain.read_image(item),))
         return image
 
@@ -167,14 +195,12 @@ def read_or_next(images: Images[T], index: int, config: LoadingConfig) -> T:
     Raises:
         DataError: for an unreadable image, or for many of them in a row.
     """
-    if config.on_unreadable == "stop":
-        return _read_or_advise(images, index)
     problems: list[str] = []
     for offset in range(min(len(images), _MOST_REPLACED)):
         try:
             return images.read((index + offset) % len(images))
         except DataError as error:
-            _warn_once(f"{error}; the image after it takes its place")
+            _skip(error, config, "the image after it takes its place")
             problems += error.problems
     raise DataError(problems)
 
@@ -185,23 +211,16 @@ def read_or_none(images: Images[T], index: int, config: LoadingConfig) -> T | No
     Raises:
         DataError: for an unreadable image.
     """
-    if config.on_unreadable == "stop":
-        return _read_or_advise(images, index)
     try:
         return images.read(index)
     except DataError as error:
-        _warn_once(f"{error}; it is left out")
+        _skip(error, config, "it is left out")
         return None
 
 
-def _read_or_advise(images: Images[T], index: int) -> T:
-    try:
-        return images.read(index)
-    except DataError as error:
+def _skip(error: DataError, config: LoadingConfig, what_happens: str) -> None:
+    """Warn of an unreadable image that is passed over; stop at it where that is configured."""
+    if config.on_unreadable == "stop":
         *others, last = error.problems
         raise DataError([*others, f"{last}; {IF_UNREADABLE}"]) from error
-
-
-@cache
-def _warn_once(text: str) -> None:
-    logging.getLogger(__name__).warning(text)
+    warn_once(f"{error}; {what_happens}")

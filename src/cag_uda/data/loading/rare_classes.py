@@ -8,17 +8,14 @@ Source: Hoyer et al., *DAFormer*, CVPR 2022, section 3.3 (rare class sampling) a
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cag_uda.data.loading.augment import Crop, Image
-from cag_uda.data.loading.class_pixels import Counts
+from cag_uda.data.loading.images import Counts
 from cag_uda.errors import DataError
 from cag_uda.types import IGNORE
-
-C = TypeVar("C")
 
 _LEAST_SHARE = 0.0015
 """Least share of an image's pixels that a class must have for the image to count as one that has
@@ -71,12 +68,12 @@ class RareClasses:
         return train_id, int(rng.choice(self.images[train_id]))
 
 
-def crop_showing(train_id: int, label_of: Callable[[C], Image], draw: Callable[[], C]) -> C:
+def crop_showing(train_id: int, label: Image, draw: Callable[[], Crop]) -> Crop:
     """Draw crops until one shows a class.
 
     Args:
         train_id: the class.
-        label_of: a crop's label map (h, w).
+        label: (H, W) train ids.
         draw: makes the next crop.
 
     Returns:
@@ -84,7 +81,7 @@ def crop_showing(train_id: int, label_of: Callable[[C], Image], draw: Callable[[
     """
     crop = draw()
     for _ in range(_TRIES - 1):
-        if (label_of(crop) == train_id).mean() >= _LEAST_CROP_SHARE:
+        if (crop.of_label(label) == train_id).mean() >= _LEAST_CROP_SHARE:
             break
         crop = draw()
     return crop

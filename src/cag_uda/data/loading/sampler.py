@@ -43,12 +43,17 @@ class Shard:
 
 
 class _Chosen(NamedTuple):
-    """Image and crop of a slot of the source's part of a batch."""
+    """The labelled image of a slot of the batch."""
 
     images: LabelledImages
     place: int
-    train_id: int | None
+    train_id: int | None = None
     """The class that its crop shall show, if any."""
+
+    @property
+    def file(self) -> str:
+        """Path of the image."""
+        return str(self.images.path(self.place))
 
 
 @dataclass(frozen=True)
@@ -82,15 +87,11 @@ class BatchSource(Dataset["Batch | UserError"]):
 
     def __getitem__(self, step: int) -> Batch | UserError:
         """The part of step `step`'s batch that is this process's, or the error that prevents it."""
-        slots = self._own(self.config.batch_size)
+        slots = self._own(range(self.config.batch_size))
         try:
             source = [self._of_source(step, slot) for slot in slots] if self.sources else []
-            unlabelled = [self._unlabelled(step, slot) for slot in slots]
-            labelled = [
-                self._of_labelled(step, slot, self.labelled)
-                for slot in self._own(self.config.labelled_images)
-                if self.labelled is not None
-            ]
+            unlabelled = [self._of_target(step, slot) for slot in slots]
+            labelled = [self._of_labelled(step, slot) for slot in self._own(self._labelled_slots)]
         except UserError as error:
             # Returned, not raised: a loader process would wrap it into a traceback.
             return error
@@ -105,28 +106,25 @@ class BatchSource(Dataset["Batch | UserError"]):
 
     def files(self, step: int) -> list[str]:
         """The images that step `step`'s whole batch is made of, those of all processes."""
-        slots = range(self.config.batch_size if self.sources else 0)
-        sources = [self._source_of(step, slot) for slot in slots]
+        slots = range(self.config.batch_size)
         return [
-            *(str(chosen.images.path(chosen.place)) for chosen in sources),
-            *(
-                str(self.target.path(self._target_of(step, slot)))
-                for slot in range(self.config.batch_size)
-            ),
-            *(
-                str(self.labelled.path(self._labelled_of(step, slot, self.labelled)))
-                for slot in range(self.config.labelled_images)
-                if self.labelled is not None
-            ),
+            *(self._source_of(step, slot).file for slot in (slots if self.sources else ())),
+            *(str(self.target.path(self._target_of(step, slot))) for slot in slots),
+            *(self._labelled_of(step, slot).file for slot in self._labelled_slots),
         ]
 
-    def _own(self, count: int) -> range:
-        """This process's slots of `count` of the global batch."""
-        share = count // self.shard.world_size
-        return range(self.shard.rank * share, (self.shard.rank + 1) * share)
+    def _own(self, slots: range) -> range:
+        """This process's slots of the global batch."""
+        share = len(slots) // self.shard.world_size
+        return slots[self.shard.rank * share : (self.shard.rank + 1) * share]
+
+    @property
+    def _labelled_slots(self) -> range:
+        """Slots of the labelled target images in the global batch."""
+        return range(0 if self.labelled is None else self.config.labelled_images)
 
     def _source_of(self, step: int, slot: int) -> _Chosen:
-        """The source domain of a slot, and which of its images."""
+        """The source image of a slot."""
         count = len(self.sources)
         domain, place = slot % count, slot // count
         images = self.sources[domain]
@@ -136,8 +134,8 @@ class BatchSource(Dataset["Batch | UserError"]):
             return _Chosen(images, index, train_id)
         share = len(range(domain, self.config.batch_size, count))
         number = step * share + place
-        index = _shuffled_index(len(images), number, (self.seed, self.stage, 0, domain))
-        return _Chosen(images, index, None)
+        key = (self.seed, self.stage, 0, domain)
+        return _Chosen(images, _shuffled_index(len(images), number, key))
 
     @cached_property
     def _rare_classes(self) -> list[RareClasses]:
@@ -150,41 +148,37 @@ class BatchSource(Dataset["Batch | UserError"]):
         number = step * self.config.batch_size + slot
         return _shuffled_index(len(self.target), number, (self.seed, self.stage, 1))
 
-    def _labelled_of(self, step: int, slot: int, images: LabelledImages) -> int:
-        """Return the number of the labelled target image in a slot of the batch."""
+    def _labelled_of(self, step: int, slot: int) -> _Chosen:
+        """The labelled target image of a slot."""
+        assert self.labelled is not None, "there are no slots for such images otherwise"
         number = step * self.config.labelled_images + slot
-        return _shuffled_index(len(images), number, (self.seed, self.stage, 3))
-
-    def _of_labelled(self, step: int, slot: int, images: LabelledImages) -> tuple[Image, Image]:
-        rng = np.random.default_rng((self.seed, self.stage, 3, step, slot))
-        index = self._labelled_of(step, slot, images)
-        image, label = read_or_next(images, index, self.config)
-
-        def draw() -> Crop:
-            return choose_crop((label.shape[0], label.shape[1]), self.config, rng)
-
-        crop = crop_with_labels(label, draw)
-        return photometric(crop.of_image(image), self.config.photometric, rng), crop.of_label(label)
+        key = (self.seed, self.stage, 3)
+        return _Chosen(self.labelled, _shuffled_index(len(self.labelled), number, key))
 
     def _of_source(self, step: int, slot: int) -> tuple[Image, Image]:
         rng = np.random.default_rng((self.seed, self.stage, 0, step, slot))
-        chosen = self._source_of(step, slot)
-        image, label = read_or_next(chosen.images, chosen.place, self.config)
+        images, place, train_id = self._source_of(step, slot)
+        image, label = read_or_next(images, place, self.config)
+        draw = partial(choose_crop, label.shape, self.config, rng)
+        crop = draw() if train_id is None else crop_showing(train_id, label, draw)
+        return self._cropped(image, crop, rng), crop.of_label(label)
 
-        def draw() -> Crop:
-            return choose_crop((label.shape[0], label.shape[1]), self.config, rng)
+    def _of_labelled(self, step: int, slot: int) -> tuple[Image, Image]:
+        rng = np.random.default_rng((self.seed, self.stage, 3, step, slot))
+        images, place, _ = self._labelled_of(step, slot)
+        image, label = read_or_next(images, place, self.config)
+        crop = crop_with_labels(label, partial(choose_crop, label.shape, self.config, rng))
+        return self._cropped(image, crop, rng), crop.of_label(label)
 
-        if chosen.train_id is None:
-            crop = draw()
-        else:
-            crop = crop_showing(chosen.train_id, lambda each: each.of_label(label), draw)
-        return photometric(crop.of_image(image), self.config.photometric, rng), crop.of_label(label)
-
-    def _unlabelled(self, step: int, slot: int) -> tuple[Image, Image]:
+    def _of_target(self, step: int, slot: int) -> tuple[Image, Image]:
+        """The crop of a target image, with photometric augmentation and without."""
         rng = np.random.default_rng((self.seed, self.stage, 1, step, slot))
         image = read_or_next(self.target, self._target_of(step, slot), self.config)
-        plain = choose_crop((image.shape[0], image.shape[1]), self.config, rng).of_image(image)
+        plain = choose_crop(image.shape[:2], self.config, rng).of_image(image)
         return photometric(plain, self.config.photometric, rng), plain
+
+    def _cropped(self, image: Image, crop: Crop, rng: np.random.Generator) -> Image:
+        return photometric(crop.of_image(image), self.config.photometric, rng)
 
 
 def _stacked(pairs: Sequence[tuple[Image, Image]]) -> Labelled:
@@ -232,7 +226,7 @@ def load_batches(
         end()
         raise
     except RuntimeError as error:
-        if not _is_death_of_a_loader(error):
+        if "DataLoader worker" not in str(error):
             raise
         raise RunError(
             "a loader process died, probably for want of memory; set loading.workers lower, or "
@@ -250,10 +244,6 @@ def _end_loaders(loaders: Iterable[BaseProcess]) -> None:
         loader.join()
     if is_main:
         signal.signal(signal.SIGCHLD, handler)
-
-
-def _is_death_of_a_loader(error: RuntimeError) -> bool:
-    return "DataLoader worker" in str(error)
 
 
 def _shuffled_index(count: int, number: int, key: tuple[int, ...]) -> int:
