@@ -12,15 +12,7 @@ _FACES = [(0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7), (4, 5, 6, 7)]
 
 
 def build_side(scene: Scene, street: Street, side: Side, dice: Dice, theme: str) -> None:
-    """Line one side of the street with houses, gaps and side streets between them.
-
-    Args:
-        scene: receives the houses.
-        street: the plan.
-        side: the side to build on.
-        dice: random numbers.
-        theme: what walls are mostly made of.
-    """
+    """Line one side of the street with houses, gaps and side streets between them."""
     is_city = street.kind == "city"
     storeys = dice.integer(2, 6) if is_city else dice.integer(1, 3)
     for low, high in side.stretches(min(street.end_m, 190.0) - 2.0, corner_m=side_margin(side)):

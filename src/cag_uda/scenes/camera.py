@@ -35,12 +35,7 @@ class Pose:
 
     @classmethod
     def sample(cls, dice: Dice, x_m: float) -> Self:
-        """Draw a pose as on a dashboard, seldom turned far.
-
-        Args:
-            dice: random numbers.
-            x_m: where across the street the camera stands.
-        """
+        """Draw a pose as on a dashboard, seldom turned far, at a place across the street."""
         turn = dice.uniform(-0.3, 0.3) if dice.chance(0.2) else dice.uniform(-0.1, 0.1)
         return cls(
             x_m=x_m,
@@ -53,13 +48,7 @@ class Pose:
 
 
 class Camera:
-    """A pose and an image size: projects points, and knows the ray through every pixel.
-
-    Args:
-        pose: where the camera stands and looks.
-        height_px: image height.
-        width_px: image width.
-    """
+    """A pose and an image size: projects points, and knows the ray through every pixel."""
 
     def __init__(self, pose: Pose, height_px: int, width_px: int) -> None:
         self.height_px, self.width_px = height_px, width_px
@@ -76,28 +65,14 @@ class Camera:
         self.up: Vector = _mix(level_up, roll_cos, level_right, -roll_sin)
 
     def to_camera(self, points: Points) -> Points:
-        """Turn world points into the camera's axes.
-
-        Args:
-            points: (N, 3) world points in metres.
-
-        Returns:
-            (N, 3): right, up, and forward distance in metres.
-        """
+        """Turn world points (N, 3) in metres into the camera's axes: right, up and forward."""
         offset = points - np.asarray(self.position)
         x, y, z = offset[:, 0], offset[:, 1], offset[:, 2]
         axes = (self.right, self.up, self.forward)
         return np.stack([x * axis[0] + y * axis[1] + z * axis[2] for axis in axes], axis=1)
 
     def to_image(self, seen: Points) -> Points:
-        """Project points in front of the camera.
-
-        Args:
-            seen: (N, 3) from `to_camera`, forward distance > 0.
-
-        Returns:
-            (N, 2) u and v in pixels.
-        """
+        """Project points (N, 3) of `to_camera`, in front of it, to u and v (N, 2) in pixels."""
         scale = self.focal_px / seen[:, 2]
         return np.stack(
             [self.centre_u + seen[:, 0] * scale, self.centre_v - seen[:, 1] * scale], axis=1
@@ -126,22 +101,12 @@ class Camera:
         return np.stack([slope_u, slope_v, np.where(is_edge_on, flat, offset)], axis=1)
 
     def rays(self, column: Floats, row: Floats) -> list[Floats]:
-        """Give the world directions through pixels, one metre forward.
-
-        Args:
-            column: (N,) u of each pixel.
-            row: (N,) v of each pixel.
-
-        Returns:
-            x, y and z of the directions, each (N,) float32.
-        """
+        """Give the world directions through pixels (N,), one metre forward: x, y, z, each (N,)."""
         scale = 1 / self.focal_px
-        across = (column - np.float32(self.centre_u)) * np.float32(scale)
-        above = (np.float32(self.centre_v) - row) * np.float32(scale)
+        across = (column - self.centre_u) * scale
+        above = (self.centre_v - row) * scale
         return [
-            across * np.float32(self.right[axis])
-            + above * np.float32(self.up[axis])
-            + np.float32(self.forward[axis])
+            across * self.right[axis] + above * self.up[axis] + self.forward[axis]
             for axis in range(3)
         ]
 

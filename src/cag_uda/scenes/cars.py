@@ -50,12 +50,7 @@ _PARKED: dict[str, float] = {
 
 
 def pick_body(dice: Dice, *, is_parked: bool) -> Body:
-    """Draw a shape; lorries and buses only drive.
-
-    Args:
-        dice: random numbers.
-        is_parked: whether it stands at the kerb.
-    """
+    """Draw a shape; lorries and buses only drive."""
     more = {} if is_parked else {"lorry": 0.06, "bus": 0.05}
     return BODIES[dice.weighted({**_PARKED, **more})]
 
@@ -90,15 +85,7 @@ class _Placed:
 
 
 def footprint(body: Body, heading_rad: float) -> tuple[float, float]:
-    """Give the half extents of a car on the ground.
-
-    Args:
-        body: its shape.
-        heading_rad: 0 along the street, turning to the right.
-
-    Returns:
-        Half its extent across the street and along it, in metres.
-    """
+    """Give half of a car's extent across the street and along it, in metres."""
     sine, cosine = abs(math.sin(heading_rad)), abs(math.cos(heading_rad))
     half_length, half_width = body.length_m / 2, body.width_m / 2
     return (
@@ -110,14 +97,14 @@ def footprint(body: Body, heading_rad: float) -> tuple[float, float]:
 def park_car(
     scene: Scene, dice: Dice, body: Body, x: float, z: float, heading_rad: float, *, drives: bool
 ) -> None:
-    """Add a car.
+    """Add a car whose middle is at x and z.
 
     Args:
         scene: receives the car.
         dice: random numbers.
         body: its shape.
-        x: of its middle, across the street, in metres.
-        z: of its middle, along the street, in metres.
+        x: across the street, in metres.
+        z: along the street, in metres.
         heading_rad: 0 along the street away from the camera, turning to the right.
         drives: whether its lights burn when lamps are on.
     """

@@ -15,15 +15,9 @@ _WOODS: tuple[Colour, ...] = ((0.55, 0.4, 0.26), (0.42, 0.3, 0.2), (0.62, 0.54, 
 def build_fence(
     scene: Scene, dice: Dice, x: float, sign: int, z: tuple[float, float], kind: str
 ) -> None:
-    """Add a straight fence along the street.
+    """Add a straight fence along the street, of one of `KINDS`.
 
-    Args:
-        scene: receives the fence.
-        dice: random numbers.
-        x: where it stands across the street, in metres.
-        sign: the side of the street it stands on; it faces the other.
-        z: from and to, along the street.
-        kind: one of `KINDS`.
+    It stands at x, on the side `sign` of the street, and faces the other; z is from and to.
     """
     scene.begin((x - 0.06, x + 0.06), z)
     wood = varied(dice, WHITE if dice.chance(0.25) else dice.pick(_WOODS), 0.05)
@@ -34,7 +28,7 @@ def build_fence(
         height = dice.uniform(1.5, 1.9)
         planks = Paint(Category.FENCE, wood, Material.PLANKS, numbers=(dice.uniform(0.14, 0.3),))
         fence.band(KERB_M + 0.05, height, planks)
-        fence.posts(2.2, 0.12, height + 0.08, planks._replace(material=Material.PLAIN))
+        fence.rows(2.2, 0.12, height + 0.08, planks._replace(material=Material.PLAIN))
         fence.band(height - 0.06, height + 0.02, Paint(Category.FENCE, scaled(wood, 0.82)))
     elif kind == "pickets":
         fence.pickets(
@@ -45,17 +39,17 @@ def build_fence(
         paint = Paint(Category.FENCE, wood)
         for part in (0.35, 0.65, 0.95):
             fence.band(height * part, height * part + 0.13, paint)
-        fence.posts(2.0, 0.16, height + 0.12, paint)
+        fence.rows(2.0, 0.16, height + 0.12, paint)
     elif kind == "railing":
         height = dice.uniform(1.05, 1.4)
         paint = Paint(Category.FENCE, metal)
-        fence.bars(0.2, height, paint)
+        fence.rows(0.2, 0.04, height, paint)
         fence.band(KERB_M + 0.12, KERB_M + 0.2, paint)
         fence.band(height - 0.1, height, paint)
-        fence.posts(2.5, 0.1, height + 0.12, paint)
+        fence.rows(2.5, 0.1, height + 0.12, paint)
     else:
         steel = Paint(Category.FENCE, varied(dice, (0.66, 0.68, 0.7), 0.05))
-        fence.posts(2.0, 0.14, 0.72, steel._replace(colour=scaled(steel.colour, 0.7)))
+        fence.rows(2.0, 0.14, 0.72, steel._replace(colour=scaled(steel.colour, 0.7)))
         fence.band(0.46, 0.8, steel)
         fence.band(0.6, 0.66, steel._replace(colour=scaled(steel.colour, 0.72)))
 
@@ -69,14 +63,6 @@ class _Fence:
     def band(self, low: float, high: float, paint: Paint) -> None:
         """Add a level strip from end to end."""
         self._scene.polygon(self._upright(*self._z, low, high), paint, self._normal)
-
-    def posts(self, every: float, wide: float, height: float, paint: Paint) -> None:
-        """Add posts at even distances, both ends included."""
-        self._rows(every, wide, height, paint)
-
-    def bars(self, every: float, height: float, paint: Paint) -> None:
-        """Add thin uprights."""
-        self._rows(every, 0.04, height, paint)
 
     def pickets(self, height: float, paint: Paint) -> None:
         """Add a wall of pointed boards."""
@@ -93,7 +79,8 @@ class _Fence:
             [*top, (self._x, KERB_M, high), (self._x, KERB_M, low)], paint, self._normal
         )
 
-    def _rows(self, every: float, wide: float, height: float, paint: Paint) -> None:
+    def rows(self, every: float, wide: float, height: float, paint: Paint) -> None:
+        """Add posts or bars at even distances, both ends included."""
         low, high = self._z
         count = max(1, int((high - low) / every))
         step = (high - low - wide) / count

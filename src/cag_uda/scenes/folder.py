@@ -92,7 +92,10 @@ def render_folder(
         DataError: if an argument is out of range.
         RunError: if the folder cannot be written, or the processes died.
     """
-    _check(indices, processes)
+    if processes is not None and processes < 1:
+        raise DataError(f"cannot render on {processes} processes; give 1 or more, or None")
+    if not isinstance(indices, range):
+        raise DataError(f"indices of scenes must be a range such as range(0, 100), got {indices!r}")
     if not indices:
         return
     check_arguments(seed, min(indices[0], indices[-1]), look, height_px, width_px)
@@ -119,16 +122,12 @@ def _render(job: _Job, missing: list[int], processes: int | None) -> None:
         job.write(batch)
 
 
-def _check(indices: range, processes: int | None) -> None:
-    if processes is not None and processes < 1:
-        raise DataError(f"cannot render on {processes} processes; give 1 or more, or None")
-    if not isinstance(indices, range):
-        raise DataError(f"indices of scenes must be a range such as range(0, 100), got {indices!r}")
-
-
 def _write_together(job: _Job, batches: Sequence[Sequence[int]], processes: int) -> None:
     """Write pictures on processes that start afresh, so that no thread's lock is inherited."""
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_start_process)
+    # The processes share the cores already: OpenCV's own threads would only get in the way.
+    pool = ProcessPoolExecutor(
+        processes, get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
+    )
     try:
         for _ in pool.map(job.write, batches):
             pass
@@ -139,11 +138,6 @@ def _write_together(job: _Job, batches: Sequence[Sequence[int]], processes: int)
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _start_process() -> None:
-    # The processes share the cores already: OpenCV's own threads would only get in the way.
-    cv2.setNumThreads(1)
 
 
 def _usable_cores() -> int:

@@ -1,4 +1,7 @@
-"""Puts up poles, street lamps, bollards, traffic lights and traffic signs."""
+"""Puts up poles, street lamps, bollards, traffic lights and traffic signs.
+
+Each stands at x across and z along the street, in metres.
+"""
 
 import math
 
@@ -11,11 +14,11 @@ from cag_uda.scenes.palettes import (
     SIGNAL_YELLOW,
     STEEL,
     WHITE,
+    scaled,
     varied,
 )
 from cag_uda.scenes.street import KERB_M
-from cag_uda.scenes.surfaces import Category, Colour, Paint, Scene
-from cag_uda.scenes.trees import Flat, turned_to_viewer
+from cag_uda.scenes.surfaces import Category, Colour, Flat, Paint, Scene
 
 _SHAPES: dict[str, list[tuple[float, float]]] = {
     "disc": [(math.cos(a * math.pi / 8), math.sin(a * math.pi / 8)) for a in range(16)],
@@ -53,15 +56,10 @@ _SIGNS: tuple[tuple[str, Colour, Colour, str, Colour], ...] = (
 def put_lamp(scene: Scene, dice: Dice, x: float, z: float, sign: int, height: float) -> None:
     """Add a street lamp whose arm hangs over the road; it lights the street when lamps are on.
 
-    Args:
-        scene: receives the lamp.
-        dice: random numbers.
-        x: across the street, in metres.
-        z: along the street, in metres.
-        sign: the side of the street, -1 left, 1 right.
-        height: of the lamp, in metres.
+    `sign` is the side of the street: -1 left, 1 right.
     """
-    paint = Paint(Category.POLE, _pole_colour(dice))
+    colour = dice.pick((STEEL, (0.2, 0.24, 0.22), (0.36, 0.38, 0.4), BLACK))
+    paint = Paint(Category.POLE, varied(dice, colour, 0.04))
     flat = _post(scene, x, z, height, 0.075, paint)
     low, high = height - 0.12, height
     reach = dice.uniform(0.8, 1.8)
@@ -72,51 +70,34 @@ def put_lamp(scene: Scene, dice: Dice, x: float, z: float, sign: int, height: fl
     head = Paint(Category.POLE, warm, emission=3.0)
     scene.box((tip - 0.35, high + 0.02, z - 0.14), (tip + 0.3, high + 0.12, z + 0.14), head)
     scene.box((tip - 0.36, high + 0.12, z - 0.15), (tip + 0.32, high + 0.24, z + 0.15), paint)
-    scene.polygon([flat(-0.12, 0.0), flat(0.12, 0.0), flat(0.11, 0.8), flat(-0.11, 0.8)], paint)
+    _strip(scene, flat, paint, (0.0, 0.12), (0.8, 0.11))
     scene.lamps.append((tip, high, z))
 
 
 def put_pole(scene: Scene, dice: Dice, x: float, z: float) -> None:
-    """Add a bare pole: a utility pole with a crossbar, or a low bollard.
-
-    Args:
-        scene: receives the pole.
-        dice: random numbers.
-        x: across the street, in metres.
-        z: along the street, in metres.
-    """
+    """Add a bare pole: a utility pole with a crossbar, or a low bollard."""
     if dice.chance(0.4):
         paint = Paint(Category.POLE, dice.pick((BLACK, STEEL, varied(dice, WHITE, 0.1))))
         flat = _post(scene, x, z, 1.05, 0.085, paint)
         band = paint._replace(colour=dice.pick((WHITE, SIGNAL_RED, SIGNAL_YELLOW)))
-        scene.polygon(
-            [flat(-0.08, 0.8), flat(0.08, 0.8), flat(0.08, 0.93), flat(-0.08, 0.93)], band
-        )
+        _strip(scene, flat, band, (0.8, 0.08), (0.93, 0.08))
         return
     wood = Paint(Category.POLE, varied(dice, (0.42, 0.33, 0.25), 0.06))
     height = dice.uniform(6.0, 8.5)
     flat = _post(scene, x, z, height, 0.11, wood)
     for drop in (0.5, 1.2):
         low = height - drop
-        high = low + 0.13
-        scene.polygon([flat(-0.8, low), flat(0.8, low), flat(0.8, high), flat(-0.8, high)], wood)
+        _strip(scene, flat, wood, (low, 0.8), (low + 0.13, 0.8))
 
 
 def put_sign(scene: Scene, dice: Dice, x: float, z: float) -> None:
-    """Add a traffic sign on a pole, now and then two above each other or seen from behind.
-
-    Args:
-        scene: receives the sign.
-        dice: random numbers.
-        x: across the street, in metres.
-        z: along the street, in metres.
-    """
+    """Add a traffic sign on a pole, now and then two above each other or seen from behind."""
     kind = dice.pick(_SIGNS)
     is_wide = kind[0] in ("board", "arrow")
     size = dice.uniform(0.4, 0.58)
     centre = KERB_M + dice.uniform(2.1, 2.7) + size
     scene.begin((x - 0.1, x + 0.1), (z - 0.1, z + 0.1))
-    flat = turned_to_viewer(scene, x, z)
+    flat = scene.turned_to_viewer(x, z)
     for across in (-size, size) if is_wide else (0.0,):
         low, high = across - 0.045, across + 0.045
         outline = [flat(low, 0.0), flat(high, 0.0), flat(high, centre), flat(low, centre)]
@@ -130,35 +111,21 @@ def put_sign(scene: Scene, dice: Dice, x: float, z: float) -> None:
 
 
 def put_traffic_light(scene: Scene, dice: Dice, x: float, z: float) -> None:
-    """Add a traffic light; its head counts as a sign, as in CamVid's 11 classes.
-
-    Args:
-        scene: receives the traffic light.
-        dice: random numbers.
-        x: across the street, in metres.
-        z: along the street, in metres.
-    """
+    """Add a traffic light; its head counts as a sign, as in CamVid's 11 classes."""
     top = KERB_M + dice.uniform(3.0, 3.6)
     flat = _post(scene, x, z, top, 0.065, Paint(Category.POLE, dice.pick((STEEL, BLACK))))
     low = top - 1.0
     case = Paint(Category.SIGN, BLACK)
     if dice.chance(0.4):
         rim = Paint(Category.SIGN, WHITE)
-        scene.polygon(
-            [flat(-0.28, low - 0.1), flat(0.28, low - 0.1), flat(0.28, top + 0.1),
-             flat(-0.28, top + 0.1)],
-            rim,
-        )  # fmt: skip
-    scene.polygon([flat(-0.2, low), flat(0.2, low), flat(0.2, top), flat(-0.2, top)], case)
+        _strip(scene, flat, rim, (low - 0.1, 0.28), (top + 0.1, 0.28))
+    _strip(scene, flat, case, (low, 0.2), (top, 0.2))
     burning = dice.integer(0, 2)
     colours = ((0.25, 0.95, 0.5), (1.0, 0.75, 0.15), (1.0, 0.16, 0.12))
     for number, colour in enumerate(colours):
         is_on = number == burning
-        lens = Paint(
-            Category.SIGN,
-            colour if is_on else (colour[0] * 0.25, colour[1] * 0.25, colour[2] * 0.25),
-            emission=2.5 if is_on else 0.0,
-        )
+        shown = colour if is_on else scaled(colour, 0.25)
+        lens = Paint(Category.SIGN, shown, emission=2.5 if is_on else 0.0)
         centre = low + 0.18 + 0.32 * number
         rim_points = [flat(0.125 * a, centre + 0.125 * b) for a, b in _SHAPES["disc"]]
         scene.polygon(rim_points, lens, casts=False)
@@ -167,12 +134,17 @@ def put_traffic_light(scene: Scene, dice: Dice, x: float, z: float) -> None:
 def _post(scene: Scene, x: float, z: float, height: float, radius: float, paint: Paint) -> Flat:
     """Start a thing at a place with an upright post, slimmer at the top."""
     scene.begin((x - 0.1, x + 0.1), (z - 0.1, z + 0.1))
-    flat = turned_to_viewer(scene, x, z)
-    slim = radius * 0.75
-    scene.polygon(
-        [flat(-radius, 0), flat(radius, 0), flat(slim, height), flat(-slim, height)], paint
-    )
+    flat = scene.turned_to_viewer(x, z)
+    _strip(scene, flat, paint, (0.0, radius), (height, radius * 0.75))
     return flat
+
+
+def _strip(
+    scene: Scene, flat: Flat, paint: Paint, foot: tuple[float, float], top: tuple[float, float]
+) -> None:
+    """Add an upright strip; its foot and its top are a height and half a width each."""
+    (low, wide), (high, slim) = foot, top
+    scene.polygon([flat(-wide, low), flat(wide, low), flat(slim, high), flat(-slim, high)], paint)
 
 
 def _plate(
@@ -196,7 +168,3 @@ def _plate(
     scene.polygon(outline(shape, 0.76), Paint(Category.SIGN, face), casts=False)
     if mark:
         scene.polygon(outline(mark, 0.7), Paint(Category.SIGN, mark_colour), casts=False)
-
-
-def _pole_colour(dice: Dice) -> Colour:
-    return varied(dice, dice.pick((STEEL, (0.2, 0.24, 0.22), (0.36, 0.38, 0.4), BLACK)), 0.04)

@@ -14,11 +14,6 @@ def lay_ground(scene: Scene, street: Street, dice: Dice) -> None:
     """Add all that lies flat, to be painted before anything that stands.
 
     Low plants count as trees, as in CamVid's 11 classes.
-
-    Args:
-        scene: receives the surfaces; must hold no thing yet.
-        street: the plan.
-        dice: random numbers for colours, markings and crossings.
     """
     grey = dice.uniform(0.27, 0.42)
     asphalt = varied(dice, (grey, grey, grey), 0.02)

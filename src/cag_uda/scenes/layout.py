@@ -5,13 +5,12 @@ import math
 from cag_uda.scenes.buildings import build_end, build_side, side_margin
 from cag_uda.scenes.camera import Pose
 from cag_uda.scenes.cars import footprint, park_car, pick_body
-from cag_uda.scenes.cyclists import put_cyclist
 from cag_uda.scenes.dice import Dice
 from cag_uda.scenes.fences import KINDS, build_fence
 from cag_uda.scenes.furniture import put_lamp, put_pole, put_sign, put_traffic_light
 from cag_uda.scenes.ground import lay_ground
 from cag_uda.scenes.palettes import green, leaves, season, wall_theme
-from cag_uda.scenes.people import put_person
+from cag_uda.scenes.people import put_cyclist, put_person
 from cag_uda.scenes.street import KERB_M, Side, Street
 from cag_uda.scenes.surfaces import Scene
 from cag_uda.scenes.trees import plant_hedge, plant_tree
@@ -21,14 +20,7 @@ _VISIBLE_M = 95.0
 
 
 def lay_out(dice: Dice) -> tuple[Scene, Pose]:
-    """Draw a street scene and a camera that drives in it.
-
-    Args:
-        dice: random numbers; the scene depends on nothing else.
-
-    Returns:
-        The scene, and where its camera stands.
-    """
+    """Draw a street scene, which depends on the dice alone, and the pose of a camera in it."""
     street = Street.sample(dice)
     lane = dice.integer(0, street.lanes - 1)
     ego_x = street.drives_on * street.lane_m * (lane + dice.uniform(0.3, 0.7))

@@ -42,36 +42,39 @@ class Light:
     lit_share: float
     """Share of windows with light behind them."""
 
+    @property
+    def shine(self) -> Colour:
+        """Screen colour of the sky in window panes."""
+        red, green, blue = (
+            math.sqrt((low + high) / 2) for low, high in zip(self.horizon, self.zenith, strict=True)
+        )
+        return red, green, blue
+
 
 @dataclass(frozen=True)
 class Sensor:
-    """Response of a camera: light to 8-bit numbers."""
+    """Response of a camera: light to 8-bit numbers. The default changes nothing."""
 
-    mean: float | None
+    mean: float | None = None
     """Mean brightness that the exposure aims at, in [0, 1] on a screen; None for a fixed one."""
-    gains: Colour
+    gains: Colour = (1.0, 1.0, 1.0)
     """White balance."""
-    saturation: float
-    contrast: float
-    lift: float
+    saturation: float = 1.0
+    contrast: float = 1.0
+    lift: float = 0.0
     """Stray light in the blacks, in [0, 1] on a screen."""
-    vignette: float
+    vignette: float = 0.0
     """Loss of brightness in the corners."""
-    blur: float
+    blur: float = 0.0
     """Standard deviation in thousandths of the image's mean side."""
-    noise: float
+    noise: float = 0.0
     """Standard deviation on a screen of [0, 1] in the dark parts."""
-    bloom: float
+    bloom: float = 0.0
     """Share of the brightest light that spreads."""
 
 
 def sample_look(look: Look, dice: Dice) -> tuple[Light, Sensor]:
-    """Draw light and camera response of one image.
-
-    Args:
-        look: which of the two.
-        dice: random numbers.
-    """
+    """Draw light and camera response of one image."""
     return _clean(dice) if look == "clean" else _hard(dice)
 
 
@@ -91,18 +94,7 @@ def _clean(dice: Dice) -> tuple[Light, Sensor]:
         lamps=0.0,
         lit_share=0.0,
     )
-    sensor = Sensor(
-        mean=None,
-        gains=(1.0, 1.0, 1.0),
-        saturation=dice.uniform(1.15, 1.35),
-        contrast=1.0,
-        lift=0.0,
-        vignette=0.0,
-        blur=0.0,
-        noise=0.0,
-        bloom=0.0,
-    )
-    return light, sensor
+    return light, Sensor(saturation=dice.uniform(1.15, 1.35))
 
 
 def _hard(dice: Dice) -> tuple[Light, Sensor]:

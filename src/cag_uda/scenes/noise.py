@@ -5,11 +5,13 @@ that two machines agree to the last bit.
 """
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
+"""Arrays of float32, which stay so beside Python's numbers; the types of NumPy cannot tell that."""
 
 _SIZE = 256
 _BLOTCHES, _GRAINS = 4, 32
@@ -38,14 +40,9 @@ def _tile(coarsest: int) -> Floats:
 
 
 def cloudy(x: Floats, y: Floats) -> Floats:
-    """Sample smooth noise of many scales between the cells of its grid.
+    """Sample smooth noise of many scales between the cells of its grid, as all here in [0, 1).
 
-    Args:
-        x: (N,) position; the pattern repeats after 256.
-        y: (N,) position, likewise.
-
-    Returns:
-        (N,) float32 in [0, 1), about evenly spread.
+    The pattern of this and of the next two repeats after 256 cells; values are evenly spread.
     """
     tile = _tile(_BLOTCHES).reshape(-1)
     left, top = np.floor(x), np.floor(y)
@@ -60,28 +57,12 @@ def cloudy(x: Floats, y: Floats) -> Floats:
 
 
 def blotched(x: Floats, y: Floats) -> Floats:
-    """Sample the noise of `cloudy` at the nearest cell: cheaper, right for cells under a pixel.
-
-    Args:
-        x: (N,) position; the pattern repeats after 256.
-        y: (N,) position, likewise.
-
-    Returns:
-        (N,) float32 in [0, 1), evenly spread.
-    """
+    """Sample the noise of `cloudy` at the nearest cell: cheaper, right for cells under a pixel."""
     return _nearest(_tile(_BLOTCHES), x, y)
 
 
 def grainy(x: Floats, y: Floats) -> Floats:
-    """Sample noise whose largest grains are 8 cells wide, at the nearest cell.
-
-    Args:
-        x: (N,) position; the pattern repeats after 256.
-        y: (N,) position, likewise.
-
-    Returns:
-        (N,) float32 in [0, 1), evenly spread.
-    """
+    """Sample noise whose largest grains are 8 cells wide, at the nearest cell."""
     return _nearest(_tile(_GRAINS), x, y)
 
 
@@ -93,15 +74,9 @@ def _nearest(tile: Floats, x: Floats, y: Floats) -> Floats:
 
 
 def scattered(x: Floats, y: Floats, salt: Floats | float = 0.0) -> Floats:
-    """Give each whole-numbered cell a value of its own.
+    """Give each cell of whole numbers (N,) a value of its own in [0, 1), unlike its neighbours'.
 
-    Args:
-        x: (N,) whole numbers.
-        y: (N,) whole numbers.
-        salt: (N,) or one whole number; another salt gives another pattern.
-
-    Returns:
-        (N,) float32 in [0, 1), without any likeness between neighbours.
+    Another salt, a whole number or (N,) of them, gives another pattern.
     """
     mixed = x.astype(np.int32).view(np.uint32) * np.uint32(0x9E3779B1)
     mixed ^= y.astype(np.int32).view(np.uint32) * np.uint32(0x85EBCA77)

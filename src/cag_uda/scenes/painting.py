@@ -74,7 +74,7 @@ def paint_from_camera(surfaces: Surfaces, camera: Camera) -> tuple[Numbers, NDAr
     """
     seen = camera.to_camera(surfaces.vertices)
     start = surfaces.contour_start
-    first = np.searchsorted(surfaces.contour_surface, np.arange(1, len(surfaces.category)))
+    first = surfaces.first_contour
     normal = _newell(seen, start)[first]
     depth = np.zeros((len(surfaces.category), 3))
     depth[0, 2] = 1e-4
@@ -163,9 +163,7 @@ def _to_fixed(image: Points) -> NDArray[np.int32]:
 
 
 def _turned_away(surfaces: Surfaces, camera: Camera) -> NDArray[np.bool_]:
-    contour = np.searchsorted(surfaces.contour_surface, np.arange(1, len(surfaces.category)))
-    corner = surfaces.vertices[surfaces.contour_start[contour]]
-    to_eye = np.asarray(camera.position) - corner
+    to_eye = np.asarray(camera.position) - surfaces.first_corner
     facing = (surfaces.normal[1:] * to_eye).sum(axis=1)
     away = np.zeros(len(surfaces.category), np.bool_)
     away[1:] = surfaces.is_one_sided[1:] & (facing <= 0)

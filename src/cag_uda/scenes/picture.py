@@ -81,7 +81,7 @@ def _average(fine: Floats) -> Floats:
     """Average blocks of 2 × 2."""
     mean: Floats = fine[:, ::2, ::2] + fine[:, ::2, 1::2]
     mean += fine[:, 1::2, ::2] + fine[:, 1::2, 1::2]
-    mean *= np.float32(0.25)
+    mean *= 0.25
     return mean
 
 

@@ -17,37 +17,28 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 def develop(light: Floats, sensor: Sensor, dice: Dice) -> Image:
-    """Turn linear light into an image.
-
-    Args:
-        light: (3, H, W) float32 linear light; changed in place.
-        sensor: the camera's response.
-        dice: random numbers, for the noise.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
-    """
+    """Turn linear light (3, H, W), changed in place, into an image (H, W, 3) uint8 RGB."""
     _, height, width = light.shape
     if sensor.mean is not None:
-        light *= np.float32(_exposure(light, sensor.mean))
+        light *= _exposure(light, sensor.mean)
     if sensor.bloom > 0:
         _bloom(light, sensor.bloom)
     if sensor.vignette > 0:
         light *= _vignette(height, width, sensor.vignette)
-    luma = sum(light[axis] * np.float32(_LUMA[axis]) for axis in range(3))
+    luma = sum(light[axis] * _LUMA[axis] for axis in range(3))
     for axis in range(3):
-        light[axis] = luma + (light[axis] - luma) * np.float32(sensor.saturation)
-        light[axis] *= np.float32(sensor.gains[axis])
+        light[axis] = luma + (light[axis] - luma) * sensor.saturation
+        light[axis] *= sensor.gains[axis]
     np.maximum(light, 0, out=light)
     screen = np.sqrt(light, out=light)
     if sensor.mean is not None:
         # A shoulder: highlights bend towards white instead of clipping.
-        over = np.maximum(screen - np.float32(0.6), 0)
-        screen -= over - over / (1 + over * np.float32(1.4))
-    screen -= np.float32(0.5)
-    screen *= np.float32(sensor.contrast)
-    screen += np.float32(0.5 * (1 - sensor.lift))
-    screen = screen * np.float32(1 - sensor.lift) + np.float32(sensor.lift)
+        over = np.maximum(screen - 0.6, 0)
+        screen -= over - over / (1 + over * 1.4)
+    screen -= 0.5
+    screen *= sensor.contrast
+    screen += 0.5 * (1 - sensor.lift)
+    screen = screen * (1 - sensor.lift) + sensor.lift
     image = _to_bytes(screen)
     side = (height * width) ** 0.5
     if sensor.blur > 0:
@@ -63,8 +54,8 @@ def _exposure(light: Floats, mean: float) -> float:
     Measured on whole numbers: sums of floats depend on their order, which machines choose.
     """
     sample = np.sqrt(np.maximum(light[:, ::2, ::2], 0))
-    steps = np.minimum(sample * np.float32(1024), np.float32(2048)).astype(np.int64)
-    measured = float(steps.sum()) / steps.size / 1024
+    steps = np.minimum(sample * 1024, 2048).astype(np.int64)
+    measured: float = float(steps.sum()) / steps.size / 1024
     factor = mean / max(measured, 1e-3)
     return factor * factor
 
@@ -72,7 +63,7 @@ def _exposure(light: Floats, mean: float) -> float:
 def _bloom(light: Floats, share: float) -> None:
     """Spread the brightest light around lamps and the sun, in place."""
     _, height, width = light.shape
-    over = np.clip((light - np.float32(0.7)) * np.float32(60), 0, 255).astype(np.uint8)
+    over = np.clip((light - 0.7) * 60, 0, 255).astype(np.uint8)
     if not over.any():
         return
     reach = 2 * round(0.05 * (height * width) ** 0.5) + 1
@@ -82,13 +73,11 @@ def _bloom(light: Floats, share: float) -> None:
 
 
 def _vignette(height: int, width: int, loss: float) -> Floats:
-    v = (np.arange(height, dtype=np.float32) - np.float32((height - 1) / 2)) / np.float32(
-        height / 2
-    )
-    u = (np.arange(width, dtype=np.float32) - np.float32((width - 1) / 2)) / np.float32(width / 2)
+    v = (np.arange(height, dtype=np.float32) - (height - 1) / 2) / (height / 2)
+    u = (np.arange(width, dtype=np.float32) - (width - 1) / 2) / (width / 2)
     corner = (v * v)[:, None] + (u * u)[None, :]
-    kept: Floats = 1 - np.float32(loss / 2) * corner
-    return np.maximum(kept, np.float32(0.05))
+    kept: Floats = 1 - (loss / 2) * corner
+    return np.maximum(kept, 0.05)
 
 
 def _noisy(image: Image, noise: float, dice: Dice) -> Image:
@@ -96,17 +85,17 @@ def _noisy(image: Image, noise: float, dice: Dice) -> Image:
     bits = dice.generator.integers(0, 2**32, image.shape, np.uint32)
     # The sum of four random bytes is nearly normal, and the same on every machine.
     total = sum((bits >> np.uint32(shift)) & np.uint32(255) for shift in (0, 8, 16, 24))
-    drawn = np.subtract(total, np.float32(510), dtype=np.float32)
-    drawn *= np.float32(1 / 147.8)
+    drawn = np.subtract(total, 510, dtype=np.float32)
+    drawn *= 1 / 147.8
     values = image.astype(np.float32)
-    drawn *= np.float32(noise * 255) * (1 - values * np.float32(0.55 / 255))
+    drawn *= (noise * 255) * (1 - values * (0.55 / 255))
     values += drawn
-    values += np.float32(0.5)
+    values += 0.5
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
 def _to_bytes(screen: Floats) -> Image:
-    screen *= np.float32(255)
-    screen += np.float32(0.5)
+    screen *= 255
+    screen += 0.5
     np.clip(screen, 0, 255, out=screen)
     return np.ascontiguousarray(screen.transpose(1, 2, 0).astype(np.uint8))

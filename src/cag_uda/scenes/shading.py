@@ -5,19 +5,17 @@ Per pixel there are only operations that IEEE 754 rounds exactly (+ − × ÷ �
 make the same bytes.
 """
 
-import math
-from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cag_uda.scenes.camera import Camera, Vector
 from cag_uda.scenes.looks import Light
-from cag_uda.scenes.materials import Spots, Style, apply
+from cag_uda.scenes.materials import PATTERNS, Spots
 from cag_uda.scenes.noise import Floats
 from cag_uda.scenes.painting import Numbers
-from cag_uda.scenes.shadows import ShadowMap, cast_shadows, contact_at, soft_contact, sunlit
+from cag_uda.scenes.shadows import cast_shadows, contact_at, soft_contact, sunlit
 from cag_uda.scenes.sky import sky_light
 from cag_uda.scenes.surfaces import Material, Surfaces
 
@@ -47,7 +45,7 @@ def shade(
     light: Light,
     lamps: list[Vector],
 ) -> Floats:
-    """Give the light that reaches the camera.
+    """Give the linear light (3, H, W) that reaches the camera: red, green, blue.
 
     Args:
         surfaces: the scene.
@@ -56,11 +54,8 @@ def shade(
         camera: of that painting.
         light: sun, sky, air.
         lamps: where street lamps hang, in world metres.
-
-    Returns:
-        (3, H, W) float32 linear light, red, green, blue.
     """
-    stage = _Stage.of(surfaces, inverse_depth, camera, light, lamps)
+    stage = _Stage(surfaces, inverse_depth, camera, light, lamps)
     flat = numbers.reshape(-1)
     material = np.take(surfaces.material, flat)
     out = [np.empty(flat.size, np.float32) for _ in range(3)]
@@ -77,55 +72,27 @@ def shade(
     return np.stack(out).reshape(3, *numbers.shape)
 
 
-@dataclass(frozen=True)
 class _Stage:
     """A lit scene before a camera: all that shading looks up."""
 
-    surfaces: Surfaces
-    inverse_depth: Floats
-    camera: Camera
-    light: Light
-    lamps: list[Vector]
-    style: Style
-    along: Floats
-    """(S, 3): a point lies a x + b z + c metres along its surface."""
-    direct: Floats
-    """(S,) share of the sun's light that a surface takes."""
-    open_sky: Floats
-    """(S,) share of the sky's light that a surface takes."""
-    shadows: ShadowMap | None
-    soft: NDArray[np.uint8]
-    haze: Floats
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         surfaces: Surfaces,
         inverse_depth: Floats,
         camera: Camera,
         light: Light,
         lamps: list[Vector],
-    ) -> Self:
-        shine = [
-            math.sqrt((low + high) / 2)
-            for low, high in zip(light.horizon, light.zenith, strict=True)
-        ]
-        direct, open_sky = _exposure_to(surfaces, light.toward_sun)
+    ) -> None:
+        self.surfaces, self.inverse_depth = surfaces, inverse_depth
+        self.camera, self.light = camera, light
         ahead = sorted((lamp for lamp in lamps if lamp[2] > -5), key=lambda lamp: lamp[2])
-        return cls(
-            surfaces=surfaces,
-            inverse_depth=inverse_depth,
-            camera=camera,
-            light=light,
-            lamps=ahead[:_MAX_LAMPS],
-            style=Style(light.texture, light.lit_share, (shine[0], shine[1], shine[2])),
-            along=_along(surfaces),
-            direct=direct,
-            open_sky=open_sky,
-            shadows=cast_shadows(surfaces, light.toward_sun) if max(light.sun) > 0 else None,
-            soft=soft_contact(surfaces),
-            haze=_haze_table(light.haze_m),
-        )
+        self.lamps = ahead[:_MAX_LAMPS]
+        self.along = _along(surfaces)
+        self.direct, self.open_sky = _exposure_to(surfaces, light.toward_sun)
+        has_sun = max(light.sun) > 0
+        self.shadows = cast_shadows(surfaces, light.toward_sun) if has_sun else None
+        self.soft = soft_contact(surfaces)
+        self.haze = _haze_table(light.haze_m)
 
     def rays(self, pixel: NDArray[np.intp]) -> list[Floats]:
         """Give the world direction through pixels, one metre forward: x, y, z."""
@@ -143,23 +110,24 @@ class _Stage:
             y=points.y,
             z=points.z,
             along=np.abs(points.x * a + points.z * b + c),
-            pixel_m=points.depth * np.float32(1 / self.camera.focal_px),
+            pixel_m=points.depth * (1 / self.camera.focal_px),
             colour=[np.take(self.surfaces.colour[:, axis], surface) for axis in range(3)],
             glow=np.take(self.surfaces.emission, surface),
+            surfaces=self.surfaces,
         )
-        apply(kind, spots, self.surfaces, self.style)
+        PATTERNS[kind](spots, self.light)
         bright = self._falling_on(points)
         if self.light.lamps > 0:
             self._add_lamps(bright, points)
-        step = np.minimum(points.depth * np.float32(1 / _HAZE_STEP_M), _HAZE_STEPS - 1)
+        step = np.minimum(points.depth * (1 / _HAZE_STEP_M), _HAZE_STEPS - 1)
         veil = self.haze[step.astype(np.int32)]
-        own = spots.glow * np.float32(self.light.lamps)
+        own = spots.glow * self.light.lamps
         seen = []
         for axis, part in enumerate(spots.colour):
-            np.clip(part, 0, np.float32(1.2), out=part)
+            np.clip(part, 0, 1.2, out=part)
             part *= part
             part *= bright[axis] + own
-            part += (np.float32(self.light.horizon[axis]) - part) * veil
+            part += (self.light.horizon[axis] - part) * veil
             seen.append(part)
         return seen
 
@@ -174,9 +142,9 @@ class _Stage:
         column, row = self._place(pixel)
         a, b, c = (np.take(self.inverse_depth[:, axis], surface) for axis in range(3))
         inverse = a * column + b * row + c
-        depth: Floats = np.reciprocal(np.clip(inverse, np.float32(1e-3), np.float32(10)))
+        depth: Floats = np.reciprocal(np.clip(inverse, 1e-3, 10))
         x, y, z = (
-            ray * depth + np.float32(start)
+            ray * depth + start
             for ray, start in zip(self.camera.rays(column, row), self.camera.position, strict=True)
         )
         return _Points(surface, depth, x, y, z)
@@ -184,18 +152,18 @@ class _Stage:
     def _falling_on(self, points: _Points) -> list[Floats]:
         """Give the light that falls on points from sun and sky."""
         sky = np.take(self.open_sky, points.surface)
-        low = np.flatnonzero(points.y < np.float32(0.625))
+        low = np.flatnonzero(points.y < 0.625)
         blocked = contact_at(self.soft, points.x[low], points.z[low])
-        blocked *= np.clip(1 - points.y[low] * np.float32(1.6), 0, 1) * np.float32(0.85)
+        blocked *= np.clip(1 - points.y[low] * 1.6, 0, 1) * 0.85
         sky[low] *= 1 - blocked
         if self.shadows is None:
-            return [sky * np.float32(part) for part in self.light.sky]
+            return [sky * part for part in self.light.sky]
         sun = np.take(self.direct, points.surface)
         turned = np.flatnonzero(sun)
         place = (points.x[turned], points.y[turned], points.z[turned])
         sun[turned] *= sunlit(self.shadows, points.surface[turned], *place)
         return [
-            sky * np.float32(diffuse) + sun * np.float32(beam)
+            sky * diffuse + sun * beam
             for diffuse, beam in zip(self.light.sky, self.light.sun, strict=True)
         ]
 
@@ -205,21 +173,21 @@ class _Stage:
         pools = np.zeros_like(points.depth)
         for x, y, z in self.lamps:
             away_x, down, away_z = (
-                points.x - np.float32(x),
-                np.float32(y) - points.y,
-                points.z - np.float32(z),
+                points.x - x,
+                y - points.y,
+                points.z - z,
             )
-            square = away_x * away_x + down * down + away_z * away_z + np.float32(1.5)
-            pools += np.maximum(down, 0) / (square * np.sqrt(square)) * np.float32(0.16 * y * y)
-        width = np.float32(1.0) + np.maximum(points.z, 0) * np.float32(0.32)
-        off = (points.x - np.float32(self.camera.position[0])) / width
+            square = away_x * away_x + down * down + away_z * away_z + 1.5
+            pools += np.maximum(down, 0) / (square * np.sqrt(square)) * (0.16 * y * y)
+        width = 1.0 + np.maximum(points.z, 0) * 0.32
+        off = (points.x - self.camera.position[0]) / width
         beam = np.maximum(1 - off * off, 0) * (points.z > 1)
-        fall = points.z * np.float32(1 / 11)
-        low = np.clip(np.float32(1.5) - points.y * np.float32(0.6), np.float32(0.12), 1)
-        beam *= low / (1 + fall * fall) * np.float32(0.42)
+        fall = points.z * (1 / 11)
+        low = np.clip(1.5 - points.y * 0.6, 0.12, 1)
+        beam *= low / (1 + fall * fall) * 0.42
         strength = self.light.lamps
         for part, lamp, head in zip(bright, lamp_tint, beam_tint, strict=True):
-            part += pools * np.float32(lamp * strength) + beam * np.float32(head * strength)
+            part += pools * (lamp * strength) + beam * (head * strength)
 
 
 def _exposure_to(surfaces: Surfaces, toward_sun: Vector) -> tuple[Floats, Floats]:
@@ -242,8 +210,7 @@ def _along(surfaces: Surfaces) -> Floats:
     is_level = ~(size > 1e-6)
     safe = np.where(is_level, 1.0, size)
     tangent_x, tangent_z = np.where(is_level, 1.0, z / safe), np.where(is_level, 0.0, -x / safe)
-    contour = np.searchsorted(surfaces.contour_surface, np.arange(1, len(x)))
-    corner = surfaces.vertices[surfaces.contour_start[contour]]
+    corner = surfaces.first_corner
     origin = np.zeros(len(x))
     origin[1:] = corner[:, 0] * tangent_x[1:] + corner[:, 2] * tangent_z[1:]
     return np.stack([tangent_x, tangent_z, -origin], axis=1).astype(np.float32)
@@ -252,5 +219,5 @@ def _along(surfaces: Surfaces) -> Floats:
 def _haze_table(haze_m: float) -> Floats:
     """Tabulate the share of haze by distance, rounded: libraries differ in the last bits."""
     shares = 1 - np.exp(np.arange(_HAZE_STEPS) * (-_HAZE_STEP_M / haze_m))
-    table: Floats = np.floor(shares * 65536 + 0.5).astype(np.float32) * np.float32(1 / 65536)
+    table: Floats = np.floor(shares * 65536 + 0.5).astype(np.float32) * (1 / 65536)
     return table

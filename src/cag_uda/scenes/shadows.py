@@ -36,12 +36,7 @@ class ShadowMap(NamedTuple):
 
 
 def cast_shadows(surfaces: Surfaces, toward_sun: Vector) -> ShadowMap:
-    """Paint the scene as the sun sees it.
-
-    Args:
-        surfaces: the scene.
-        toward_sun: unit direction towards the sun, above the horizon.
-    """
+    """Paint the scene as the sun sees it, which stands in a unit direction above the horizon."""
     slope = (toward_sun[0] / toward_sun[1], toward_sun[2] / toward_sun[1])
     vertices = surfaces.vertices
     ground_x = vertices[:, 0] - vertices[:, 1] * slope[0]
@@ -56,32 +51,22 @@ def cast_shadows(surfaces: Surfaces, toward_sun: Vector) -> ShadowMap:
 def sunlit(
     shadows: ShadowMap, surface: NDArray[np.intp], x: Floats, y: Floats, z: Floats
 ) -> Floats:
-    """Tell which points the sun reaches.
+    """Tell which world points (N,) of which surfaces the sun reaches: 1 in the sun, 0 in shadow.
 
     Things do not shade themselves: their turned-away sides are dark already, and on surfaces along
-    the sun's rays the grid would show.
-
-    Args:
-        shadows: from `cast_shadows`.
-        surface: (N,) the surface that each point lies on.
-        x: (N,) world points, in metres.
-        y: (N,) likewise.
-        z: (N,) likewise.
-
-    Returns:
-        (N,) float32, 1 in the sun and 0 in shadow. Points whose ray ends outside of the map take
-        the nearest cell's.
+    the sun's rays the grid would show. Points whose ray ends outside of the map take the nearest
+    cell's.
     """
-    ground_x = x - y * np.float32(shadows.slope[0])
-    ground_z = z - y * np.float32(shadows.slope[1])
-    column = ((ground_x - np.float32(_LEFT_M)) * np.float32(1 / _CELL_M)).astype(np.int32)
-    row = ((ground_z - np.float32(_NEAR_M)) * np.float32(1 / _CELL_M)).astype(np.int32)
+    ground_x = x - y * shadows.slope[0]
+    ground_z = z - y * shadows.slope[1]
+    column = ((ground_x - _LEFT_M) * (1 / _CELL_M)).astype(np.int32)
+    row = ((ground_z - _NEAR_M) * (1 / _CELL_M)).astype(np.int32)
     np.clip(column, 0, _COLUMNS - 1, out=column)
     np.clip(row, 0, _ROWS - 1, out=row)
     first = shadows.first.reshape(-1)[row * _COLUMNS + column]
     a, b, c = (np.take(shadows.height[:, axis], first) for axis in range(3))
     height = a * ground_x + b * ground_z + c
-    is_lit = height <= y + np.float32(_LIFT_M)
+    is_lit = height <= y + _LIFT_M
     is_lit |= np.take(shadows.thing, first) == np.take(shadows.thing, surface)
     lit: Floats = is_lit.astype(np.float32)
     return lit
@@ -89,9 +74,6 @@ def sunlit(
 
 def soft_contact(surfaces: Surfaces) -> NDArray[np.uint8]:
     """Paint where the open sky is blocked near the ground: under cars, along walls.
-
-    Args:
-        surfaces: the scene.
 
     Returns:
         (cells, cells) 0 in the open … 255 underneath; for `contact_at`.
@@ -105,24 +87,15 @@ def soft_contact(surfaces: Surfaces) -> NDArray[np.uint8]:
 
 
 def contact_at(soft: NDArray[np.uint8], x: Floats, z: Floats) -> Floats:
-    """Look up how much of the sky is blocked near points of the ground.
-
-    Args:
-        soft: from `soft_contact`.
-        x: (N,) world points, in metres.
-        z: (N,) likewise.
-
-    Returns:
-        (N,) float32 in [0, 1].
-    """
-    across = (x - np.float32(_LEFT_M)) * np.float32(1 / _SOFT_CELL_M)
-    along = (z - np.float32(_NEAR_M)) * np.float32(1 / _SOFT_CELL_M)
+    """Look up in `soft_contact` how much of the sky is blocked near points (N,), in [0, 1]."""
+    across = (x - _LEFT_M) * (1 / _SOFT_CELL_M)
+    along = (z - _NEAR_M) * (1 / _SOFT_CELL_M)
     column, row = across.astype(np.int32), along.astype(np.int32)
     np.clip(column, 0, _SOFT_CELLS - 1, out=column)
     np.clip(row, 0, _SOFT_CELLS - 1, out=row)
     row *= _SOFT_CELLS
     row += column
-    blocked: Floats = np.take(soft, row).astype(np.float32) * np.float32(1 / 255)
+    blocked: Floats = np.take(soft, row).astype(np.float32) * (1 / 255)
     return blocked
 
 
@@ -131,7 +104,7 @@ def _heights(
 ) -> Floats:
     """Fit each surface's height as a linear function of where its shadow falls."""
     start = surfaces.contour_start
-    first = np.searchsorted(surfaces.contour_surface, np.arange(1, len(surfaces.category)))
+    first = surfaces.first_contour
     low, count = start[first], start[first + 1] - start[first]
     # Three corners that span the outline: a polygon's own first three may lie on a line.
     one, two, three = low, low + count // 3, low + (2 * count) // 3

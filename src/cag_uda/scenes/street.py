@@ -34,12 +34,7 @@ class Side:
     has_gardens: bool
 
     def stretches(self, end_m: float, corner_m: float = 0.0) -> list[tuple[float, float]]:
-        """Give the parts between side streets.
-
-        Args:
-            end_m: where the street ends.
-            corner_m: how far to stay off each corner.
-        """
+        """Give the parts between side streets up to the end, `corner_m` off each corner."""
         edges = [BEHIND_M]
         for low, high in self.openings:
             edges += [low - corner_m, high + corner_m]

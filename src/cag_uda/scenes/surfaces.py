@@ -4,8 +4,8 @@ Each polygon is one surface. A picture is first painted with the numbers of the 
 colour and depth are then looked up by number. That is why a label can never miss its object.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 from itertools import chain
 from typing import NamedTuple
@@ -17,6 +17,8 @@ from cag_uda.scenes.camera import Points, Vector
 
 Colour = tuple[float, float, float]
 """Red, green, blue in [0, 1] as a screen shows them."""
+Flat = Callable[[float, float], Vector]
+"""From across and up, in metres, to a point of an upright plane turned towards the viewer."""
 
 
 class Category(IntEnum):
@@ -96,8 +98,17 @@ class Surfaces(NamedTuple):
     footprints: Points
     """(T, 4) x from, x to, z from, z to: the ground that a thing stands on."""
 
+    @property
+    def first_contour(self) -> NDArray[np.intp]:
+        """(S - 1,) the first contour of each surface but the sky."""
+        return np.searchsorted(self.contour_surface, np.arange(1, len(self.category)))
 
-@dataclass
+    @property
+    def first_corner(self) -> Points:
+        """(S - 1, 3) the first vertex of each surface but the sky."""
+        return self.vertices[self.contour_start[self.first_contour]]
+
+
 class Scene:
     """Collects surfaces. Ground first, then things, each with a footprint clear of the others.
 
@@ -105,26 +116,26 @@ class Scene:
         viewer: x and z of the camera, for the flat figures (trees, people) that turn towards it.
     """
 
-    viewer: tuple[float, float]
-    lamps: list[Vector] = field(default_factory=list)
-    """Positions of lit street lamps."""
-    _points: list[Vector] = field(default_factory=list)
-    _lengths: list[int] = field(default_factory=list)
-    _owners: list[int] = field(default_factory=list)
-    _surfaces: list[tuple[Paint, Vector | None, bool, bool, int]] = field(default_factory=list)
-    """Paint, normal, whether one-sided, whether casting shadows, and the thing's number."""
-    _footprints: list[tuple[float, float, float, float]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
+    def __init__(self, viewer: tuple[float, float]) -> None:
+        self.viewer = viewer
+        self.lamps: list[Vector] = []
+        """Positions of lit street lamps."""
+        self._points: list[Vector] = []
+        self._lengths: list[int] = []
+        self._owners: list[int] = []
+        self._footprints: list[tuple[float, float, float, float]] = []
         sky = Paint(Category.SKY, (0.0, 0.0, 0.0), Material.SKY)
-        self._surfaces.append((sky, None, False, False, -1))
+        self._surfaces: list[tuple[Paint, Vector | None, bool, bool, int]] = [
+            (sky, None, False, False, -1)
+        ]
+        """Paint, normal, whether one-sided, whether casting shadows, and the thing's number."""
 
     def begin(self, x: tuple[float, float], z: tuple[float, float]) -> None:
         """Start a thing; the polygons that follow belong to it, each hiding those before.
 
         Args:
             x: the two ends of its footprint across the street, in any order.
-            z: the two ends along the street, in any order.
+            z: those along the street.
         """
         self._footprints.append((min(x), max(x), min(z), max(z)))
 
@@ -162,8 +173,8 @@ class Scene:
         """Add a convex body, of which only the faces towards the viewer are seen.
 
         Args:
-            corners: its corners in world metres.
-            faces: each face as numbers of corners, in order around it.
+            corners: in world metres.
+            faces: numbers of corners, in order around each.
             paints: one for each face, or one for all.
 
         Returns:
@@ -180,14 +191,7 @@ class Scene:
         return normals
 
     def box(self, low: Vector, high: Vector, paint: Paint, top: Paint | None = None) -> None:
-        """Add an upright box along the street's axes, without its underside.
-
-        Args:
-            low: the least x, y, z.
-            high: the greatest x, y, z.
-            paint: of its sides.
-            top: of its top; without it that of the sides.
-        """
+        """Add an upright box from the least to the greatest x, y, z, without its underside."""
         (x0, y0, z0), (x1, y1, z1) = low, high
         corners = [
             (x0, y0, z0), (x1, y0, z0), (x1, y0, z1), (x0, y0, z1),
@@ -195,6 +199,17 @@ class Scene:
         ]  # fmt: skip
         faces = [(0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7), (4, 5, 6, 7)]
         self.solid(corners, faces, [paint, paint, paint, paint, top or paint])
+
+    def turned_to_viewer(self, x: float, z: float) -> Flat:
+        """Give the upright plane at a place that faces the viewer."""
+        away_x, away_z = x - self.viewer[0], z - self.viewer[1]
+        size = math.sqrt(away_x * away_x + away_z * away_z) or 1.0
+        right_x, right_z = away_z / size, -away_x / size
+
+        def point(across: float, up: float) -> Vector:
+            return (x + across * right_x, up, z + across * right_z)
+
+        return point
 
     def finish(self) -> Surfaces:
         """Give everything added so far as arrays."""
@@ -222,12 +237,7 @@ class Scene:
         )
 
     def is_free(self, x: tuple[float, float], z: tuple[float, float]) -> bool:
-        """Tell whether nothing stands on a piece of ground yet.
-
-        Args:
-            x: from and to, across the street.
-            z: from and to, along the street.
-        """
+        """Tell whether nothing stands yet on the ground between two x and two z."""
         return not any(
             low_x < x[1] and x[0] < high_x and low_z < z[1] and z[0] < high_z
             for low_x, high_x, low_z, high_z in self._footprints

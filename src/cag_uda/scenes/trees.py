@@ -1,12 +1,11 @@
 """Grows trees and hedges: trunks, boughs and ragged crowns of leaf clumps."""
 
 import math
-from collections.abc import Callable
 
 from cag_uda.scenes.camera import Vector
 from cag_uda.scenes.dice import Dice
 from cag_uda.scenes.palettes import scaled, varied
-from cag_uda.scenes.surfaces import Category, Colour, Material, Paint, Scene
+from cag_uda.scenes.surfaces import Category, Colour, Flat, Material, Paint, Scene
 
 _CIRCLES = {
     count: [
@@ -18,46 +17,15 @@ _CIRCLES = {
     for count in (10, 16, 28)
 }
 """Cosine and sine of each point's angle, of four and of seven times that, by number of points."""
-Flat = Callable[[float, float], Vector]
-"""From across and up, in metres, to a point of an upright plane turned towards the viewer."""
-
-
-def turned_to_viewer(scene: Scene, x: float, z: float) -> Flat:
-    """Give the upright plane at a place that faces the scene's viewer.
-
-    Args:
-        scene: knows the viewer.
-        x: across the street, in metres.
-        z: along the street, in metres.
-
-    Returns:
-        A map from (metres to the viewer's right, height in metres) to a world point.
-    """
-    away_x, away_z = x - scene.viewer[0], z - scene.viewer[1]
-    size = math.sqrt(away_x * away_x + away_z * away_z) or 1.0
-    right_x, right_z = away_z / size, -away_x / size
-
-    def point(across: float, up: float) -> Vector:
-        return (x + across * right_x, up, z + across * right_z)
-
-    return point
 
 
 def plant_tree(
     scene: Scene, dice: Dice, place: tuple[float, float], height: float, colour: Colour
 ) -> None:
-    """Add a tree; a distant one has fewer and plainer clumps.
-
-    Args:
-        scene: receives the tree.
-        dice: random numbers.
-        place: x and z of the trunk.
-        height: of the whole tree, in metres.
-        colour: of its leaves.
-    """
+    """Add a tree; a distant one has fewer and plainer clumps."""
     x, z = place
     scene.begin((x - 0.2, x + 0.2), (z - 0.2, z + 0.2))
-    flat = turned_to_viewer(scene, x, z)
+    flat = scene.turned_to_viewer(x, z)
     form = dice.weighted({"round": 0.62, "slim": 0.18, "fir": 0.2})
     share = dice.uniform(0.62, 0.8) if form != "fir" else 0.9
     radius = height * {"round": 0.34, "slim": 0.17, "fir": 0.23}[form] * dice.uniform(0.85, 1.15)
@@ -92,16 +60,7 @@ def plant_hedge(
     height: float,
     colour: Colour,
 ) -> None:
-    """Add a hedge along the street, its top uneven.
-
-    Args:
-        scene: receives the hedge.
-        dice: random numbers.
-        x: the two faces of the hedge, the one towards the road first.
-        z: from and to, along the street.
-        height: in metres.
-        colour: of its leaves.
-    """
+    """Add a hedge along the street, its top uneven; the first `x` is of the face to the road."""
     scene.begin(x, z)
     paint = Paint(Category.TREE, colour, Material.FOLIAGE, numbers=(dice.uniform(4.0, 7.0),))
     low, high = (min(x), 0.0, z[0]), (max(x), height - 0.08, z[1])
@@ -144,11 +103,10 @@ class _Crown:
     def clumps(self, count: int) -> None:
         """Add overlapping clumps: a ring, the middle, then small ones in front."""
         dice, radius = self._dice, self._radius
+        count = count if self._detail else 4
         middle, half = (self._base + self._height) / 2, (self._height - self._base) / 2
-        for number in range(count if self._detail else 4):
-            angle = (
-                2 * math.pi * (number + dice.uniform(-0.3, 0.3)) / (count if self._detail else 4)
-            )
+        for number in range(count):
+            angle = 2 * math.pi * (number + dice.uniform(-0.3, 0.3)) / count
             reach = dice.uniform(0.45, 0.62)
             across, up = math.cos(angle) * reach * radius, middle + math.sin(angle) * reach * half
             self._clump(across, up, radius * dice.uniform(0.42, 0.58))
@@ -209,7 +167,7 @@ def _crosswise(
 ) -> None:
     """Add an oval along the line of sight: the viewer sees it edge-on, behind the leaves."""
     (x, z), (base, height, radius) = place, extent
-    (right_x, _, right_z) = turned_to_viewer(scene, x, z)(1.0, 0.0)
+    (right_x, _, right_z) = scene.turned_to_viewer(x, z)(1.0, 0.0)
     right_x, right_z = right_x - x, right_z - z
     middle, half = (base + height) / 2, (height - base) / 2
     rim: list[Vector] = [
