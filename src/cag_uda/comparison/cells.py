@@ -63,15 +63,10 @@ def cells_of(entries: Sequence[Entry], seeds: Sequence[int], out: Path) -> list[
 def run_missing(
     cells: Sequence[Cell], progress: Progress, after_each: Callable[[], object]
 ) -> list[str]:
-    """Run what is missing.
+    """Run what is missing, and after each cell a function.
 
     A stage that another cell has taken alike, from the same beginning and seed, is copied. A cell
     that another process is running is left to it.
-
-    Args:
-        cells: all of them.
-        progress: told how far the work is.
-        after_each: called when a cell has been run.
 
     Returns:
         What went wrong in which cells; the others were run nevertheless.
@@ -91,7 +86,10 @@ def run_missing(
                 if cell.is_finished:
                     continue
                 progress.note(f"{place}/{len(cells)}: {cell.folder.name}")
-                _run(_like_the_first(cell, cells), cells, progress)
+                own = _like_the_first(cell, cells)
+                if not own.is_begun:
+                    _take_over(own, [_like_the_first(other, cells) for other in cells])
+                adapt(own.recipe, own.folder, resume=own.is_begun, progress=progress)
         except InUseError as error:
             progress.note(f"{error.problems[0]}; left to it")
             continue
@@ -101,12 +99,6 @@ def run_missing(
             continue
         after_each()
     return problems
-
-
-def _run(cell: Cell, others: Sequence[Cell], progress: Progress) -> None:
-    if not cell.is_begun:
-        _take_over(cell, [_like_the_first(other, others) for other in others])
-    adapt(cell.recipe, cell.folder, resume=cell.is_begun, progress=progress)
 
 
 def _like_the_first(cell: Cell, cells: Sequence[Cell]) -> Cell:

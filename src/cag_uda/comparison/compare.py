@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cag_uda.comparison.answers import answers_to_markdown
 from cag_uda.comparison.cells import Cell, cells_of, run_missing
-from cag_uda.comparison.pages import to_csv, to_markdown
+from cag_uda.comparison.pages import answers_to_markdown, to_csv, to_markdown
 from cag_uda.comparison.plan import Entry, base_of, budget_of, plan_ablation, plan_methods
 from cag_uda.comparison.questions import Questions, answers
 from cag_uda.comparison.settings import (
@@ -24,7 +23,7 @@ from cag_uda.data.domains.domain import Domain
 from cag_uda.errors import RecipeError, UserError
 from cag_uda.files import write_text
 from cag_uda.recipes import Recipe
-from cag_uda.runs.own_domains import source_words
+from cag_uda.runs.own_files import source_words
 from cag_uda.runs.progress import Progress, Silent
 from cag_uda.runs.records.base import write_record
 from cag_uda.runs.records.comparison import ComparisonRecord

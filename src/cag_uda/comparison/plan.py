@@ -29,7 +29,6 @@ class Entry:
     scored: tuple[str, ...]
     """Stages whose scores count; of several, the one that is best in the mean over seeds."""
     question: str = ""
-    """Question of the ablation that it belongs to."""
 
     @property
     def steps(self) -> int:
@@ -62,11 +61,7 @@ def last_trained(stages: Sequence[Stage]) -> Stage:
 
 
 def plan_methods(recipe: Recipe, contenders: Mapping[str, Contender]) -> list[Entry]:
-    """One entry for each method.
-
-    Args:
-        recipe: gives network, data, augmentation, optimisers and the number of steps.
-        contenders: methods by name.
+    """One entry for each method, on the network, data, optimisers and steps of the recipe.
 
     Raises:
         RecipeError: if a method cannot be run so, naming it.
@@ -79,7 +74,10 @@ def plan_methods(recipe: Recipe, contenders: Mapping[str, Contender]) -> list[En
         made = _with_target_labels(recipe) if contender.reads_target_labels else recipe
         if contender.stages == "recipe" or last_trained(stages).method.family == name:
             _refuse_without(name, stages)
-            planned = (stages[0].model_copy(update={"start": INITIAL}), *_following(stages[1:]))
+            planned = (
+                stages[0].model_copy(update={"start": INITIAL}),
+                *(stage.model_copy(update={"start": None}) for stage in stages[1:]),
+            )
         else:
             planned = _planned(stages, contender, recipe)
             made = _with_loading(made, contender.loading)
@@ -102,12 +100,7 @@ def plan_methods(recipe: Recipe, contenders: Mapping[str, Contender]) -> list[En
 
 
 def plan_ablation(base: Entry, variants: Mapping[str, Variant]) -> list[Entry]:
-    """One entry for each variant of the base; equal ones share a run.
-
-    Args:
-        base: the entry of the own run of CAG, or of another of `ABLATIONS`: a warm-up, then stages
-            of that method.
-        variants: what differs, by name.
+    """One entry for each variant of the base, one of `ABLATIONS`; equal ones share a run.
 
     Raises:
         RecipeError: if the base has not that form, or a variant cannot be.
@@ -120,17 +113,15 @@ def plan_ablation(base: Entry, variants: Mapping[str, Variant]) -> list[Entry]:
             made = _recipe(loaded, name, stages, of=loaded.name.removesuffix(f"-{base.name}"))
         except ValueError as error:
             raise RecipeError(f"variant {name!r}: {error}") from error
-        run = next(
-            (each.run for each in (base, *entries) if _trains_alike(each.recipe, made)), name
-        )
-        entry = Entry(name, variant.description, run, made, (stages[-1].name,), variant.question)
+        scored = stages[-1]
         if variant.scored is not None:
             before, anchored, _ = _parts(stages, base.name)
             scored = before[-1] if variant.scored == "first" else anchored[-1]
-            entry = replace(entry, scored=(scored.name,))
-        if run != name:
-            same = next(each.recipe for each in (base, *entries) if each.run == run)
-            entry = replace(entry, recipe=same)
+        entry = Entry(name, variant.description, name, made, (scored.name,), variant.question)
+        for same in (base, *entries):
+            if _trains_alike(same.recipe, made):
+                entry = replace(entry, run=same.run, recipe=same.recipe)
+                break
         entries.append(entry)
     return entries
 
@@ -208,10 +199,6 @@ def _with_target_labels(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"source": source, "loading": loading})
 
 
-def _following(stages: Sequence[Stage]) -> list[Stage]:
-    return [stage.model_copy(update={"start": None}) for stage in stages]
-
-
 def _parts(stages: Sequence[Stage], base: str) -> tuple[list[Stage], list[Stage], list[Stage]]:
     """Give the stages before the anchor-guided ones, these (of the method `base`), and those after.
 
@@ -232,11 +219,7 @@ def _parts(stages: Sequence[Stage], base: str) -> tuple[list[Stage], list[Stage]
 
 
 def _varied(stages: Sequence[Stage], variant: Variant, base: str) -> list[Stage]:
-    """The stages of the base with a variant's changes.
-
-    Raises:
-        ValueError: if that makes no sense.
-    """
+    """The stages of the base with a variant's changes. Raises ValueError if that makes no sense."""
     before, anchored, after = _parts(stages, base)
     steps = sum(stage.steps for stage in anchored)
     if variant.warmup:

@@ -20,7 +20,7 @@ from cag_uda.adaptation.margins import relative_gap, two_nearest
 from cag_uda.data.loading.augment import Image
 from cag_uda.evaluation.class_separation import ClassScatter, centroid_shift, separation
 from cag_uda.evaluation.precision_curves import PrecisionCurves, precision_at
-from cag_uda.evaluation.scores import or_none
+from cag_uda.evaluation.scores import or_nones
 from cag_uda.models.inference import inference, prepare
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import Recipe, load_recipe
@@ -33,7 +33,6 @@ from cag_uda.runs.records.run import read_scores
 from cag_uda.runs.records.stage import (
     LABEL_CURVES,
     SEPARATION,
-    DomainSeparation,
     Separation,
     StageCurves,
     read_curves,
@@ -53,12 +52,7 @@ _PROBABILITIES = torch.linspace(-4, 16, 81).sigmoid()
 
 
 class Questions:
-    """Measures networks of runs of one recipe's domains.
-
-    Args:
-        recipe: any run's.
-        progress: told how far the work is.
-    """
+    """Measures networks of runs on the domains of a recipe, any run's."""
 
     def __init__(self, recipe: Recipe, progress: Progress) -> None:
         self._recipe, self._progress = recipe, progress
@@ -100,20 +94,13 @@ class Questions:
                     features = segmenter(image, domain).features
                     scatter.update(features, segmenter.on_grid(truth.long(), features))
             scatters[domain] = scatter
-        shift = centroid_shift(scatters["source"], scatters["target"])
-        defined = [float(value) for value in shift if value == value]
-        found = {domain: separation(each) for domain, each in scatters.items()}
-        by_domain = {
-            domain: DomainSeparation(
-                by_pixels=or_none(each.by_pixels), balanced=or_none(each.balanced)
-            )
-            for domain, each in found.items()
-        }
+        shift = or_nones(centroid_shift(scatters["source"], scatters["target"]))
+        defined = [value for value in shift if value is not None]
         return Separation(
-            source=by_domain["source"],
-            target=by_domain["target"],
+            source=separation(scatters["source"]),
+            target=separation(scatters["target"]),
             centroid_shift=statistics.mean(defined) if defined else None,
-            centroid_shift_per_class=[or_none(value) for value in shift],
+            centroid_shift_per_class=shift,
         )
 
     def _curves(self, labeller: Segmenter, anchors: CategoryAnchors, label: str) -> StageCurves:
@@ -157,10 +144,7 @@ class Questions:
 
 
 def answers(runs: Sequence[tuple[str, Path]]) -> dict[str, dict[str, StageAnswers]]:
-    """Average over seeds what was measured.
-
-    Args:
-        runs: name and folder of each, once for every seed.
+    """Average over seeds what was measured; a run has a name and, for every seed, a folder.
 
     Returns:
         By run and stage: the separation (RQ1), precision at `COVERAGES` of both kinds of label

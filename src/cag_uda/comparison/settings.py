@@ -1,6 +1,5 @@
 """Rows of a comparison, as data: `methods.toml`, `ablation.toml`, or a file of one's own."""
 
-import tomllib
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -8,6 +7,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from cag_uda.data.domains.schema_errors import did_you_mean
+from cag_uda.data.files.toml import parse_toml, text_of
 from cag_uda.errors import RecipeError
 from cag_uda.recipes.schema import AnyMethod
 from cag_uda.types import Config
@@ -82,7 +82,7 @@ def read_contenders(path: Path | None = None) -> dict[str, Contender]:
     """The methods by name, in the order of the file; None reads the package's.
 
     Raises:
-        RecipeError: with all that is wrong with the file.
+        UserError: with all that is wrong with the file.
     """
     contenders = _read("methods.toml", path, Contender)
     problems = [f"no row {name!r}" for name in (FLOOR, ORACLE) if name not in contenders]
@@ -97,14 +97,10 @@ def read_contenders(path: Path | None = None) -> dict[str, Contender]:
 
 
 def read_variants(path: Path | None = None, base: str = BASE) -> dict[str, Variant]:
-    """The ablation's variants by name, in the order of the file; None reads the package's.
-
-    Args:
-        path: of a file.
-        base: of `ABLATIONS`, the row that the package's file shall vary.
+    """The variants of a row by name, in the order of the file; None reads the package's for it.
 
     Raises:
-        RecipeError: with all that is wrong with the file.
+        UserError: with all that is wrong with the file.
     """
     return _read(ABLATIONS[base], path, Variant)
 
@@ -124,13 +120,11 @@ def choose(rows: dict[str, Row], wanted: list[str] | None) -> dict[str, Row]:
 
 def _read(builtin: str, path: Path | None, row: type[Row]) -> dict[str, Row]:
     place = path or Path(str(files("cag_uda.comparison"))) / builtin
+    if not place.is_file():
+        raise RecipeError(f"no settings at {place}; check its path")
+    tables = parse_toml(text_of(place, "settings"), str(place))
     try:
-        tables = tomllib.loads(place.read_text(encoding="utf-8"))
         return TypeAdapter(dict[str, row]).validate_python(tables)  # type: ignore[valid-type] # a type at run time
-    except OSError as error:
-        raise RecipeError(f"cannot read {place}: {error.strerror}; check its path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{place} is not valid TOML: {error}") from error
     except ValidationError as error:
         raise RecipeError(
             [

@@ -4,7 +4,7 @@ The file is as `cag_uda.runs.records.comparison` describes it.
 """
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,11 @@ from cag_uda.runs.records.run import Gain, Scores, StageScores, read_scores
 
 
 class Finished:
-    """The stages that the runs of a comparison have finished.
-
-    Args:
-        entries: its rows.
-        seeds: of its runs.
-        out: the folder of its runs.
-    """
+    """The stages that the runs of a comparison have finished, in folders below `out`."""
 
     def __init__(self, entries: Sequence[Entry], seeds: Sequence[int], out: Path) -> None:
         self.entries, self.seeds, self.out = entries, seeds, out
+        self.by_name = {entry.name: entry for entry in entries}
         self._scores = {
             (run, seed): read_scores(out / f"{run}-{seed}")
             for run in {entry.run for entry in entries}
@@ -51,11 +46,7 @@ class Finished:
         return {} if scores is None else {stage.name: stage for stage in scores.stages}
 
     def miou(self, entry: Entry, seed: int, stage: str) -> float:
-        """The mIoU of a finished stage, as a share.
-
-        Raises:
-            RunError: if it was not scored.
-        """
+        """The mIoU of a finished stage, as a share. Raises RunError if it was not scored."""
         miou = self.stages(entry, seed)[stage].miou
         if miou is None:
             raise RunError(
@@ -100,17 +91,7 @@ def make_table(
     budget: Mapping[str, Any],
     notes: Sequence[str],
 ) -> ComparisonRecord:
-    """Everything that the table and the page show.
-
-    Args:
-        finished: what the runs hold.
-        name: of the recipe.
-        kind: "methods" or "ablation".
-        source: what is trained on, in words.
-        budget: what every row was given.
-        notes: what is to be known about the figures.
-    """
-    by_name = {entry.name: entry for entry in finished.entries}
+    """Put together everything that the table and the page show."""
     about = finished.about
     return ComparisonRecord(
         name=name,
@@ -120,17 +101,17 @@ def make_table(
         classes=about.classes if about else [],
         palette=about.palette if about else [],
         floor=FLOOR,
-        oracle=ORACLE if ORACLE in by_name else None,
+        oracle=ORACLE if ORACLE in finished.by_name else None,
         seeds=list(finished.seeds),
         budget=dict(budget),
         notes=list(notes),
-        methods=[_row(entry, by_name, finished) for entry in finished.entries],
+        methods=[_row(entry, finished) for entry in finished.entries],
     )
 
 
-def _row(entry: Entry, by_name: Mapping[str, Entry], finished: Finished) -> ComparedMethod:
+def _row(entry: Entry, finished: Finished) -> ComparedMethod:
     scored = finished.scored(entry)
-    cells = [_cell(entry, seed, by_name, finished) for seed in finished.seeds_of(entry)]
+    cells = [_cell(entry, seed, finished) for seed in finished.seeds_of(entry)]
     return ComparedMethod(
         name=entry.name,
         description=entry.description,
@@ -138,59 +119,52 @@ def _row(entry: Entry, by_name: Mapping[str, Entry], finished: Finished) -> Comp
         scored=scored,
         steps=_steps(entry, scored),
         cells=cells,
-        summary=_summary(entry, cells, by_name, finished),
-        stages=_stages(entry, by_name, finished),
+        summary=_summary(entry, cells, finished),
+        stages=_stages(entry, finished),
     )
 
 
-def _cell(entry: Entry, seed: int, by_name: Mapping[str, Entry], finished: Finished) -> Cell:
+def _cell(entry: Entry, seed: int, finished: Finished) -> Cell:
     """One method with one seed."""
     stages = finished.stages(entry, seed)
     scored = finished.scored(entry)
     until = list(stages.values())[: list(stages).index(scored) + 1]
     peaks = [stage.peak_memory_mib for stage in until if stage.peak_memory_mib]
     miou = finished.miou(entry, seed, scored)
-    bounds = [_mean_of(name, [seed], by_name, finished) for name in (FLOOR, ORACLE)]
     return Cell(
         seed=seed,
         miou=miou,
         iou=stages[scored].iou,
-        gap_share=_share(miou, *bounds),
+        gap_share=_share(miou, [seed], finished),
         time_s=sum(stage.elapsed_s or 0.0 for stage in until),
         peak_memory_mib=max(peaks, default=None),
         run=f"{entry.run}-{seed}",
     )
 
 
-def _summary(
-    entry: Entry, cells: Sequence[Cell], by_name: Mapping[str, Entry], finished: Finished
-) -> OverSeeds | None:
+def _summary(entry: Entry, cells: Sequence[Cell], finished: Finished) -> OverSeeds | None:
     """One method over its seeds; None where none has finished."""
     if not cells:
         return None
     mious = [cell.miou for cell in cells if cell.miou is not None]
-    seeds = [cell.seed for cell in cells]
+    miou = statistics.mean(mious)
+    # CAG, or the row that an ablation varies: the others are held against it.
+    leader = next((name for name in ABLATIONS if name in finished.by_name), "")
     memory = [cell.peak_memory_mib for cell in cells if cell.peak_memory_mib is not None]
-    bounds = [_mean_of(name, seeds, by_name, finished) for name in (FLOOR, ORACLE)]
     return OverSeeds(
         seeds=len(cells),
-        miou=statistics.mean(mious),
+        miou=miou,
         deviation=_deviation(mious),
         iou=[_mean(values) for values in zip(*(cell.iou or () for cell in cells), strict=True)],
-        gap_share=_share(statistics.mean(mious), *bounds),
-        gain=_difference(entry, by_name.get(FLOOR), finished),
-        lead=_difference(entry, _leader(by_name), finished),
+        gap_share=_share(miou, [cell.seed for cell in cells], finished),
+        gain=_difference(entry, FLOOR, finished),
+        lead=_difference(entry, leader, finished),
         time_s=statistics.mean(cell.time_s or 0.0 for cell in cells),
         peak_memory_mib=max(memory, default=None),
     )
 
 
-def _leader(by_name: Mapping[str, Entry]) -> Entry | None:
-    """The row that the others are held against: CAG, or the one that an ablation varies."""
-    return next((by_name[name] for name in ABLATIONS if name in by_name), None)
-
-
-def _stages(entry: Entry, by_name: Mapping[str, Entry], finished: Finished) -> list[ComparedStage]:
+def _stages(entry: Entry, finished: Finished) -> list[ComparedStage]:
     """The stages of a row's run up to the scored one, each over the seeds that have it."""
     found = []
     names = [stage.name for stage in entry.recipe.stages]
@@ -198,14 +172,14 @@ def _stages(entry: Entry, by_name: Mapping[str, Entry], finished: Finished) -> l
         seeds = [seed for seed in finished.seeds if name in finished.stages(entry, seed)]
         mious = [finished.miou(entry, seed, name) for seed in seeds]
         if mious:
-            bounds = [_mean_of(each, seeds, by_name, finished) for each in (FLOOR, ORACLE)]
+            miou = statistics.mean(mious)
             found.append(
                 ComparedStage(
                     name=name,
                     steps=_steps(entry, name),
-                    miou=statistics.mean(mious),
+                    miou=miou,
                     deviation=_deviation(mious),
-                    gap_share=_share(statistics.mean(mious), *bounds),
+                    gap_share=_share(miou, seeds, finished),
                 )
             )
     return found
@@ -217,34 +191,29 @@ def _steps(entry: Entry, stage: str) -> int:
     return sum(each.steps for each in entry.recipe.stages[: names.index(stage) + 1])
 
 
-def _mean_of(
-    name: str, seeds: Iterable[int], by_name: Mapping[str, Entry], finished: Finished
-) -> float | None:
-    """Mean mIoU of a row over those of the seeds that it has; None where it has not all."""
-    entry = by_name.get(name)
-    if entry is None or not set(seeds) <= set(finished.seeds_of(entry)):
-        return None
-    scored = finished.scored(entry)
-    return float(statistics.mean(finished.miou(entry, seed, scored) for seed in seeds))
+def _share(miou: float, seeds: Sequence[int], finished: Finished) -> float | None:
+    """Share of the gap between floor and oracle, where both are scored for all of the seeds."""
+    bounds = []
+    for name in (FLOOR, ORACLE):
+        entry = finished.by_name.get(name)
+        if entry is None or not set(seeds) <= set(finished.seeds_of(entry)):
+            return None
+        scored = finished.scored(entry)
+        bounds.append(statistics.mean(finished.miou(entry, seed, scored) for seed in seeds))
+    floor, ceiling = bounds
+    return None if ceiling == floor else (miou - floor) / (ceiling - floor)
 
 
-def _share(miou: float, floor: float | None, ceiling: float | None) -> float | None:
-    if floor is None or ceiling is None or ceiling == floor:
-        return None
-    return (miou - floor) / (ceiling - floor)
-
-
-def _difference(entry: Entry, other: Entry | None, finished: Finished) -> Gain | None:
+def _difference(entry: Entry, other_name: str, finished: Finished) -> Gain | None:
     """Points of mIoU above another row over the seeds that both have, with its interval."""
-    if other is None or other.name == entry.name:
+    other = finished.by_name.get(other_name)
+    if other is None or other is entry:
         return None
     seeds = [seed for seed in finished.seeds_of(entry) if seed in finished.seeds_of(other)]
     if not seeds:
         return None
     mine, theirs = ([finished.frames(each, seed) for seed in seeds] for each in (entry, other))
-    interval = bootstrap_of_means(mine, theirs)
-    points = [100 * value for value in interval]
-    return Gain(over=other.name, points=points[0], low=points[1], high=points[2])
+    return bootstrap_of_means(mine, theirs).over(other.name)
 
 
 def _deviation(values: Sequence[float]) -> float | None:
