@@ -9,45 +9,31 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from cag_uda.cli.console import OnConsole, begin, make_console
-from cag_uda.cli.options import (
-    Accelerator,
-    DataRoot,
-    Precision,
-    RecipeName,
-    Resume,
-    Seed,
-    Sets,
-    Steps,
-    Track,
-    compute_changes,
-    names_in,
-    recipe_of,
-)
+from cag_uda.cli import options
+from cag_uda.cli.console import OnConsole, begin, make_table
 
 if TYPE_CHECKING:
     from cag_uda.runs.records.run import Scores
 
 
 def adapt(
-    recipe: RecipeName,
+    recipe: options.RecipeName,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/RECIPE.")] = None,
-    data_root: DataRoot = None,
-    change: Sets = None,
-    seed: Seed = None,
-    steps: Steps = None,
-    resume: Resume = False,
+    data_root: options.DataRoot = None,
+    change: options.Sets = None,
+    seed: options.Seed = None,
+    steps: options.Steps = None,
+    resume: options.Resume = False,
     devices: Annotated[int | None, typer.Option(help="Processes, one device each.")] = None,
-    track: Track = None,
-    accelerator: Accelerator = "auto",
-    precision: Precision = "auto",
+    track: options.Track = None,
+    accelerator: options.Accelerator = "auto",
+    precision: options.Precision = "auto",
 ) -> None:
     """Adapt a network through every stage of a recipe, warm-up included."""
-    changes = list(change or [])
+    changes = [*(change or []), *options.compute_changes(accelerator, precision)]
     changes += [] if seed is None else [f"seed={seed}"]
     changes += [] if devices is None else [f"compute.devices={devices}"]
-    changes += [] if track is None else [f"tracking.loggers={names_in(track)}"]
-    changes += compute_changes(accelerator, precision)
+    changes += [] if track is None else [f"tracking.loggers={options.names_in(track)}"]
     if resume and (Path(recipe) / "recipe.toml").is_file():
         out, recipe = out or Path(recipe), str(Path(recipe) / "recipe.toml")
     place = out or Path("runs") / Path(recipe).stem
@@ -56,9 +42,9 @@ def adapt(
 
 def demo(
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("demo"),
-    seed: Seed = None,
-    steps: Steps = None,
-    resume: Resume = False,
+    seed: options.Seed = None,
+    steps: options.Steps = None,
+    resume: options.Resume = False,
 ) -> None:
     """Render two small domains and adapt from one to the other: no download, no GPU, minutes."""
     changes = [] if seed is None else [f"seed={seed}"]
@@ -74,12 +60,11 @@ def _adapt(
     steps: int | None,
 ) -> None:
     """Run a recipe and print what its stages score."""
-    console = make_console()
-    begin(console, f"reading recipe {name}")
+    console = begin(f"reading recipe {name}")
     from cag_uda.runs.runner import adapt
     from cag_uda.training.processes import speaks
 
-    recipe = recipe_of(name, changes, data_root, steps)
+    recipe = options.recipe_of(name, changes, data_root, steps)
     with interruptible("go on with --resume"):
         run = adapt(recipe, out, resume=resume, progress=OnConsole(console))
     if not speaks():
@@ -116,11 +101,10 @@ def interruptible(advice: str) -> Iterator[None]:
 def _stage_table(scores: "Scores") -> Table:
     """One row a stage: what it started from, its steps, its mIoU and what it gained."""
     scored = f": mIoU on {scores.target}" if scores.target else ""
-    table = Table("stage", "from", title=f"{scores.recipe}{scored}")
     floors = {stage.gain.over for stage in scores.stages if stage.gain is not None}
     over = floors.pop() if len(floors) == 1 else "source-only"
-    for heading in ("steps", "time", "mIoU", f"over {over}"):
-        table.add_column(heading, justify="right")
+    numbers = ("steps", "time", "mIoU", f"over {over}")
+    table = make_table(("stage", "from"), numbers, title=f"{scores.recipe}{scored}")
     for stage in scores.stages:
         table.add_row(
             stage.in_words,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from cag_uda.cli.console import begin, make_console
-from cag_uda.cli.options import Accelerator, Precision
+from cag_uda.cli.console import begin
+from cag_uda.cli.options import Accelerator, JsonFile, Precision
 from cag_uda.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,16 +27,13 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each comparison.")] = 15,
     accelerator: Accelerator = "auto",
     precision: Precision = "auto",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures here too.")
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Measure what the engine costs on this device, as ratios within one run."""
     unknown = [part for part in parts or [] if part not in PARTS]
     if unknown:
         raise UserError(f"bench knows no part {', '.join(unknown)}; choose from {', '.join(PARTS)}")
-    console = make_console()
-    begin(console, "preparing")
+    console = begin("preparing")
     import torch
 
     from cag_uda.files import write_json
@@ -59,11 +55,10 @@ def bench(
     }
     rows: list[Row] = []
     for part in parts or PARTS:
-        console.print(f"measuring {part} …", style="dim")
+        begin(f"measuring {part}")
         rows += work[part]()
-    console.print(
-        _table(rows, f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    )
+    title = f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    console.print(_table(rows, title))
     if json_file is not None:
         write_json(json_file, [asdict(row) for row in rows])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cag_uda.cli.console import OnConsole, begin, make_console, printable
+from cag_uda.cli.console import OnConsole, begin, make_table, printable
 from cag_uda.cli.options import DataRoot
 from cag_uda.errors import UserError
 
@@ -43,8 +44,7 @@ def check(
     data_root: DataRoot = None,
 ) -> None:
     """Read all the data before any training and report what is wrong with it."""
-    console = make_console()
-    begin(console, f"reading {recipe_or_domain}")
+    console = begin(f"reading {recipe_or_domain}")
     if submission is not None and network is not None:
         raise UserError("--submission checks files alone, by no network: leave --network out")
     looked = None
@@ -70,7 +70,7 @@ def check(
         raise typer.Exit(2)
     if looked is not None:
         _tell_class_shares(console, looked)
-    console.print("nothing is wrong", highlight=False)
+    console.print("nothing is wrong")
 
 
 def _problems_of_data(console: Console, wanted: list[tuple[Domain, str | None, bool]]) -> list[str]:
@@ -79,12 +79,9 @@ def _problems_of_data(console: Console, wanted: list[tuple[Domain, str | None, b
 
     reports = []
     for domain, split, with_labels in wanted:
-        bars = OnConsole(console)
-        bars.note(f"reading {domain.name}")
-
-        def show(done: int, total: int, bars: OnConsole = bars, name: str = domain.name) -> None:
-            bars.update(f"reading {name}", done, total)
-
+        bars, what = OnConsole(console), f"reading {domain.name}"
+        bars.note(what)
+        show = partial(bars.update, what)
         reports.append(check_domain(domain, split, with_labels, on_progress=show))
     for report in reports:
         _print_report(console, report)
@@ -98,12 +95,8 @@ def _problems_of_submission(
     from cag_uda.data.domains.domain import Domain
     from cag_uda.evaluation.submission import submission_problems
 
-    bars = OnConsole(console)
-    return submission_problems(
-        folder,
-        Domain.open(domain, data_root),
-        on_progress=lambda done, total: bars.update("checking", done, total),
-    )
+    show = partial(OnConsole(console).update, "checking")
+    return submission_problems(folder, Domain.open(domain, data_root), on_progress=show)
 
 
 @dataclass(frozen=True)
@@ -174,7 +167,6 @@ def _describe_pack(console: Console, path: str, pack: Pack) -> None:
         Text(f"{path}:", "bold"),
         f"{pack.config.decoder} on {pack.config.backbone}, {len(pack.classes.names)} classes, "
         f"anchors of {seen} by {pack.source}; its checksum holds",
-        highlight=False,
         soft_wrap=True,
     )
 
@@ -186,13 +178,8 @@ def _tell_class_shares(console: Console, looked: _Looked) -> None:
 
     if looked.segmenter is None:
         return
-    bars = OnConsole(console)
-    found = estimate_class_shares(
-        looked.recipe,
-        looked.scenario,
-        looked.segmenter,
-        lambda done, total: bars.update("class shares", done, total),
-    )
+    show = partial(OnConsole(console).update, "class shares")
+    found = estimate_class_shares(looked.recipe, looked.scenario, looked.segmenter, show)
     if found is None:
         console.print("no class shares: the source has no labelled pixel", soft_wrap=True)
         return
@@ -232,9 +219,7 @@ def _tell_class_shares(console: Console, looked: _Looked) -> None:
 
 def _share_table(found: ClassShares) -> Table:
     """Shares of every class, and the target's less the source's in percentage points."""
-    table = Table("class", box=None)
-    for heading in ("source", "target", "points"):
-        table.add_column(heading, justify="right")
+    table = make_table(("class",), ("source", "target", "points"), box=None)
     for name, source, target in zip(found.classes, found.source, found.target, strict=True):
         change = f"{100 * (target - source):+.1f}"
         table.add_row(name, f"{100 * source:.1f} %", f"{100 * target:.1f} %", change)
@@ -264,21 +249,18 @@ def _print_report(console: Console, report: DomainReport) -> None:
         console.print(
             Text(f"{report.domain}/{split.split}:", "bold"),
             f"{split.images} images, {split.labelled} labelled; {sizes}{values}",
-            highlight=False,
             soft_wrap=True,
         )
         if split.labelled:
             console.print(_histogram(split, report.class_names))
     for warning in report.warnings:
-        console.print(f"note: {warning}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"note: {warning}", soft_wrap=True)
 
 
 def _histogram(split: SplitReport, names: tuple[str, ...]) -> Table:
     """Share of pixels and of images in which each class occurs."""
     total = max(1, int(sum(split.class_pixels)) + split.ignored_pixels)
-    table = Table("class", box=None)
-    for heading in ("pixels", "images"):
-        table.add_column(heading, justify="right")
+    table = make_table(("class",), ("pixels", "images"), box=None)
     for name, pixels, images in zip(names, split.class_pixels, split.class_images, strict=True):
         table.add_row(name, f"{100 * pixels / total:.2f} %", str(images))
     table.add_row("(ignored)", f"{100 * split.ignored_pixels / total:.2f} %", "")

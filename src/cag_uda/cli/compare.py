@@ -9,18 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from cag_uda.cli import options
 from cag_uda.cli.adapt import interruptible
-from cag_uda.cli.console import OnConsole, begin, make_console
-from cag_uda.cli.options import (
-    Accelerator,
-    DataRoot,
-    Precision,
-    RecipeName,
-    Sets,
-    compute_changes,
-    names_in,
-    recipe_of,
-)
+from cag_uda.cli.console import OnConsole, begin, make_table
 from cag_uda.errors import RunError
 
 if TYPE_CHECKING:
@@ -29,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def compare(
-    recipe: RecipeName,
+    recipe: options.RecipeName,
     methods: Annotated[
         str | None,
         typer.Option(help="Names with commas; default: all. source-only and oracle always run."),
@@ -44,25 +35,24 @@ def compare(
     settings: Annotated[
         Path | None, typer.Option(help="Your own methods.toml, or ablation.toml.")
     ] = None,
-    data_root: DataRoot = None,
-    change: Sets = None,
-    accelerator: Accelerator = "auto",
-    precision: Precision = "auto",
+    data_root: options.DataRoot = None,
+    change: options.Sets = None,
+    accelerator: options.Accelerator = "auto",
+    precision: options.Precision = "auto",
 ) -> None:
     """Compare methods, or CAG's variants, on one budget; runs what is missing in --out."""
-    console = make_console()
-    begin(console, f"reading recipe {recipe}")
+    console = begin(f"reading recipe {recipe}")
     from cag_uda.comparison.compare import plan_comparison
     from cag_uda.report import write_comparison
 
-    changes = [*(change or []), *compute_changes(accelerator, precision)]
-    loaded = recipe_of(recipe, changes, data_root)
+    changes = [*(change or []), *options.compute_changes(accelerator, precision)]
+    loaded = options.recipe_of(recipe, changes, data_root)
     progress = OnConsole(console)
     with interruptible("give the same command again to go on"):
         comparison = plan_comparison(
             loaded,
             out or Path("runs") / f"compare-{Path(recipe).stem}",
-            rows=None if methods is None else names_in(methods),
+            rows=None if methods is None else options.names_in(methods),
             seeds=seeds,
             ablation=ablation,
             settings=settings,
@@ -72,7 +62,7 @@ def compare(
         problems = comparison.run(progress)
         console.print(_result_table(comparison.write()))
         page = write_comparison(comparison.stem.with_suffix(".json"))
-        console.print(f"page: {page}\nbeside it the same as .md, .csv and .json", highlight=False)
+        console.print(f"page: {page}\nbeside it the same as .md, .csv and .json")
     if problems:
         raise RunError(problems)
 
@@ -83,9 +73,8 @@ def _plan_table(comparison: Comparison) -> Table:
     from cag_uda.comparison.plan import budget_of
 
     steps = budget_of(comparison.recipe)["steps"]
-    table = Table("method", "stages", title=f"{comparison.recipe.name}: {steps} steps for each")
-    for heading in ("steps", "runs done"):
-        table.add_column(heading, justify="right")
+    title = f"{comparison.recipe.name}: {steps} steps for each"
+    table = make_table(("method", "stages"), ("steps", "runs done"), title=title)
     for entry in comparison.entries:
         cells = cells_of([entry], comparison.seeds, comparison.out)
         done = sum(cell.is_finished for cell in cells)
@@ -99,9 +88,9 @@ def _plan_table(comparison: Comparison) -> Table:
 
 def _result_table(made: ComparisonRecord) -> Table:
     """One row a method: mIoU, share of the gap, time, memory."""
-    table = Table("method", title=f"{made.name}: mIoU on {made.target}, in per cent")
-    for heading in ("mIoU", "share of the gap", "over source-only", "time", "peak memory"):
-        table.add_column(heading, justify="right")
+    numbers = ("mIoU", "share of the gap", "over source-only", "time", "peak memory")
+    title = f"{made.name}: mIoU on {made.target}, in per cent"
+    table = make_table(("method",), numbers, title=title)
     for row in made.methods:
         table.add_row(row.name, *(_figures(row.summary) if row.summary else ["–"] * 5))
     return table

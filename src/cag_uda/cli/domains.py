@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cag_uda.cli.console import begin, make_console
-from cag_uda.cli.group import Command, Out, Overwrite, group, refuse_existing
+from cag_uda.cli.group import Command, group, refuse_existing
+from cag_uda.cli.options import Out, Overwrite
 from cag_uda.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,8 +66,7 @@ def new_domain(
     overwrite: Overwrite = False,
 ) -> None:
     """Look into a folder and write a domain file for it, with its guesses explained."""
-    console = make_console()
-    begin(console, f"looking into {folder}")
+    console = begin(f"looking into {folder}")
     from cag_uda.data.inspection.draft import draft_domain, name_of
     from cag_uda.files import write_text
     from cag_uda.recipes.json_schema import schema_line
@@ -110,21 +110,19 @@ def _describe(console: Console, draft: Draft, file: Path) -> None:
     look, drawn = inspection.labels, inspection.annotations
     if drawn is not None:
         names = ", ".join(f"{name} ({count})" for name, count in drawn.names.items())
-        console.print(f"labels: {drawn.encoding}, shapes: {names}", highlight=False, markup=False)
+        console.print(f"labels: {drawn.encoding}, shapes: {names}")
     if look is not None:
         channel = "" if look.channel is None else f" {look.channel}"
         console.print(
             f"labels: {look.encoding}{channel}, {len(look.codes)} different values in "
             f"{look.images} images; {meaning.why}",
-            highlight=False,
             soft_wrap=True,
         )
     for note in (*inspection.notes, *draft.problems):
-        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"note: {note}", soft_wrap=True)
     is_to_name = bool(meaning.classes) and not meaning.is_named
     advice = "give the classes their names in it, then " if is_to_name else ""
     console.print(
         f"{file} is written: {advice}run cag-uda check {quote(str(file))}",
-        highlight=False,
         soft_wrap=True,
     )

@@ -4,29 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from cag_uda.cli.console import OnConsole, begin, make_console
-from cag_uda.cli.options import (
-    Accelerator,
-    AlignCorners,
-    DataRoot,
-    Domain,
-    ExactPrecision,
-    Flip,
-    Scales,
-    Window,
-    views_of,
-)
+from cag_uda.cli import options
+from cag_uda.cli.console import OnConsole, begin
 from cag_uda.errors import UserError
 
 if TYPE_CHECKING:
-    from cag_uda.data.domains.domain import Domain as ImageDomain
+    from cag_uda.data.domains.domain import Domain
     from cag_uda.evaluation.evaluate import Evaluation
     from cag_uda.evaluation.published import PublishedRow
     from cag_uda.evaluation.scores import Scores
@@ -36,8 +26,8 @@ _USUAL = "test"
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A model folder, a run, or a hub id.")],
-    domain: Domain,
+    model: options.Model,
+    domain: options.Domain,
     split: Annotated[
         str | None,
         typer.Option(help="Split of the domain; default: test, or the only labelled one."),
@@ -48,43 +38,37 @@ def evaluate(
     against: Annotated[
         str | None, typer.Option(help="A second model, compared frame by frame.")
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the scores here too.")
-    ] = None,
-    flip: Flip = False,
-    scale: Scales = None,
-    window: Window = None,
-    align_corners: AlignCorners = False,
-    data_root: DataRoot = None,
-    accelerator: Accelerator = "auto",
-    precision: ExactPrecision = "32",
+    json_file: options.JsonFile = None,
+    flip: options.Flip = False,
+    scale: options.Scales = None,
+    window: options.Window = None,
+    align_corners: options.AlignCorners = False,
+    data_root: options.DataRoot = None,
+    accelerator: options.Accelerator = "auto",
+    precision: options.ExactPrecision = "32",
 ) -> None:
     """Score a network on a labelled split: IoU per class and mIoU."""
-    console = make_console()
-    begin(console, f"reading {model}")
-    from cag_uda.data.domains.domain import Domain as DomainOfImages
+    console = begin(f"reading {model}")
+    from cag_uda.data.domains.domain import Domain
     from cag_uda.evaluation.evaluate import evaluate as evaluate_split
     from cag_uda.evaluation.protocols import find_protocol
     from cag_uda.files import write_json
     from cag_uda.prediction.opening import as_learned, computing_in, open_model
-    from cag_uda.runs.records.run import Evaluated, Gain
+    from cag_uda.runs.records.run import Evaluated
 
-    views = views_of(flip, scale, window, align_corners)
+    views = options.views_of(flip, scale, window, align_corners)
     if protocol is not None:
         find_protocol(protocol)
-    opened = DomainOfImages.open(domain, data_root)
+    opened = Domain.open(domain, data_root)
     split = split or _only_labelled(opened)
     evaluations: dict[str, Evaluation] = {}
     for name in [model] if against is None else [model, against]:
         segmenter = open_model(name, accelerator)
-        bars = OnConsole(console)
-
-        def show(done: int, total: int, bars: OnConsole = bars, name: str = name) -> None:
-            bars.update(f"evaluating {name}", done, total)
-
+        learned = as_learned(opened, segmenter, name)
+        show = partial(OnConsole(console).update, f"evaluating {name}")
         with computing_in(precision, segmenter):
             evaluations[name] = evaluate_split(
-                segmenter, as_learned(opened, segmenter, name), split, views=views, progress=show
+                segmenter, learned, split, views=views, progress=show
             )
     scores = {name: each.scores_by(protocol) for name, each in evaluations.items()}
     _print_scores(console, f"{opened.name}/{split}", scores, opened.name, split)
@@ -96,22 +80,17 @@ def evaluate(
         **scores[model].record().plain(),
     )
     if against is not None:
-        gain = evaluations[model].gain_over(evaluations[against])
-        points = [100 * value for value in (gain.difference, gain.low, gain.high)]
+        gain = evaluations[model].gain_over(evaluations[against]).over(against)
         console.print(
-            "{:+.2f} mIoU points over {} (95 % over frames: {:+.2f} to {:+.2f})".format(
-                points[0], against, *points[1:]
-            ),
-            highlight=False,
+            f"{gain.points:+.2f} mIoU points over {against} "
+            f"(95 % over frames: {gain.low:+.2f} to {gain.high:+.2f})"
         )
-        result = result.with_changes(
-            gain=Gain(over=against, points=points[0], low=points[1], high=points[2])
-        )
+        result = result.with_changes(gain=gain)
     if json_file is not None:
         write_json(json_file, result.plain())
 
 
-def _only_labelled(domain: ImageDomain) -> str:
+def _only_labelled(domain: Domain) -> str:
     """The split to score where none is named."""
     labelled = [split for split in domain.splits if domain.is_labelled(split)]
     if _USUAL in labelled or not labelled:
@@ -134,12 +113,11 @@ def _print_scores(
     console.print(_table(title, scores, rows))
     for row in rows:
         console.print(
-            f"published: {row.method}, {row.source} → Cityscapes {row.split}: {row.reference}",
-            highlight=False,
+            f"published: {row.method}, {row.source} → Cityscapes {row.split}: {row.reference}"
         )
     for name, each in scores.items():
         values = " ".join(_per_cent(value) for value in each.iou)
-        console.print(f"{name}: {values} | {_per_cent(each.miou)}", highlight=False, soft_wrap=True)
+        console.print(f"{name}: {values} | {_per_cent(each.miou)}", soft_wrap=True)
 
 
 def _table(title: str, scores: dict[str, Scores], rows: Sequence[PublishedRow]) -> Table:

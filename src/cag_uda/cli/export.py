@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cag_uda.cli.console import begin, make_console
+from cag_uda.cli.console import begin
 from cag_uda.cli.options import Model, height_and_width
 
 
@@ -21,17 +21,14 @@ def export(
     ] = None,
 ) -> None:
     """Write a network as one file: 8-bit RGB images in, train ids out."""
-    console = make_console()
-    begin(console, f"reading {model}")
+    console = begin(f"reading {model}")
     from cag_uda.prediction.export import check_exporter, export
     from cag_uda.prediction.opening import open_model
 
     size_px = None if size is None else height_and_width("--size", size)
     check_exporter(file)
     segmenter = open_model(model, "cpu")
-    found = export(
-        segmenter, file, half=half, size_px=size_px, progress=lambda what: begin(console, what)
-    )
+    found = export(segmenter, file, half=half, size_px=size_px, progress=begin)
     elsewhere = (
         "; elsewhere the network itself prefers its label by a probability of "
         f"{found.largest_gap:.4f} at most"
@@ -43,6 +40,5 @@ def export(
         f"{file}: {file.stat().st_size / 2**20:.1f} MiB; takes uint8 RGB (B, {sides}, 3), "
         f"gives train ids (B, {sides})\n"
         f"labels equal on {100 * found.agreement:.3f} % of pixels{elsewhere}",
-        highlight=False,
         soft_wrap=True,
     )

@@ -1,8 +1,8 @@
-"""Behaviour of commands and groups, and options that both groups of files share."""
+"""Behaviour of commands and groups."""
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -11,9 +11,6 @@ from cag_uda.errors import UserError
 from cag_uda.files import has_written
 
 _INTERRUPTED = 130
-
-Out = Annotated[Path | None, typer.Option(help="The file; default: a name of its own here.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")]
 
 
 class Command(TyperCommand):

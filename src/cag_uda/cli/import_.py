@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from cag_uda.cli.console import begin, make_console
+from cag_uda.cli.console import begin
 
 if TYPE_CHECKING:
     from cag_uda.models.foreign import Foreign
@@ -47,15 +47,14 @@ def import_(
     ] = None,
 ) -> None:
     """Make a model folder of a checkpoint of other people's code."""
-    console = make_console()
-    begin(console, f"reading {checkpoint}")
+    console = begin(f"reading {checkpoint}")
     from cag_uda.prediction.importing import RECORD, import_checkpoint
     from cag_uda.runs.anchor_files import ANCHORS
 
     made = import_checkpoint(checkpoint, out, anchors=anchors, family=family, domain=domain)
     _describe(console, made.foreign)
     where = f"network: {out}; each name in {out / RECORD}"
-    console.print(where, highlight=False, soft_wrap=True)
+    console.print(where, soft_wrap=True)
     if made.classes_with_anchors is not None:
         count = f"{made.classes_with_anchors} of {made.foreign.num_classes}"
         console.print(f"anchors of {count} classes in {out / ANCHORS}", soft_wrap=True)
@@ -64,13 +63,13 @@ def import_(
 def _describe(console: Console, foreign: Foreign) -> None:
     """Print the number of tensors that were placed, and those left out, by reason."""
     head = f"{foreign.family}: {foreign.config.decoder} on {foreign.config.backbone}"
-    console.print(f"{head}, {foreign.num_classes} classes", highlight=False)
-    console.print(f"placed: {len(foreign.placed)} tensors", highlight=False)
+    console.print(f"{head}, {foreign.num_classes} classes")
+    console.print(f"placed: {len(foreign.placed)} tensors")
     reasons: dict[str, list[str]] = {}
     for name, why in foreign.left_out.items():
         reasons.setdefault(why, []).append(name)
     for why, names in reasons.items():
         shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
-        console.print(f"left out: {len(names)} ({why}): {shown}", highlight=False, soft_wrap=True)
+        console.print(f"left out: {len(names)} ({why}): {shown}", soft_wrap=True)
     for note in foreign.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+        console.print(f"note: {note}", soft_wrap=True)

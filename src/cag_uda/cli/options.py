@@ -42,7 +42,6 @@ Precision = Annotated[
     Literal["auto", "32", "bf16", "16"], typer.Option(help="auto measures which is faster.")
 ]
 Domain = Annotated[str, typer.Option(help="A built-in domain's name, or a domain file.")]
-Split = Annotated[str, typer.Option(help="Split of the domain.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Average over the mirrored image.")]
 Scales = Annotated[
     list[float] | None, typer.Option(help="Average over this size of the image; may be repeated.")
@@ -57,6 +56,9 @@ ExactPrecision = Annotated[
     Literal["32", "bf16"],
     typer.Option("--precision", help="bf16 is faster on some devices; about 2 % of labels differ."),
 ]
+Out = Annotated[Path | None, typer.Option(help="The file; default: a name of its own here.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 Model = Annotated[str, typer.Argument(help="A model folder, a run, or a hub id.")]
 
 
@@ -101,11 +103,7 @@ def views_of(
 
 
 def height_and_width(option: str, text: str) -> tuple[int, int]:
-    """Read an option that is HEIGHTxWIDTH in pixels.
-
-    Raises:
-        UserError: if it is not.
-    """
+    """Read an option that is HEIGHTxWIDTH in pixels. Raises UserError if it is not."""
     sides = re.fullmatch(r"(\d+)\s*[x×]\s*(\d+)", text)
     if sides is None:
         raise UserError(f"{option} is HEIGHTxWIDTH in pixels, such as 512x1024, got {text!r}")

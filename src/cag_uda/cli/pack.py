@@ -1,13 +1,14 @@
 """`cag-uda pack`: a run's network as one file from which others adapt without the source."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cag_uda.cli.console import OnConsole, begin, make_console
-from cag_uda.cli.group import Overwrite, refuse_existing
-from cag_uda.cli.options import Accelerator, DataRoot
+from cag_uda.cli.console import OnConsole, begin
+from cag_uda.cli.group import refuse_existing
+from cag_uda.cli.options import Accelerator, DataRoot, Overwrite
 from cag_uda.errors import UserError
 
 
@@ -24,24 +25,22 @@ def pack(
     accelerator: Accelerator = "auto",
 ) -> None:
     """Write what adapting without the source needs as one file: network, anchors, no image."""
-    console = make_console()
     file = out or run / "pack.safetensors"
     if file.suffix != ".safetensors":
         raise UserError(
             f"--out {file}: a pack is a .safetensors file; call it {file.stem}.safetensors"
         )
     refuse_existing(file, overwrite)
-    begin(console, f"reading {run}")
+    console = begin(f"reading {run}")
     from cag_uda.models.pack import save_pack
     from cag_uda.prediction.packing import pack_run
 
-    bars = OnConsole(console)
     packed = pack_run(
         run,
         stage=stage,
         data_root=data_root,
         accelerator=accelerator,
-        watch=lambda done, total: bars.update("anchors", done, total),
+        watch=partial(OnConsole(console).update, "anchors"),
     )
     save_pack(file, packed.pack)
     counts = packed.pack.figures.counts
@@ -49,6 +48,5 @@ def pack(
         f"{file}: {file.stat().st_size / 2**20:.1f} MiB; the network of {packed.network}, and "
         f"anchors of {int((counts > 0).sum())} of {len(counts)} classes by {packed.images} images "
         f"of {packed.pack.source}; no image is in it",
-        highlight=False,
         soft_wrap=True,
     )

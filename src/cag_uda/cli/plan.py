@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from cag_uda.cli.console import OnConsole, begin, make_console
-from cag_uda.cli.options import (
-    Accelerator,
-    DataRoot,
-    Precision,
-    RecipeName,
-    Sets,
-    Steps,
-    compute_changes,
-    recipe_of,
-)
+from cag_uda.cli import options
+from cag_uda.cli.console import OnConsole, begin, make_table
 
 if TYPE_CHECKING:
     from cag_uda.runs.planning import Forecast, Setting, StageForecast
@@ -29,32 +19,29 @@ _WAITS = 0.9
 
 
 def plan(
-    recipe: RecipeName,
-    data_root: DataRoot = None,
-    change: Sets = None,
-    steps: Steps = None,
-    accelerator: Accelerator = "auto",
-    precision: Precision = "auto",
+    recipe: options.RecipeName,
+    data_root: options.DataRoot = None,
+    change: options.Sets = None,
+    steps: options.Steps = None,
+    accelerator: options.Accelerator = "auto",
+    precision: options.Precision = "auto",
     memory: Annotated[
         float | None, typer.Option(min=0.1, help="GiB of the device that is meant, if not this.")
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures here too.")
-    ] = None,
+    json_file: options.JsonFile = None,
 ) -> None:
     """Tell before a run what memory and time its stages take here, and what would fit."""
-    console = make_console()
-    begin(console, f"reading recipe {recipe}")
+    console = begin(f"reading recipe {recipe}")
     from cag_uda.files import write_json
     from cag_uda.runs.planning import plan
 
-    changes = [*(change or []), *compute_changes(accelerator, precision)]
-    loaded = recipe_of(recipe, changes, data_root, steps)
+    changes = [*(change or []), *options.compute_changes(accelerator, precision)]
+    loaded = options.recipe_of(recipe, changes, data_root, steps)
     memory_mib = None if memory is None else memory * 1024
     forecast = plan(loaded, memory_mib=memory_mib, progress=OnConsole(console))
     console.print(_table(forecast))
     for line in _conclusions(forecast, loaded.loading.workers, loaded.compute.devices):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     if json_file is not None:
         write_json(json_file, forecast.to_dict())
     if not forecast.fits:
@@ -65,9 +52,9 @@ def _table(forecast: Forecast) -> Table:
     """One row a stage."""
     from cag_uda.report.words import UNDEFINED, duration
 
-    table = Table("stage", "method", title=f"{forecast.recipe}: {forecast.computing}")
-    for heading in ("steps", "s/step", "images/s", "training", "scoring", "GiB"):
-        table.add_column(heading, justify="right")
+    numbers = ("steps", "s/step", "images/s", "training", "scoring", "GiB")
+    title = f"{forecast.recipe}: {forecast.computing}"
+    table = make_table(("stage", "method"), numbers, title=title)
     for stage in forecast.stages:
         table.add_row(
             stage.name,
@@ -110,7 +97,7 @@ def _conclusions(forecast: Forecast, workers: int, devices: int) -> list[str]:
 
 
 def _option(setting: Setting) -> str:
-    """A setting as the command line takes it."""
+    """Write a setting as the command line takes it."""
     changes = " ".join(f"--set '{change}'" for change in setting.changes())
     return f"  {_gib(setting.peak_memory_mib)}: {changes}"
 

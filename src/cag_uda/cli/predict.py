@@ -6,22 +6,12 @@ from typing import Annotated
 
 import typer
 
-from cag_uda.cli.console import OnConsole, begin, make_console
-from cag_uda.cli.options import (
-    Accelerator,
-    AlignCorners,
-    ExactPrecision,
-    Flip,
-    Model,
-    Scales,
-    Window,
-    names_in,
-    views_of,
-)
+from cag_uda.cli import options
+from cag_uda.cli.console import OnConsole, begin
 
 
 def predict(
-    model: Model,
+    model: options.Model,
     inputs: Annotated[
         list[str],
         typer.Argument(help="Images, videos, folders, globs; - takes a list on standard input."),
@@ -39,16 +29,15 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Predict anew what is done already.")
     ] = False,
-    flip: Flip = False,
-    scale: Scales = None,
-    window: Window = None,
-    align_corners: AlignCorners = False,
-    accelerator: Accelerator = "auto",
-    precision: ExactPrecision = "32",
+    flip: options.Flip = False,
+    scale: options.Scales = None,
+    window: options.Window = None,
+    align_corners: options.AlignCorners = False,
+    accelerator: options.Accelerator = "auto",
+    precision: options.ExactPrecision = "32",
 ) -> None:
     """Segment images, folders of images and videos; done ones are skipped."""
-    console = make_console()
-    begin(console, f"reading {model}")
+    console = begin(f"reading {model}")
     from cag_uda.prediction.jobs import FROM_STDIN, split_list
     from cag_uda.prediction.predict import predict_files
 
@@ -58,9 +47,9 @@ def predict(
         model,
         given,
         out,
-        [kind for each in kinds or ["overlay"] for kind in names_in(each)],
+        [kind for each in kinds or ["overlay"] for kind in options.names_in(each)],
         overwrite=overwrite,
-        views=views_of(flip, scale, window, align_corners),
+        views=options.views_of(flip, scale, window, align_corners),
         accelerator=accelerator,
         precision=precision,
         progress=OnConsole(console),

@@ -6,16 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from cag_uda.cli.console import OnConsole, begin, make_console
-from cag_uda.cli.options import (
-    Accelerator,
-    DataRoot,
-    Domain,
-    ExactPrecision,
-    Model,
-    Split,
-    names_in,
-)
+from cag_uda.cli import options
+from cag_uda.cli.console import OnConsole, begin
 from cag_uda.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def pseudo_label(
-    model: Model,
-    domain: Domain,
+    model: options.Model,
+    domain: options.Domain,
     out: Annotated[Path, typer.Option(help="New folder for the labels.")],
-    split: Split = "train",
+    split: Annotated[str, typer.Option(help="Split of the domain.")] = "train",
     source: Annotated[
         str | None,
         typer.Option(
@@ -51,16 +43,13 @@ def pseudo_label(
             help="For annotation tools, beside the PNGs: coco, yolo, labelme, cvat, label-studio.",
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace labels that are in --out already.")
-    ] = False,
-    data_root: DataRoot = None,
-    accelerator: Accelerator = "auto",
-    precision: ExactPrecision = "32",
+    overwrite: options.Overwrite = False,
+    data_root: options.DataRoot = None,
+    accelerator: options.Accelerator = "auto",
+    precision: options.ExactPrecision = "32",
 ) -> None:
     """Label a split by anchors and by confidence: PNGs of train ids, with coverage by class."""
-    console = make_console()
-    begin(console, f"reading {model}")
+    console = begin(f"reading {model}")
     from cag_uda.prediction.pseudo_labels import Asked, pseudo_label_split
 
     asked = Asked(
@@ -69,7 +58,7 @@ def pseudo_label(
         margin=margin,
         confidence=confidence,
         score=score,
-        forms=tuple(name for each in forms or () for name in names_in(each)),
+        forms=tuple(name for each in forms or () for name in options.names_in(each)),
         overwrite=overwrite,
         data_root=data_root,
         accelerator=accelerator,
@@ -84,6 +73,8 @@ def pseudo_label(
 
 def _table(made: "Coverage") -> Table:
     """One row a class: for each kind its share of the pixels, its coverage, its precision."""
+    from cag_uda.report.words import number
+
     title = f"pseudo-labels of {made.domain}/{made.split}, in per cent"
     table = Table("class", title=title, box=None)
     columns: list[list[float | None]] = []
@@ -100,11 +91,7 @@ def _table(made: "Coverage") -> Table:
                 table.add_column(f"{heading}\n{what}", justify="right")
                 columns.append([*by_class, of_all])
     for index, name in enumerate(made.classes):
-        table.add_row(name, *(_per_cent(column[index]) for column in columns))
+        table.add_row(name, *(number(column[index]) for column in columns))
     table.add_section()
-    table.add_row("all", *(_per_cent(column[-1]) for column in columns))
+    table.add_row("all", *(number(column[-1]) for column in columns))
     return table
-
-
-def _per_cent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"

@@ -8,8 +8,8 @@ import typer
 from rich.table import Table
 
 from cag_uda.cli.console import begin, make_console
-from cag_uda.cli.group import Command, Out, Overwrite, group, refuse_existing
-from cag_uda.cli.options import DataRoot
+from cag_uda.cli.group import Command, group, refuse_existing
+from cag_uda.cli.options import DataRoot, Out, Overwrite
 
 recipes = group("recipes", "List the built-in recipes; show one, or write one for two domains.")
 
@@ -75,8 +75,7 @@ def new_recipe(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a whole recipe for two domains, with comments."""
-    console = make_console()
-    begin(console, f"reading {source} and {target}")
+    console = begin(f"reading {source} and {target}")
     from cag_uda.files import write_text
     from cag_uda.recipes.draft import draft_recipe
     from cag_uda.recipes.json_schema import schema_line
@@ -102,14 +101,12 @@ def new_recipe(
         write_text(beside, f"{schema_line('domain', file.parent)}\n{few.text}")
         console.print(
             f"{beside} lists the {few.images} images whose labels are trained on",
-            highlight=False,
             soft_wrap=True,
         )
     write_text(file, f"{schema_line('recipe', file.parent)}\n{text}")
     name = quote(str(file))
     console.print(
         f"{file} is written: read it, then run cag-uda check {name} and cag-uda adapt {name}",
-        highlight=False,
         soft_wrap=True,
     )
 

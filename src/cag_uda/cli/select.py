@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 from rich.table import Table
 
-from cag_uda.cli.console import begin, make_console
+from cag_uda.cli.console import begin, make_table
+from cag_uda.cli.options import JsonFile
 
 if TYPE_CHECKING:
-    from cag_uda.runs.records.run import RankedNetwork
     from cag_uda.runs.selection import Checkpoint
     from cag_uda.types import CriterionName
 
@@ -25,16 +25,13 @@ def select(
     by: Annotated[
         str | None, typer.Option(help="A criterion, or several with +: the mean of their ranks.")
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the ranking here too.")
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Rank the networks of runs without a label of the target."""
-    console = make_console()
-    begin(console, f"reading {', '.join(map(str, runs))}")
+    console = begin(f"reading {', '.join(map(str, runs))}")
     from cag_uda.files import write_json
     from cag_uda.runs.criteria import record_missing
-    from cag_uda.runs.records.run import Ranking
+    from cag_uda.runs.records.run import RankedNetwork, Ranking
     from cag_uda.runs.selection import DEFAULT_CRITERION, best_kept, checkpoints, ordered, parts_of
 
     criterion = by or DEFAULT_CRITERION
@@ -46,9 +43,19 @@ def select(
         found += checkpoints(run)
     chosen, by_rank = best_kept(found, criterion), ordered(found, criterion)
     console.print(_table(by_rank, criterion, names, console.width >= _WIDE))
-    console.print(f"the best that was kept: {chosen.network}", highlight=False)
+    console.print(f"the best that was kept: {chosen.network}")
     if json_file is not None:
-        ranking = [_record(rank, each) for rank, each in by_rank]
+        ranking = [
+            RankedNetwork(
+                rank=rank,
+                run=str(each.run),
+                stage=each.stage,
+                step=each.step,
+                network=None if each.network is None else str(each.network),
+                criteria=each.criteria,
+            )
+            for rank, each in by_rank
+        ]
         write_json(json_file, Ranking(criterion=criterion, ranking=ranking).plain())
 
 
@@ -62,25 +69,11 @@ def _table(
     from cag_uda.types import CriterionName
 
     names = get_args(CriterionName) if is_wide else names
-    table = Table("rank", "run", "stage", title=f"by {criterion}, without labels of the target")
-    for heading in ("steps", *names):
-        table.add_column(heading, justify="right")
+    title = f"by {criterion}, without labels of the target"
+    table = make_table(("rank", "run", "stage"), ("steps", *names), title=title)
     for rank, each in by_rank:
         values = [each.criteria.get(name) for name in names]
         shown = ["–" if value is None else f"{value:.3f}" for value in values]
         stage = each.stage if each.network else f"({each.stage}, not kept)"
         table.add_row(f"{rank:g}", each.run.name, stage, str(each.step), *shown)
     return table
-
-
-def _record(rank: float, checkpoint: Checkpoint) -> RankedNetwork:
-    from cag_uda.runs.records.run import RankedNetwork
-
-    return RankedNetwork(
-        rank=rank,
-        run=str(checkpoint.run),
-        stage=checkpoint.stage,
-        step=checkpoint.step,
-        network=None if checkpoint.network is None else str(checkpoint.network),
-        criteria=checkpoint.criteria,
-    )

@@ -7,11 +7,10 @@ from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from cag_uda.cli.console import OnConsole, begin, make_console, printable
-from cag_uda.cli.options import Accelerator, DataRoot, ExactPrecision, names_in
+from cag_uda.cli.console import OnConsole, begin, printable
+from cag_uda.cli.options import Accelerator, DataRoot, ExactPrecision, Overwrite, names_in
 from cag_uda.errors import DataError
 
 if TYPE_CHECKING:
@@ -36,16 +35,13 @@ def suggest(
     ] = "cvat",
     out: Annotated[Path | None, typer.Option(help="New folder; default: RUN/suggestions.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the criterion random.")] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace suggestions that are in --out already.")
-    ] = False,
+    overwrite: Overwrite = False,
     data_root: DataRoot = None,
     accelerator: Accelerator = "auto",
     precision: ExactPrecision = "32",
 ) -> None:
     """Rank the target's images by what a label of each would teach, with proposals to correct."""
-    console = make_console()
-    begin(console, f"reading {run}")
+    console = begin(f"reading {run}")
     from cag_uda.prediction.suggest import Asked, suggest
     from cag_uda.report import write_suggestions
 
@@ -66,8 +62,6 @@ def suggest(
     written = ", ".join(quote(str(folder / form)) for form in made.forms)
     console.print(
         f"why each: {page}; images to label: {folder / 'images'}; proposals: {written}",
-        highlight=False,
-        markup=False,
         soft_wrap=True,
     )
     if made.left_out:
@@ -76,11 +70,10 @@ def suggest(
 
 def _table(made: Suggestions, is_wide: bool) -> Table:
     """One row an image: its ranks by the criteria, and given room the classes that count most."""
-    where = escape(f"{made.domain}/{made.split}")
-    title = f"{len(made.images)} of {made.candidates} images of {where} to label"
+    title = f"{len(made.images)} of {made.candidates} images of {made.domain}/{made.split} to label"
+    named = [name for name in made.criteria if name in made.images[0].ranks]
     table = Table("", "image", title=title, caption="% of the others that it exceeds", box=None)
     table.columns[1].overflow = "fold"
-    named = [name for name in made.criteria if name in made.images[0].ranks]
     for name in named:
         table.add_column(name, justify="right", no_wrap=True)
     if is_wide:
@@ -88,5 +81,5 @@ def _table(made: Suggestions, is_wide: bool) -> Table:
     for number, each in enumerate(made.images, start=1):
         shares = [f"{100 * each.ranks[name]:.0f}" for name in named]
         classes = [", ".join(each.classes)] if is_wide else []
-        table.add_row(str(number), escape(printable(each.key)), *shares, *classes)
+        table.add_row(str(number), printable(each.key), *shares, *classes)
     return table
