@@ -18,22 +18,12 @@ class Callback:
         """Called when a stage's anchors and thresholds stand, before its first step."""
 
     def on_start(self, folder: Path, step: int) -> None:
-        """Called before the first step, or before the first after a resumption.
-
-        Args:
-            folder: of the stage.
-            step: steps taken.
-        """
+        """Called before the first step, or the first after a resumption, when `step` are taken."""
 
     def on_step(self, method: Method, step: int) -> ForLog:
-        """Called after each step, before its checkpoint.
+        """Called after each step, when `step` are taken, before its checkpoint.
 
-        Args:
-            method: with its weights as they are now.
-            step: steps taken.
-
-        Returns:
-            What the log shall have of it; nothing, if empty.
+        Returns what the log shall have of it; nothing, if empty.
         """
         return {}
 

@@ -54,11 +54,7 @@ class Progress:
 def save_checkpoint(
     folder: Path, method: Method, optimizers: Mapping[str, Stateful], progress: Progress
 ) -> None:
-    """Write the state of a stage; the one before it stays beside it.
-
-    Raises:
-        RunError: if the disk is full or gone; the last checkpoint then stands.
-    """
+    """Write the state of a stage; the one before it stays beside it, and stands on a full disk."""
     if not folder.parent.is_dir():
         # Made anew, it would lie on whatever disk is below the mount that has gone.
         raise RunError(
@@ -77,13 +73,9 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, method: Method, optimizers: Mapping[str, Stateful]
 ) -> Progress | None:
-    """Restore the state of a stage in place.
+    """Restore the state of a stage in place; returns how far it was, None for nothing saved.
 
-    Returns:
-        How far it was, or None where nothing has been saved.
-
-    Raises:
-        RunError: if no checkpoint is sound, or they belong to another recipe.
+    Raises RunError if no checkpoint is sound, or they belong to another recipe.
     """
     reasons = []
     for path in (folder / _FILE, folder / _PREVIOUS):

@@ -114,11 +114,7 @@ def half_precision(device: torch.device) -> Literal["bf16", "16"]:
 
 
 def resolve_accelerator(config: ComputeConfig) -> Literal["cpu", "cuda"]:
-    """The device to compute on: a GPU where "auto" finds one.
-
-    Raises:
-        UserError: if a GPU is asked for and there is none.
-    """
+    """The device to compute on: a GPU where "auto" finds one. Raises UserError if one lacks."""
     if config.accelerator == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "no CUDA device is visible to torch; use --accelerator cpu, or install a CUDA build"
@@ -132,13 +128,8 @@ def launch(config: ComputeConfig) -> Fabric:
     """Start the processes of a run, or take one's place among those that a scheduler has started.
 
     Under torchrun and SLURM, how many there are is theirs to say; otherwise `config.devices` are
-    started on this machine. Computes in float32, so that precision can still be decided.
-
-    Args:
-        config: as the recipe has it.
-
-    Raises:
-        UserError: if a GPU is asked for and there is none.
+    started on this machine. Computes in float32, so that precision can still be decided. Raises
+    UserError if a GPU is asked for and there is none.
     """
     settle_arithmetic()
     if config.deterministic:

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -48,11 +48,9 @@ def stop_on_signals() -> Iterator[StopRequest]:
         for each, handler in previous.items():
             signal.signal(each, handler)
 
-    try:
+    with suppress(ValueError):  # Outside the main thread whoever started it handles signals.
         for number in (signal.SIGTERM, signal.SIGINT):
             previous[number] = signal.signal(number, ask)
-    except ValueError:
-        pass  # Not in the main thread: whoever started the thread handles signals.
     try:
         yield request
     finally:

@@ -81,8 +81,7 @@ class StageLog:
     def skip(self, step: int, losses: Mapping[str, Tensor], files: Files) -> None:
         """Write down a step (0-based) that was skipped as its loss or gradient is not finite.
 
-        Raises:
-            RunError: on all processes alike, if too many were skipped in a row.
+        Raises RunError on all processes alike if too many were skipped in a row.
         """
         self._skipped += 1
         values = {name: float(loss) for name, loss in losses.items()}
@@ -94,18 +93,10 @@ class StageLog:
         self.write(MetricsLine(step=step + 1, left_out=left_out))
 
     def refuse_broken(self, taken: int, files: Files, method: Method | None) -> None:
-        """Stop at a loss that is not finite, or at weights that are not.
+        """Stop at a loss that is not finite or, before they are saved, at weights that are not.
 
         The gradient of a finite loss may not be; the next step's loss tells, too late for a
-        checkpoint between the two.
-
-        Args:
-            taken: steps taken.
-            files: images of a step's batch.
-            method: whose weights are looked at, before they are saved.
-
-        Raises:
-            RunError: on all processes alike.
+        checkpoint between the two. Raises RunError on all processes alike.
         """
         rows = _mean_rows(self.pending())
         broken = next((row for row in rows if not all(map(math.isfinite, row[1].values()))), None)

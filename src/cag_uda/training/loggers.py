@@ -4,12 +4,12 @@ Knows numbers, pictures and steps, no network. A logger that fails on the way ne
 is left out from then on, and `metrics.jsonl` has everything.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 import numpy as np
@@ -31,22 +31,6 @@ _ADVICE = {
     "mlflow": "set MLFLOW_TRACKING_URI to a server that answers, or to sqlite:///mlflow.db",
 }
 """Advice where a service cannot begin."""
-
-
-class Logger(Protocol):
-    """One place where a run is logged."""
-
-    def begin(self, stage: Path, step: int) -> None:
-        """Begin a stage, by its folder, or go on with it after `step` steps."""
-
-    def numbers(self, step: int, values: Mapping[str, float]) -> None:
-        """Log what was measured when the stage had taken `step` steps."""
-
-    def picture(self, step: int, name: str, picture: Picture) -> None:
-        """Log a picture of that moment."""
-
-    def close(self, is_finished: bool) -> None:
-        """End the run, by success or not."""
 
 
 class TensorBoard:
@@ -95,11 +79,7 @@ class TrackedRun:
 
 
 class WeightsAndBiases:
-    """One run at Weights & Biases, each stage with its own count of steps.
-
-    Args:
-        told: what the service is told of the run.
-    """
+    """One run at Weights & Biases, each stage with its own count of steps."""
 
     def __init__(self, told: TrackedRun) -> None:
         self.id = told.known_id or uuid4().hex[:8]
@@ -129,11 +109,7 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """One run of an MLflow experiment, the stages' metrics below their names.
-
-    Args:
-        told: what the service is told of the run.
-    """
+    """One run of an MLflow experiment, the stages' metrics below their names."""
 
     def __init__(self, told: TrackedRun) -> None:
         self._library, self._stage = told.library, ""
@@ -141,7 +117,8 @@ class MLflow:
         began = self._library.start_run(run_id=told.known_id, run_name=told.run.name)
         self.id = began.info.run_id
         if told.known_id is None:
-            self._library.log_params(_flat(told.settings))
+            params = {name: str(value) for name, value in _leaves(told.settings, ".")}
+            self._library.log_params(params)
 
     def begin(self, stage: Path, step: int) -> None:
         """Name what follows after the stage."""
@@ -161,13 +138,11 @@ class MLflow:
         self._library.end_run("FINISHED" if is_finished else "KILLED")
 
 
-class Loggers(Callback):
-    """All loggers of a run; without any, silence.
+Logger: TypeAlias = TensorBoard | WeightsAndBiases | MLflow
 
-    Args:
-        loggers: by name.
-        note: called with a line when one of them fails and is left out.
-    """
+
+class Loggers(Callback):
+    """All loggers of a run, by name; `note` is told of one that fails and is left out."""
 
     def __init__(self, loggers: Mapping[str, Logger], note: Note) -> None:
         self._loggers, self._note = dict(loggers), note
@@ -182,18 +157,23 @@ class Loggers(Callback):
 
     def on_log(self, record: MetricsLine) -> None:
         """Log the numbers of a record, nested ones by path."""
-        self.numbers(record.step, numbers_of(record.plain()))
+        values = {
+            name: float(value)
+            for name, value in _leaves(record.plain(), "/")
+            if isinstance(value, int | float) and name != "step"
+        }
+        self.numbers(record.step, values)
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
-        """See `Logger.numbers`."""
+        """Log what was measured when the stage had taken `step` steps."""
         self._each(lambda logger: logger.numbers(step, values))
 
     def picture(self, step: int, name: str, picture: Picture) -> None:
-        """See `Logger.picture`."""
+        """Log a picture of that moment."""
         self._each(lambda logger: logger.picture(step, name, picture))
 
     def close(self, is_finished: bool) -> None:
-        """See `Logger.close`."""
+        """End the run, by success or not."""
         self._each(lambda logger: logger.close(is_finished))
 
     def _each(self, log: Callable[[Logger], None]) -> None:
@@ -218,14 +198,8 @@ def open_loggers(
 ) -> Loggers:
     """Open the loggers that a recipe names, or go on where the run was logged before.
 
-    Args:
-        config: of the recipe.
-        run: folder of the run; it keeps the ids by which a resumed run goes on.
-        settings: the resolved recipe, to be shown there.
-        note: called with a line when one of them fails later on.
-
-    Raises:
-        UserError: if a library is not installed, or its service cannot be reached.
+    The run's folder keeps the ids by which a resumed run goes on; the resolved recipe, `settings`,
+    is shown there. Raises UserError if a library is not installed, or its service not reached.
     """
     path = run / TRACKING
     mend = "delete it to begin anew there"
@@ -251,17 +225,6 @@ def open_loggers(
     return Loggers(loggers, note)
 
 
-def numbers_of(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of a log's record but its step, nested ones by path."""
-    found: dict[str, float] = {}
-    for key, value in record.items():
-        if isinstance(value, dict):
-            found |= numbers_of(value, f"{prefix}{key}/")
-        elif isinstance(value, int | float) and key != "step":
-            found[f"{prefix}{key}"] = float(value)
-    return found
-
-
 def _library(name: str) -> ModuleType:
     try:
         return import_module(name)
@@ -272,14 +235,14 @@ def _library(name: str) -> ModuleType:
         ) from error
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Settings by their dotted paths, as text."""
-    found: dict[str, str] = {}
-    for key, value in settings.items():
+def _leaves(
+    table: Mapping[str, Any], separator: str, prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested tables by path; of a list of tables, each goes by its name."""
+    for key, value in table.items():
         if isinstance(value, list) and any(isinstance(each, dict) for each in value):
             value = {str(each.get("name", place)): each for place, each in enumerate(value)}
         if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
+            yield from _leaves(value, separator, f"{prefix}{key}{separator}")
         else:
-            found[f"{prefix}{key}"] = str(value)
-    return found
+            yield f"{prefix}{key}", value

@@ -16,7 +16,7 @@ from cag_uda.runs.records.stage import MetricsLine
 from cag_uda.training.callbacks import Callbacks, is_due
 from cag_uda.training.checkpoint import Progress, Stateful, load_checkpoint, save_checkpoint
 from cag_uda.training.compute import shared_scale
-from cag_uda.training.interrupt import Interrupted, StopRequest
+from cag_uda.training.interrupt import StopRequest
 from cag_uda.training.log import StageLog
 from cag_uda.training.processes import Processes
 from cag_uda.training.settings import ComputeConfig, StageSettings
@@ -54,7 +54,7 @@ def train_stage(
     Args:
         fabric: device and precision.
         processes: those that share the work.
-        method: the method, on the device, holding the network that the stage starts from.
+        method: on the device, holding the network that the stage starts from.
         settings: of the stage.
         compute: resolved.
         data: batches and sweeps.
@@ -78,7 +78,12 @@ def train_stage(
     with processes.agreed():
         done = load_checkpoint(folder / "checkpoint", method, state)
     if done is None:
-        done = _prepare(method, data, callbacks, seed)
+        seed_for(seed, 0)
+        begun_s = time.monotonic()
+        method.prepare(data.passes)
+        done = Progress(0, time.monotonic() - begun_s)
+        for callback in callbacks:
+            callback.on_prepared(method)
     trainer = Trainer(fabric, processes, method, settings, compute, seed, optimizers)
     log = StageLog(processes, folder, done, callbacks)
     for callback in callbacks:
@@ -95,12 +100,12 @@ def train_stage(
         for step in range(done.step, settings.steps):
             with processes.agreed() as heard:  # The one exchange between hosts in most steps.
                 batch = next(batches)
-                heard.number = stop.number or 0
-            if heard.number:
+                heard.number = stop.number
+            if heard.number is not None:
                 log.refuse_broken(step, data.files, method)
                 save(step)
                 with processes.agreed():
-                    raise Interrupted(heard.number)
+                    heard.check()
             if step and is_due(step, settings.refresh_every):
                 seed_for(seed, step)
                 method.refresh(data.passes)
@@ -111,7 +116,8 @@ def train_stage(
                 log.skip(step, losses, data.files)
 
             taken = step + 1
-            is_logged, is_saved = _is_logged(settings, taken), _is_saved(settings, taken)
+            is_logged = taken == settings.steps or is_due(taken, settings.log_every)
+            is_saved = _is_saved(settings, taken)
             if is_logged or is_saved:
                 log.refuse_broken(taken, data.files, method if is_saved else None)
             if is_logged:
@@ -124,38 +130,15 @@ def train_stage(
     with processes.agreed():
         stop.check()
 
-    _finish(method, data, callbacks, seed, settings.steps)
+    # Again where a stage without steps left is resumed: weights and images alone decide the result.
+    seed_for(seed, settings.steps)
+    method.finish(data.passes)
+    for callback in callbacks:
+        callback.on_end(method)
     return Progress(settings.steps, log.elapsed_s)
-
-
-def _is_logged(settings: StageSettings, taken: int) -> bool:
-    return taken == settings.steps or is_due(taken, settings.log_every)
 
 
 def _is_saved(settings: StageSettings, taken: int) -> bool:
     """Tell whether a checkpoint is due: what a refresh prepares must not cost the steps before."""
     every = (settings.checkpoint_every, settings.refresh_every)
     return taken == settings.steps or any(is_due(taken, steps) for steps in every)
-
-
-def _prepare(method: Method, data: StageData, callbacks: Callbacks, seed: int) -> Progress:
-    """Prepare a method for its first step."""
-    seed_for(seed, 0)
-    started_s = time.monotonic()
-    method.prepare(data.passes)
-    done = Progress(0, time.monotonic() - started_s)
-    for callback in callbacks:
-        callback.on_prepared(method)
-    return done
-
-
-def _finish(method: Method, data: StageData, callbacks: Callbacks, seed: int, steps: int) -> None:
-    """Finish a method after its last step.
-
-    It is called again where a stage without steps left is resumed: the result depends on weights
-    and images alone.
-    """
-    seed_for(seed, steps)
-    method.finish(data.passes)
-    for callback in callbacks:
-        callback.on_end(method)

@@ -2,9 +2,8 @@
 
 import ctypes
 import resource
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -18,11 +17,7 @@ _RESET_PEAK = "5"
 
 @contextmanager
 def out_of_memory_told() -> Iterator[None]:
-    """Turn what torch and NumPy raise for want of memory into one line that says what to do.
-
-    Raises:
-        RunError: in place of theirs.
-    """
+    """Turn what torch and NumPy raise for want of memory into a RunError that says what to do."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -41,11 +36,8 @@ class PeakMemory:
 
     On a GPU it is what torch allocated, without the CUDA context. On a CPU it is the resident
     memory of this process, interpreter and libraries included, loader processes not; memory that
-    earlier work has freed is given back to the system first. Where the system cannot begin anew
-    (it is not Linux), the peak is that of the process since its start.
-
-    Args:
-        device: where the work is done.
+    earlier work has freed is given back to the system first. Where the system cannot begin anew,
+    the peak is that of the process since its start.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -54,22 +46,16 @@ class PeakMemory:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
             return
-        try:
+        with suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
             _CLEAR.write_text(_RESET_PEAK)
-        except (OSError, AttributeError):
-            pass
 
     def mib(self) -> float:
         """The peak until now, in MiB."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device) / _MIB
-        try:
+        with suppress(OSError):
             for line in _STATUS.read_text(encoding="ascii").splitlines():
                 if line.startswith("VmHWM:"):
                     return int(line.split()[1]) / 1024
-        except OSError:
-            pass
-        # Kilobytes on Linux, bytes on macOS.
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _MIB
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -7,6 +7,7 @@ import ctypes
 import logging
 import os
 import warnings
+from contextlib import suppress
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 1 << 30
@@ -28,9 +29,7 @@ def prepare_process() -> None:
     warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
     # Of 1×1 convolutions with channels last, whose layout is the same either way.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-    try:
+    with suppress(OSError, AttributeError):  # Another C library has no such setting.
         allocator = ctypes.CDLL("libc.so.6")
         allocator.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
         allocator.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-    except (OSError, AttributeError):
-        pass  # Another C library: it has no such setting.

@@ -6,7 +6,6 @@ waits for a device, and it is patient while the first process renders or scores.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Self, TypeVar
 
@@ -16,7 +15,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from cag_uda.errors import UserError
-from cag_uda.training.interrupt import Interrupted
+from cag_uda.training.interrupt import Interrupted, StopRequest
 from cag_uda.training.watch import Watch
 
 T = TypeVar("T")
@@ -26,24 +25,13 @@ _PROBLEM = 1 << 30
 """Value that a process with a problem sends in place of its number; larger than any signal's."""
 
 
-@dataclass
-class Agreement:
-    """Agreement of all processes at the end of `Processes.agreed`."""
-
-    number: int = 0
-
-
 def speaks() -> bool:
     """Tell whether this process is alone or the first of several: the one that prints."""
     return not dist.is_available() or not dist.is_initialized() or dist.get_rank() == 0
 
 
 class Processes:
-    """The processes of a run; as a context, they end together or watch over each other's end.
-
-    Args:
-        fabric: launched.
-    """
+    """The processes of a run; as a context, they end together or watch over each other's end."""
 
     def __init__(self, fabric: Fabric) -> None:
         self.rank, self.count = fabric.global_rank, fabric.world_size
@@ -68,11 +56,7 @@ class Processes:
             self._watch.leave(hesitates=not issubclass(kind, UserError | Interrupted | SystemExit))
 
     def gather(self, value: T) -> list[T]:
-        """Gather a value of every process, by rank, on every process.
-
-        Args:
-            value: small, and on the host; it is pickled on its way.
-        """
+        """Gather a small value, on the host, of every process, by rank, on every process."""
         if self._group is None:
             return [value]
         everywhere: list[T | None] = [None] * self.count
@@ -91,20 +75,17 @@ class Processes:
         """The sum of a tensor over all processes, in place."""
         if self._group is None:
             return tensor
-        if tensor.device.type == "cpu":
-            dist.all_reduce(tensor, group=self._group)
-        else:
-            dist.all_reduce(tensor)
+        dist.all_reduce(tensor, group=self._group if tensor.device.type == "cpu" else None)
         return tensor
 
     @contextmanager
-    def agreed(self) -> Iterator[Agreement]:
+    def agreed(self) -> Iterator[StopRequest]:
         """Let every process do its part of something; all of them wait for each other at the end.
 
         The part itself must not need the other processes.
 
         Yields:
-            A number that the part may set; afterwards it is the largest of all processes.
+            A request that the part may make; afterwards all processes have it.
 
         Raises:
             UserError: in the first process, for what was raised in any; the others end with the
@@ -112,17 +93,17 @@ class Processes:
             Interrupted: likewise.
         """
         problem: UserError | Interrupted | None = None
-        agreement = Agreement()
+        request = StopRequest()
         try:
-            yield agreement
+            yield request
         except (UserError, Interrupted) as error:
             if self._group is None:
                 raise
             problem = error
-        largest = self.largest(agreement.number if problem is None else _PROBLEM)
+        largest = self.largest((request.number or 0) if problem is None else _PROBLEM)
         if largest == _PROBLEM:
             self._end_together(problem)
-        agreement.number = largest
+        request.number = largest or None
 
     def _end_together(self, problem: UserError | Interrupted | None) -> None:
         """End every process: the first raises, the others have nothing to add."""

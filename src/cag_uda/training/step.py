@@ -20,14 +20,8 @@ from cag_uda.types import Batch, Labelled, Losses, Unlabelled
 class Trainer:
     """State of a stage that its steps share: networks, optimisers, precision and processes.
 
-    Args:
-        fabric: launched, in the run's precision.
-        processes: those that share the work.
-        method: on the device.
-        settings: of the stage.
-        compute: resolved.
-        seed: of everything random on the device in this stage; the loader has its own.
-        optimizers: by network; a checkpoint must be loaded into them before.
+    The seed is of everything random on the device in this stage; the loader has its own. A
+    checkpoint must be loaded into the optimisers, which go by network, before.
     """
 
     def __init__(
@@ -56,12 +50,7 @@ class Trainer:
 
 
 def train_step(trainer: Trainer, step: int, batch: Batch) -> tuple[dict[str, Tensor], bool]:
-    """Take one step.
-
-    Args:
-        trainer: of the stage.
-        step: 0-based.
-        batch: this process's part.
+    """Take one step (0-based) on this process's part of a batch.
 
     Returns:
         The losses, detached and on the device, and whether the step was taken. A step that is

@@ -24,12 +24,7 @@ _SOON_S, _AT_LAST_S = 2.0, 60.0
 
 
 class Watch:
-    """Watches from its creation on.
-
-    Args:
-        rank: of this process.
-        count: of all.
-    """
+    """Watches from its creation on, in the process `rank` of `count`."""
 
     def __init__(self, rank: int, count: int) -> None:
         self._rank, self._count = rank, count
@@ -59,11 +54,7 @@ class Watch:
         self._join(_AT_LAST_S)
 
     def leave(self, *, hesitates: bool) -> None:
-        """Take no notice any more of others that end.
-
-        Args:
-            hesitates: whether to wait first for news that another's death is the cause.
-        """
+        """Take no notice any more of others that end; who hesitates waits for news of one first."""
         if hesitates:
             time.sleep(_SOON_S)
         self._is_over = True
