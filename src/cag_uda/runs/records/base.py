@@ -79,13 +79,7 @@ def write_record(path: Path, record: BaseModel) -> None:
 def read_record(model: type[AnyRecord], path: Path, mend: str) -> AnyRecord:
     """Read a JSON file, after its checksum if it has one.
 
-    Args:
-        model: class of the record.
-        path: of the file.
-        mend: advice for the message of an error.
-
-    Raises:
-        RunError: naming the file, what is wrong in it and what to do.
+    Raises RunError, naming the file, what is wrong in it and what to do: the advice `mend`.
     """
     if path.exists() and is_sound(path) is False:
         raise RunError(

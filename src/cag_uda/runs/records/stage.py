@@ -214,12 +214,7 @@ def read_separation(stage_folder: Path) -> Separation | None:
 def read_curves(stage_folder: Path, num_classes: int) -> dict[str, LabelCurves]:
     """Read the curves of a stage's kinds of pseudo-label; empty where they were not measured.
 
-    Args:
-        stage_folder: RUN/stages/N-STAGE.
-        num_classes: K.
-
-    Raises:
-        RunError: if the file is damaged, or is of another number of classes.
+    Raises RunError if the file is damaged, or is of another number of classes.
     """
     path = stage_folder / LABEL_CURVES
     found = read_if_there(StageCurves, path, _MEASURED_ANEW)
