@@ -14,7 +14,7 @@ from cag_uda.errors import UserError
 from cag_uda.recipes import builtin_recipes, load_recipe
 from cag_uda.recipes.json_schema import json_schema
 from cag_uda.runs.fingerprint import fingerprint
-from cag_uda.runs.own_domains import copy_domains
+from cag_uda.runs.own_files import copy_domains
 from cag_uda.runs.scenario import Scenario
 from tests.support.command_line import failure, run
 from tests.support.photo_folders import new, write

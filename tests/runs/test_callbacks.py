@@ -18,7 +18,8 @@ from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import load_recipe
 from cag_uda.recipes.schema import Stage
 from cag_uda.runs import runner
-from cag_uda.runs.callbacks import KeepLabelling, Watch
+from cag_uda.runs.callbacks import Reporting, Watch
+from cag_uda.runs.progress import Silent
 from cag_uda.runs.results import Results
 from cag_uda.runs.runner import StageRunner, adapt
 from cag_uda.training.loop import StageData
@@ -84,6 +85,7 @@ def test_labels_that_follow_a_network_are_not_measured_before_it_has_learnt(
     method: type[Method], config: MethodConfig, stands: bool, segmenter: Segmenter
 ) -> None:
     kept = Kept()
-    keep = KeepLabelling(cast(Results, kept), Path("stage"))
-    keep.on_prepared(method(segmenter, config))
+    stage = load_recipe("demo").stages[0]
+    reporting = Reporting(cast(Results, kept), Silent(), stage, "stage", Path("stage"), None)
+    reporting.on_prepared(method(segmenter, config))
     assert bool(kept.methods) == stands

@@ -213,6 +213,11 @@ def test_runs_in_the_way_and_of_other_recipes_are_refused(tmp_path: Path) -> Non
     assert all(np.array_equal(value, before[name]) for name, value in weights(run.folder).items())
 
 
+def test_a_data_root_holds_for_a_recipe_in_hand_too(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=str(tmp_path / "nowhere")):
+        adapt(load_recipe("camvid-day-dusk"), tmp_path / "run", data_root=tmp_path / "nowhere")
+
+
 def test_unequal_classes_and_missing_domains_are_all_reported(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path)
     dusk = tmp_path / "dusk.toml"

@@ -120,7 +120,7 @@ def test_criteria_are_of_the_kept_network_on_the_targets_training_images(finishe
     recipe = load_recipe(finished.folder / "recipe.toml")
     criteria = Criteria(recipe, Scenario.open(recipe))
     segmenter = Segmenter.from_pretrained(finished.model)
-    found = criteria.measure(segmenter)
+    found = criteria.measure(segmenter, 2, None).criteria
     recorded = records(finished.folder / "stages" / "3-stage-1")[-1]["criteria"]
     assert found == pytest.approx(recorded, rel=1e-4)
     assert criteria.source_validation == "train", "train and test are the same images here"
@@ -146,7 +146,7 @@ def test_criteria_are_those_of_numpy(aligned: bool, tmp_path: Path, classes: Cla
     torch.manual_seed(0)
     segmenter = Segmenter(recipe.segmenter, classes)
     segmenter.estimate_statistics([torch.rand(2, 3, 48, 64) * 0.4], "target")
-    found = Criteria(recipe, Scenario.open(recipe)).measure(segmenter)
+    found = Criteria(recipe, Scenario.open(recipe)).measure(segmenter, 0, None).criteria
 
     first_px = 0 if aligned else 2  # A cell's first corner, or its centre.
     features, p, truth = cells_of(tmp_path / "day", segmenter, "source", first_px)
@@ -178,7 +178,7 @@ def test_held_out_source_images_are_preferred(tmp_path: Path) -> None:
     criteria = Criteria(recipe, Scenario.open(recipe))
     torch.manual_seed(0)
     segmenter = Segmenter(recipe.segmenter, Scenario.open(recipe).classes)
-    criteria.measure(segmenter)
+    criteria.measure(segmenter, 0, None)
     assert criteria.source_validation == "held-out"
     assert sum(len(group.image) for group in criteria._source) == 2, "of six, four are trained on"
 

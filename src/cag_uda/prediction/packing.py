@@ -16,7 +16,7 @@ from cag_uda.prediction.labeller import labelled_images
 from cag_uda.prediction.opening import open_model
 from cag_uda.recipes import load_recipe
 from cag_uda.runs.folder import RunFolder
-from cag_uda.runs.own_domains import source_words
+from cag_uda.runs.own_files import source_words
 from cag_uda.runs.records.run import INITIAL
 from cag_uda.types import Labelled
 

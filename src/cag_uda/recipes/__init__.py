@@ -1,7 +1,7 @@
 """Recipes: the built-in TOML files, and how one is found, changed, checked and written."""
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,18 +14,11 @@ from cag_uda.data.files.toml import parse_toml, text_of
 from cag_uda.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
-    from cag_uda.recipes.schema import Recipe
+    from cag_uda.recipes.schema import Recipe as Recipe
 
-__all__ = [
-    "Recipe",
-    "as_toml",
-    "builtin_recipes",
-    "changed",
-    "dump_recipe",
-    "find_recipe",
-    "load_recipe",
-    "read_recipe_file",
-]
+
+_NOT_OF_A_PACK = {"weights", "start", "images", "tuning", "lora_rank"}
+"""Settings that are no form of the network: its start, its reading of photographs, its tuning."""
 
 
 def __getattr__(name: str) -> Any:
@@ -62,8 +55,7 @@ def load_recipe(
         RecipeError: with every problem of the file at once.
         ModelError: if its pack is no pack.
     """
-    from cag_uda.recipes.packs import completed
-    from cag_uda.recipes.schema import Recipe, repeated_names, written_out
+    from cag_uda.recipes.schema import repeated_names, written_out
 
     path = find_recipe(name_or_path)
     table = read_recipe_file(path)
@@ -79,11 +71,37 @@ def load_recipe(
             _apply(table, change)
     if data_root is not None:
         table["data_root"] = str(data_root.absolute())
+    return completed(_with_absolute_paths(checked(table, f"{path}: "), path.parent))
+
+
+def checked(table: Mapping[str, Any], place: str = "") -> "Recipe":
+    """Make a recipe of its tables. Raises RecipeError, each problem after its `place`."""
+    from cag_uda.recipes.schema import Recipe
+
     try:
-        recipe = Recipe.model_validate(table)
+        return Recipe.model_validate(table)
     except ValidationError as error:
-        raise RecipeError([f"{path}: {line}" for line in problems_of(error, Recipe)]) from error
-    return completed(_with_absolute_paths(recipe, path.parent))
+        raise RecipeError([place + line for line in problems_of(error, Recipe)]) from error
+
+
+def completed(recipe: "Recipe") -> "Recipe":
+    """Take from a recipe's pack, if its file is there, what it does not say of the network.
+
+    Raises UserError if the file is no pack, or the rest of the recipe does not suit its network.
+    """
+    from cag_uda.models.config import SegmenterConfig
+    from cag_uda.models.pack import read_pack_header
+
+    if recipe.pack is None or not Path(recipe.pack).is_file():
+        return recipe
+    theirs = read_pack_header(Path(recipe.pack)).config
+    given, loading = recipe.segmenter.model_fields_set, recipe.loading
+    wanted = set(SegmenterConfig.model_fields) - given - _NOT_OF_A_PACK
+    segmenter = recipe.segmenter.model_copy(update={each: getattr(theirs, each) for each in wanted})
+    if "width_px" not in loading.model_fields_set:
+        loading = loading.model_copy(update={"width_px": theirs.input_width_px})
+    made = recipe.model_copy(update={"segmenter": segmenter, "loading": loading})
+    return checked(made.model_dump())
 
 
 def read_recipe_file(path: Path) -> dict[str, Any]:
@@ -101,24 +119,15 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
 
 
 def changed(recipe: "Recipe", changes: Sequence[str]) -> "Recipe":
-    """Change a recipe as `load_recipe` does, and check it: `model_copy` takes whatever it is given.
-
-    Raises:
-        RecipeError: with all that is wrong then.
-    """
-    from cag_uda.recipes.schema import Recipe
-
-    try:
-        if not changes:
-            # As it was given: what is left out may be filled in from a pack.
-            Recipe.model_validate(recipe.model_dump(exclude_unset=True))
-            return recipe
-        table = tomllib.loads(dump_recipe(recipe))
-        for change in changes:
-            _apply(table, change)
-        return Recipe.model_validate(table)
-    except ValidationError as error:
-        raise RecipeError(problems_of(error, Recipe)) from error
+    """Change a recipe as `load_recipe` does, and check it, which `model_copy` does not."""
+    if not changes:
+        # As it was given: what is left out may be filled in from a pack.
+        checked(recipe.model_dump(exclude_unset=True))
+        return recipe
+    table = tomllib.loads(dump_recipe(recipe))
+    for change in changes:
+        _apply(table, change)
+    return checked(table)
 
 
 def as_toml(value: object) -> str:
@@ -199,12 +208,8 @@ def _with_absolute_paths(recipe: "Recipe", folder: Path) -> "Recipe":
         is_path = name.endswith((".toml", ".safetensors")) or "/" in name
         return str((folder / name).resolve()) if is_path else name
 
-    recipe = recipe.with_files(absolute)
-    segmenter = recipe.segmenter
+    recipe, start = recipe.with_files(absolute), recipe.segmenter.start
     # What lies nowhere beside the recipe may be on the hub.
-    if segmenter.start is not None and (folder / segmenter.start).exists():
-        start = str((folder / segmenter.start).resolve())
-        recipe = recipe.model_copy(
-            update={"segmenter": segmenter.model_copy(update={"start": start})}
-        )
+    if start is not None and (folder / start).exists():
+        recipe = recipe.with_start(str((folder / start).resolve()))
     return recipe

@@ -3,32 +3,39 @@
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from pydantic import ValidationError
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cag_uda.data.domains.class_subset import with_classes
 from cag_uda.data.domains.domain import Domain
-from cag_uda.data.domains.schema_errors import problems_of
 from cag_uda.data.inspection.few_labels import draft_few_labels
-from cag_uda.errors import RecipeError, UserError
+from cag_uda.errors import UserError
 from cag_uda.models.pack import read_pack_header
-from cag_uda.recipes.schema import Recipe
+from cag_uda.recipes import checked
 
-Machine: TypeAlias = Literal["small", "gpu"]
-LAST_METHODS = ("cag-plus", "cag")
+_LAST_METHODS = ("cag-plus", "cag")
 """Methods with which a new recipe may end."""
 
 _SIZES_LOOKED_AT = 8
 # Widths that images are brought to, and crops: what trains in an hour on two cores, and what the
 # field uses on a GPU of 12 GB and more.
-_WIDTH_PX: dict[Machine, int] = {"small": 256, "gpu": 1280}
-_MOST_CROP_PX: dict[Machine, tuple[int, int]] = {"small": (160, 192), "gpu": (512, 896)}
-_CROP_SHARE: dict[Machine, float] = {"small": 0.67, "gpu": 0.8}
+_WIDTH_PX = {"small": 256, "gpu": 1280}
+_MOST_CROP_PX = {"small": (160, 192), "gpu": (512, 896)}
+_CROP_SHARE = {"small": 0.67, "gpu": 0.8}
+
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("cag_uda", "recipes"),
+    undefined=StrictUndefined,
+    autoescape=False,
+    keep_trailing_newline=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 class FewLabels(NamedTuple):
@@ -85,11 +92,11 @@ def draft_recipe(
         UserError: if the source, or the domain to score, has no labels, the domains do not fit each
             other, or the labels are of other images.
     """
-    if machine not in get_args(Machine):
-        raise UserError(f"--machine is {' or '.join(get_args(Machine))}, got {machine!r}")
-    if method not in LAST_METHODS:
+    if machine not in _WIDTH_PX:
+        raise UserError(f"--machine is {' or '.join(_WIDTH_PX)}, got {machine!r}")
+    if method not in _LAST_METHODS:
         raise UserError(
-            f"--method is {' or '.join(LAST_METHODS)}, got {method!r}; for the others, compare "
+            f"--method is {' or '.join(_LAST_METHODS)}, got {method!r}; for the others, compare "
             "with `cag-uda compare`"
         )
     is_pack = source_name.endswith(".safetensors")
@@ -107,27 +114,25 @@ def draft_recipe(
     tested = target if test_name is None else Domain.open(test_name, data_root)
     source = None if is_pack else Domain.open(source_name, data_root)
     few = None if labelled is None else _few_labels(source, target, labelled, folder)
-    common = {
-        "target": _named(target_name, folder),
-        "target_split": _train_split(target),
-        "labelled": None if few is None else few.file,
-        "test": _scored_split(tested, is_target=test_name is None),
-        "test_domain": None if test_name is None else _named(test_name, folder),
-    }
     if source is None:
         name = f"{Path(source_name).stem}-to-{target.name}"
-        pack = Path(source_name)
-        text = _text_for_pack(name, pack, (target, tested), folder, machine, common)
+        template = "new-pack"
+        told = _told_of_pack(Path(source_name), target, tested, folder, machine)
     else:
-        _refuse_unequal_classes(source, target)
-        _refuse_unequal_classes(source, tested)
         name = f"{source.name}-to-{target.name}"
-        common |= {"source": _named(source_name, folder), "method": method}
-        text = _recipe_text(name, source, target, cast(Machine, machine), common)
-    try:
-        Recipe.model_validate(tomllib.loads(text))
-    except ValidationError as error:
-        raise RecipeError(problems_of(error, Recipe)) from error
+        template = f"new-{machine}"
+        told = _told_of_source(source, target, tested, machine)
+        told |= {"source": _named(source_name, folder), "method": method}
+    text = _TEMPLATES.get_template(f"{template}.toml.jinja").render(
+        name=name,
+        target=_named(target_name, folder),
+        target_split=_train_split(target),
+        labelled=None if few is None else few.file,
+        test=_scored_split(tested, is_target=test_name is None),
+        test_domain=None if test_name is None else _named(test_name, folder),
+        **told,
+    )
+    checked(tomllib.loads(text))
     return Drafted(name, text, few)
 
 
@@ -147,58 +152,38 @@ def _train_split(target: Domain) -> str:
     return "train" if "train" in target.splits else target.splits[0]
 
 
-def _recipe_text(
-    name: str, source: Domain, target: Domain, machine: Machine, common: Mapping[str, Any]
-) -> str:
-    """The recipe from a source; `common` is what templates are told in any case."""
+def _told_of_source(source: Domain, target: Domain, tested: Domain, machine: str) -> dict[str, Any]:
+    """What the template of a recipe from a source is told of it, and of sizes."""
+    _refuse_unequal_classes(source, target)
+    _refuse_unequal_classes(source, tested)
     split = _labelled(source, ("train", *source.splits))
     if split is None:
         raise UserError(
             f"domain {source.name!r} has no labelled split; the source must have labels: give the "
             "labelled domain first"
         )
-    width_px, crop_px = _sizes(((source, split), (target, common["target_split"])), machine)
-    return _template(f"new-{machine}").render(
-        name=name, source_split=split, width_px=width_px, crop_px=list(crop_px), **common
-    )
+    width_px, crop_px = _sizes(((source, split), (target, _train_split(target))), machine)
+    return {"source_split": split, "width_px": width_px, "crop_px": list(crop_px)}
 
 
-def _text_for_pack(
-    name: str,
-    pack: Path,
-    domains: tuple[Domain, Domain],
-    folder: Path,
-    machine: str,
-    common: Mapping[str, Any],
-) -> str:
-    """The recipe from a pack, whose network's width and form it keeps.
-
-    Args:
-        name: of the recipe.
-        pack: its file.
-        domains: the target, and the domain that is scored.
-        folder: that the recipe will lie in.
-        machine: "small" or "gpu".
-        common: what templates are told in any case.
-    """
+def _told_of_pack(
+    pack: Path, target: Domain, tested: Domain, folder: Path, machine: str
+) -> dict[str, Any]:
+    """What the template of a recipe from a pack is told of it, whose width and form it keeps."""
     header = read_pack_header(pack)
     width_px = header.config.input_width_px
-    for domain in domains:
+    for domain in (target, tested):
         if domain.label_space is not None and domain.label_space.names != header.classes.names:
             with_classes(domain, header.classes.names)  # Raises where it lacks some.
-    target = (domains[0], str(common["target_split"]))
-    _, crop_px = _sizes((target,), cast(Machine, machine), width_px)
-    relative = Path(os.path.relpath(os.path.realpath(pack), os.path.realpath(folder)))
-    return _template("new-pack").render(
-        name=name,
-        pack=relative.as_posix(),
-        packed_of=header.source,
-        network=f"{header.config.decoder} on {header.config.backbone}",
-        machine=machine,
-        width_px=width_px,
-        crop_px=list(crop_px),
-        **common,
-    )
+    _, crop_px = _sizes(((target, _train_split(target)),), machine, width_px)
+    return {
+        "pack": Path(os.path.relpath(os.path.realpath(pack), os.path.realpath(folder))).as_posix(),
+        "packed_of": header.source,
+        "network": f"{header.config.decoder} on {header.config.backbone}",
+        "machine": machine,
+        "width_px": width_px,
+        "crop_px": list(crop_px),
+    }
 
 
 def _scored_split(tested: Domain, *, is_target: bool) -> str | None:
@@ -219,18 +204,6 @@ def _labelled(domain: Domain, splits: Iterable[str]) -> str | None:
     return next(found, None)
 
 
-def _template(name: str) -> Template:
-    templates = Environment(
-        loader=PackageLoader("cag_uda", "recipes"),
-        undefined=StrictUndefined,
-        autoescape=False,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return templates.get_template(f"{name}.toml.jinja")
-
-
 def _refuse_unequal_classes(source: Domain, target: Domain) -> None:
     spaces = source.label_space, target.label_space
     if spaces[0] is None or spaces[1] is None or spaces[0].names == spaces[1].names:
@@ -243,14 +216,12 @@ def _refuse_unequal_classes(source: Domain, target: Domain) -> None:
 
 
 def _sizes(
-    splits: Sequence[tuple[Domain, str]], machine: Machine, of_pack_px: int | None = None
+    splits: Sequence[tuple[Domain, str]], machine: str, of_pack_px: int | None = None
 ) -> tuple[int | None, tuple[int, int]]:
     """Width to bring images to, None for their own, and (height, width) of crops, in pixels.
 
-    Args:
-        splits: that are read, the target's last.
-        machine: that trains.
-        of_pack_px: width that a packed network wants; None for no pack, or for images as they are.
+    The target's split is the last of those that are read. A packed network may want images to be
+    `of_pack_px` wide.
     """
     shapes = []
     for domain, split in splits:

@@ -27,15 +27,13 @@ _NAMES = {
 }
 """Method by whether its settings are those of the released form, and whether its anchors are kept
 over the stage."""
-_TAKEN_OUT = {"anchor_weight": ("label_anchors",), "prior_strength": ("prior_momentum",)}
-"""Settings of CAG-plus that turned a piece on where above 0, and those that went with them."""
+_PIECES = ("anchor_weight", "prior_strength")
+"""Settings of CAG-plus that turned on, where above 0, a piece that was taken out."""
+_OF_PIECES = {*_PIECES, "contrast", "label_anchors", "prior_momentum", "anchor_momentum"}
 
 
 def as_now(table: Any) -> Any:
-    """Give a method's table as it is written now.
-
-    Args:
-        table: of a recipe; what is no table of CAG or CAG-plus is returned as it is.
+    """Give a method's table as it is written now; what is none of CAG or CAG-plus stays as it is.
 
     Raises:
         ValueError: for a piece of CAG-plus that was taken out and is on, or an unknown kind of
@@ -50,21 +48,15 @@ def as_now(table: Any) -> Any:
 
 def _without_pieces(table: dict[str, Any]) -> dict[str, Any]:
     """Leave the pieces out that were taken out of CAG-plus."""
-    settings = dict(table)
-    contrast = settings.pop("contrast", {})
-    settings.pop("anchor_momentum", None)
+    contrast = table.get("contrast")
     on = ["contrast.weight"] if isinstance(contrast, dict) and contrast.get("weight") else []
-    for name, others in _TAKEN_OUT.items():
-        if settings.pop(name, 0.0):
-            on.append(name)
-        for other in others:
-            settings.pop(other, None)
+    on += [name for name in _PIECES if table.get(name)]
     if on:
         raise ValueError(
             f"{', '.join(on)}: taken out of CAG-plus, since it did not help (docs/LOG.md); "
             "leave it out, or install cag-uda 0.1"
         )
-    return settings
+    return {name: value for name, value in table.items() if name not in _OF_PIECES}
 
 
 def _in_its_row(table: dict[str, Any]) -> dict[str, Any]:

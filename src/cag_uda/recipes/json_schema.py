@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pydantic import BaseModel
-
 from cag_uda.data.domains.domain_file import DomainFile
 from cag_uda.files import write_text
 
@@ -21,25 +19,19 @@ _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 @cache
 def json_schema(kind: Kind) -> str:
     """The schema of a kind of file, as JSON."""
-    model = _model_of(kind)
-    schema = model.model_json_schema(by_alias=True)
-    tables = schema.get("$defs", {})
-    if kind == "recipe":
+    if kind == "domain":
+        schema = DomainFile.model_json_schema()
+    else:
+        # They import torch, which no domain needs.
         from cag_uda.models.backbones import BACKBONES
         from cag_uda.models.decoders import DECODERS
+        from cag_uda.recipes.schema import Recipe
 
-        network = tables["SegmenterConfig"]["properties"]
+        schema = Recipe.model_json_schema()
+        network = schema["$defs"]["SegmenterConfig"]["properties"]
         network["backbone"]["enum"] = list(BACKBONES)
         network["decoder"]["enum"] = list(DECODERS)
     return json.dumps({"$schema": _DRAFT, **schema}, indent=2, ensure_ascii=False) + "\n"
-
-
-def _model_of(kind: Kind) -> type[BaseModel]:
-    if kind == "domain":
-        return DomainFile
-    from cag_uda.recipes.schema import Recipe  # Which imports torch: no domain needs it.
-
-    return Recipe
 
 
 def schema_line(kind: Kind, folder: Path) -> str:

@@ -1,11 +1,15 @@
 """The schema of recipes: source, target, network, loading, compute, and the stages in order."""
 
 import copy
+import operator
 from collections.abc import Callable, Iterator
+from functools import reduce
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from cag_uda.data.domains.domain import Domain
 from cag_uda.data.domains.domain_file import one_or_more_schema
 from cag_uda.data.loading.config import LoadingConfig
 from cag_uda.methods import METHODS
@@ -19,10 +23,7 @@ from cag_uda.types import OF_SOURCE, Config, CriterionName
 if TYPE_CHECKING:
     AnyMethod = MethodConfig
 else:
-    _configs = tuple(method.Config for method in METHODS.values())
-    _either = _configs[0]
-    for _config in _configs[1:]:
-        _either = _either | _config
+    _either = reduce(operator.or_, (method.Config for method in METHODS.values()))
     AnyMethod = Annotated[Annotated[_either, Field(discriminator="name")], BeforeValidator(as_now)]
 
 _MOST_REPEATS = 100
@@ -96,7 +97,7 @@ class Target(Config):
         return own or self.domain
 
     def with_domains(self, change: Callable[[str], str]) -> Self:
-        """Copy it with other domains, as `change` gives them for each name or path."""
+        """Copy it with other domains, see `Recipe.with_files`."""
         update: dict[str, object] = {"domain": change(self.domain)}
         if self.test_domain is not None:
             update["test_domain"] = change(self.test_domain)
@@ -146,14 +147,10 @@ def repeated_names(stages: Any) -> list[str]:
 
 
 def written_out(stages: Any) -> Any:
-    """Write out stages that say `repeat`.
+    """Write out stages that say `repeat`, among a recipe's tables: NAME-1, NAME-2 and so on.
 
-    Args:
-        stages: a recipe's tables; what is none of a stage, or says no such number, stays as it is.
-
-    Returns:
-        In place of each stage that is repeated NAME-1, NAME-2 …; all but the first start from the
-        one before.
+    All but the first start from the one before. What is no table of a stage, or says no such
+    number, stays as it is.
     """
     if not isinstance(stages, list | tuple):
         return stages
@@ -233,13 +230,12 @@ class Recipe(Config):
     def _has_source_or_pack(self) -> Self:
         if self.pack is None and not self.source:
             raise ValueError("source: missing; give the labelled domain, or a pack in its place")
-        if self.pack is not None:
-            problems = [*self._what_a_pack_brings(), *self._what_wants_the_source()]
-            if problems:
-                raise ValueError("; ".join(problems))
+        if self.pack is not None and (problems := [*self._problems_of_a_pack()]):
+            raise ValueError("; ".join(problems))
         return self
 
-    def _what_a_pack_brings(self) -> Iterator[str]:
+    def _problems_of_a_pack(self) -> Iterator[str]:
+        """What stands beside the pack though this brings it, and what wants the source's images."""
         if self.source:
             yield "pack stands in place of source: leave one of them out"
         if self.classes is not None:
@@ -247,8 +243,6 @@ class Recipe(Config):
         for name in ("start", "weights"):
             if getattr(self.segmenter, name) is not None:
                 yield f"pack brings the network's weights: leave out segmenter.{name}"
-
-    def _what_wants_the_source(self) -> Iterator[str]:
         free = [name for name, method in METHODS.items() if not method.uses_source]
         for stage in self.stages:
             if stage.method.name not in free:
@@ -340,6 +334,10 @@ class Recipe(Config):
             )
         return None
 
+    def open_domain(self, name: str) -> Domain:
+        """Open a domain that the recipe names, below its data root. Raises DataError."""
+        return Domain.open(name, None if self.data_root is None else Path(self.data_root))
+
     @property
     def files(self) -> tuple[str, ...]:
         """Every domain that the recipe names, built-in or a file, and its pack, each once."""
@@ -348,11 +346,7 @@ class Recipe(Config):
         return tuple(dict.fromkeys(name for name in named if name is not None))
 
     def with_files(self, change: Callable[[str], str]) -> Self:
-        """Copy the recipe with other domains, and another pack.
-
-        Args:
-            change: what a domain's name or path, or the pack's path, becomes.
-        """
+        """Copy the recipe with other domains and pack: what `change` makes of each of `files`."""
         source = tuple(
             entry.model_copy(update={"domain": change(entry.domain)}) for entry in self.source
         )
@@ -363,6 +357,11 @@ class Recipe(Config):
                 "pack": None if self.pack is None else change(self.pack),
             }
         )
+
+    def with_start(self, start: str) -> Self:
+        """Copy the recipe with another initial network."""
+        segmenter = self.segmenter.model_copy(update={"start": start})
+        return self.model_copy(update={"segmenter": segmenter})
 
     @property
     def sweep_loading(self) -> LoadingConfig:

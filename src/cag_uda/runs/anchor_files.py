@@ -20,22 +20,14 @@ ANCHORS = "anchors.safetensors"
 
 
 def save_anchors(path: Path, anchors: CategoryAnchors) -> None:
-    """Write `vectors` (K, D) float32 and `counts` (K,) int64, whole or not at all.
-
-    Raises:
-        RunError: if the disk is full or the folder cannot be written.
-    """
+    """Write `vectors` (K, D) float32 and `counts` (K,) int64; raises RunError as `whole_file`."""
     tensors = {"vectors": anchors.vectors, "counts": anchors.counts}
     on_host = {name: value.cpu().contiguous() for name, value in tensors.items()}
     write_with(path, lambda temporary: save_file(on_host, temporary), sealed=True)
 
 
 def load_anchors(path: Path) -> CategoryAnchors:
-    """Read what `save_anchors` wrote.
-
-    Raises:
-        ModelError: if it is missing, damaged, not finite, or something else.
-    """
+    """Read what `save_anchors` wrote. Raises ModelError if it is missing, damaged or not finite."""
     mend = "restore it, or make the anchors anew by its stage or by `pseudo-label --source`"
     if path.exists() and is_sound(path) is False:
         raise ModelError(f"the anchors {path} are damaged: their checksum differs; {mend}")

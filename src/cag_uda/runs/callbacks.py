@@ -1,4 +1,4 @@
-"""Callbacks of a run at the points of a stage: progress, pseudo-label quality, scores, pictures."""
+"""What a run does at the points of a stage: progress, pseudo-label quality, scores, pictures."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,9 +25,7 @@ class Watch(Callback):
     def on_sweep(self, sweep: Iterator[Images], images: int) -> Iterator[Images]:
         """Called with each sweep over a domain; returns what the method shall see of it.
 
-        Args:
-            sweep: this process's share of the batches.
-            images: of all processes.
+        The sweep has this process's share of the batches; `images` are those of all processes.
         """
         return sweep
 
@@ -38,55 +36,42 @@ class Watch(Callback):
         """Called when a stage's results are written."""
 
 
-class ShowProgress(Callback):
-    """Shows steps and losses whenever they are logged."""
+class Reporting(Callback):
+    """Shows a stage's losses, scores and pictures on the way, and keeps the labels it begins with.
 
-    def __init__(self, progress: Progress, label: str, steps: int) -> None:
-        self._progress, self._label, self._steps = progress, label, steps
+    `label` names the stage in the progress; without `pictures_every` there are no pictures on the
+    way.
+    """
+
+    def __init__(
+        self,
+        results: Results,
+        progress: Progress,
+        stage: Stage,
+        label: str,
+        folder: Path,
+        pictures_every: int | None,
+    ) -> None:
+        self._results, self._progress, self._stage = results, progress, stage
+        self._label, self._folder, self._pictures_every = label, folder, pictures_every
 
     def on_log(self, record: MetricsLine) -> None:
         """Show the steps taken and the latest mean losses."""
         if record.losses is not None:
-            self._progress.update(self._label, record.step, self._steps, record.losses)
-
-
-class KeepLabelling(Callback):
-    """Keeps a stage's anchors and the quality of labels that stand from its beginning.
-
-    Those that follow a network that learns are measured at the stage's end, by the runner.
-    """
-
-    def __init__(self, results: Results, folder: Path) -> None:
-        self._results, self._folder = results, folder
+            self._progress.update(self._label, record.step, self._stage.steps, record.losses)
 
     def on_prepared(self, method: Method) -> None:
-        """Write them into the stage's folder."""
+        """Keep anchors and label quality; labels that follow a network are measured at the end."""
         if not method.labels_follow:
             self._results.keep_labelling(method, self._folder)
 
-
-class ScoreOnTheWay(Callback):
-    """Scores the predictor every `evaluate_every` steps, for the log and for label-free choice."""
-
-    def __init__(self, results: Results, stage: Stage, folder: Path) -> None:
-        self._results, self._stage, self._folder = results, stage, folder
-
     def on_step(self, method: Method, step: int) -> ForLog:
-        """Score; the end of the stage is scored with its results."""
-        if step == self._stage.steps or not is_due(step, self._stage.evaluate_every):
+        """Score the predictor for the log and for label-free choice, and show the sample images."""
+        if step == self._stage.steps:
             return {}
-        scores = self._results.quick_scores(method, self._stage, self._folder, step)
-        return {"scores": scores} if scores else {}
-
-
-class ShowPictures(Callback):
-    """Shows the loggers what the predictor sees."""
-
-    def __init__(self, results: Results, steps: int, every: int | None) -> None:
-        self._results, self._steps, self._every = results, steps, every
-
-    def on_step(self, method: Method, step: int) -> ForLog:
-        """Show the sample images; those of the end come with the stage's results."""
-        if step < self._steps and is_due(step, self._every):
+        scores = {}
+        if is_due(step, self._stage.evaluate_every):
+            scores = self._results.quick_scores(method, self._stage, self._folder, step)
+        if is_due(step, self._pictures_every):
             self._results.show(method, step)
-        return {}
+        return {"scores": scores} if scores else {}

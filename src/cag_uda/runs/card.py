@@ -7,30 +7,25 @@ from cag_uda.models.card import CARD, StageFacts, Training, model_card
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import Recipe
 from cag_uda.recipes.schema import INITIAL
-from cag_uda.runs.own_domains import name_of, source_words
-from cag_uda.runs.records.run import Scores, StageScores
+from cag_uda.runs.own_files import name_of, source_words
+from cag_uda.runs.records.run import Scores
 
 
 def write_card(
     folder: Path, segmenter: Segmenter, recipe: Recipe, scores: Scores, delivered: Path
 ) -> None:
-    """Write the card of a run's model folder.
+    """Write the card of a run's model folder, whose network was copied from `delivered`.
 
-    Args:
-        folder: RUN/model.
-        segmenter: any network of the run: all have its configuration and classes.
-        recipe: of the run.
-        scores: what RUN/scores.json holds.
-        delivered: the model folder that the network was copied from.
-
-    Raises:
-        RunError: if it cannot be written.
+    Any network of the run will do as `segmenter`: all have its configuration and classes.
     """
     # A stage's last network lies in STAGE/model and was scored; one from the middle was not.
     is_last = delivered.name == "model"
-    folder_name = _stage_folder(delivered)
-    of_stage = next((each for each in scores.stages if each.folder == folder_name), None)
+    stage = delivered.parent if is_last else delivered.parents[1]
+    of_stage = next((each for each in scores.stages if each.folder == stage.name), None)
     scored = of_stage if is_last else None
+    network = f"the network of {of_stage.name if of_stage else recipe.stages[-1].name}"
+    if of_stage is not None and of_stage.name == INITIAL:
+        network = f"{of_stage.in_words}, as it was given"
     step = "" if is_last else f", after {delivered.name} steps"
     target, few = name_of(recipe.target.domain), recipe.target.labelled
     training = Training(
@@ -43,7 +38,7 @@ def write_card(
             for each in scores.stages
             if each.name != INITIAL
         ],
-        delivered=_delivered_words(of_stage, recipe) + step,
+        delivered=f"{network}{step}",
         reads_target_labels=recipe.target.domain in [entry.domain for entry in recipe.source],
         few_labels=None if few is None else f"{name_of(recipe.target.labelled_domain)}/{few.split}",
         scored_on=f"{name_of(recipe.target.scored_domain)}/{recipe.target.test}"
@@ -53,14 +48,3 @@ def write_card(
         iou=scored.iou if scored else None,
     )
     write_text(folder / CARD, model_card(segmenter.config, segmenter.classes, training))
-
-
-def _delivered_words(stage: StageScores | None, recipe: Recipe) -> str:
-    if stage is not None and stage.name == INITIAL:
-        return f"{stage.in_words}, as it was given"
-    return f"the network of {stage.name if stage else recipe.stages[-1].name}"
-
-
-def _stage_folder(model: Path) -> str:
-    """Name of the folder of the stage that a model folder lies in."""
-    return (model.parent if model.name == "model" else model.parents[1]).name

@@ -53,13 +53,8 @@ def estimate_class_shares(
 ) -> ClassShares | None:
     """Estimate the class shares of a recipe's domains by a network, before any run.
 
-    A few images of each domain are read, fewer of the target than at the end of a run.
-
-    Args:
-        recipe: that names the domains.
-        scenario: its domains, opened.
-        segmenter: a network of the same classes, on whatever device.
-        watch: receives the progress.
+    A few images of each domain are read, fewer of the target than at the end of a run. The network
+    is of the same classes, on whatever device.
 
     Returns:
         The shares; None if there is no label or no image.
@@ -89,65 +84,50 @@ def settings_for_equal_shares(recipe: Recipe) -> list[str]:
     return found
 
 
-class ClassShareRecorder:
-    """Records the class shares of a run's domains, once; every method is called by all processes.
+def record_class_shares(
+    recipe: Recipe,
+    scenario: Scenario,
+    run: RunFolder,
+    network: str,
+    device: torch.device,
+    processes: Processes,
+    stop: StopRequest,
+    progress: Progress,
+) -> None:
+    """Record the class shares by a run's delivered network, unless they are recorded already.
 
-    Args:
-        recipe: of the run.
-        scenario: its domains.
-        processes: those that share the images; the first one writes.
-        stop: checked between two images.
-        progress: receives the progress.
+    Every process calls it and looks at its part of the images; the first one writes. `network` is
+    the folder that the delivered network was taken from, relative to the run's.
     """
+    is_recorded = processes.is_first and _is_recorded(run, network, progress)
+    if processes.gather(is_recorded)[0]:
+        return
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        scenario: Scenario,
-        processes: Processes,
-        stop: StopRequest,
-        progress: Progress,
-    ) -> None:
-        self._recipe, self._scenario, self._progress = recipe, scenario, progress
-        self._processes, self._stop = processes, stop
+    def watch(done: int, total: int) -> None:
+        progress.update("class shares", done, total)
+        stop.check()
 
-    def record(self, run: RunFolder, network: str, device: torch.device) -> None:
-        """Estimate the shares by the run's delivered network, unless they are recorded already.
+    with processes.agreed():
+        segmenter = Segmenter.from_pretrained(run.model).to(device)
+        part = (processes.rank, processes.count)
+        source, *others = _count(recipe, scenario, segmenter, part, _IMAGES, watch)
+    # A pack's counts are known to all.
+    source = processes.total(source) if len(source) else source
+    counts = Counts(source, *map(processes.total, others))
+    made = _shares_of(counts, scenario, segmenter, network)
+    with processes.agreed():
+        if processes.is_first and made is not None:
+            write_record(run.path / CLASS_SHARES, made)
 
-        Args:
-            run: its folder, with the delivered network in its place.
-            network: the folder that the delivered network was taken from, relative to the run's.
-            device: to compute on.
-        """
-        if self._processes.gather(self._is_recorded(run, network))[0]:
-            return
-        part = (self._processes.rank, self._processes.count)
-        with self._processes.agreed():
-            segmenter = Segmenter.from_pretrained(run.model).to(device)
-            counts = _count(self._recipe, self._scenario, segmenter, part, _IMAGES, self._watch)
-        source, *others = counts
-        # A pack's counts are known to all.
-        source = self._processes.total(source) if len(source) else source
-        counts = Counts(source, *map(self._processes.total, others))
-        made = _shares_of(counts, self._scenario, segmenter, network)
-        with self._processes.agreed():
-            if self._processes.is_first and made is not None:
-                write_record(run.path / CLASS_SHARES, made)
 
-    def _watch(self, done: int, total: int) -> None:
-        self._progress.update("class shares", done, total)
-        self._stop.check()
-
-    def _is_recorded(self, run: RunFolder, network: str) -> bool:
-        """Tell whether the first process finds the network's shares; damaged ones are made anew."""
-        if not self._processes.is_first:
-            return False
-        try:
-            found = read_class_shares(run.path)
-        except RunError as error:
-            self._progress.note(f"{error.problems[0]}; they are estimated again")
-            return False
-        return found is not None and found.network == network
+def _is_recorded(run: RunFolder, network: str, progress: Progress) -> bool:
+    """Tell whether the network's shares are recorded; damaged ones are made anew."""
+    try:
+        found = read_class_shares(run.path)
+    except RunError as error:
+        progress.note(f"{error.problems[0]}; they are estimated again")
+        return False
+    return found is not None and found.network == network
 
 
 def _count(
@@ -160,17 +140,12 @@ def _count(
 ) -> Counts:
     """Count classes in the source's labels, and in predictions of at most `most` target images.
 
-    Args:
-        recipe: of the images.
-        scenario: its domains.
-        segmenter: the network that predicts.
-        part: rank and number of the processes that share the images.
-        most: images of the target, over all processes.
-        watch: receives the progress.
+    `part` is the rank and number of the processes that share the images.
     """
     each = -(-_IMAGES // max(1, len(scenario.sources)))
-    labelled = [_own(len(images), each, part) for images in scenario.sources]
-    predicted = _own(len(scenario.target), most, part)
+    rank, processes = part
+    labelled = [[*evenly(len(images), each)][rank::processes] for images in scenario.sources]
+    predicted = [*evenly(len(scenario.target), most)][rank::processes]
     classes, done = scenario.label_space.num_classes, 0
     total = sum(map(len, labelled)) + len(predicted)
     source = torch.zeros(len(labelled), classes, dtype=torch.int64)
@@ -189,12 +164,6 @@ def _count(
             target += torch.bincount(found, minlength=classes)
             watch(done := done + 1, total)
     return Counts(source, target, torch.tensor(len(predicted)))
-
-
-def _own(count: int, most: int, part: tuple[int, int]) -> list[int]:
-    """List a process's part of at most `most` of `count` images, evenly spread."""
-    rank, processes = part
-    return list(evenly(count, most))[rank::processes]
 
 
 def _shares_of(

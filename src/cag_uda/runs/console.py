@@ -46,11 +46,7 @@ def printable(text: str) -> str:
 
 
 class OnConsole:
-    """Bars with an estimate of what remains; without a terminal, a line now and then.
-
-    Args:
-        console: where to write.
-    """
+    """Bars with an estimate of what remains; without a terminal, a line now and then."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -66,29 +62,23 @@ class OnConsole:
 
     def update(self, label: str, done: int, total: int, values: Mapping[str, float] = {}) -> None:
         """Move the bar, or print a line if the last is some seconds old."""
-        now = time.monotonic()
+        now, losses = time.monotonic(), [f"{name} {value:.3f}" for name, value in values.items()]
         if label != self._label:
             self._close()
             self._label, self._begun_s, self._spoken_s, self._first = label, now, now, done
         if self._console.is_terminal:
-            self._move_bar(label, done, total, values)
+            self._move_bar(label, done, total, " ".join(losses))
         elif done == total or now - self._spoken_s > _LINE_EVERY_S:
             self._spoken_s = now
-            line = printable(self._line(label, done, total, values, now))
-            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            parts = [f"{label}: {done}/{total}"]
+            if done < total:
+                of_one_s = (now - self._begun_s) / max(1, done - self._first)
+                parts.append(f"{of_one_s * (total - done):.0f} s left")
+            self.note(printable(", ".join([*parts, *losses])))
         if done >= total:
             self._close()
 
-    def _line(
-        self, label: str, done: int, total: int, values: Mapping[str, float], now: float
-    ) -> str:
-        parts = [f"{label}: {done}/{total}"]
-        if done < total:
-            counted = max(1, done - self._first)
-            parts.append(f"{(now - self._begun_s) / counted * (total - done):.0f} s left")
-        return ", ".join([*parts, *(f"{name} {value:.3f}" for name, value in values.items())])
-
-    def _move_bar(self, label: str, done: int, total: int, values: Mapping[str, float]) -> None:
+    def _move_bar(self, label: str, done: int, total: int, losses: str) -> None:
         if self._bars is None:
             self._bars = Bars(
                 TextColumn("{task.description}", markup=False),
@@ -101,7 +91,6 @@ class OnConsole:
             )
             self._bars.start()
             self._bars.add_task(printable(label), total=total, losses="")
-        losses = " ".join(f"{name} {value:.3f}" for name, value in values.items())
         self._bars.update(self._bars.task_ids[0], completed=done, losses=losses)
 
     def _close(self) -> None:

@@ -1,6 +1,5 @@
 """Fingerprint of a run's data: names, sizes and times of their files. Opens none of them."""
 
-from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 
@@ -10,31 +9,20 @@ from cag_uda.runs.records.run import DataRecord, SplitFiles
 
 
 def fingerprint(recipe: Recipe) -> DataRecord:
-    """Look at the files of every split that a run reads.
-
-    Raises:
-        DataError: if a domain or a split of it cannot be used.
-    """
-    root = None if recipe.data_root is None else Path(recipe.data_root)
-    splits: dict[str, SplitFiles] = {}
+    """Look at the files of every split that a run reads. Raises DataError if one has none."""
+    target, splits = recipe.target, {}
     for entry in recipe.source:
-        domain = Domain.open(entry.domain, root)
-        files = [
-            path for item in domain.items(entry.split) for path in (item.image, item.label) if path
-        ]
-        splits[f"{domain.name}/{entry.split}"] = _of(files, domain.root())
-    domain = Domain.open(recipe.target.domain, root)
-    images = [item.image for item in domain.items(recipe.target.train, with_labels=False)]
-    splits.setdefault(f"{domain.name}/{recipe.target.train}", _of(images, domain.root()))
-    if recipe.target.labelled is not None:
-        few, split = Domain.open(recipe.target.labelled_domain, root), recipe.target.labelled.split
-        files = [path for item in few.items(split) for path in (item.image, item.label) if path]
-        splits[f"{few.name}/{split}, labelled"] = _of(files, few.root())
-    domain = Domain.open(recipe.target.scored_domain, root)
-    if recipe.target.test in domain.splits:
-        tested = domain.items(str(recipe.target.test), domain.is_labelled(str(recipe.target.test)))
-        files = [path for item in tested for path in (item.image, item.label) if path]
-        splits[f"{domain.name}/{recipe.target.test}"] = _of(files, domain.root())
+        domain = recipe.open_domain(entry.domain)
+        splits[f"{domain.name}/{entry.split}"] = _of(domain, entry.split)
+    domain = recipe.open_domain(target.domain)
+    splits.setdefault(f"{domain.name}/{target.train}", _of(domain, target.train, with_labels=False))
+    if target.labelled is not None:
+        domain, split = recipe.open_domain(target.labelled_domain), target.labelled.split
+        splits[f"{domain.name}/{split}, labelled"] = _of(domain, split)
+    domain = recipe.open_domain(target.scored_domain)
+    if target.test is not None and target.test in domain.splits:
+        is_labelled = domain.is_labelled(target.test)
+        splits[f"{domain.name}/{target.test}"] = _of(domain, target.test, with_labels=is_labelled)
     return DataRecord(splits=splits)
 
 
@@ -54,10 +42,11 @@ def changes(before: DataRecord, now: DataRecord) -> list[str]:
     return told
 
 
-def _of(files: Iterable[Path], root: Path) -> SplitFiles:
+def _of(domain: Domain, split: str, *, with_labels: bool = True) -> SplitFiles:
+    items, root = domain.items(split, with_labels), domain.root()
     names, times = sha256(), sha256()
     count = size = 0
-    for path in files:
+    for path in (each for item in items for each in (item.image, item.label) if each):
         state = path.stat()
         name = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
         names.update(f"{name.as_posix()} {state.st_size}\n".encode())

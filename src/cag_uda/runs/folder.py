@@ -4,18 +4,26 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from cag_uda.errors import RunError
 from cag_uda.files import LOCK, SUMS, is_part, is_sound, owned, remove_parts, seal, write_text
 from cag_uda.recipes import Recipe, dump_recipe, load_recipe
 from cag_uda.runs.fingerprint import changes
-from cag_uda.runs.own_domains import FOLDER, PACK, copy_domains, is_file, is_same
-from cag_uda.runs.own_start import FOLDER as START
-from cag_uda.runs.own_start import copy_start, is_same_start, with_start
+from cag_uda.runs.own_files import (
+    DOMAINS,
+    PACK,
+    START,
+    copy_domains,
+    copy_start,
+    is_file,
+    is_same,
+    is_same_start,
+)
 from cag_uda.runs.records.base import write_record
 from cag_uda.runs.records.run import (
     DATA,
@@ -64,7 +72,7 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; choose a new folder by --out")
-        own = (ENVIRONMENT, DATA, FOLDER, PACK, START, SUMS, LOCK)
+        own = (ENVIRONMENT, DATA, DOMAINS, PACK, START, SUMS, LOCK)
         begins_with = {self.path / name for name in own}
         if self.path.exists() and any(
             path not in begins_with and not is_part(path) for path in self.path.iterdir()
@@ -80,15 +88,8 @@ class RunFolder:
     def create(self, recipe: Recipe, data: DataRecord | None = None) -> Recipe:
         """Begin a run; it has begun when the recipe is there.
 
-        Args:
-            recipe: resolved.
-            data: fingerprint of the data; None leaves it out.
-
-        Returns:
-            The recipe with the copies of domain files and initial network in the folder.
-
-        Raises:
-            RunError: if the folder holds something already, or cannot be written.
+        Returns the recipe with the copies of domain files and initial network in the folder. Raises
+        RunError if the folder holds something already, or cannot be written.
         """
         self.refuse_what_is_in_the_way()
         write_record(self.path / ENVIRONMENT, environment())
@@ -108,16 +109,11 @@ class RunFolder:
 
         inside = recipe.with_files(lambda name: relative(name) if is_file(name) else name)
         if inside.segmenter.start is not None:
-            inside = with_start(inside, relative(inside.segmenter.start))
+            inside = inside.with_start(relative(inside.segmenter.start))
         write_text(self.path / _RECIPE, dump_recipe(inside), sealed=True)
 
     def compare_data(self, now: DataRecord, note: Callable[[str], None]) -> None:
-        """Say which data have changed since the run began, and record it in the run.
-
-        Args:
-            now: fingerprint of the data.
-            note: receives a message about changes.
-        """
+        """Say which data have changed since the run began, and record it in the run."""
         try:
             before = read_data_record(self.path)
         except RunError as error:
@@ -145,7 +141,7 @@ class RunFolder:
         if not path.is_file():
             raise RunError(f"nothing to resume: {path} does not exist; leave out --resume")
         begun = load_recipe(path)
-        recipe = _with_begun_start(begun, _with_begun_domains(begun, recipe))
+        recipe = _with_begun_files(begun, recipe)
         going_on = _with_free_settings(begun, recipe)
         was, asked = going_on.model_dump(), recipe.model_dump()
         asked["data_root"] = was["data_root"]
@@ -161,15 +157,13 @@ class RunFolder:
         return going_on
 
     def reopen(self, recipe: Recipe, note: Callable[[str], None] = lambda text: None) -> None:
-        """Prepare a run's folder to continue: remove unfinished files, and write the recipe.
+        """Prepare a run's folder to continue by the recipe that `resume` gave.
 
-        Args:
-            recipe: as `resume` gave it.
-            note: receives a message if the recipe or a domain file in the folder was edited.
+        Removes unfinished files, says what was edited in the folder, and writes the recipe.
         """
         remove_parts(self.path)
         path = self.path / _RECIPE
-        for each in (path, *sorted((self.path / FOLDER).glob("*.toml"))):
+        for each in (path, *sorted((self.path / DOMAINS).glob("*.toml"))):
             if is_sound(each) is False:
                 note(f"{each} was edited, or damaged, since it was written: the run goes on by it")
                 seal(each)
@@ -187,18 +181,16 @@ class RunFolder:
 
 def _with_free_settings(begun: Recipe, asked: Recipe) -> Recipe:
     """Take over from another recipe the settings that may change during a run."""
-    loading = {name: getattr(asked.loading, name) for name in ("workers", "on_unreadable")}
-    compute = {name: getattr(asked.compute, name) for name in ("devices", "checkpointing")}
-    stages = tuple(
-        stage.model_copy(
-            update={name: getattr(other, name) for name in ("checkpoint_every", "on_nonfinite")}
-        )
-        for stage, other in zip(begun.stages, asked.stages, strict=False)
-    )
+
+    def taken(own: Any, other: Any, *names: str) -> Any:
+        return own.model_copy(update={name: getattr(other, name) for name in names})
+
+    pairs = zip(begun.stages, asked.stages, strict=False)
+    stages = tuple(taken(*pair, "checkpoint_every", "on_nonfinite") for pair in pairs)
     return begun.model_copy(
         update={
-            "compute": begun.compute.model_copy(update=compute),
-            "loading": begun.loading.model_copy(update=loading),
+            "compute": taken(begun.compute, asked.compute, "devices", "checkpointing"),
+            "loading": taken(begun.loading, asked.loading, "workers", "on_unreadable"),
             "tracking": asked.tracking,
             "data_root": asked.data_root or begun.data_root,
             "stages": stages + begun.stages[len(stages) :],
@@ -206,19 +198,15 @@ def _with_free_settings(begun: Recipe, asked: Recipe) -> Recipe:
     )
 
 
-def _with_begun_domains(begun: Recipe, asked: Recipe) -> Recipe:
-    """Replace domain files in a recipe by the run's own copies, where they are the same."""
-    return asked.with_files(
+def _with_begun_files(begun: Recipe, asked: Recipe) -> Recipe:
+    """Replace files and initial network in a recipe by the run's own copies of the same."""
+    asked = asked.with_files(
         lambda name: next((each for each in begun.files if is_same(each, name)), name)
     )
-
-
-def _with_begun_start(begun: Recipe, asked: Recipe) -> Recipe:
-    """Replace the initial network in a recipe by the run's own copy, if it is the same."""
     own, other = begun.segmenter.start, asked.segmenter.start
     if own is None or other is None or not is_same_start(own, other):
         return asked
-    return with_start(asked, own)
+    return asked.with_start(own)
 
 
 def environment() -> Environment:
@@ -259,10 +247,8 @@ def _commit() -> str | None:
 
 
 def _processor() -> str:
-    try:
+    with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()

@@ -51,30 +51,20 @@ def write_picture(path: Path, picture: Image) -> None:
 
 
 def side_by_side(*pictures: Image | None) -> Image:
-    """Join RGB pictures in a row, small enough for a log; None is left out.
+    """Join pictures (H, W, 3) uint8 RGB in a row, small enough for a log; None is left out.
 
-    Args:
-        pictures: (H, W, 3) uint8 RGB each; the first gives the size, at most 256 pixels high.
+    The first gives the size, at most 256 pixels high.
     """
-    height, width = next(each for each in pictures if each is not None).shape[:2]
+    shown = [each for each in pictures if each is not None]
+    height, width = shown[0].shape[:2]
     factor = min(1.0, _TRACKED_HEIGHT_PX / height)
     size = max(1, round(width * factor)), max(1, round(height * factor))
-    small = [
-        cv2.resize(each, size, interpolation=cv2.INTER_AREA)
-        for each in pictures
-        if each is not None
-    ]
+    small = [cv2.resize(each, size, interpolation=cv2.INTER_AREA) for each in shown]
     return np.asarray(np.concatenate(small, axis=1), np.uint8)
 
 
 def write_pseudo_labels(folder: Path, method: Method, images: Iterable[Image]) -> None:
-    """Write each kind of pseudo-label of each image; nothing where the method has none.
-
-    Args:
-        folder: of the stage.
-        method: whose labels.
-        images: (H, W, 3) uint8 RGB each.
-    """
+    """Write each kind of pseudo-label of images (H, W, 3), if any, into a stage's folder."""
     network = method.segmenter
     for number, image in enumerate(images):
         pixels = prepare(image, network.config.input_width_px).to(network.mean.device)
@@ -99,22 +89,27 @@ def write_features(
         target: the same; the label is None where there is none, and the prediction serves instead.
     """
     target = list(target)
-    by_source = _Cells.of(segmenter, source, "source")
-    by_target = _Cells.of(segmenter, target, "target")
-    fitted, shown = by_source.halves()
+    anchors, features, labels = _cells(segmenter, source, "source")
+    target_means, target_features, target_labels = _cells(segmenter, target, "target")
+    # Of a single image the cells that are shown are those that the plane is fitted to.
+    rest = slice(1, None, 2) if len(labels) > 1 else slice(None)
+    fitted = torch.cat(features[::2]), torch.cat(labels[::2])
     centre, axes = plane(*fitted, segmenter.num_classes)
-    anchors = by_source.anchors.vectors.cpu().double()
-    own = (by_source.features - anchors[by_source.label]).norm(dim=1)
+    label = torch.cat(labels)
+    own = (torch.cat(features) - anchors[label]).norm(dim=1)
     tensors = {
         "anchors_xy": (anchors - centre) @ axes,
         "distances": torch.cdist(anchors, anchors),
-        "spread": _class_means(own, by_source.label, segmenter.num_classes),
-        "shift": (by_target.anchors.vectors.cpu().double() - anchors).norm(dim=1),
+        "spread": torch.stack([own[label == k].mean() for k in range(segmenter.num_classes)]),
+        "shift": (target_means - anchors).norm(dim=1),
     }
-    for name, (features, label) in {"source": shown, "target": by_target.all()}.items():
-        chosen = _at_most(label, _CELLS_SHOWN_PER_CLASS)
-        tensors[f"{name}_xy"] = (features[chosen] - centre) @ axes
-        tensors[f"{name}_class"] = label[chosen].to(torch.uint8)
+    for name, (some, ids) in {
+        "source": (features[rest], labels[rest]),
+        "target": (target_features, target_labels),
+    }.items():
+        chosen = _at_most(torch.cat(ids), _CELLS_SHOWN_PER_CLASS)
+        tensors[f"{name}_xy"] = (torch.cat(some)[chosen] - centre) @ axes
+        tensors[f"{name}_class"] = torch.cat(ids)[chosen].to(torch.uint8)
     small = {
         name: (value.float() if value.is_floating_point() else value).contiguous()
         for name, value in tensors.items()
@@ -161,66 +156,33 @@ def plane(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tensor, Te
     return centre, torch.nn.functional.pad(axes, (0, 2 - axes.shape[1]))
 
 
-class _Cells:
-    """Cells of the feature grid of a few images, a few of each class, and the classes' means."""
+def _cells(
+    segmenter: Segmenter, images: Iterable[tuple[Image, Image | None]], domain: DomainName
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Take cells of the feature grid of a few images, at most so many of each class and image.
 
-    def __init__(self, segmenter: Segmenter) -> None:
-        self.anchors = CategoryAnchors(segmenter.num_classes, segmenter.feature_channels)
-        self._features: list[Tensor] = []
-        self._labels: list[Tensor] = []
-
-    @classmethod
-    def of(
-        cls,
-        segmenter: Segmenter,
-        images: Iterable[tuple[Image, Image | None]],
-        domain: DomainName,
-    ) -> "_Cells":
-        """Take cells of images; the label of an image without one is the network's own."""
-        cells = cls(segmenter)
-        device = segmenter.mean.device
-        cells.anchors.to(device)
-        with inference(segmenter):
-            for image, label in images:
-                pixels = prepare(image, segmenter.config.input_width_px).to(device)
-                prediction = segmenter(pixels, domain)
-                if label is None:
-                    assigned = prediction.logits.argmax(1)
-                else:
-                    truth = torch.from_numpy(label).long()[None].to(device)
-                    assigned = segmenter.on_grid(truth, prediction.features)
-                cells.anchors.update(prediction.features, assigned)
-                cells._add(prediction.features[0].flatten(1).T, assigned[0].flatten())
-        return cells
-
-    def _add(self, features: Tensor, label: Tensor) -> None:
-        chosen = _at_most(label.cpu(), _CELLS_PER_CLASS_AND_IMAGE)
-        self._features.append(features[chosen.to(features.device)].double().cpu())
-        self._labels.append(label.cpu()[chosen])
-
-    @property
-    def features(self) -> Tensor:
-        """(n, D) float64."""
-        return torch.cat(self._features)
-
-    @property
-    def label(self) -> Tensor:
-        """(n,) int64."""
-        return torch.cat(self._labels)
-
-    def all(self) -> tuple[Tensor, Tensor]:
-        """Features (n, D) and labels (n,)."""
-        return self.features, self.label
-
-    def halves(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """The cells of every other image, and those of the rest; of a single image, its cells."""
-        if len(self._labels) == 1:
-            return self.all(), self.all()
-        first, second = (
-            (torch.cat(self._features[start::2]), torch.cat(self._labels[start::2]))
-            for start in (0, 1)
-        )
-        return first, second
+    The label of an image without one is the network's own. Returns the classes' mean features, over
+    all cells, (K, D) float64; and of each image its cells' features (n, D) float64 and labels (n,).
+    """
+    device = segmenter.mean.device
+    anchors = CategoryAnchors(segmenter.num_classes, segmenter.feature_channels).to(device)
+    features, labels = [], []
+    with inference(segmenter):
+        for image, label in images:
+            pixels = prepare(image, segmenter.config.input_width_px).to(device)
+            prediction = segmenter(pixels, domain)
+            if label is None:
+                assigned = prediction.logits.argmax(1)
+            else:
+                truth = torch.from_numpy(label).long()[None].to(device)
+                assigned = segmenter.on_grid(truth, prediction.features)
+            anchors.update(prediction.features, assigned)
+            ids = assigned[0].flatten().cpu()
+            chosen = _at_most(ids, _CELLS_PER_CLASS_AND_IMAGE)
+            by_cell = prediction.features[0].flatten(1).T
+            features.append(by_cell[chosen.to(device)].double().cpu())
+            labels.append(ids[chosen])
+    return anchors.vectors.cpu().double(), features, labels
 
 
 def _at_most(label: Tensor, most: int) -> Tensor:
@@ -231,10 +193,6 @@ def _at_most(label: Tensor, most: int) -> Tensor:
     for train_id in np.unique(ids[ids != IGNORE]):
         chosen.append(rng.permutation(np.flatnonzero(ids == train_id))[:most])
     return torch.from_numpy(np.concatenate([*chosen, np.empty(0, np.int64)]))
-
-
-def _class_means(values: Tensor, label: Tensor, num_classes: int) -> Tensor:
-    return torch.stack([values[label == train_id].mean() for train_id in range(num_classes)])
 
 
 def evenly(count: int, most: int) -> Iterator[int]:

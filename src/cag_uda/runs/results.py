@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -22,7 +21,7 @@ from cag_uda.recipes.schema import Stage
 from cag_uda.runs.anchor_files import ANCHORS, save_anchors
 from cag_uda.runs.criteria import Criteria
 from cag_uda.runs.folder import RunFolder
-from cag_uda.runs.own_domains import name_of, source_words
+from cag_uda.runs.own_files import name_of, source_words
 from cag_uda.runs.pictures import (
     evenly,
     side_by_side,
@@ -45,25 +44,10 @@ _FLOOR = "source-only"
 """The stage over which gains are reported, whatever its method; without one, the verdict's."""
 
 
-class Cost(NamedTuple):
-    """Time and memory that the training of a stage took."""
-
-    elapsed_s: float
-    peak_memory_mib: float
-
-
 class Results:
-    """Keeps the results of a run's stages.
+    """Keeps the results of a run's stages, with the scores that its folder already holds.
 
-    Every process scores its share of the images; the first one writes.
-
-    Args:
-        recipe: of the run.
-        run: its folder; scores that it already holds are kept.
-        scenario: whose test split is scored.
-        processes: those that share the work; every method is called by all of them.
-        progress: receives the progress of evaluation.
-        loggers: of scores and predictions.
+    Every process calls every method and scores its share of the images; the first one writes.
     """
 
     def __init__(
@@ -80,32 +64,23 @@ class Results:
         self._criteria = Criteria(recipe, scenario)
         is_named = any(stage.name == _FLOOR for stage in recipe.stages)
         self._floor = _FLOOR if is_named else baseline(recipe)
-        target = recipe.target
-        is_scored = scenario.is_scored
+        target = f"{name_of(recipe.target.scored_domain)}/{recipe.target.test}"
+        found = None
         with processes.agreed():
-            found = self._scores_so_far() if processes.is_first else None
+            if processes.is_first:
+                try:
+                    found = run.read_scores()
+                except RunError as error:
+                    again = "the stages are taken from their last checkpoints again"
+                    progress.note(f"{error.problems[0]}; {again}")
         self.scores = processes.gather(found)[0] or Scores(
             recipe=recipe.name,
             source=source_words(recipe),
-            target=f"{name_of(target.scored_domain)}/{target.test}" if is_scored else None,
+            target=target if scenario.is_scored else None,
             classes=list(scenario.label_space.names),
             palette=scenario.label_space.palette.tolist(),
             stages=[],
         )
-
-    def _scores_so_far(self) -> Scores | None:
-        """Read what the run has scored; where that is damaged, all stages are scored again."""
-        try:
-            return self._run.read_scores()
-        except RunError as error:
-            self._progress.note(
-                f"{error.problems[0]}; the stages are taken from their last checkpoints again"
-            )
-            return None
-
-    def has(self, stage: str) -> bool:
-        """Tell whether a stage is done."""
-        return self.scores.stage(stage) is not None
 
     def quick_scores(
         self, method: Method, stage: Stage, folder: Path, step: int
@@ -137,30 +112,29 @@ class Results:
         """Keep the anchors that a method has made and the quality of its pseudo-labels."""
         quality = self._pseudo_label_quality(method)
         with self._processes.agreed():
-            if self._processes.is_first:
-                self._write_labelling(method, quality, folder)
+            if not self._processes.is_first:
+                return
+            # The first ones are the source's; a method may have the target's too.
+            anchors = [each for each in method.modules() if isinstance(each, CategoryAnchors)]
+            if anchors:
+                save_anchors(folder / ANCHORS, anchors[0])
+            if quality:
+                write_record(folder / PSEUDO_LABELS, StagePseudoLabels(quality))
+            images = (self._scenario.test.read_image(item) for item in self._samples())
+            write_pseudo_labels(folder, method, images)
 
-    def _write_labelling(
-        self, method: Method, quality: dict[str, PseudoLabelScores], folder: Path
+    def keep(
+        self,
+        stage: Stage,
+        start: str,
+        method: Method,
+        folder: Path,
+        elapsed_s: float,
+        peak_memory_mib: float,
     ) -> None:
-        # The first ones are the source's; a method may have the target's too.
-        anchors = [each for each in method.modules() if isinstance(each, CategoryAnchors)]
-        if anchors:
-            save_anchors(folder / ANCHORS, anchors[0])
-        if quality:
-            write_record(folder / PSEUDO_LABELS, StagePseudoLabels(quality))
-        images = (self._scenario.test.read_image(item) for item in self._samples())
-        write_pseudo_labels(folder, method, images)
-
-    def keep(self, stage: Stage, start: str, method: Method, folder: Path, cost: Cost) -> None:
         """Keep a stage's network, its scores and its sample pictures; the stage is then done.
 
-        Args:
-            stage: which.
-            start: the stage whose network it began with.
-            method: as it is after the stage.
-            folder: of the stage.
-            cost: of its training.
+        `start` is the stage whose network it began with; time and memory are those of training.
         """
         entry = StageScores(
             folder=folder.name,
@@ -168,31 +142,23 @@ class Results:
             method=stage.method.name,
             start=start,
             steps=stage.steps,
-            elapsed_s=cost.elapsed_s,
-            peak_memory_mib=cost.peak_memory_mib,
+            elapsed_s=elapsed_s,
+            peak_memory_mib=peak_memory_mib,
             miou=None,
             iou=None,
         )
-        entry = self._kept(entry, method.predictor(), folder)
-        miou = entry.miou
-        scored = "" if miou is None else f": mIoU {100 * miou:.1f}"
-        self._progress.note(f"{stage.name}{scored} ({cost.elapsed_s:.0f} s)")
+        scored = self._keep(entry, method.predictor(), folder)
+        self._progress.note(f"{stage.name}{scored} ({elapsed_s:.0f} s)")
 
     def keep_given(self, segmenter: Segmenter, kind: Given) -> None:
-        """Keep the network that the run was given as a stage's, to hold the stages against it.
-
-        Args:
-            segmenter: predicts as it was given.
-            kind: where it comes from.
-        """
+        """Keep the network that the run was given as a stage's, to hold the stages against it."""
         entry = StageScores(folder=INITIAL, name=INITIAL, method=kind, steps=0, miou=None, iou=None)
         self._loggers.on_start(self._run.initial, 0)
-        entry = self._kept(entry, segmenter, self._run.initial)
-        scored = "" if entry.miou is None else f": mIoU {100 * entry.miou:.1f}"
+        scored = self._keep(entry, segmenter, self._run.initial)
         self._progress.note(f"{entry.in_words}, as it is{scored}")
 
-    def _kept(self, entry: StageScores, segmenter: Segmenter, folder: Path) -> StageScores:
-        """Keep a network with its criteria, scores and sample pictures; returns these scores."""
+    def _keep(self, entry: StageScores, segmenter: Segmenter, folder: Path) -> str:
+        """Keep a network, its criteria, scores and sample pictures; returns its mIoU in words."""
         steps = entry.steps or 0
         evaluation = None
         if self._scenario.is_scored:
@@ -213,7 +179,7 @@ class Results:
                 if entry.miou is not None:
                     self._loggers.numbers(steps, {"scores/miou": entry.miou})
         self.scores = self.scores.with_stage(self._processes.gather(entry)[0])
-        return entry
+        return "" if entry.miou is None else f": mIoU {100 * entry.miou:.1f}"
 
     def _evaluate(self, segmenter: Segmenter, label: str) -> Evaluation:
         with self._processes.agreed():
@@ -305,8 +271,7 @@ class Results:
         images = self._scenario.sources[0]
         source = (images.read(index) for index in evenly(len(images), _SOURCE_SAMPLES))
         target = [self._pair(item) for item in self._samples()]
-        path = folder / "features.safetensors"
-        write_features(path, segmenter, source, target)
+        write_features(folder / "features.safetensors", segmenter, source, target)
 
     def _pair(self, item: Item) -> tuple[Image, Image | None]:
         """Read a test image, with its label of the same size where the target is scored."""

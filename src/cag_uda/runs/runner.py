@@ -1,7 +1,7 @@
 """Run a recipe from its first stage to the delivered network, or continue where it stopped."""
 
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,20 +23,12 @@ from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.start import begin_with, start_from
 from cag_uda.models.storage import CONFIG, WEIGHTS, copy_model, read
 from cag_uda.models.tuning import check_tuning
-from cag_uda.recipes import Recipe, as_toml, changed, load_recipe
-from cag_uda.recipes.packs import completed
+from cag_uda.recipes import Recipe, as_toml, changed, completed, load_recipe
 from cag_uda.recipes.schema import INITIAL, Stage
 from cag_uda.report import write_report
-from cag_uda.runs.callbacks import (
-    Images,
-    KeepLabelling,
-    ScoreOnTheWay,
-    ShowPictures,
-    ShowProgress,
-    Watch,
-)
+from cag_uda.runs.callbacks import Images, Reporting, Watch
 from cag_uda.runs.card import write_card
-from cag_uda.runs.class_shares import ClassShareRecorder
+from cag_uda.runs.class_shares import record_class_shares
 from cag_uda.runs.console import shown
 from cag_uda.runs.criteria import record_missing
 from cag_uda.runs.fingerprint import fingerprint
@@ -44,7 +36,7 @@ from cag_uda.runs.folder import RunFolder
 from cag_uda.runs.progress import Progress, Silent
 from cag_uda.runs.records.base import write_record
 from cag_uda.runs.records.run import VERDICT, Scores, Verdict, read_reason, read_verdict
-from cag_uda.runs.results import Cost, Results
+from cag_uda.runs.results import Results
 from cag_uda.runs.scenario import Scenario, held_out
 from cag_uda.runs.selection import best_kept, checkpoints
 from cag_uda.runs.verdict import baseline, given, judge
@@ -136,10 +128,12 @@ def adapt(
             f"{type(recipe).__name__}"
         )
     changes = [f"{key}={as_toml(value)}" for key, value in (overrides or {}).items()]
+    root = None if data_root is None else Path(data_root).absolute()
     if isinstance(recipe, Recipe):
+        if root is not None:
+            recipe = recipe.model_copy(update={"data_root": str(root)})
         recipe = completed(changed(recipe, changes))
     else:
-        root = None if data_root is None else Path(data_root)
         recipe = load_recipe(recipe, changes, root)
     require_libraries(recipe.tracking.loggers)
     run = RunFolder(Path(out))
@@ -150,61 +144,41 @@ def adapt(
     fabric = launch(recipe.compute)
     with Processes(fabric) as processes, out_of_memory_told(), ExitStack() as held:
         progress = shown(progress) if processes.is_first else Silent()
-        scores = _run(recipe, run, fabric, processes, progress, resume, held)
-    return Run(run.path, scores)
+        with processes.agreed():
+            if problem := recipe.problem_with_processes(processes.count):
+                raise RecipeError(problem)
+            if resume and processes.is_first:
+                held.enter_context(run.owned())
+                run.reopen(recipe, progress.note)
+        scenario = _open_scenario(recipe, processes, progress)
+        if scenario.labelled is not None:
+            progress.note(f"labels of {len(scenario.labelled)} images of the target are trained on")
+        with processes.agreed():
+            if resume and processes.is_first:
+                run.compare_data(fingerprint(recipe), progress.note)
+            initial = initial_segmenter(recipe, scenario)
+        if initial.backbone.origin:
+            progress.note(initial.backbone.origin)
+        if not resume:
+            recipe = _begin(recipe, run, processes, initial, held)
+        progress.note(describe(recipe.compute, processes.count))
+        fabric = with_precision(fabric, recipe.compute)
+        stop = held.enter_context(stop_on_signals())
+        loggers = _open_loggers(recipe, run, processes, progress)
+        held.push(lambda kind, *_: loggers.close(is_finished=kind is None))
+        runner = StageRunner(recipe, run, scenario, fabric, processes, stop, progress, loggers)
+        return Run(run.path, runner.run(initial))
 
 
-def _run(
-    recipe: Recipe,
-    run: RunFolder,
-    fabric: Fabric,
-    processes: Processes,
-    progress: Progress,
-    resume: bool,
-    held: ExitStack,
-) -> Scores:
-    """Begin or continue the run, on every process; `held` keeps folder and loggers open."""
-    with processes.agreed():
-        if problem := recipe.problem_with_processes(processes.count):
-            raise RecipeError(problem)
-        if resume and processes.is_first:
-            held.enter_context(run.owned())
-            run.reopen(recipe, progress.note)
-    scenario = _open_scenario(recipe, processes, progress)
-    if scenario.labelled is not None:
-        progress.note(f"labels of {len(scenario.labelled)} images of the target are trained on")
-    with processes.agreed():
-        if resume and processes.is_first:
-            run.compare_data(fingerprint(recipe), progress.note)
-        initial = initial_segmenter(recipe, scenario)
-    if initial.backbone.origin:
-        progress.note(initial.backbone.origin)
-    if not resume:
-        recipe = _begin(recipe, run, processes, initial, held)
-    progress.note(describe(recipe.compute, processes.count))
-    fabric = with_precision(fabric, recipe.compute)
-    stop = held.enter_context(stop_on_signals())
-    loggers = held.enter_context(_logged(recipe, run, processes, progress))
-    runner = StageRunner(recipe, run, scenario, fabric, processes, stop, progress, loggers)
-    return runner.run(initial)
-
-
-@contextmanager
-def _logged(
+def _open_loggers(
     recipe: Recipe, run: RunFolder, processes: Processes, progress: Progress
-) -> Iterator[Loggers]:
+) -> Loggers:
     """Open the run's loggers in the first process; the others have none."""
-    loggers = Loggers({}, progress.note)
     with processes.agreed():
         if processes.is_first:
             settings = recipe.model_dump(mode="json")
-            loggers = open_loggers(recipe.tracking, run.path, settings, progress.note)
-    is_finished = False
-    try:
-        yield loggers
-        is_finished = True
-    finally:
-        loggers.close(is_finished)
+            return open_loggers(recipe.tracking, run.path, settings, progress.note)
+    return Loggers({}, progress.note)
 
 
 def _open_scenario(recipe: Recipe, processes: Processes, progress: Progress) -> Scenario:
@@ -236,19 +210,10 @@ def _begin(
 
 
 class StageRunner:
-    """Runs the stages in order; a stage that is done is skipped.
+    """Runs the stages of a resolved recipe in order; a stage that is done is skipped.
 
-    Args:
-        recipe: resolved.
-        run: its folder, begun.
-        scenario: the recipe's domains, opened.
-        fabric: launched, in the recipe's precision.
-        processes: those that share the work.
-        stop: checked between two steps and in sweeps.
-        progress: receives the progress.
-        loggers: of the run.
-        shard: this process's part of the work; None: by rank and number of the processes.
-        watch: told of all stages.
+    A request to stop is looked for between two steps and in sweeps. Without `shard`, this process's
+    part of the work follows from rank and number of the processes. `watch` is told of all stages.
     """
 
     def __init__(
@@ -272,10 +237,11 @@ class StageRunner:
 
     def run(self, initial: Segmenter) -> Scores:
         """Run all stages; returns the scores."""
-        if baseline(self.recipe) == INITIAL and not self._is_done(INITIAL, self.run_folder.initial):
+        folder = self.run_folder
+        if baseline(self.recipe) == INITIAL and not self._is_done(INITIAL, folder.initial):
             self._keep_given(initial)
         for index, stage in enumerate(self.recipe.stages):
-            if not self._is_done(stage.name, self.run_folder.stage(index, stage.name)):
+            if not self._is_done(stage.name, folder.stage(index, stage.name)):
                 self._run_stage(index, stage, initial)
                 with self.processes.agreed():
                     self.stop.check()
@@ -283,18 +249,22 @@ class StageRunner:
         with self.processes.agreed():
             if self.processes.is_first:
                 delivered = self._delivered()
-                copy_model(delivered, self.run_folder.model)
-                scores = self.results.scores
-                write_card(self.run_folder.model, initial, self.recipe, scores, delivered)
-                network = delivered.relative_to(self.run_folder.path).as_posix()
-        shares = ClassShareRecorder(
-            self.recipe, self.scenario, self.processes, self.stop, self.progress
+                copy_model(delivered, folder.model)
+                write_card(folder.model, initial, self.recipe, self.results.scores, delivered)
+                network = delivered.relative_to(folder.path).as_posix()
+        record_class_shares(
+            self.recipe,
+            self.scenario,
+            folder,
+            self.processes.gather(network)[0],
+            self.fabric.device,
+            self.processes,
+            self.stop,
+            self.progress,
         )
-        network = self.processes.gather(network)[0]
-        shares.record(self.run_folder, network, self.fabric.device)
         with self.processes.agreed():
             if self.processes.is_first:
-                write_report(self.run_folder.path)
+                write_report(folder.path)
         return self.results.scores
 
     def _delivered(self) -> Path:
@@ -315,7 +285,7 @@ class StageRunner:
 
     def _is_done(self, stage: str, folder: Path) -> bool:
         """Tell whether a stage is scored and its network kept; one that is lost is made anew."""
-        if not self.results.has(stage):
+        if self.results.scores.stage(stage) is None:
             return False
         is_there = all((folder / "model" / name).is_file() for name in (WEIGHTS, CONFIG))
         is_kept = self.processes.gather(is_there)[0]
@@ -361,12 +331,11 @@ class StageRunner:
             folder=folder,
             stop=self.stop,
         )
-        start = self.recipe.start_of(index)
-        cost = Cost(done.elapsed_s, memory.mib())
+        start, peak_mib = self.recipe.start_of(index), memory.mib()
         if method.labels_follow:
             self.results.keep_labelling(method, folder)
             self.watch.on_labelled()
-        self.results.keep(stage, start, method, folder, cost)
+        self.results.keep(stage, start, method, folder, done.elapsed_s, peak_mib)
         self.watch.on_kept()
         if self.processes.is_first:
             drop_previous(folder / "checkpoint")
@@ -403,17 +372,11 @@ class StageRunner:
 
     def callbacks(self, index: int) -> list[Callback]:
         """Make the callbacks of a stage, in this order."""
-        stage = self.recipe.stages[index]
+        stage, every = self.recipe.stages[index], self.recipe.tracking.pictures_every
         label = f"{index + 1}/{len(self.recipe.stages)} {stage.name}"
         folder = self.run_folder.stage(index, stage.name)
-        return [
-            self.watch,
-            self.loggers,
-            ShowProgress(self.progress, label, stage.steps),
-            KeepLabelling(self.results, folder),
-            ScoreOnTheWay(self.results, stage, folder),
-            ShowPictures(self.results, stage.steps, self.recipe.tracking.pictures_every),
-        ]
+        own = Reporting(self.results, self.progress, stage, label, folder, every)
+        return [self.watch, self.loggers, own]
 
     def _passes(self) -> Passes:
         scenario, loading, device = self.scenario, self.recipe.sweep_loading, self.fabric.device
@@ -458,14 +421,9 @@ def build_method(
     device: torch.device,
     is_shared: bool,
 ) -> Method:
-    """Build the method of a stage on a device.
+    """Build the method of a stage, on a device, that trains the network it starts from in place.
 
-    Args:
-        segmenter: the network that the stage starts from; it is trained in place.
-        stage: of the recipe.
-        compute: resolved.
-        device: to train on.
-        is_shared: whether several processes share each batch.
+    `is_shared` tells whether several processes share each batch.
     """
     if is_shared:
         make_shareable(segmenter)
@@ -479,8 +437,7 @@ def build_method(
 def initial_segmenter(recipe: Recipe, scenario: Scenario) -> Segmenter:
     """Make the network before any stage: a function of the recipe and its seed alone.
 
-    Raises:
-        ModelError: if it cannot be had, or cannot be tuned as the recipe says.
+    Raises ModelError if it cannot be had, or cannot be tuned as the recipe says.
     """
     config = recipe.segmenter.model_copy(update={"start": None})
     if config.input_width_px is None:

@@ -1,6 +1,7 @@
 """A recipe's domains, opened and checked against each other before any training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,54 +45,41 @@ class Scenario:
 
     @classmethod
     def open(cls, recipe: Recipe, note: Callable[[str], None] = lambda text: None) -> "Scenario":
-        """Open every domain of a recipe.
+        """Open every domain of a recipe; `note` is told of scenes that are rendered first.
 
-        Args:
-            recipe: to open.
-            note: receives a message about work that takes long: scenes that are rendered first.
-
-        Raises:
-            UserError: with all that is wrong: missing folders, splits, labels, unequal classes.
+        Raises UserError with all that is wrong: missing folders, splits, labels, unequal classes.
         """
-        root = None if recipe.data_root is None else Path(recipe.data_root)
         loading, whole_px = recipe.loading, recipe.sweep_loading.width_px
         decoded = DecodedImages(loading, whole_px) if loading.cache else None
-        sources, problems = [], []
+        sources: list[LabelledImages] = []
+        problems: list[str] = []
+        opened: list[Domain] = []
         label_space: LabelSpace | None = None
         pack, classes = None, recipe.classes
         if recipe.pack is not None:
             pack = read_pack(Path(recipe.pack))
             label_space, classes = space_of(pack.classes), pack.classes.names
-        try:
+        with _collected(problems):
             opened = open_sources(recipe)
-        except UserError as error:
-            problems += error.problems
-            opened = []
         for entry, domain in zip(recipe.source, opened, strict=False):
-            try:
+            with _collected(problems):
                 _announce(domain, entry.split, note)
                 sources.append(LabelledImages(domain, entry.split, entry.size_px, decoded))
                 if recipe.loading.rare_class_temperature:
                     sources[-1].class_pixels(recipe.loading, note)
                 problems += _unequal(domain.name, label_space, domain.label_space)
                 label_space = label_space or domain.label_space
-            except UserError as error:
-                problems += error.problems
-        try:
-            adapted = with_classes(Domain.open(recipe.target.domain, root), classes)
+        with _collected(problems):
+            adapted = with_classes(recipe.open_domain(recipe.target.domain), classes)
             _announce(adapted, recipe.target.train, note)
             target = UnlabelledImages(adapted, recipe.target.train, decoded)
-            test = with_classes(Domain.open(recipe.target.scored_domain, root), classes)
+            test = with_classes(recipe.open_domain(recipe.target.scored_domain), classes)
             split = _test_split(recipe, test)
             is_scored = split is not None and test.is_labelled(split)
             if is_scored:
                 problems += _unequal(test.name, label_space, test.label_space)
-        except UserError as error:
-            problems += error.problems
-        try:
+        with _collected(problems):
             labelled = labelled_target(recipe, label_space, decoded, classes)
-        except UserError as error:
-            problems += error.problems
         if label_space is None and not problems:
             problems.append("the source names no label space; give its domain file one")
         if problems or label_space is None:
@@ -104,21 +92,26 @@ class Scenario:
         return classes_of(self.label_space)
 
 
+@contextmanager
+def _collected(problems: list[str]) -> Iterator[None]:
+    """Add what is raised to a list, in order to tell all that is wrong at once."""
+    try:
+        yield
+    except UserError as error:
+        problems += error.problems
+
+
 def open_sources(recipe: Recipe) -> list[Domain]:
     """Open a recipe's sources, by the classes that are learned.
 
-    A source whose label space lacks classes of another one's is read by that.
-
-    Raises:
-        UserError: with all that is wrong.
+    A source whose label space lacks classes of another one's is read by that. Raises UserError with
+    all that is wrong.
     """
-    root = None if recipe.data_root is None else Path(recipe.data_root)
-    domains, problems = [], []
+    domains: list[Domain] = []
+    problems: list[str] = []
     for entry in recipe.source:
-        try:
-            domains.append(Domain.open(entry.domain, root))
-        except UserError as error:
-            problems += error.problems
+        with _collected(problems):
+            domains.append(recipe.open_domain(entry.domain))
     if problems:
         raise UserError(problems)
     return [with_classes(domain, recipe.classes) for domain in in_one_space(domains)]
@@ -133,13 +126,10 @@ def labelled_target(
     """Open the images of the target whose labels a recipe lets into training.
 
     Args:
-        recipe: whose `[target] labelled` names them; nothing else does.
+        recipe: whose `[target] labelled` names them; nothing else does. None are opened without.
         label_space: the source's, to compare with.
         decoded: where decoded images are kept; None decodes every time.
         classes: that are learned; None: the recipe's.
-
-    Returns:
-        The images; None where the recipe names none.
 
     Raises:
         UserError: if one of them is scored, or the classes differ from the source's.
@@ -147,11 +137,10 @@ def labelled_target(
     named, target = recipe.target.labelled, recipe.target
     if named is None:
         return None
-    root = None if recipe.data_root is None else Path(recipe.data_root)
-    domain = with_classes(Domain.open(target.labelled_domain, root), classes or recipe.classes)
+    domain = with_classes(recipe.open_domain(target.labelled_domain), classes or recipe.classes)
     images = LabelledImages(domain, named.split, decoded=decoded)
     problems = _unequal(domain.name, label_space, domain.label_space)
-    tested = Domain.open(target.scored_domain, root)
+    tested = recipe.open_domain(target.scored_domain)
     if target.test in tested.splits:
         items = tested.items(str(target.test), with_labels=False)
         scored = {item.image.resolve() for item in items}
@@ -169,24 +158,20 @@ def labelled_target(
 def held_out(recipe: Recipe) -> LabelledImages | None:
     """Labelled images of a source that are neither trained on nor the target's.
 
-    Args:
-        recipe: whose sources' splits are looked through: "val", then "test".
-
     Returns:
-        All such images of the first split that has some; None where no source has any.
+        All such images of the first split, "val" or "test", that has some; None where none has.
 
     Raises:
         UserError: if a domain cannot be opened.
     """
     if not recipe.source:
         return None
-    root = None if recipe.data_root is None else Path(recipe.data_root)
     taken: set[Path] = set()
     for name, split in (
         (recipe.target.domain, recipe.target.train),
         (recipe.target.scored_domain, recipe.target.test),
     ):
-        domain = Domain.open(name, root)
+        domain = recipe.open_domain(name)
         if split in domain.splits:
             taken |= {item.image for item in domain.items(str(split), with_labels=False)}
     if (labelled := labelled_target(recipe)) is not None:

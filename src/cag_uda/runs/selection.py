@@ -1,6 +1,7 @@
 """Rank the networks of one or more runs by criteria that need no label of the target.
 
-Reads the criteria that runs have recorded; knows neither images nor networks.
+Reads the criteria that runs have recorded; knows neither images nor networks. A criterion that is
+unknown is a UserError everywhere.
 """
 
 from collections.abc import Sequence
@@ -40,41 +41,28 @@ class Checkpoint:
 
 
 def checkpoints(run: Path) -> list[Checkpoint]:
-    """List the networks of a run whose criteria were recorded, in the order of training.
-
-    Args:
-        run: the run folder.
-
-    Raises:
-        RunError: if this is no run folder, or a file in it is damaged.
-    """
+    """List the networks of a run whose criteria were recorded, in the order of training."""
     root = run / "stages"
     if not root.is_dir():
         raise RunError(f"{run} is no run folder: it holds no stages; give what `adapt` wrote")
-    found = []
-    for folder in sorted(root.iterdir(), key=_number):
-        of_stage = read_stage_criteria(folder)
-        for record in of_stage.records:
-            found.append(
-                Checkpoint(
-                    run=run,
-                    stage=folder.name.split("-", 1)[-1],
-                    step=record.step,
-                    network=None if record.network is None else folder / record.network,
-                    criteria=record.criteria,
-                    shares=record.shares,
-                    source_shares=of_stage.source_shares,
-                )
-            )
-    return found
+    stages = [(each, read_stage_criteria(each)) for each in sorted(root.iterdir(), key=_number)]
+    return [
+        Checkpoint(
+            run=run,
+            stage=folder.name.split("-", 1)[-1],
+            step=record.step,
+            network=None if record.network is None else folder / record.network,
+            criteria=record.criteria,
+            shares=record.shares,
+            source_shares=stage.source_shares,
+        )
+        for folder, stage in stages
+        for record in stage.records
+    ]
 
 
 def parts_of(criterion: str) -> tuple[CriterionName, ...]:
-    """Split an ensemble of criteria, "a+b+…", into its parts.
-
-    Raises:
-        UserError: for one that is unknown.
-    """
+    """Split an ensemble of criteria, "a+b+…", into its parts."""
     known = get_args(CriterionName)
     parts = tuple(part.strip() for part in criterion.split("+"))
     unknown = [part for part in parts if part not in known]
@@ -96,9 +84,6 @@ def ranks(candidates: Sequence[Checkpoint], criterion: str) -> npt.NDArray[np.fl
     Returns:
         (N,), 1 for the best; equals share the mean of their ranks, and a candidate of which the
         criterion is not known comes after all others.
-
-    Raises:
-        UserError: for an unknown criterion.
     """
     found = []
     for name in parts_of(criterion):
@@ -109,30 +94,18 @@ def ranks(candidates: Sequence[Checkpoint], criterion: str) -> npt.NDArray[np.fl
 
 
 def ordered(candidates: Sequence[Checkpoint], criterion: str) -> list[tuple[float, Checkpoint]]:
-    """Sort candidates by rank, the best first; of equals the latest first. Returns both.
-
-    Raises:
-        UserError: for an unknown criterion.
-    """
+    """Sort candidates by rank, the best first; of equals the latest first. Returns both."""
     pairs = zip(ranks(candidates, criterion).tolist(), candidates, strict=True)
     return sorted(reversed(list(pairs)), key=lambda pair: pair[0])
 
 
 def best(candidates: Sequence[Checkpoint], criterion: str) -> Checkpoint:
-    """Return the best candidate: the first of `ordered`.
-
-    Raises:
-        UserError: for an unknown criterion, or if there is no candidate.
-    """
+    """Return the best candidate. Raises UserError if there is none."""
     return _first([each for _, each in ordered(candidates, criterion)])
 
 
 def best_kept(candidates: Sequence[Checkpoint], criterion: str) -> Checkpoint:
-    """Return the best candidate whose network was kept: the one to deliver or recommend.
-
-    Raises:
-        UserError: for an unknown criterion, or if no network was kept.
-    """
+    """Return the best candidate whose network was kept. Raises UserError if none was."""
     return _first([each for _, each in ordered(candidates, criterion) if each.network])
 
 

@@ -33,9 +33,8 @@ def given(recipe: Recipe) -> Given | None:
 def baseline(recipe: Recipe) -> str | None:
     """Name the stage whose network is held against the adapted ones.
 
-    Returns:
-        Of the stages without adaptation the longest; without any INITIAL, if the run is given a
-        network; None if there is neither.
+    It is the longest of those without adaptation; without any INITIAL, if the run is given a
+    network; None if there is neither.
     """
     known = _without_adaptation(recipe)
     before = [stage for stage in recipe.stages if stage.name in known]
@@ -66,17 +65,9 @@ def _without_adaptation(recipe: Recipe) -> set[str]:
 def judge(run: Path, recipe: Recipe, only: Collection[str] | None = None) -> Verdict | NoVerdict:
     """Judge the adapted networks of a run against the one without adaptation.
 
-    Args:
-        run: the run folder, with the criteria of its finished stages.
-        recipe: of the run.
-        only: names of the stages to compare; None: all.
-
-    Returns:
-        The verdict; or why there is none: nothing to hold the adapted networks against, nothing
-        that is adapted, or nothing measured.
-
-    Raises:
-        RunError: if the criteria are damaged.
+    Compares the finished stages, or those of them that `only` names. Returns the verdict, or why
+    there is none: nothing to hold the adapted networks against, nothing that is adapted, or nothing
+    measured. Raises RunError if the criteria are damaged.
     """
     stages = [stage for stage in recipe.stages if only is None or stage.name in only]
     known = _without_adaptation(recipe)
@@ -84,8 +75,13 @@ def judge(run: Path, recipe: Recipe, only: Collection[str] | None = None) -> Ver
     adapted = [stage.name for stage in stages if stage.name not in known]
     if not names and INITIAL in known:
         names = [INITIAL]
-    if reason := _nothing_to_compare(names, adapted):
-        return NoVerdict(because=reason)
+    if not adapted:
+        return NoVerdict(because="no stage adapts the network to the target")
+    if not names:
+        return NoVerdict(
+            because=f"no stage trains on the source alone (method {_BEFORE}), and the run begins "
+            "with no trained network (pack, segmenter.start) to hold the adapted ones against"
+        )
     ends = {each.stage: each for each in checkpoints(run)}  # The last one of each stage stays.
     measured = {name for name, each in ends.items() if DEFAULT_CRITERION in each.criteria}
     names, adapted = ([name for name in each if name in measured] for each in (names, adapted))
@@ -109,17 +105,6 @@ def judge(run: Path, recipe: Recipe, only: Collection[str] | None = None) -> Ver
         safe=(best if says == "helps" else floor).stage,
         given=given(recipe) if INITIAL in networks else None,
         networks=list(networks.values()),
-    )
-
-
-def _nothing_to_compare(before: Collection[str], adapted: Collection[str]) -> str | None:
-    if not adapted:
-        return "no stage adapts the network to the target"
-    if before:
-        return None
-    return (
-        f"no stage trains on the source alone (method {_BEFORE}), and the run begins with no "
-        "trained network (pack, segmenter.start) to hold the adapted ones against"
     )
 
 

@@ -12,8 +12,9 @@ import torch
 from torch.nn import functional
 
 from cag_uda.errors import UserError
-from cag_uda.models.config import Classes, SegmenterConfig
+from cag_uda.models.config import SegmenterConfig
 from cag_uda.models.segmenter import Segmenter
+from cag_uda.runs.bench.step import numbered_classes
 from cag_uda.runs.bench.timing import Row
 from cag_uda.training.compute import set_memory_format
 from cag_uda.training.process import prepare_process
@@ -29,14 +30,10 @@ RUNGS: dict[str, tuple[bool, bool, bool]] = {
 
 
 def ladder(backbone: str, rounds: int) -> list[Row]:
-    """Throughput of every rung over the first one's.
+    """Throughput of every rung over the first one's, by a row of BACKBONES with the light decoder.
 
-    Args:
-        backbone: a row of BACKBONES, with the light decoder.
-        rounds: timed runs of each rung, in turn; the fastest counts.
-
-    Returns:
-        One row a rung; the best one is held to 3 (on a machine with AMX).
+    The fastest of `rounds` timed runs, in turn, counts. Returns one row a rung, and the best one,
+    which is held to 3 (on a machine with AMX).
     """
     step_s: dict[str, float] = {}
     for _ in range(rounds):
@@ -48,9 +45,9 @@ def ladder(backbone: str, rounds: int) -> list[Row]:
     rows = [Row("cpu", what + name, plain_s / s, "× the first rung") for name, s in step_s.items()]
     best = max(row.figure for row in rows)
     has_amx = torch.cpu._is_amx_tile_supported()
+    what = f"best of these ({'AMX' if has_amx else 'no AMX'})"
     bound = 3.0 if has_amx else None
-    machine = "AMX" if has_amx else "no AMX"
-    rows.append(Row("cpu", f"best of these ({machine})", best, "× the first rung", at_least=bound))
+    rows.append(Row("cpu", what, best, "× the first rung", at_least=bound))
     return rows
 
 
@@ -60,10 +57,8 @@ def measure(backbone: str, rung: tuple[bool, bool, bool], steps: int = 5) -> flo
     if is_prepared:
         prepare_process()
     torch.manual_seed(0)
-    names = tuple(f"class-{index}" for index in range(_CLASSES))
-    colours = tuple((index, index, index) for index in range(_CLASSES))
     config = SegmenterConfig(backbone=backbone, decoder="light")
-    network = Segmenter(config, Classes(names=names, palette=colours)).train()
+    network = Segmenter(config, numbered_classes(_CLASSES)).train()
     layout = torch.channels_last if is_channels_last else torch.contiguous_format
     set_memory_format(network, layout)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)

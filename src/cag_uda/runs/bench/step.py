@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from lightning.fabric import Fabric
 
-from cag_uda.methods.base import Method, MethodConfig
+from cag_uda.methods.base import Method, MethodConfig, Passes
 from cag_uda.methods.cag import CAG
 from cag_uda.methods.cag_plus import CAGPlus
 from cag_uda.methods.cag_plus_settings import CAGPlusConfig
@@ -24,7 +25,6 @@ from cag_uda.methods.optim import OptimConfig
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.recomputing import recompute
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.runs.bench.noise import noise, stepper
 from cag_uda.runs.bench.timing import Row, interleaved_s, median_ratio
 from cag_uda.training.compute import (
     launch,
@@ -34,8 +34,10 @@ from cag_uda.training.compute import (
     with_precision,
 )
 from cag_uda.training.memory import PeakMemory
+from cag_uda.training.processes import Processes
 from cag_uda.training.settings import ComputeConfig, StageSettings
-from cag_uda.types import Batch, Losses
+from cag_uda.training.step import Trainer, train_step
+from cag_uda.types import Batch, Labelled, Losses, Unlabelled
 
 
 @dataclass(frozen=True)
@@ -49,33 +51,17 @@ class Size:
     num_classes: int
 
 
+_LIGHT = SegmenterConfig(backbone="efficientnet-lite0", decoder="light", output_stride=32)
 SIZES = (
-    Size(
-        "demo",
-        SegmenterConfig(backbone="efficientnet-lite0", decoder="light", output_stride=32),
-        4,
-        (72, 144),
-        11,
-    ),
-    Size(
-        "camvid",
-        SegmenterConfig(backbone="efficientnet-lite0", decoder="light", output_stride=32),
-        4,
-        (120, 160),
-        11,
-    ),
+    Size("demo", _LIGHT, 4, (72, 144), 11),
+    Size("camvid", _LIGHT, 4, (120, 160), 11),
     Size("resnet-101", SegmenterConfig(backbone="resnet-101"), 2, (256, 512), 19),
 )
 """The demo's and CamVid's recipes, and the paper's network at a size that a CPU can bear."""
 
 
 class Bare(Method):
-    """A stage's step without CAG's parts: the target is trained on labels that cost nothing.
-
-    Args:
-        segmenter: the network to train.
-        config: no settings.
-    """
+    """A stage's step without CAG's parts: the target is trained on labels that cost nothing."""
 
     Config = MethodConfig
 
@@ -98,23 +84,15 @@ Made = Callable[[Segmenter], Method]
 
 
 def overhead(size: Size, compute: ComputeConfig, rounds: int) -> Row:
-    """Time of a CAG step over the same step without the method.
+    """Time of a CAG step over the same step without the method; the wanted bound is 1.05.
 
-    Args:
-        size: network and crops.
-        compute: device and precision; what is "auto" is resolved for this size.
-        rounds: of one step each.
-
-    Returns:
-        The row; the wanted bound is 1.05.
+    What is "auto" in `compute` is resolved for this size. Each round is one step.
     """
-    margin = MarginConfig(kind="relative", value=0.1)
-    figure = _ratio(
-        size,
-        compute,
-        rounds,
-        lambda segmenter: CAG(segmenter, CAGConfig(margin=margin)),
+    config = CAGConfig(margin=MarginConfig(kind="relative", value=0.1))
+    figure = StepBench(size, compute).time_ratio(
+        lambda segmenter: CAG(segmenter, config),
         lambda segmenter: Bare(segmenter, MethodConfig(name="bare")),
+        rounds,
     )
     what = f"CAG step / step without it, {_told(size)}"
     return Row("step", what, figure, "× the bare step", at_most=1.05)
@@ -123,74 +101,43 @@ def overhead(size: Size, compute: ComputeConfig, rounds: int) -> Row:
 def plus_over_dacs(size: Size, compute: ComputeConfig, rounds: int) -> list[Row]:
     """Time and peak memory of CAG-plus steps over those of DACS; arguments as `overhead`.
 
-    Returns:
-        Two rows; the wanted bounds are 1.10 and 1.15.
+    The wanted bounds are 1.10 and 1.15.
     """
     pair = (
         lambda segmenter: CAGPlus(segmenter, CAGPlusConfig()),
         lambda segmenter: DACS(segmenter, DACSConfig()),
     )
     what = f"CAG-plus step / DACS step, {_told(size)}"
-    time = _ratio(size, compute, rounds, *pair)
-    memory = _memory_ratio(size, compute, max(1, rounds // 5), *pair)
+    time = StepBench(size, compute).time_ratio(*pair, rounds)
+    memory = StepBench(size, compute).memory_ratio(*pair, max(1, rounds // 5))
     return [
         Row("plus", what, time, "× the DACS step", at_most=1.10),
         Row("plus", f"peak memory, {what}", memory, "× that of DACS", at_most=1.15),
     ]
 
 
-def _ratio(size: Size, compute: ComputeConfig, rounds: int, over: Made, under: Made) -> float:
-    """Time of one method's step over another's, for copies of one network."""
-    bench = StepBench(size, compute)
-    steps = {"over": bench.stepper(over), "under": bench.stepper(under)}
-    times = interleaved_s(steps, rounds, bench.fabric.device)
-    return median_ratio(times["over"], times["under"])
-
-
-def _memory_ratio(
-    size: Size, compute: ComputeConfig, rounds: int, over: Made, under: Made
-) -> float:
-    """Compare peak memory of two methods, beside what is held already."""
-    bench = StepBench(size, compute)
-    needs: dict[Made, list[float]] = {over: [], under: []}
-    bench.need_mib(under)  # Warms up: memory that a process allocates once counts for no method.
-    for _ in range(rounds):
-        for made in needs:
-            needs[made].append(bench.need_mib(made))
-    least = statistics.median(needs[under])
-    # A network may be too small to need memory beyond what the process already holds.
-    return statistics.median(needs[over]) / least if least else math.nan
-
-
 class StepBench:
-    """One network and one batch, on which methods take steps as in the training loop.
+    """One random network and batch, on which methods take steps as in the training loop.
 
-    Args:
-        size: network and crops; weights and pixels are random.
-        compute: device, precision, checkpointing; what is "auto" is resolved for this size.
-
-    Raises:
-        UserError: if a GPU is asked for and there is none.
+    What is "auto" in `compute` is resolved for this size. Raises UserError if there is no GPU, but
+    one is asked for.
     """
 
     def __init__(self, size: Size, compute: ComputeConfig) -> None:
         torch.manual_seed(0)
-        colours = tuple((index, index, index) for index in range(size.num_classes))
-        names = tuple(f"class-{index}" for index in range(size.num_classes))
-        self.segmenter = Segmenter(size.segmenter, Classes(names=names, palette=colours))
+        self.segmenter = Segmenter(size.segmenter, numbered_classes(size.num_classes))
         self.compute = resolve(compute, self.segmenter, size.crop_px, size.batch)
         self.fabric = with_precision(launch(self.compute), self.compute)
         self.batch = noise(size.batch, size.crop_px, size.num_classes, self.fabric.device)
 
     def stepper(self, made: Made) -> Callable[[], object]:
         """Make a function that takes one step of a method, which trains a copy of the network."""
-        fabric, batch = self.fabric, self.batch
-        method = made(copy.deepcopy(self.segmenter)).to(fabric.device)
+        method = made(copy.deepcopy(self.segmenter)).to(self.fabric.device)
         recompute(method.segmenter, self.compute.checkpointing)
         set_memory_format(method, memory_format(self.compute))
         optim = OptimConfig(optimizer="adamw", learning_rate=1e-4, clip_norm=1.0)
         settings = StageSettings(name="bench", steps=1_000_000, optim=optim)
-        return stepper(method, settings, self.compute, fabric, batch)
+        return stepper(method, settings, self.compute, self.fabric, self.batch)
 
     def need_mib(self, made: Made) -> float:
         """Measure a method's networks and three steps: peak memory less what was held before."""
@@ -202,7 +149,49 @@ class StepBench:
             step()
         return memory.mib() - held_mib
 
+    def time_ratio(self, over: Made, under: Made, rounds: int) -> float:
+        """Time of one method's step over another's, for copies of the network."""
+        steps = {"over": self.stepper(over), "under": self.stepper(under)}
+        times = interleaved_s(steps, rounds, self.fabric.device)
+        return median_ratio(times["over"], times["under"])
+
+    def memory_ratio(self, over: Made, under: Made, rounds: int) -> float:
+        """Peak memory of one method over another's, beside what is held already."""
+        self.need_mib(under)  # Warms up: memory that a process allocates once counts for no method.
+        needs = [(self.need_mib(over), self.need_mib(under)) for _ in range(rounds)]
+        most, least = map(statistics.median, zip(*needs, strict=True))
+        # A network may be too small to need memory beyond what the process already holds.
+        return most / least if least else math.nan
+
 
 def _told(size: Size) -> str:
     height, width = size.crop_px
     return f"{size.name}, {size.batch}+{size.batch} of {height}×{width}"
+
+
+def numbered_classes(count: int) -> Classes:
+    """Name so many classes by their numbers."""
+    names = tuple(f"class-{index}" for index in range(count))
+    return Classes(names=names, palette=tuple((index, index, index) for index in range(count)))
+
+
+def noise(count: int, crop_px: tuple[int, int], num_classes: int, device: torch.device) -> Batch:
+    """Draw a batch of so many crops of each domain, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (count, 3, *crop_px)
+    source, target = (torch.rand(shape, generator=generator).to(device) for _ in range(2))
+    label = torch.randint(0, num_classes, (count, *crop_px), generator=generator)
+    return Batch(Labelled(source, label.to(device)), Unlabelled(target, target))
+
+
+def stepper(
+    method: Method, settings: StageSettings, compute: ComputeConfig, fabric: Fabric, batch: Batch
+) -> Callable[[], object]:
+    """Prepare a method on a batch, and make a function that takes one step on it as the loop does.
+
+    Both are on the device of a Fabric of one process, which computes as `compute`, resolved, says.
+    """
+    optimizers = method.optimizers(settings.optim)
+    method.prepare(Passes(lambda: [batch.source], lambda: [batch.target], lambda each: each))
+    trainer = Trainer(fabric, Processes(fabric), method, settings, compute, 0, optimizers)
+    return lambda: train_step(trainer, 0, batch)

@@ -41,13 +41,8 @@ def interleaved_s(
 ) -> dict[str, list[float]]:
     """Time several pieces of work in turn, so that a noisy neighbour disturbs all of them alike.
 
-    Args:
-        parts: work by name.
-        rounds: each runs every part once, in an order that turns; one more before them warms up.
-        device: waited for before and after each part.
-
-    Returns:
-        Seconds of each part in each round.
+    Each round runs every part once, in an order that turns; one more before them warms up. Returns
+    the seconds of each part in each round.
     """
     times: dict[str, list[float]] = {name: [] for name in parts}
     names = list(parts)

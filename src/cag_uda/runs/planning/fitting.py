@@ -174,9 +174,11 @@ def _batches(recipe: Recipe, devices: int) -> Iterator[tuple[tuple[int, int], in
     Yields:
         Steps down of accumulation and batch; batch size; accumulation.
     """
-    for notch, batch_size in enumerate(
-        _halves(recipe.loading.batch_size, max(1, len(recipe.source)))
-    ):
+    whole, least = recipe.loading.batch_size, max(1, len(recipe.source))
+    for notch in range(whole.bit_length()):
+        batch_size = whole >> notch
+        if batch_size < least or whole % (1 << notch):
+            break
         for parts in range(batch_size.bit_length()):
             accumulation = recipe.compute.accumulation << parts
             changed = recipe.model_copy(
@@ -190,28 +192,19 @@ def _batches(recipe: Recipe, devices: int) -> Iterator[tuple[tuple[int, int], in
             yield (parts, notch), batch_size, accumulation
 
 
-def _halves(number: int, least: int) -> Iterator[int]:
-    """Yield a number, its half, and so on, while these are whole and not below the least."""
-    while number >= least:
-        yield number
-        if number % 2:
-            return
-        number //= 2
-
-
 def available_mib(device: torch.device) -> float:
     """Find the memory of a device for this process, with that which it already holds.
 
-    Args:
-        device: a GPU, or the CPU: what the system can give without swapping, or this process's
-            limit if that is less.
+    Of the CPU it is what the system can give without swapping, or the process's limit if less.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return (free + torch.cuda.memory_reserved(device)) / _MIB
     try:
         fields = dict(line.split(":") for line in _MEMORY.read_text("ascii").splitlines())
-        available = int(fields["MemAvailable"].split()[0]) / 1024 + _resident_mib()
+        resident_pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+        resident_mib = resident_pages * os.sysconf("SC_PAGE_SIZE") / _MIB
+        available = int(fields["MemAvailable"].split()[0]) / 1024 + resident_mib
     except (OSError, KeyError, ValueError):
         # No Linux: all that is built in.
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _MIB
@@ -219,8 +212,3 @@ def available_mib(device: torch.device) -> float:
         return min(available, int(_LIMIT.read_text("ascii")) / _MIB)
     except (OSError, ValueError):
         return available
-
-
-def _resident_mib() -> float:
-    pages = Path("/proc/self/statm").read_text("ascii").split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE") / _MIB

@@ -110,25 +110,17 @@ class Forecast:
 
 
 def scaled(stage: Stage, measured: Measured, pictures_every: int | None) -> StageForecast:
-    """Forecast a stage from measurements of a short one like it.
-
-    Args:
-        stage: of the recipe.
-        measured: of the short one.
-        pictures_every: steps between pictures.
-    """
+    """Forecast a stage of the recipe from measurements of a short one like it."""
     step_s = max(measured.step_s, measured.load_s) if stage.steps else None
     refreshes = times(stage.steps, stage.refresh_every)
     saves = math.ceil(stage.steps / stage.checkpoint_every) + refreshes
-    training_s = math.fsum(
-        [
-            (1 + refreshes) * measured.prepare_s,
-            stage.steps * (step_s or 0.0),
-            measured.once_s,
-            saves * measured.save_s,
-            times(stage.steps, stage.evaluate_every) * measured.evaluation_s,
-            times(stage.steps, pictures_every) * measured.pictures_s,
-        ]
+    training_s = (
+        (1 + refreshes) * measured.prepare_s
+        + stage.steps * (step_s or 0.0)
+        + measured.once_s
+        + saves * measured.save_s
+        + times(stage.steps, stage.evaluate_every) * measured.evaluation_s
+        + times(stage.steps, pictures_every) * measured.pictures_s
     )
     return StageForecast(
         name=stage.name,

@@ -15,7 +15,7 @@ from cag_uda.errors import UserError
 from cag_uda.models.recomputing import BLOCKS
 from cag_uda.recipes import Recipe
 from cag_uda.recipes.schema import Stage
-from cag_uda.runs.bench.noise import noise, stepper
+from cag_uda.runs.bench.step import noise, stepper
 from cag_uda.runs.bench.timing import wait_for
 from cag_uda.runs.planning.fitting import (
     Growth,
@@ -60,7 +60,7 @@ def plan(
     Args:
         recipe: whose data can be read.
         memory_mib: of a device that is meant in place of this one; None: what this one has.
-        progress: shown what is being measured.
+        progress: receives what is being measured.
 
     Raises:
         UserError: for anything wrong with recipe, data, weights or device, or if a GPU has enough
@@ -128,11 +128,7 @@ class _Planner:
     def _try(
         self, stage: Stage, crop_px: tuple[int, int], share: int, compute: ComputeConfig
     ) -> Trial:
-        """Take a few steps of a stage on noise, with so many crops of each domain on this device.
-
-        Raises:
-            torch.OutOfMemoryError: if a GPU has not enough.
-        """
+        """Take a few steps of a stage on noise, with `share` crops of each domain at once."""
         self.progress.note(
             f"trying {stage.name} with {share} + {share} crops of {crop_px[0]}×{crop_px[1]} "
             f"in {compute.precision}{', checkpointed' if compute.checkpointing else ''}"
@@ -162,8 +158,7 @@ class _Planner:
 
     def _settings(self, growths: dict[str, Growth]) -> tuple[Setting, ...]:
         """Find settings that fit by the estimate, and confirm them by a trial."""
-        compute = self.compute
-        ways = [compute]
+        compute, ways = self.compute, [self.compute]
         if compute.precision == "32":
             half = half_precision(self.launched.device)
             ways.append(compute.model_copy(update={"precision": half}))
@@ -228,8 +223,5 @@ def _kind(stage: Stage) -> str:
 
 def _by_growth(stage: Stage, growth: Growth | None, pixels: int) -> StageForecast:
     """Forecast a stage by trials; one that takes no steps needs nothing."""
-    named = StageForecast(stage.name, stage.method.name, stage.steps, 0.0)
-    if growth is None:
-        return named
-    mib, step_s = growth.mib(pixels), growth.step_s(pixels)
-    return replace(named, peak_memory_mib=mib, step_s=step_s)
+    mib, step_s = (0.0, None) if growth is None else (growth.mib(pixels), growth.step_s(pixels))
+    return StageForecast(stage.name, stage.method.name, stage.steps, mib, step_s=step_s)

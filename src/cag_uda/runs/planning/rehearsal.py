@@ -48,11 +48,7 @@ _NEVER = 1 << 30
 
 
 class FewFrames(Domain):
-    """A domain that lists FRAMES evenly spread images of each split.
-
-    Args:
-        whole: the domain; it is not changed.
-    """
+    """A domain that lists FRAMES evenly spread images of each split of a whole one."""
 
     def __init__(self, whole: Domain) -> None:
         vars(self).update(vars(whole))
@@ -72,24 +68,19 @@ def harmless(stage: Stage) -> Stage:
 def shortened(
     recipe: Recipe, stages: Iterable[Stage], compute: ComputeConfig, timed: int
 ) -> Recipe:
-    """Shorten a recipe to some of its stages, each from the initial network, and to few steps.
-
-    Args:
-        recipe: whose stages they are.
-        stages: to rehearse.
-        compute: resolved.
-        timed: steps of a stage that are timed.
-    """
-    short = []
-    for stage in stages:
-        update = {
-            "steps": WARM_UP + timed if stage.steps else 0,
-            "start": INITIAL,
-            "refresh_every": None,
-            "evaluate_every": stage.evaluate_every and _NEVER,
-            "checkpoint_every": _NEVER,
-        }
-        short.append(harmless(stage).model_copy(update=update))
+    """Shorten a recipe to some of its stages, each from the initial network with `timed` steps."""
+    short = [
+        harmless(stage).model_copy(
+            update={
+                "steps": WARM_UP + timed if stage.steps else 0,
+                "start": INITIAL,
+                "refresh_every": None,
+                "evaluate_every": stage.evaluate_every and _NEVER,
+                "checkpoint_every": _NEVER,
+            }
+        )
+        for stage in stages
+    ]
     # Tracking services elsewhere get no entry for a rehearsal.
     loggers = tuple(name for name in recipe.tracking.loggers if name == "tensorboard")
     every = recipe.tracking.pictures_every and _NEVER
@@ -99,14 +90,9 @@ def shortened(
 
 
 class Rehearsal(Watch, Silent):
-    """Runs a shortened recipe and times the parts of its stages.
+    """Runs a shortened recipe in an empty folder, and times the parts of its stages.
 
-    Args:
-        recipe: see `shortened`.
-        folder: an empty one.
-        scenario: of the recipe.
-        fabric: of one process.
-        devices: how many processes the run will have; this one does the share of one of them.
+    The run will have `devices` processes; this one does the share of one of them.
     """
 
     def __init__(
@@ -130,8 +116,7 @@ class Rehearsal(Watch, Silent):
     def run(self, initial: Segmenter) -> float:
         """Run all stages; returns the seconds after the last of them.
 
-        Raises:
-            torch.OutOfMemoryError: if a GPU has not enough; `stage` and `part` say where.
+        Where a GPU has not enough memory, `stage` and `part` say what for.
         """
         try:
             self._runner.run(initial)

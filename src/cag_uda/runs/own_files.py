@@ -1,8 +1,6 @@
-"""Copy the files that a run's recipe names into its folder: domain files, and a pack.
+"""Copy the files that a run's recipe names into its folder: domain files, pack, initial network.
 
-A run folder that is moved to another machine so still describes its data.
-
-Knows domain files, packs and recipes, not images.
+A run folder that is moved to another machine so still describes its data, and needs no other run.
 """
 
 import os
@@ -15,11 +13,13 @@ import tomli_w
 
 from cag_uda.data.domains.domain_file import read_domain_file
 from cag_uda.data.files.patterns import expanded
-from cag_uda.files import copy_file, write_text
+from cag_uda.errors import ModelError
+from cag_uda.files import copy_file, digest, write_text
 from cag_uda.models.pack import read_pack_header
+from cag_uda.models.storage import WEIGHTS, copy_model, locate
 from cag_uda.recipes import Recipe
 
-FOLDER, PACK = "domains", "pack.safetensors"
+DOMAINS, PACK, START = "domains", "pack.safetensors", "start"
 
 
 def is_file(domain: str) -> bool:
@@ -44,18 +44,15 @@ def source_words(recipe: Recipe) -> str:
 
 
 def copy_domains(recipe: Recipe, run: Path) -> Recipe:
-    """Copy the files of a recipe into a run; returns the recipe with the copies.
+    """Copy domain files to RUN/domains, a pack to RUN/pack.safetensors; returns such a recipe.
 
-    Domain files lie in RUN/domains, a pack is RUN/pack.safetensors. A domain file's copy has two
-    roots: the absolute path on this machine, and the one in the file, which another machine looks
-    for below the data root.
+    A domain file's copy has two roots: the absolute path on this machine, and the one in the file,
+    which another machine looks for below the data root.
 
     Raises:
-        DataError: if a domain file cannot be used.
-        ModelError: if the pack is none.
-        RunError: if the folder cannot be written.
+        UserError: if a domain file or the pack cannot be used, or the folder cannot be written.
     """
-    folder = run.resolve() / FOLDER
+    folder = run.resolve() / DOMAINS
     copies: dict[str, str] = {}
 
     def own(domain: str) -> str:
@@ -77,6 +74,16 @@ def copy_domains(recipe: Recipe, run: Path) -> Recipe:
     return recipe.with_files(own)
 
 
+def copy_start(recipe: Recipe, run: Path) -> Recipe:
+    """Copy the network of `segmenter.start`, if any, into RUN/start; returns such a recipe."""
+    start = recipe.segmenter.start
+    if start is None:
+        return recipe
+    copy = run.resolve() / START / _model_name(start)
+    copy_model(locate(start), copy)
+    return recipe.with_start(str(copy))
+
+
 def is_same(domain: str, other: str) -> bool:
     """Tell whether two names or files mean the same domain, wherever its images lie.
 
@@ -89,6 +96,23 @@ def is_same(domain: str, other: str) -> bool:
     if _is_pack(domain):
         return all(map(os.path.isfile, (domain, other))) and cmp(domain, other, shallow=False)
     return _without_root(Path(domain)) == _without_root(Path(other))
+
+
+def is_same_start(start: str, other: str) -> bool:
+    """Tell whether two models have the same weights, wherever they lie."""
+    if start == other:
+        return True
+    try:
+        return digest(locate(start) / WEIGHTS) == digest(locate(other) / WEIGHTS)
+    except (ModelError, OSError):
+        return False
+
+
+def _model_name(start: str) -> str:
+    """Return the name of a model without its folders; for RUN/model, the name of the run."""
+    parts = [part for part in Path(start).parts if part not in ("/", "..", ".")]
+    is_inside = len(parts) > 1 and parts[-1] == "model"
+    return (parts[-2] if is_inside else parts[-1]) if parts else "network"
 
 
 def _is_pack(name: str) -> bool:
