@@ -53,8 +53,7 @@ RECIPES = {
     "mixed statistics": (FLOOR, "alpha-bn"),
     "training-free": (FLOOR, "alpha-bn", "pooled"),
     "CAG-plus": (FLOOR, "cag-plus", "cag-plus-pooled"),
-    # As it was until 2026-11-29: it has no warm-up now.
-    "recipes new": (FLOOR, "alpha-bn", "pooled", "warmup", "cag-plus", "cag-plus-pooled"),
+    "recipes new": (FLOOR, "alpha-bn", "pooled", "cag-plus", "cag-plus-pooled"),
 }
 """Stages of recipes, such that the verdict chooses among them."""
 
@@ -84,13 +83,11 @@ def recipe_of(name: str, folder: Path, seed: int, scale: float) -> Recipe:
         stage("warmup", "initial", 100, name="source-only"),
         stage("aligned", "warmup", 60, name="adversarial", discriminator_channels=16),
         stage("cag", "warmup", 60, name="cag", labels=["adapted"], distance_weight=0.0),
-        # As it was when the criterion was chosen: after a warm-up, with anchors in its labels.
-        stage("cag-plus", "warmup", 140, name="cag-plus", adapted_weight=0.5),
+        stage("cag-plus", "initial", 240, name="cag-plus"),
         stage("pooled", "alpha-bn", 0, name="anchor-classifier"),
         stage("cag-pooled", "cag", 0, name="anchor-classifier"),
         stage("cag-plus-pooled", "cag-plus", 0, name="anchor-classifier"),
     ]
-    stages[6]["refresh_every"] = max(1, round(scale * 50))
     return recipe_on(name, folder, f"verdict-{name}", stages, seed=seed)
 
 
