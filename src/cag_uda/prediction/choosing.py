@@ -34,7 +34,6 @@ class Chosen(NamedTuple):
     """One image that was chosen."""
 
     number: int
-    """Index of the candidate."""
     merit: float
     """Mean of its ranks by the criteria, in [0, 1]; 1 where there are none but diversity."""
     apart: float | None

@@ -1,7 +1,7 @@
 """Make a model folder of a checkpoint of other people's code."""
 
 from pathlib import Path
-from typing import NamedTuple, cast, get_args
+from typing import NamedTuple, cast
 
 from cag_uda.data.domains.domain import Domain
 from cag_uda.data.domains.label_space import LabelSpace
@@ -20,7 +20,6 @@ class Imported(NamedTuple):
     """Result of importing a checkpoint."""
 
     foreign: Foreign
-    """The network, with the tensors that were left out and the reasons."""
     classes_with_anchors: int | None
     """Number of classes that have an anchor; None where no anchor file was given."""
 
@@ -49,7 +48,7 @@ def import_checkpoint(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; choose another --out")
-    foreign = read_foreign(checkpoint, _family(family))
+    foreign = read_foreign(checkpoint, None if family == "auto" else cast(Family, family))
     segmenter = foreign.build(_classes(foreign, domain))
     shape = segmenter.num_classes, segmenter.feature_channels
     vectors = None if anchors is None else read_released_anchors(anchors, *shape)
@@ -60,14 +59,6 @@ def import_checkpoint(
     # Written last: only then is the folder a model.
     segmenter.save_pretrained(out)
     return Imported(foreign, None if vectors is None else int((vectors.counts > 0).sum()))
-
-
-def _family(name: str) -> Family | None:
-    if name == "auto":
-        return None
-    if name not in get_args(Family):
-        raise UserError(f"--family is auto, {', '.join(get_args(Family))}, got {name!r}")
-    return cast(Family, name)
 
 
 def _classes(foreign: Foreign, domain: str | None) -> Classes:

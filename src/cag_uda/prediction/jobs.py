@@ -45,9 +45,8 @@ class Job:
 def find_jobs(inputs: Sequence[str], out: Path) -> list[Job]:
     """Find all inputs, sorted within each folder, each once.
 
-    Args:
-        inputs: files, folders (all images and videos below, hidden ones left out) and globs.
-        out: the output folder; its files are no inputs, even where it lies inside an input folder.
+    They are files, folders (all images and videos below, hidden ones left out) and globs. What is
+    in the output folder is no input, even where that lies inside an input folder.
 
     Raises:
         UserError: naming every input that is not there or holds no image.
@@ -81,30 +80,13 @@ def split_list(text: str) -> list[str]:
 
 
 def refuse_existing(out: Path, overwrite: bool) -> None:
-    """Make sure that an output folder is new or empty, unless its files may be replaced.
-
-    Args:
-        out: the output folder.
-        overwrite: files in it may be replaced.
-
-    Raises:
-        UserError: if it holds something that must not be replaced.
-    """
+    """Raise UserError if an output folder holds something that may not be replaced."""
     if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; choose another --out, or give --overwrite")
 
 
 def refuse_overwriting(jobs: Iterable[Job], outputs: Mapping[Job, list[str]], out: Path) -> None:
-    """Make sure that no prediction replaces an input or leaves the output folder by a link.
-
-    Args:
-        jobs: what is predicted.
-        outputs: the files of each job, and the folders that it fills.
-        out: the output folder.
-
-    Raises:
-        UserError: naming the first that does.
-    """
+    """Raise UserError if an output would replace a job's input or leave `out` by a link."""
     real_path = _quick_realpath()
     inputs = {real_path(job.source) for job in jobs}
     holding = {os.path.dirname(path) for path in inputs}

@@ -1,11 +1,12 @@
 """Anchors and margin for a finished network, and the two kinds of pseudo-label that it gives."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple, cast
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -29,8 +30,6 @@ from cag_uda.recipes import Recipe, load_recipe
 from cag_uda.runs.anchor_files import ANCHORS, load_anchors, save_anchors
 from cag_uda.runs.scenario import held_out, open_sources
 from cag_uda.types import Labelled, PseudoLabels, Unlabelled
-
-T = TypeVar("T")
 
 _CHUNK = 8
 _RECIPE = "recipe.toml"
@@ -71,13 +70,9 @@ class Labeller:
     """Origin of the anchors, in words."""
 
     def label(self, image: Tensor) -> dict[str, Given]:
-        """Label images of the target on the feature grid.
+        """Label images of the target on the feature grid, by each kind.
 
-        Args:
-            image: (B, 3, H, W) uint8, at the width that the network was trained at.
-
-        Returns:
-            For each kind.
+        They are (B, 3, H, W) uint8, at the width that the network was trained at.
         """
         seen = predict(self.network, image.to(self.network.mean.device), "target")
         return {
@@ -149,42 +144,29 @@ def make_labeller(
 ) -> Labeller:
     """Make anchors with a network, or load those in its folder, and fit the margin.
 
-    Args:
-        segmenter: on the device that is to be used.
-        model: as the user named it.
-        config: margin, confidence, and how anchors are averaged.
-        target: to fit a margin to.
-        source: to make anchors of; None takes those in the model's folder.
-        watch: receives the progress.
+    Anchors are made of the source, or without one taken from the model's folder; a margin is fitted
+    to the target.
 
     Raises:
         UserError: if there are no anchors, or the margin cannot be fitted without a source.
     """
     device = segmenter.mean.device
     loading = LoadingConfig(width_px=segmenter.config.input_width_px)
+    unseen = None if source is None else source.held_out
 
-    def swept(what: str, images: Sequence[LabelledImages]) -> Iterator[Labelled]:
-        sweeps = (sweep_source(each, loading, _CHUNK, Shard(), device) for each in images)
-        batches = (batch for sweep in sweeps for batch in sweep)
-        total = sum(map(len, images))
-        yield from _watched(batches, lambda batch: len(batch.image), what, total, watch)
+    def labelled(what: str, images: Sequence[LabelledImages]) -> Iterator[Labelled]:
+        return sweep_labelled(images, loading, device, partial(watch, what))
 
-    def swept_target() -> Iterator[Unlabelled]:
-        sweep = sweep_target(target, loading, _CHUNK, Shard(), device)
-        yield from _watched(sweep, lambda batch: len(batch.plain), "margin", len(target), watch)
-
-    def swept_source() -> Iterator[Labelled]:
-        return swept("anchors", () if source is None else source.images)
-
-    def swept_held_out() -> Iterator[Labelled] | None:
-        unseen = None if source is None else source.held_out
-        return None if unseen is None else swept("margin", [unseen])
-
+    passes = Passes(
+        source=lambda: labelled("anchors", () if source is None else source.images),
+        target=lambda: sweep_unlabelled(target, loading, device, partial(watch, "margin")),
+        all_reduce=lambda tensor: tensor,
+        held_out=lambda: labelled("margin", [unseen]) if unseen is not None else None,
+    )
     segmenter.eval()
     kinds = cast(type[CAG], METHODS[config.name]).label_kinds(segmenter, config)
     kinds = {name: kinds[name].to(device) for name in ("anchor", "confidence")}
     anchor = cast(AnchorLabels, kinds["anchor"])
-    passes = Passes(swept_source, swept_target, lambda tensor: tensor, swept_held_out)
     seen = LabellerPasses(segmenter, partial(predict, segmenter), passes)
     if source is not None:
         for kind in kinds.values():
@@ -278,11 +260,30 @@ def _take_anchors(ours: CategoryAnchors, path: Path) -> None:
     ours.counts.copy_(theirs.counts)
 
 
-def _watched(
-    batches: Iterable[T], size: Callable[[T], int], what: str, total: int, watch: Watch
-) -> Iterator[T]:
+def sweep_labelled(
+    images: Sequence[LabelledImages],
+    loading: LoadingConfig,
+    device: torch.device,
+    watch: Callable[[int, int], object],
+) -> Iterator[Labelled]:
+    """Read all labelled images once, batch by batch; `watch` is told how many of how many."""
+    done, total = 0, sum(map(len, images))
+    for each in images:
+        for batch in sweep_source(each, loading, _CHUNK, Shard(), device):
+            done += len(batch.image)
+            watch(done, total)
+            yield batch
+
+
+def sweep_unlabelled(
+    images: UnlabelledImages,
+    loading: LoadingConfig,
+    device: torch.device,
+    watch: Callable[[int, int], object],
+) -> Iterator[Unlabelled]:
+    """Read all images of the target once, as `sweep_labelled` does."""
     done = 0
-    for batch in batches:
-        done += size(batch)
-        watch(what, done, total)
+    for batch in sweep_target(images, loading, _CHUNK, Shard(), device):
+        done += len(batch.plain)
+        watch(done, len(images))
         yield batch

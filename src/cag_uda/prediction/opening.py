@@ -15,11 +15,7 @@ from cag_uda.training.compute import settle_arithmetic
 
 
 def open_model(name: str, accelerator: str) -> Segmenter:
-    """Load a network onto a device.
-
-    Args:
-        name: a model folder, a run folder, or a hub id.
-        accelerator: auto, cpu or cuda.
+    """Load the network of a model folder, a run folder or a hub id onto auto, cpu or cuda.
 
     Raises:
         UserError: if the model or the device cannot be had.
@@ -29,15 +25,7 @@ def open_model(name: str, accelerator: str) -> Segmenter:
 
 
 def open_network(name: str, accelerator: str) -> Segmenter:
-    """Load a network onto a device, as `open_model` does, or that of a pack.
-
-    Args:
-        name: a model folder, a run folder, a hub id, or the path of a pack.
-        accelerator: auto, cpu or cuda.
-
-    Raises:
-        UserError: if the network or the device cannot be had.
-    """
+    """Load a network as `open_model` does, or that of the pack at a path."""
     if not name.endswith(".safetensors"):
         return open_model(name, accelerator)
     device = _device(accelerator)

@@ -1,26 +1,21 @@
 """Make a pack of a run: its network, and statistics of the source in the network's features."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from cag_uda.data.loading.sampler import Shard
-from cag_uda.data.loading.sweeps import sweep_source
 from cag_uda.errors import RunError
 from cag_uda.methods.adapted_labels import AdaptedLabels
 from cag_uda.methods.base import Passes, predict
 from cag_uda.methods.labeller import LabellerPasses
 from cag_uda.models.pack import Pack
-from cag_uda.prediction.labeller import labelled_images
+from cag_uda.prediction.labeller import labelled_images, sweep_labelled
 from cag_uda.prediction.opening import open_model
 from cag_uda.recipes import load_recipe
 from cag_uda.runs.folder import RunFolder
 from cag_uda.runs.own_files import source_words
 from cag_uda.runs.records.run import INITIAL
-from cag_uda.types import Labelled
-
-_CHUNK = 8
 
 
 class Packed(NamedTuple):
@@ -28,7 +23,6 @@ class Packed(NamedTuple):
 
     pack: Pack
     network: Path
-    """The model folder."""
     images: int
     """Number of the source's images from which the statistics were computed."""
 
@@ -73,18 +67,12 @@ def pack_run(
         raise RunError(f"no network at {folder} yet; go on with `adapt --resume`, then pack it")
     segmenter = open_model(str(folder), accelerator)
     sources = labelled_images(recipe, segmenter, str(folder))
-    total = sum(map(len, sources))
-
-    def swept() -> Iterator[Labelled]:
-        seen = 0
-        for images in sources:
-            loading, device = recipe.sweep_loading, segmenter.mean.device
-            for batch in sweep_source(images, loading, _CHUNK, Shard(), device):
-                yield batch
-                seen += len(batch.image)
-                watch(seen, total)
-
-    passes = Passes(swept, lambda: (), lambda tensor: tensor)
-    labels = AdaptedLabels(segmenter, threshold=0.0).to(segmenter.mean.device)
+    device = segmenter.mean.device
+    passes = Passes(
+        source=lambda: sweep_labelled(sources, recipe.sweep_loading, device, watch),
+        target=lambda: (),
+        all_reduce=lambda tensor: tensor,
+    )
+    labels = AdaptedLabels(segmenter, threshold=0.0).to(device)
     figures = labels.fit(LabellerPasses(segmenter, partial(predict, segmenter), passes))
-    return Packed(Pack.of(segmenter, figures, source_words(recipe)), folder, total)
+    return Packed(Pack.of(segmenter, figures, source_words(recipe)), folder, sum(map(len, sources)))

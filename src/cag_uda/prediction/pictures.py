@@ -45,13 +45,9 @@ FOR_LOOKING = ("overlay", "overlay-legend", "color")
 
 @contextmanager
 def video_file(path: Path, frames_per_s: float) -> Iterator[Callable[[int, Picture], None]]:
-    """Give a function that adds a frame to a video, which appears when the block has succeeded.
+    """Give a function that adds a frame to an MP4, which appears when the block has succeeded.
 
     Frames are taken in the order in which they come; their numbers are ignored.
-
-    Args:
-        path: ends in .mp4.
-        frames_per_s: of the video.
 
     Raises:
         RunError: if it cannot be written.

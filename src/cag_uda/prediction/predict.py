@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -126,11 +126,10 @@ def _write_shapes(jobs: Sequence[Job], out: Path, kinds: Sequence[str], network:
     for kind in kinds:
         if kind not in WRITABLE:
             continue
-        pictures = {job: outputs_of(job, out, kinds)[kind] for job in jobs if not job.is_video}
         labels = [
             LabelFile(path, job.place, job.place + job.source.suffix)
-            for job, path in pictures.items()
-            if path.is_file()
+            for job in jobs
+            if not job.is_video and (path := outputs_of(job, out, kinds)[kind]).is_file()
         ]
         folder = out / kind if len(kinds) > 1 else out
         write_shapes(kind, folder, labels, network.classes.names)
@@ -163,29 +162,26 @@ def output_names(job: Job, out: Path, kinds: Sequence[str]) -> dict[str, str]:
     return paths
 
 
+@dataclass
 class _Predictor:
     """Takes jobs through a network and writes what comes out."""
 
-    def __init__(
-        self,
-        segmenter: Segmenter,
-        out: Path,
-        kinds: Sequence[str],
-        views: Views,
-        log: PredictionLog,
-        progress: Progress,
-    ) -> None:
-        self._segmenter, self._out, self._kinds = segmenter, out, kinds
-        self._views, self._log, self._progress = views, log, progress
-        self._done = self._total = 0
-        self.broken: list[str] = []
-        """Messages of inputs that could not be read; an exception would keep their pixels alive."""
+    segmenter: Segmenter
+    out: Path
+    kinds: Sequence[str]
+    views: Views
+    log: PredictionLog
+    progress: Progress
+    broken: list[str] = field(default_factory=list)
+    """Messages of inputs that could not be read; an exception would keep their pixels alive."""
+    done: int = 0
+    total: int = 0
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Predict everything; what cannot be read is kept in `broken`."""
         images = [job for job in jobs if not job.is_video]
         videos = [job for job in jobs if job.is_video]
-        self._total = len(images)
+        self.total = len(images)
         self._run_images(images)
         for job in videos:
             try:
@@ -194,11 +190,7 @@ class _Predictor:
                 self.broken.append(str(error))
 
     def refuse_broken(self) -> None:
-        """Say which inputs were left out.
-
-        Raises:
-            UserError: naming them, if there are any.
-        """
+        """Say which inputs were left out. Raises UserError naming them, if there are any."""
         if not self.broken:
             return
         problems = self.broken[:_SHOWN]
@@ -211,7 +203,7 @@ class _Predictor:
         raise UserError(problems)
 
     def _run_images(self, jobs: Sequence[Job]) -> None:
-        config, by_window = self._segmenter.config, self._views.window_px is not None
+        config, by_window = self.segmenter.config, self.views.window_px is not None
         reader = config.images or DEFAULT
         frames = read_frames(
             jobs,
@@ -220,22 +212,22 @@ class _Predictor:
             self._leave_out,
         )
         with Behind(_WRITERS, 4 * BATCH_SIZE) as writing:
-            for batch in segment(self._segmenter, frames, self._views, self._wants_confidence):
+            for batch in segment(self.segmenter, frames, self.views, "confidence" in self.kinds):
                 for job, segmented in batch:
                     writing.call(partial(self._write_image, job, segmented), segmented.label.size)
                 self._advance(len(batch))
 
     def _write_image(self, job: Job, segmented: Segmentation) -> None:
-        for kind, path in outputs_of(job, self._out, self._kinds).items():
+        for kind, path in outputs_of(job, self.out, self.kinds).items():
             write_picture(path, _painted(kind, segmented))
-        self._log.add(job)
+        self.log.add(job)
 
     def _run_video(self, job: Job) -> None:
         with opened_video(job.source) as capture, ExitStack() as files:
             announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
             # Formats that do not say tell something negative, or more than there can be.
             announced = announced if 0 < announced < _MOST_FRAMES else 0
-            self._total += announced
+            self.total += announced
             frames_per_s = capture.get(cv2.CAP_PROP_FPS)
             if not 0 < frames_per_s < _MOST_FRAMES_PER_S:
                 frames_per_s = _USUAL_FRAMES_PER_S
@@ -243,17 +235,17 @@ class _Predictor:
                 kind: files.enter_context(video_file(path, frames_per_s))
                 if kind in FOR_LOOKING
                 else partial(_write_numbered, path)
-                for kind, path in outputs_of(job, self._out, self._kinds).items()
+                for kind, path in outputs_of(job, self.out, self.kinds).items()
             }
             # One thread: frames are written in their order.
             writing = files.enter_context(Behind(1, 2 * BATCH_SIZE))
-            frames = read_video(capture, self._segmenter.config.input_width_px)
-            before = self._done
-            for batch in segment(self._segmenter, frames, self._views, self._wants_confidence):
+            frames = read_video(capture, self.segmenter.config.input_width_px)
+            before = self.done
+            for batch in segment(self.segmenter, frames, self.views, "confidence" in self.kinds):
                 for number, segmented in batch:
                     writing.call(partial(self._write_frame, sinks, number, segmented))
                 self._advance(len(batch))
-            read = self._done - before
+            read = self.done - before
             if not read:
                 raise DataError(
                     f"{job.source} has no frame that OpenCV can decode; convert it to MP4"
@@ -264,25 +256,21 @@ class _Predictor:
                 "decoded, whose prediction is written but not recorded as done; copy the video "
                 "again, or convert it to MP4"
             )
-        self._log.add(job)
+        self.log.add(job)
 
     def _write_frame(self, sinks: dict[str, Sink], number: int, segmented: Segmentation) -> None:
         for kind, write in sinks.items():
             write(number, _painted(kind, segmented))
-
-    @property
-    def _wants_confidence(self) -> bool:
-        return "confidence" in self._kinds
 
     def _leave_out(self, job: Job, error: DataError) -> None:
         self.broken.append(str(error))
         self._advance(1)
 
     def _advance(self, count: int) -> None:
-        self._done += count
+        self.done += count
         # Videos announce their frames, not always rightly.
-        self._total = max(self._total, self._done)
-        self._progress.update("predicting", self._done, self._total)
+        self.total = max(self.total, self.done)
+        self.progress.update("predicting", self.done, self.total)
 
 
 def _painted(kind: str, segmented: Segmentation) -> Picture:

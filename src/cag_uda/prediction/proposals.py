@@ -28,18 +28,12 @@ def write_proposals(
     domain: Domain,
     items: Sequence[Item],
     forms: Sequence[str],
-    where: Callable[[Tensor], Tensor] | None = None,
+    where: Callable[[Tensor], Tensor],
 ) -> dict[str, dict[str, str]]:
     """Write images, proposed labels and pictures; file names are those below the domain's root.
 
-    Args:
-        out: the folder that all goes into.
-        segmenter: in evaluation mode.
-        domain: of the images.
-        items: the images, in their order; all of them can be read.
-        forms: annotation formats, of `shapes.WRITABLE`; each has a folder of its name.
-        where: function of images (B, 3, H, W) uint8 on the network's device that gives the value
-            of a label of each cell (B, h, w), 1 being usual; None leaves that picture out.
+    Each of the annotation formats, of `shapes.WRITABLE`, has a folder of its name. `where` gives
+    the value of a label at each cell (B, h, w) of images (B, 3, H, W) uint8, 1 being usual.
 
     Returns:
         Key of the image → caption → path of the picture, relative to the folder.
@@ -61,10 +55,12 @@ def write_proposals(
         name = item.key + item.image.suffix
         labels.append(LabelFile(place, item.key, name))
         copy_file(item.image, out / IMAGES / name)
-        shown = {"image": segmented.image, "proposal": segmented.overlay()}
-        if where is not None:
-            cells = where(frame.prepared.to(segmenter.mean.device))[0].float().cpu().numpy()
-            shown["where a label teaches"] = _heat(frame, cells)
+        cells = where(frame.prepared.to(segmenter.mean.device))[0].float().cpu().numpy()
+        shown = {
+            "image": segmented.image,
+            "proposal": segmented.overlay(),
+            "where a label teaches": _heat(frame, cells),
+        }
         pictures[item.key] = {
             what: _write_small(out, f"{number:03}-{index}.png", picture)
             for index, (what, picture) in enumerate(shown.items())

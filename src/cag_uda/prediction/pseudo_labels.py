@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from cag_uda.data.loading.augment import resize_label
 from cag_uda.data.loading.images import LabelledImages, UnlabelledImages
 from cag_uda.errors import UserError
 from cag_uda.evaluation.pseudo_label_scores import PseudoLabelTally
-from cag_uda.evaluation.scores import or_none, share
+from cag_uda.evaluation.scores import or_none, or_nones, share
 from cag_uda.files import write_json
 from cag_uda.methods.cag_settings import CAGSettings
 from cag_uda.models.segmentation import write_picture
@@ -118,7 +118,7 @@ def pseudo_label_split(
     _refuse(items, out, asked.overwrite)
     with computing_in(asked.precision, segmenter):
         labeller = _labeller(segmenter, model, target, split, asked, config, recipe, progress)
-        counts, broken = _label(labeller, segmenter, target, items, out, asked.score, progress)
+        counts, broken = _label(labeller, target, items, out, asked.score, progress)
     for form in asked.forms:
         for kind in KINDS:
             labels = [
@@ -200,8 +200,8 @@ class _Counts:
             coverage=or_none(share(trusted.sum(), self._all.sum())),
             precision=scored.precision if scored else None,
             per_class=CoverageByClass(
-                pixels=_numbers(trusted / max(1, self._all.sum())),
-                coverage=_numbers(share(trusted, would)),
+                pixels=or_nones(trusted / max(1, self._all.sum())),
+                coverage=or_nones(share(trusted, would)),
                 precision=scored.per_class.precision if scored else None,
             ),
         )
@@ -209,7 +209,6 @@ class _Counts:
 
 def _label(
     labeller: Labeller,
-    segmenter: Segmenter,
     domain: Domain,
     items: Sequence[Item],
     out: Path,
@@ -217,12 +216,12 @@ def _label(
     progress: Progress,
 ) -> tuple[dict[str, _Counts], list[str]]:
     """Label every image and write both kinds; returns counts, and messages of broken images."""
-    counts = {kind: _Counts(segmenter) for kind in KINDS}
+    counts = {kind: _Counts(labeller.network) for kind in KINDS}
     broken: list[str] = []
     frames = read_frames(
         items,
         domain.read_image,
-        segmenter.config.input_width_px,
+        labeller.network.config.input_width_px,
         lambda item, error: broken.append(str(error)),
     )
     done = 0
@@ -254,7 +253,3 @@ def _refuse(items: Sequence[Item], out: Path, overwrite: bool) -> None:
     inputs = jobs + [Job(item.label.absolute(), item.key) for item in items if item.label]
     outputs = {job: [str(out / kind / f"{job.place}.png") for kind in KINDS] for job in jobs}
     refuse_overwriting(inputs, outputs, out)
-
-
-def _numbers(values: NDArray[Any]) -> list[float | None]:
-    return [or_none(value) for value in values]

@@ -38,18 +38,11 @@ def write_shapes(
     labels: Sequence[LabelFile],
     class_names: Sequence[str],
     tolerance_px: float = TOLERANCE_PX,
-) -> list[Path]:
+) -> None:
     """Write label maps in the form of an annotation tool.
 
-    Args:
-        name: of the format, of `WRITABLE`.
-        folder: where to put one file for all images, or one for each at its place.
-        labels: what to write.
-        class_names: of the train ids.
-        tolerance_px: how far an outline may run from the border of its region.
-
-    Returns:
-        The files that were written.
+    The folder gets one file for all images, or one for each at its place, as the format of that
+    name, of `WRITABLE`, has it. No outline runs farther from its region's border than allowed.
 
     Raises:
         RunError: if the disk is full or the folder cannot be written.
@@ -61,20 +54,16 @@ def write_shapes(
         for each in labels
     ]
     if form.is_of_split:
-        written = [folder / f"{ANNOTATIONS}{form.extension}"]
-        form.write(written[0], drawings, class_names)
-        return written
-    written = [folder / f"{each.place}{form.extension}" for each in labels]
-    for path, drawing in zip(written, drawings, strict=True):
-        form.write(path, [drawing], class_names)
+        form.write(folder / f"{ANNOTATIONS}{form.extension}", drawings, class_names)
+        return
+    for each, drawing in zip(labels, drawings, strict=True):
+        form.write(folder / f"{each.place}{form.extension}", [drawing], class_names)
     if name == "yolo":
         # The files hold numbers alone; Ultralytics and others look for the names here.
-        is_partial = any(shape.name == IGNORED for each in drawings for shape in each.shapes)
+        is_partial = any(shape.name == IGNORED for drawn in drawings for shape in drawn.shapes)
         names = [*class_names, IGNORED] if is_partial else class_names
-        lines = [f"  {number}: {each}\n" for number, each in enumerate(names)]
+        lines = [f"  {number}: {word}\n" for number, word in enumerate(names)]
         write_text(folder / "data.yaml", f"names:\n{''.join(lines)}")
-        written.append(folder / "data.yaml")
-    return written
 
 
 def _train_ids(path: Path) -> Bytes:

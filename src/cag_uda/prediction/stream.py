@@ -119,12 +119,8 @@ def read_video(
 def batches_of_one_size(frames: Iterable[Frame[T]]) -> Iterator[list[Frame[T]]]:
     """Gather images that can share a pass of the network, though others come between them.
 
-    Args:
-        frames: of any sizes.
-
-    Yields:
-        1 to BATCH_SIZE images of one size; images of one size keep their order. If too many images
-        wait for others of their size, those of the size that came first are passed on as they are.
+    A batch is 1 to BATCH_SIZE images of one size, in their order. If too many images wait for
+    others of their size, those of the size that came first are passed on as they are.
     """
     waiting: dict[tuple[int, ...], list[Frame[T]]] = {}
     for frame in frames:
@@ -142,14 +138,7 @@ def batches_of_one_size(frames: Iterable[Frame[T]]) -> Iterator[list[Frame[T]]]:
 def segment(
     segmenter: Segmenter, frames: Iterable[Frame[T]], views: Views, wants_confidence: bool
 ) -> Iterator[list[tuple[T, Segmentation]]]:
-    """Label images batch by batch, in the order in which batches of one size are complete.
-
-    Args:
-        segmenter: the network.
-        frames: images of any sizes.
-        views: whose logits to average.
-        wants_confidence: whether to compute the probability of each label too.
-    """
+    """Label images batch by batch, in the order in which batches of one size are complete."""
     for batch in batches_of_one_size(frames):
         size = (batch[0].image.shape[0], batch[0].image.shape[1])
         prepared = [frame.prepared for frame in batch]

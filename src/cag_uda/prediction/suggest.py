@@ -27,16 +27,20 @@ from cag_uda.adaptation.teaching import (
     measure,
 )
 from cag_uda.data.domains.domain import Domain, Item
+from cag_uda.data.loading.config import LoadingConfig
 from cag_uda.data.loading.images import LabelledImages, UnlabelledImages
-from cag_uda.data.loading.sampler import Shard
-from cag_uda.data.loading.sweeps import sweep_source, sweep_target
 from cag_uda.errors import DataError, UserError
 from cag_uda.files import write_json
 from cag_uda.methods.base import predict
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.prediction.choosing import DIVERSITY, RANDOM, Candidates, Chosen, choose, ranks
 from cag_uda.prediction.jobs import refuse_existing
-from cag_uda.prediction.labeller import read_recipe_of
+from cag_uda.prediction.labeller import (
+    labelled_images,
+    read_recipe_of,
+    sweep_labelled,
+    sweep_unlabelled,
+)
 from cag_uda.prediction.opening import as_learned, computing_in, open_model
 from cag_uda.prediction.proposals import write_proposals
 from cag_uda.prediction.shapes import WRITABLE
@@ -44,14 +48,13 @@ from cag_uda.prediction.stream import batches_of_one_size, read_frames
 from cag_uda.recipes import Recipe
 from cag_uda.runs.progress import Progress, Silent
 from cag_uda.runs.records.suggestions import SUGGESTIONS, Suggestion, Suggestions
-from cag_uda.runs.scenario import labelled_target, open_sources
-from cag_uda.types import DomainName, Labelled, Prediction
+from cag_uda.runs.scenario import labelled_target
+from cag_uda.types import DomainName, Prediction
 
 CRITERIA = (*MEASURES, DIVERSITY, RANDOM)
 DEFAULT_CRITERIA = (*MEASURES, DIVERSITY)
 _SURE = 0.9
 """p(c | f) from which a pixel of the target counts as one of class c."""
-_CHUNK = 8
 _NAMED_CLASSES = 3
 
 
@@ -61,22 +64,19 @@ class Asked:
 
     images: int = 20
     criteria: tuple[str, ...] = DEFAULT_CRITERIA
-    """Names of the criteria, out of `CRITERIA`."""
     forms: tuple[str, ...] = ("cvat",)
     """Annotation formats, of `shapes.WRITABLE`, for the proposals."""
     seed: int = 0
-    """Seed of the criterion "random"."""
     overwrite: bool = False
-    """Replace what an earlier command wrote."""
     data_root: Path | None = None
-    """Folder below which built-in domains lie."""
     accelerator: str = "auto"
     precision: str = "32"
 
     def __post_init__(self) -> None:
         problems = []
-        if not self.criteria or (unknown := set(self.criteria) - set(CRITERIA)):
-            named = ", ".join(sorted(unknown)) if self.criteria else "none"
+        unknown = sorted(set(self.criteria) - set(CRITERIA))
+        if unknown or not self.criteria:
+            named = ", ".join(unknown) or "none"
             problems.append(f"--criteria is of {', '.join(CRITERIA)}, got {named}")
         if wrong := [name for name in self.forms if name not in WRITABLE]:
             problems.append(f"--as is of {', '.join(WRITABLE)}, got {', '.join(wrong)}")
@@ -157,15 +157,7 @@ class _Suggester:
             raise UserError(
                 f"all {len(items)} images of {self.domain.name}/{target.train} have labels already"
             )
-        if not self.recipe.source:
-            raise UserError(
-                f"{self.run} began with a pack, and anchors are made of the source's images: give "
-                "a run whose recipe has a [source]"
-            )
-        self.sources = [
-            LabelledImages(as_learned(domain, self.segmenter, self.run), entry.split, entry.size_px)
-            for entry, domain in zip(self.recipe.source, open_sources(self.recipe), strict=True)
-        ]
+        self.sources = labelled_images(self.recipe, self.segmenter, self.run)
 
     def write(self, out: Path) -> Suggestions:
         """Choose, and write everything."""
@@ -228,22 +220,17 @@ class _Suggester:
         width_px = network.config.input_width_px
         loading = self.recipe.loading.model_copy(update={"width_px": width_px})
         source = SourceFeatures(network.num_classes, network.feature_channels, device)
-        for images in self.sources:
-            sweep = sweep_source(images, loading, _CHUNK, Shard(), device)
-            for seen, label in self._predicted("source", sweep, len(images)):
-                source.update(seen, label)
+        for seen, label in self._predicted("source", self.sources, loading):
+            source.update(seen, label)
         anchors = AdaptedAnchors(network.num_classes, network.feature_channels).to(device)
         anchors.fit(source, _alone)
         target, labelled = FeatureSample(), FeatureSample()
-        done = 0
-        for batch in sweep_target(self.images, loading, _CHUNK, Shard(), device):
+        watch = partial(self.progress.update, "target")
+        for batch in sweep_unlabelled(self.images, loading, device, watch):
             target.update(predict(network, batch.plain, "target").features)
-            done += len(batch.plain)
-            self.progress.update("target", done, len(self.images))
-        if self.labelled is not None:
-            sweep = sweep_source(self.labelled, loading, _CHUNK, Shard(), device)
-            for seen, label in self._predicted("target", sweep, len(self.labelled)):
-                labelled.update(seen, label)
+        few = [] if self.labelled is None else [self.labelled]
+        for seen, label in self._predicted("target", few, loading):
+            labelled.update(seen, label)
         anchors.adapt(target, _alone, labelled=labelled)
 
         spread = anchors.variance.sqrt()
@@ -257,15 +244,13 @@ class _Suggester:
         return anchors, known.joined(Centroids.of(rows, label.to(rows.device), spread))
 
     def _predicted(
-        self, domain: DomainName, sweep: Iterator[Labelled], total: int
+        self, domain: DomainName, images: Sequence[LabelledImages], loading: LoadingConfig
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Features (B, D, h, w) of labelled images, and their labels (B, h, w) on the grid."""
-        done = 0
-        for batch in sweep:
+        watch = partial(self.progress.update, f"labelled {domain}")
+        for batch in sweep_labelled(images, loading, self.segmenter.mean.device, watch):
             prediction = predict(self.segmenter, batch.image, domain)
             yield prediction.features, self.segmenter.on_grid(batch.label, prediction.logits)
-            done += len(batch.image)
-            self.progress.update(f"labelled {domain}", done, total)
 
     def _measured(
         self, items: Sequence[Item], look: Callable[[Prediction], Teaching], weight: Tensor

@@ -33,14 +33,7 @@ class LabelNetwork(nn.Module):
         self.dtype = next(segmenter.parameters()).dtype
 
     def forward(self, image: Tensor) -> Tensor:
-        """Segment images.
-
-        Args:
-            image: (B, H, W, 3) uint8, RGB.
-
-        Returns:
-            (B, H, W) uint8 train ids.
-        """
+        """Segment images (B, H, W, 3) uint8 RGB: (B, H, W) uint8 train ids."""
         height, width = image.shape[1:3]
         pixels = image.permute(0, 3, 1, 2).float()
         if self.input_width_px is not None:
@@ -76,12 +69,7 @@ class _WideNormalize(TorchFunctionMode):
 def resize_to_width(pixels: Tensor, width_px: int) -> Tensor:
     """Resize as `models.inference.prepare` does: area averages to shrink, linearly to grow.
 
-    Args:
-        pixels: (B, 3, H, W) float32, whole numbers of 0 to 255.
-        width_px: W'.
-
-    Returns:
-        (B, 3, H', W') float32, whole numbers, with H'/W' ≈ H/W.
+    Both are whole numbers of 0 to 255 in float32: (B, 3, H, W) and (B, 3, H', W'), H'/W' ≈ H/W.
     """
     height, width = pixels.shape[2:]
     # round(height · width_px / width), halves to even, in whole numbers: graphs know no round.

@@ -115,8 +115,16 @@ def check_exporter(path: Path) -> None:
     """
     if path.suffix not in EXPORTERS:
         raise UserError(f"cannot export to {path}: give a file ending in {' or '.join(EXPORTERS)}")
-    if path.suffix == ".onnx":
-        _require_onnx()
+    if path.suffix != ".onnx":
+        return
+    try:
+        import onnxruntime  # noqa: F401 - compares the file with the network
+        import onnxscript  # noqa: F401 - needed by torch's exporter
+    except ImportError as error:
+        raise UserError(
+            f"ONNX needs a package that is not installed ({error.name}); "
+            "install what it stands on: pip install onnx onnxruntime onnxscript"
+        ) from error
 
 
 def description(classes: Classes) -> dict[str, str]:
@@ -181,17 +189,6 @@ def _free_axes(size_px: tuple[int, int] | None) -> dict[int, Any]:
         free[1] = Dim("height", min=SMALLEST_PX, max=_LARGEST_PX)
         free[2] = Dim("width", min=SMALLEST_PX, max=_LARGEST_PX)
     return free
-
-
-def _require_onnx() -> None:
-    try:
-        import onnxruntime  # noqa: F401 - compares the file with the network
-        import onnxscript  # noqa: F401 - needed by torch's exporter
-    except ImportError as error:
-        raise UserError(
-            f"ONNX needs a package that is not installed ({error.name}); "
-            "install what it stands on: pip install onnx onnxruntime onnxscript"
-        ) from error
 
 
 def _write_onnx(
