@@ -8,7 +8,6 @@ from cag_uda.scenes.surfaces import Category, Colour, Material, Paint, Scene
 
 _NEAR_M = 40.0
 """Houses farther than this from the street are seen through gaps: they go without roofs."""
-_FACES = [(0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7), (4, 5, 6, 7)]
 
 
 def build_side(scene: Scene, street: Street, side: Side, dice: Dice, theme: str) -> None:
@@ -107,30 +106,28 @@ def _block(
     bare = facade._replace(material=Material.PLAIN)
     top = bare._replace(colour=scaled(colour, 0.7))
     (x0, x1), (z0, z1) = x, z
-    corners: list[Vector] = [
-        (x0, 0.0, z0), (x1, 0.0, z0), (x1, 0.0, z1), (x0, 0.0, z1),
-        (x0, height, z0), (x1, height, z0), (x1, height, z1), (x0, height, z1),
-    ]  # fmt: skip
+    low, high = (x0, 0.0, z0), (x1, height, z1)
     gable = facade if dice.chance(0.4) else bare
     front = facade if faces == 0 else gable
-    scene.solid(corners, _FACES, [front, facade, gable, facade, top])
+    scene.block(low, high, [front, facade, gable, facade, top])
     if x0 > _NEAR_M or x1 < -_NEAR_M:
         return facade
     if storeys <= 3 and dice.chance(0.75):
-        _pitched_roof(scene, dice, corners, colour, along_street=faces != 0 and dice.chance(0.7))
+        along_street = faces != 0 and dice.chance(0.7)
+        _pitched_roof(scene, dice, low, high, colour, along_street=along_street)
     elif dice.chance(0.5):
         inset = dice.uniform(0.2, 0.35)
         ax, az = (x1 - x0) * inset, (z1 - z0) * inset
         shed = bare._replace(colour=varied(dice, (0.5, 0.5, 0.52), 0.1))
-        low, high = (x0 + ax, height, z0 + az), (x1 - ax, height + dice.uniform(1.2, 2.8), z1 - az)
-        scene.box(low, high, shed)
+        top_m = height + dice.uniform(1.2, 2.8)
+        scene.box((x0 + ax, height, z0 + az), (x1 - ax, top_m, z1 - az), shed)
     return facade
 
 
 def _pitched_roof(
-    scene: Scene, dice: Dice, corners: list[Vector], wall_colour: Colour, *, along_street: bool
+    scene: Scene, dice: Dice, low: Vector, high: Vector, wall_colour: Colour, *, along_street: bool
 ) -> None:
-    (x0, _, z0), (x1, _, z1), y = corners[0], corners[2], corners[4][1]
+    (x0, _, z0), (x1, y, z1) = low, high
     rise, over = dice.uniform(1.6, 3.6), 0.35
     tiles = Paint(Category.BUILDING, roof(dice), Material.ROOF)
     gable = Paint(Category.BUILDING, scaled(wall_colour, 0.97))

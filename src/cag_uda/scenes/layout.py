@@ -9,7 +9,7 @@ from cag_uda.scenes.dice import Dice
 from cag_uda.scenes.fences import KINDS, build_fence
 from cag_uda.scenes.furniture import put_lamp, put_pole, put_sign, put_traffic_light
 from cag_uda.scenes.ground import lay_ground
-from cag_uda.scenes.palettes import green, leaves, season, wall_theme
+from cag_uda.scenes.palettes import green, leaves, wall_theme
 from cag_uda.scenes.people import put_cyclist, put_person
 from cag_uda.scenes.street import KERB_M, Side, Street
 from cag_uda.scenes.surfaces import Scene
@@ -26,7 +26,8 @@ def lay_out(dice: Dice) -> tuple[Scene, Pose]:
     ego_x = street.drives_on * street.lane_m * (lane + dice.uniform(0.3, 0.7))
     pose = Pose.sample(dice, ego_x)
     scene = Scene(viewer=(ego_x, 0.0))
-    theme, leaf_season = wall_theme(dice), season(dice)
+    theme = wall_theme(dice)
+    leaf_season = dice.weighted({"summer": 0.6, "spring": 0.2, "autumn": 0.2})
     lay_ground(scene, street, dice)
     if street.ending == "houses":
         build_end(scene, street, dice, theme)

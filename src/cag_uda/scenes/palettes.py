@@ -30,11 +30,11 @@ _CAR_PAINTS: tuple[Colour, ...] = (
     (0.70, 0.10, 0.11), (0.12, 0.24, 0.55), (0.16, 0.42, 0.66), (0.12, 0.33, 0.22),
     (0.86, 0.66, 0.12), (0.60, 0.50, 0.38), (0.83, 0.36, 0.10), (0.42, 0.12, 0.20),
 )  # fmt: skip
-_SKINS: tuple[Colour, ...] = (
+SKINS: tuple[Colour, ...] = (
     (0.93, 0.76, 0.65), (0.84, 0.64, 0.51), (0.70, 0.49, 0.36), (0.50, 0.33, 0.24),
     (0.36, 0.23, 0.17),
 )  # fmt: skip
-_HAIRS: tuple[Colour, ...] = (
+HAIRS: tuple[Colour, ...] = (
     (0.10, 0.08, 0.07), (0.30, 0.19, 0.11), (0.62, 0.47, 0.26), (0.55, 0.54, 0.53),
     (0.48, 0.22, 0.12),
 )  # fmt: skip
@@ -48,11 +48,6 @@ _LEAVES: dict[str, tuple[Colour, ...]] = {
 def wall_theme(dice: Dice) -> str:
     """Draw what the walls of a street are mostly made of."""
     return dice.pick(tuple(_WALLS))
-
-
-def season(dice: Dice) -> str:
-    """Draw a season for the leaves of a scene."""
-    return dice.weighted({"summer": 0.6, "spring": 0.2, "autumn": 0.2})
 
 
 def wall(dice: Dice, theme: str) -> Colour:
@@ -70,16 +65,6 @@ def roof(dice: Dice) -> Colour:
 def car(dice: Dice) -> Colour:
     """Draw the colour of a car."""
     return varied(dice, dice.pick(_CAR_PAINTS), 0.05)
-
-
-def skin(dice: Dice) -> Colour:
-    """Draw the colour of a face."""
-    return dice.pick(_SKINS)
-
-
-def hair(dice: Dice) -> Colour:
-    """Draw the colour of hair."""
-    return dice.pick(_HAIRS)
 
 
 def cloth(dice: Dice) -> Colour:

@@ -6,7 +6,7 @@
 import math
 
 from cag_uda.scenes.dice import Dice
-from cag_uda.scenes.palettes import BLACK, RUBBER, cloth, hair, scaled, skin
+from cag_uda.scenes.palettes import BLACK, HAIRS, RUBBER, SKINS, cloth, scaled
 from cag_uda.scenes.surfaces import Category, Colour, Flat, Paint, Scene
 
 CIRCLE = [(math.cos(step * math.pi / 8), math.sin(step * math.pi / 8)) for step in range(16)]
@@ -59,7 +59,7 @@ class _Figure:
     def head(self, dice: Dice, centre: Joint, size: float, turn: float, face: Colour) -> None:
         """Draw a head with hair or a cap; `turn` > 0 looks to the viewer's right."""
         half = (0.082 * size, 0.115 * size)
-        top = cloth(dice) if dice.chance(0.25) else hair(dice)
+        top = cloth(dice) if dice.chance(0.25) else dice.pick(HAIRS)
         self.oval(centre, half, top)
         if dice.chance(0.6) or abs(turn) > 0.3:
             shift = 0.03 * size * turn
@@ -77,7 +77,7 @@ def put_person(scene: Scene, dice: Dice, x: float, z: float, ground_m: float) ->
     stride = dice.uniform(0.15, 0.5) if dice.chance(0.75) else 0.04
     front = math.sqrt(max(0.0, 1 - side * side))
     coat, legs, shoe = cloth(dice), cloth(dice), scaled(cloth(dice), 0.4)
-    face = skin(dice)
+    face = dice.pick(SKINS)
     wide = dice.uniform(0.9, 1.2)
     hip, chest = (0.0, 0.9 * size), (0.03 * side, 1.43 * size)
     for number, swing in enumerate((-stride, stride)):
@@ -123,7 +123,7 @@ def put_cyclist(scene: Scene, dice: Dice, x: float, z: float, side: float) -> No
     trousers, turn = cloth(dice), dice.uniform(0.0, 6.28)
     _leg(figure, turn + math.pi, -0.11 * front, side, scaled(trousers, 0.75))
     _bicycle(figure, side, front, cloth(dice))
-    jersey, face = cloth(dice), skin(dice)
+    jersey, face = cloth(dice), dice.pick(SKINS)
     shoulder, half = (0.2 * side, 1.46), 0.13 + 0.08 * front
     hip = -0.2 * side
     torso = [

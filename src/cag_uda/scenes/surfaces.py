@@ -192,13 +192,17 @@ class Scene:
 
     def box(self, low: Vector, high: Vector, paint: Paint, top: Paint | None = None) -> None:
         """Add an upright box from the least to the greatest x, y, z, without its underside."""
+        self.block(low, high, [paint, paint, paint, paint, top or paint])
+
+    def block(self, low: Vector, high: Vector, paints: Sequence[Paint]) -> None:
+        """Add a `box` with a paint for each face: towards -z, x, z and -x, and the top."""
         (x0, y0, z0), (x1, y1, z1) = low, high
         corners = [
             (x0, y0, z0), (x1, y0, z0), (x1, y0, z1), (x0, y0, z1),
             (x0, y1, z0), (x1, y1, z0), (x1, y1, z1), (x0, y1, z1),
         ]  # fmt: skip
         faces = [(0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7), (4, 5, 6, 7)]
-        self.solid(corners, faces, [paint, paint, paint, paint, top or paint])
+        self.solid(corners, faces, paints)
 
     def turned_to_viewer(self, x: float, z: float) -> Flat:
         """Give the upright plane at a place that faces the viewer."""
