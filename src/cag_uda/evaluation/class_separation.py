@@ -65,9 +65,6 @@ class ClassScatter:
 def separation(scatter: ClassScatter) -> DomainSeparation:
     """Measure how far apart the classes of one domain lie: more is better, without a unit.
 
-    Args:
-        scatter: of the domain's features.
-
     Returns:
         Both ratios; None where fewer than two classes have pixels.
 
@@ -89,10 +86,6 @@ def separation(scatter: ClassScatter) -> DomainSeparation:
 
 def centroid_shift(source: ClassScatter, target: ClassScatter) -> NDArray[np.float64]:
     """Measure how far each class's centroid lies in the target from where it lies in the source.
-
-    Args:
-        source: scatter of the source's features.
-        target: scatter of the target's, of the same network.
 
     Returns:
         (K,) distances over the mean distance between two different classes' centroids in the

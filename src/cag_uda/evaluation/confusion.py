@@ -71,7 +71,9 @@ class ConfusionMatrix:
                 f"truth is {true_ids.shape} but prediction is {predicted_ids.shape}: "
                 "compare them at one resolution"
             )
-        self._refuse_wide_ids(true_ids)
+        is_wide = true_ids.dtype != np.uint8 and true_ids.size > 0
+        if is_wide and (true_ids.min() < 0 or true_ids.max() > IGNORE):
+            self._refuse(np.unique(true_ids[(true_ids < 0) | (true_ids > IGNORE)]))
         # Both bytes as one 16-bit number: one pass over the pixels with no mask, and a truth that
         # is no class shows up in a table of 256 × 256 instead of costing a pass of its own.
         table = np.zeros((256, 256), np.int64)
@@ -82,32 +84,17 @@ class ConfusionMatrix:
             code <<= 8
             code |= _as_bytes(predicted_ids[part])
             table += np.bincount(code, minlength=1 << 16).reshape(256, 256)
-        self._refuse_unknown_ids(table)
         classes = self.num_classes
+        unknown = table[classes:IGNORE].any(axis=1)
+        if unknown.any():
+            self._refuse(classes + np.flatnonzero(unknown))
         self.counts[:, :classes] += table[:classes, :classes]
         self.counts[:, classes] += table[:classes, classes:].sum(axis=1)
 
     def reduced(self, add_up: Callable[[Tensor], Tensor]) -> "ConfusionMatrix":
-        """The sum over all processes.
-
-        Args:
-            add_up: all-reduces an int64 tensor by a sum, for example
-                `lambda counts: fabric.all_reduce(counts, reduce_op="sum")`.
-
-        Returns:
-            The whole matrix, on every process; this one stays as it is.
-        """
+        """The sum over all processes, on every process; `add_up` all-reduces an int64 tensor."""
         total = add_up(torch.from_numpy(self.counts.copy()))
         return ConfusionMatrix(self.num_classes, total.cpu().numpy())
-
-    def _refuse_wide_ids(self, truth: npt.NDArray[Any]) -> None:
-        if truth.dtype != np.uint8 and truth.size and (truth.min() < 0 or truth.max() > IGNORE):
-            self._refuse(np.unique(truth[(truth < 0) | (truth > IGNORE)]))
-
-    def _refuse_unknown_ids(self, table: npt.NDArray[np.int64]) -> None:
-        unknown = table[self.num_classes : IGNORE].any(axis=1)
-        if unknown.any():
-            self._refuse(self.num_classes + np.flatnonzero(unknown))
 
     def _refuse(self, ids: npt.NDArray[Any]) -> None:
         listed = ", ".join(str(number) for number in ids[:5]) + (", …" if len(ids) > 5 else "")

@@ -36,14 +36,12 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Confusion matrices of a segmenter, frame by frame."""
+    """Confusion matrices of a segmenter on N frames of K classes, frame by frame."""
 
     keys: tuple[str, ...]
-    """N frame keys."""
     confusions: npt.NDArray[np.int64]
     """(N, K, K + 1), as `ConfusionMatrix.counts`."""
     names: tuple[str, ...]
-    """K class names."""
 
     @property
     def confusion(self) -> ConfusionMatrix:
@@ -126,11 +124,7 @@ def load_frames(path: Path) -> Evaluation:
 def merge(parts: Sequence[Evaluation]) -> Evaluation:
     """Put the shards of one evaluation together, in the order of the frames' keys.
 
-    Args:
-        parts: one a process, in any order; a process without frames gives an empty one.
-
-    Returns:
-        The same evaluation however many shards there were.
+    They are one a process, in any order; that of a process without frames is empty.
 
     Raises:
         ShapeError: if there is no part, or the parts are not shards of one evaluation.
@@ -188,7 +182,10 @@ def evaluate(
             number of classes than the domain.
     """
     names = _names_of_classes(domain, split)
-    items = _part_of(domain.items(split), shard)
+    rank, world_size = shard
+    if not 0 <= rank < world_size:
+        raise ShapeError(f"shard should be (rank, world size) with rank below, got {shard}")
+    items = domain.items(split)[rank::world_size]
     input_width_px = segmenter.config.input_width_px
 
     def read(item: Item) -> _Frame:
@@ -207,11 +204,13 @@ def evaluate(
             held.see(pixels)
             yield frame
 
-    def most_like(_: _Frame) -> int:
-        return together.count()
-
     with closing(ahead(read, items, 2 * batch_size, held.count)) as frames:
-        for batch in batches_of_one_kind(seen(frames), _sizes, batch_size, most_like):
+        for batch in batches_of_one_kind(
+            seen(frames),
+            lambda frame: (frame.image.shape, frame.truth.shape),
+            batch_size,
+            lambda _: together.count(),
+        ):
             height, width = batch[0].truth.shape
             images = [frame.image for frame in batch]
             labels = labels_of_batch(
@@ -228,10 +227,6 @@ def evaluate(
     return Evaluation(tuple(keys), np.stack(confusions) if confusions else empty, names)
 
 
-def _sizes(frame: _Frame) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return tuple(frame.image.shape), frame.truth.shape
-
-
 def _names_of_classes(domain: Domain, split: str) -> tuple[str, ...]:
     if domain.label_space is None or not domain.is_labelled(split):
         raise DataError(
@@ -239,10 +234,3 @@ def _names_of_classes(domain: Domain, split: str) -> tuple[str, ...]:
             "labelled split, or rank checkpoints without labels by `cag-uda select`"
         )
     return domain.label_space.names
-
-
-def _part_of(items: list[Item], shard: tuple[int, int]) -> list[Item]:
-    rank, world_size = shard
-    if not 0 <= rank < world_size:
-        raise ShapeError(f"shard should be (rank, world size) with rank below, got {shard}")
-    return items[rank::world_size]

@@ -19,7 +19,6 @@ from cag_uda.types import CriterionName
 _NEIGHBOURS = 1024
 """Pixels whose neighbourhoods are looked at; SND's authors take some hundreds of each image."""
 _TEMPERATURE = 0.05
-"""Temperature of the softmax over neighbours (SND)."""
 _SMALLER = 0.75
 """Side of the smaller view over that of the image."""
 _MARGIN = 0.1
@@ -75,13 +74,7 @@ def look_at(
 
 
 def _views(segmenter: Segmenter, image: Tensor, like: Tensor) -> Tensor:
-    """Compute class probabilities (2, N, K) of images (B, 3, H, W) mirrored and made smaller.
-
-    Args:
-        segmenter: the network.
-        image: in [0, 1].
-        like: (B, K, h, w), on whose grid they are.
-    """
+    """Compute probabilities (2, N, K) of images mirrored and smaller, on the grid of `like`."""
     size = (round(image.shape[-2] * _SMALLER), round(image.shape[-1] * _SMALLER))
     smaller = F.interpolate(image, size, mode="bilinear", antialias=True)
     mirrored = segmenter(image.flip(-1), "target").logits.float().softmax(dim=1).flip(-1)
@@ -108,25 +101,14 @@ def target_criteria(seen: Seen) -> dict[CriterionName, float]:
 
 
 def mean_entropy(log_probability: Tensor) -> Tensor:
-    """Mean entropy of the pixels' class probabilities: how sure a network is.
-
-    Args:
-        log_probability: (N, K), logarithms of rows that add up to 1.
-
-    Returns:
-        Scalar, mean H(p) in nats.
-    """
+    """Mean entropy H(p), in nats, of class probabilities given as logarithms (N, K)."""
     return -(log_probability.exp() * log_probability).sum(dim=1).mean()
 
 
 def information_maximisation(log_probability: Tensor) -> Tensor:
     """Compute the mutual information of pixel and class: sure of each pixel, and of many classes.
 
-    Args:
-        log_probability: (N, K), logarithms of rows that add up to 1.
-
-    Returns:
-        Scalar, H(mean p) − mean H(p) in nats.
+    It is H(mean p) − mean H(p), in nats, of class probabilities given as logarithms (N, K).
 
     Source: Shi and Sha, *Information-Theoretical Learning of Discriminative Clusters for
         Unsupervised Domain Adaptation*, ICML 2012.
@@ -168,12 +150,9 @@ def expected_iou_between_views(probability: Tensor, views: Tensor) -> Tensor:
     not believed: confidence alone is high where batch-norm statistics are wrong, too. Probabilities
     are sharpened first, so that a network counts little for being the more confident of two.
 
-    Args:
-        probability: (N, K) of the images.
-        views: (V, N, K) of V views of them, back in the images' geometry.
-
     Returns:
-        Scalar in [0, 1], mean over the views, and over which of both gives the predictions.
+        Of probabilities (N, K) and those of V views (V, N, K), back in the images' geometry: the
+        mean, in [0, 1], over the views and over which of both gives the predictions.
     """
     here, known = probability.argmax(dim=1), _sharpened(probability)
     found = [
@@ -193,11 +172,8 @@ def _sharpened(probability: Tensor) -> Tensor:
 def neighbourhood_density(features: Tensor) -> Tensor:
     """Compute the soft neighbourhood density: how many neighbours pixels have in feature space.
 
-    Args:
-        features: (N, D), of any length; directions alone count.
-
-    Returns:
-        Scalar in [0, log(N − 1)], mean over i of the entropy of softmax_{j≠i}(f_i·f_j / τ).
+    It is, in [0, log(N − 1)], the mean over i of the entropy of softmax_{j≠i}(f_i·f_j / τ) of the
+    directions of features (N, D).
 
     Raises:
         ShapeError: if there are fewer than two pixels.
@@ -218,25 +194,15 @@ def neighbourhood_density(features: Tensor) -> Tensor:
 def agreement(distances: Tensor, logits: Tensor) -> Tensor:
     """Share of pixels whose nearest anchor is of the class that the classifier gives them.
 
-    Args:
-        distances: (N, K) to the anchors; +inf for a class without one.
-        logits: (N, K).
-
-    Returns:
-        Scalar in [0, 1].
+    Distances (N, K) are +inf for a class without an anchor; logits are (N, K).
     """
     return (distances.argmin(dim=1) == logits.argmax(dim=1)).float().mean()
 
 
 def active_share(distances: Tensor, margin: float = _MARGIN) -> Tensor:
-    """Share of pixels whose nearest anchor wins by a clear margin.
+    """Share of pixels whose nearest anchor wins by a margin, the least (d₂ − d₁) / (d₁ + d₂).
 
-    Args:
-        distances: (N, K) to the anchors; +inf for a class without one.
-        margin: least (d₂ − d₁) / (d₁ + d₂).
-
-    Returns:
-        Scalar in [0, 1].
+    Distances (N, K) are +inf for a class without an anchor.
     """
     nearest, second = distances.topk(2, dim=1, largest=False).values.unbind(dim=1)
     return ((second - nearest) / (nearest + second) >= margin).float().mean()

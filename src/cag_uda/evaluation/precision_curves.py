@@ -80,14 +80,9 @@ class PrecisionCurves:
 
 
 def precision_at(curve: LabelCurves, coverage: float) -> float | None:
-    """Precision where a curve labels a given share of the pixels, between its points linearly.
+    """Precision over all classes where a curve labels that share of the pixels, in [0, 1].
 
-    Args:
-        curve: over all classes, its coverage not rising.
-        coverage: in [0, 1].
-
-    Returns:
-        The precision; None where the curve does not reach so far.
+    It is linear between the curve's points; None where the curve does not reach so far.
     """
     points = [
         (c, p)

@@ -13,29 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cag_uda.data.domains.label_space import LabelSpace
 from cag_uda.errors import DataError, UserError
 
-_CITYSCAPES = (
-    "road",
-    "sidewalk",
-    "building",
-    "wall",
-    "fence",
-    "pole",
-    "traffic light",
-    "traffic sign",
-    "vegetation",
-    "terrain",
-    "sky",
-    "person",
-    "rider",
-    "car",
-    "truck",
-    "bus",
-    "train",
-    "motorcycle",
-    "bicycle",
-)
+_CITYSCAPES = LabelSpace.load("cityscapes-19").names
 _ABSENT_FROM_SYNTHIA = ("terrain", "truck", "train")
 _HARD_IN_SYNTHIA = ("wall", "fence", "pole")
 _SYNTHIA_16 = tuple(name for name in _CITYSCAPES if name not in _ABSENT_FROM_SYNTHIA)
@@ -79,7 +60,6 @@ PROTOCOLS = {
         ),
     )
 }
-"""Every protocol by its name."""
 
 
 class ProtocolCounts(NamedTuple):
@@ -90,7 +70,6 @@ class ProtocolCounts(NamedTuple):
     averaged: npt.NDArray[np.intp]
     """Rows of the classes that are reported and averaged."""
     names: tuple[str, ...]
-    """Their names."""
 
 
 def find_protocol(name: str) -> Protocol:

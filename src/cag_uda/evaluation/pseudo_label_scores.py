@@ -56,11 +56,7 @@ class PseudoLabelTally:
         self._compared.update(truth, label)
 
     def reduced(self, add_up: Callable[[Tensor], Tensor]) -> "PseudoLabelTally":
-        """The sum over all processes, on every process.
-
-        Args:
-            add_up: all-reduces an int64 tensor by a sum.
-        """
+        """The sum over all processes, on every process, as that of `ConfusionMatrix`."""
         total = PseudoLabelTally(self._compared.num_classes)
         total._compared = self._compared.reduced(add_up)
         total._unchecked = self._unchecked.reduced(add_up)

@@ -15,16 +15,12 @@ class PublishedRow:
 
     method: str
     source: str
-    """The domain that it was adapted from."""
     split: str
-    """The split of Cityscapes that it was scored on."""
     protocol: str
-    """A name among `protocols.PROTOCOLS`."""
     miou: float
     iou: tuple[float, ...]
     """One a class, in the order of the protocol; empty where only the mean is published."""
     reference: str
-    """Paper and table of the figures."""
 
 
 PUBLISHED = (
@@ -88,7 +84,6 @@ PUBLISHED = (
         _PAPER,
     ),
 )
-"""Every row, in the order in which tables show them."""
 
 
 def published_rows(domain: str, split: str, protocol: str | None) -> list[PublishedRow]:

@@ -28,7 +28,6 @@ class Scores:
     miou: float
     """Mean over the classes that have an IoU; NaN if none has."""
     names: tuple[str, ...]
-    """K class names."""
     protocol: str | None = None
     """Protocol that counted; None where every class of the label space counts."""
 
@@ -78,16 +77,10 @@ def scores(
 def intersection_and_union(
     counts: npt.NDArray[Any],
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """The two numbers of pixels whose ratio is the IoU. Both add up over frames.
+    """Intersections and unions (…, K) in pixels, whose ratio is the IoU; both add up over frames.
 
-    Args:
-        counts: (…, K, K) or (…, K, K + 1), true classes × predicted classes (and "no class").
-
-    Returns:
-        Intersections (…, K) and unions (…, K), in pixels.
-
-    Raises:
-        ShapeError: if the counts are of neither form.
+    Counts are (…, K, K) or (…, K, K + 1), true classes × predicted ones and "no class"; else
+    ShapeError is raised.
     """
     if counts.ndim < 2 or counts.shape[-1] - counts.shape[-2] not in (0, 1):
         raise ShapeError(f"counts should be (…, K, K) or (…, K, K + 1), got {counts.shape}")
@@ -105,14 +98,7 @@ def share(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> Floats:
 
 
 def mean_over_classes(values: Floats) -> Floats:
-    """Average over the last axis without NaN.
-
-    Args:
-        values: (…, K).
-
-    Returns:
-        (…,), NaN where no class has a value.
-    """
+    """Average (…, K) over the last axis without NaN; NaN where no class has a value."""
     defined = ~np.isnan(values)
     # Added one after the other as the official evaluator does: numpy's pairwise sum differs from
     # it in the last bit.
@@ -132,12 +118,5 @@ def or_nones(values: npt.NDArray[Any]) -> list[float | None]:
 
 
 def total_variation(one: Sequence[float], other: Sequence[float]) -> float:
-    """Compute the total variation between two lists of class shares, each adding up to 1.
-
-    Returns:
-        In [0, 1]: the share of pixels that would have to change their class.
-
-    Raises:
-        ValueError: if their lengths differ.
-    """
+    """Compute the total variation, in [0, 1], between two lists of shares, each adding up to 1."""
     return min(1.0, sum(abs(a - b) for a, b in zip(one, other, strict=True)) / 2)

@@ -25,10 +25,9 @@ _SHOWN = 5
 def submission_problems(
     folder: Path,
     domain: Domain,
-    split: str = "test",
     on_progress: Callable[[int, int], object] | None = None,
 ) -> list[str]:
-    """Check a folder of label-id PNGs before it is zipped and sent.
+    """Check a folder of label-id PNGs of the split "test" before it is zipped and sent.
 
     The server wants, anywhere in the folder, one PNG for each image, named by the image's stem
     (`berlin_000000_000019*.png`), of the image's size, in one channel of 8 bits, of ids that it
@@ -37,7 +36,6 @@ def submission_problems(
     Args:
         folder: the predictions, as `cag-uda predict --as label-ids` writes them.
         domain: whose images were segmented; its label space has label ids.
-        split: the split that the server scores.
         on_progress: called after each image with the numbers of images checked and to be checked.
 
     Returns:
@@ -59,7 +57,7 @@ def submission_problems(
             f"no folder {folder}; write it by `cag-uda predict MODEL IMAGES --as label-ids`"
         )
     scored_ids = domain.label_space.label_ids
-    items = domain.items(split, with_labels=False)
+    items = domain.items("test", with_labels=False)
     files = sorted(((path.name, path) for path in folder.rglob("*.png")), key=lambda file: file[0])
     found = [_matching(files, item) for item in items]
     problems = list(_name_problems(folder, items, found))
