@@ -11,8 +11,8 @@ import pytest
 
 from cag_uda.errors import RunError
 from cag_uda.report import write_comparison
+from cag_uda.report.answers import mean_curve
 from cag_uda.report.charts import curve_charts
-from cag_uda.report.label_curves import mean_curve
 from tests.support.report_trees import text_of
 
 HOSTILE = "<script>window.hacked=1</script>\"'><img src=x>"
@@ -174,8 +174,8 @@ def test_charts_of_curves_share_one_scale() -> None:
     """The axis is from 60 to 100 % for both, so 80 % is halfway up, and the mark at 60 % below."""
     curves = {"a": {"x": [(0.5, 0.8), (1.0, 0.8)]}, "b": {"x": [(0.5, 0.98), (1.0, 0.62)]}}
     one, other = curve_charts(curves, {"a": {"x": (0.25, 0.7)}}, {"x": 3})
-    assert one.y_ticks == other.y_ticks
-    assert [tick.text for tick in one.y_ticks] == ["60", "70", "80", "90", "100"]
+    assert one.y_axis == other.y_axis
+    assert [tick.text for tick in one.y_axis.ticks] == ["60", "70", "80", "90", "100"]
     assert one.lines[0].path == "M500.0 500.0L1000.0 500.0"
     assert one.lines[0].dots == "M250.0 750.0h0"
     assert other.lines[0].dots == ""

@@ -234,9 +234,9 @@ def test_percent_has_no_negative_nothing() -> None:
 def test_losses_of_unlike_size_get_a_logarithmic_axis() -> None:
     losses = {"source/ce": [(0, 2.0), (10, 1.0)], "target/fool": [(0, 0.002), (10, 0.001)]}
     chart = charts.loss_chart("stage", losses, {"source/ce": 0, "target/fool": 1}, [])
-    assert [tick.text for tick in chart.y_ticks] == ["0.001", "0.01", "0.1", "1", "10"]
-    assert [tick.at for tick in chart.y_ticks] == [0, 25, 50, 75, 100]
+    assert [tick.text for tick in chart.y_axis.ticks] == ["0.001", "0.01", "0.1", "1", "10"]
+    assert [tick.at for tick in chart.y_axis.ticks] == [0, 25, 50, 75, 100]
     plain = charts.loss_chart("stage", {"a": losses["source/ce"]}, {"a": 0}, [])
-    assert plain.y_ticks[0].text == "0"
+    assert plain.y_axis.ticks[0].text == "0"
     # 1.0 of 2.16 from the bottom, at the right end.
     assert plain.lines[0].path.endswith("L1000.0 537.0")

@@ -8,11 +8,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cag_uda.report.charts import Chart, Points, category_chart, curve_charts
-from cag_uda.report.label_curves import mean_curve
 from cag_uda.report.labelling import kind_name
 from cag_uda.runs.records.comparison import ComparisonRecord, LabelError, StageAnswers
-from cag_uda.runs.records.stage import LabelCurves, read_curves
+from cag_uda.runs.records.stage import Curve, LabelCurves, read_curves
 
 _INTERVALS, _INTERVALS_BY_CLASS = 100, 40
 """Points of a line at most: the curves on disk are longer than can be seen."""
@@ -32,7 +34,6 @@ class CurveCharts:
     """The stage whose curves are told class by class."""
     by_class: list[Chart]
     without: list[str]
-    """Classes that have no curve."""
     has_marks: bool
 
 
@@ -59,14 +60,7 @@ class Answers:
 
 
 def make_answers(comparison: ComparisonRecord, folder: Path) -> Answers | None:
-    """Gather the answers of an ablation.
-
-    Args:
-        comparison: as it was read.
-        folder: that its run folders lie in.
-
-    Returns:
-        What the section shows; None where nothing has been measured.
+    """Gather the answers of an ablation whose run folders lie in a folder; None: nothing measured.
 
     Raises:
         RunError: if the curves of a run cannot be understood.
@@ -170,6 +164,34 @@ def _lines(
         for kind, each in seeds.items()
     }
     return {name: points for name, points in means.items() if points}
+
+
+def mean_curve(seeds: Sequence[tuple[Curve, Curve]], intervals: int) -> Points:
+    """Mean over curves, between their points linearly, at evenly spaced coverages from 0 to 1.
+
+    A curve is precision and coverage, each (T,); T may differ. The points are (coverage,
+    precision), by coverage, where every one of the curves reaches.
+    """
+    grid = np.arange(1, intervals + 1) / intervals
+    read = [_precision_at(grid, precision, coverage) for precision, coverage in seeds]
+    if not read:
+        return []
+    mean = np.mean(read, axis=0)
+    return [(float(x), float(y)) for x, y in zip(grid, mean, strict=True) if not np.isnan(y)]
+
+
+def _precision_at(
+    grid: NDArray[np.float64], precision: Curve, coverage: Curve
+) -> NDArray[np.float64]:
+    """Precision (G,) at coverages (G,); NaN where the curve does not reach."""
+    points = sorted(
+        (c, p) for c, p in zip(coverage, precision, strict=True) if c is not None and p is not None
+    )
+    if not points:
+        return np.full(len(grid), np.nan)
+    x, y = np.array(points).T
+    found: NDArray[np.float64] = np.interp(grid, x, y, left=np.nan, right=np.nan)
+    return found
 
 
 def _drawn(charts: Mapping[str, Mapping[str, Points]]) -> dict[str, Mapping[str, Points]]:

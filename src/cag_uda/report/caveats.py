@@ -23,13 +23,7 @@ def which_hardly_learned(miou: float | None) -> str:
 
 
 def caveats(run: RunRecord, folder: str, miou: float) -> str:
-    """Say what a score was measured on, and what it is worth.
-
-    Args:
-        run: as it was read.
-        folder: name of the scored stage's folder.
-        miou: of that stage, in [0, 1].
-    """
+    """Say what a stage's score was measured on, and what it is worth; `miou` is in [0, 1]."""
     told = []
     if miou < OF_USE:
         told.append(f"Below {percent(OF_USE, 0)} mIoU a network is of little use as it is.")

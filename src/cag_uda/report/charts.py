@@ -7,7 +7,8 @@ follow the page's theme. Knows nothing of runs.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 from cag_uda.report.words import compact
 
@@ -55,6 +56,8 @@ class Axis:
 
     low: float
     high: float
+    parts: int = 4
+    """About how many stretches the ticks divide it into."""
     logarithmic: bool = False
     interval: float | None = None
     """Between ticks, where the ends were rounded to it."""
@@ -66,6 +69,20 @@ class Axis:
             value, low, high = math.log10(max(value, low)), math.log10(low), math.log10(high)
         return min(100.0, max(0.0, 100 * (value - low) / (high - low)))
 
+    @property
+    def ticks(self) -> list[Tick]:
+        """Ticks at round values."""
+        if self.logarithmic:
+            decades = range(round(math.log10(self.low)), round(math.log10(self.high)) + 1)
+            apart = math.ceil(len(decades) / (self.parts + 1))
+            values = [10.0**decade for decade in decades[::apart]]
+        else:
+            interval = self.interval or _round_interval(self.high - self.low, self.parts)
+            first = math.ceil(self.low / interval - 1e-9)
+            last = math.floor(self.high / interval + 1e-9)
+            values = [index * interval for index in range(first, last + 1)]
+        return [Tick(round(self.percent(value), 2), compact(value)) for value in values]
+
 
 @dataclass(frozen=True)
 class Chart:
@@ -73,14 +90,19 @@ class Chart:
 
     title: str
     lines: list[Line]
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
-    x_label: str
+    x_axis: Axis
+    y_axis: Axis
     y_label: str
+    x_label: str = ""
+    """"" for an x axis of named bands, which has no ticks."""
     bands: list[Band] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    x_extent: tuple[float, float] = (0.0, 1.0)
     x_unit: str = ""
+
+    @property
+    def x_extent(self) -> tuple[float, float]:
+        """Ends of the x axis, for the page's pointer."""
+        return self.x_axis.low, self.x_axis.high
 
     @property
     def readings(self) -> list[dict[str, object]]:
@@ -99,87 +121,48 @@ class Scale:
 def bar_scale(shares: Sequence[float]) -> Scale:
     """Scale bars of `shares` in [0, 1] from 0 to a round number above the largest."""
     axis = _rounded_axis([0.0, *(100 * share for share in shares)])
-    return Scale(axis.high / 100, _ticks(axis, 5))
+    return Scale(axis.high / 100, replace(axis, parts=5).ticks)
 
 
 def loss_chart(
     title: str, losses: Mapping[str, Points], colours: Mapping[str, int], notes: list[str]
 ) -> Chart:
-    """Draw the losses of one stage over its steps.
+    """Draw the losses of one stage over its steps: name → (step, value) points, finite, by step.
 
-    Args:
-        title: name of the stage.
-        losses: name → (step, value) points, finite, by step.
-        colours: name → series colour, the same in every stage.
-        notes: remarks to stand below the chart.
-
-    Returns:
-        The chart, with a logarithmic axis where the losses differ by orders of magnitude.
+    The axis is logarithmic where the losses differ by orders of magnitude; a name has the same
+    colour in every stage; the notes stand below the chart.
     """
     smooth = {name: _smoothed(points) for name, points in losses.items() if points}
     values = [value for points in smooth.values() for _, value in points]
     last = max((step for points in losses.values() for step, _ in points), default=1)
     x_axis = Axis(0, max(last, 1))
     y_axis = _loss_axis(values)
-    lines = [
-        Line(
-            name=name,
-            colour=colours[name],
-            path=_path(points, x_axis, y_axis),
-            faint=_path(_thinned(losses[name], 3 * MOST_POINTS), x_axis, y_axis),
-            # A single point has no line to be seen by.
-            dots=_dots(points, x_axis, y_axis) if len(points) == 1 else "",
-            x=[step for step, _ in points],
-            y=[_short(value) for _, value in points],
-        )
-        for name, points in smooth.items()
-    ]
+    lines = []
+    for name, points in smooth.items():
+        line = _line(name, colours[name], points, x_axis, y_axis, _alone(points))
+        faint = _path(_thinned(losses[name], 3 * MOST_POINTS), x_axis, y_axis)
+        lines.append(replace(line, faint=faint))
     scale = "loss, logarithmic" if y_axis.logarithmic else "loss"
-    return Chart(
-        title=title,
-        lines=lines,
-        x_ticks=_ticks(x_axis, 4),
-        y_ticks=_ticks(y_axis, 4),
-        x_label="step",
-        y_label=scale,
-        notes=notes,
-        x_extent=(x_axis.low, x_axis.high),
-    )
+    return Chart(title, lines, x_axis, y_axis, y_label=scale, x_label="step", notes=notes)
 
 
 def score_chart(title: str, stages: Sequence[tuple[str, int, Points]]) -> Chart:
-    """Draw the mIoU of all stages, one after another, over the steps of the run.
+    """Draw the mIoU of all stages, one after another, in percent over the steps of the run.
 
-    Args:
-        title: of the chart.
-        stages: per stage its name, its number of steps, and (step, mIoU in [0, 1]) points.
-
-    Returns:
-        The chart, in percent; each stage is a band of the x axis.
+    Each stage is a band of the x axis; it has a name, a number of steps, and (step, mIoU in [0, 1])
+    points.
     """
-    starts = [0]
-    for _, steps, _ in stages:
-        starts.append(starts[-1] + steps)
-    x_axis = Axis(0, max(starts[-1], 1))
+    *starts, total = accumulate((steps for _, steps, _ in stages), initial=0)
+    x_axis = Axis(0, max(total, 1), parts=5)
     y_axis = _rounded_axis([100 * value for _, _, points in stages for _, value in points])
-    lines = []
-    for (name, _, points), start in zip(stages, starts, strict=False):
+    lines, bands = [], []
+    for (name, steps, points), start in zip(stages, starts, strict=True):
         shifted = [(start + step, 100 * value) for step, value in points]
         if shifted:
-            lines.append(_dotted_line(name, 0, shifted, x_axis, y_axis))
-    bands = [
-        Band(name, x_axis.percent(start), 100 * steps / x_axis.high)
-        for (name, steps, _), start in zip(stages, starts, strict=False)
-    ]
+            lines.append(_line(name, 0, shifted, x_axis, y_axis, dotted=shifted))
+        bands.append(Band(name, x_axis.percent(start), 100 * steps / x_axis.high))
     return Chart(
-        title=title,
-        lines=lines,
-        x_ticks=_ticks(x_axis, 5),
-        y_ticks=_ticks(y_axis, 4),
-        x_label="step of the run",
-        y_label="mIoU, %",
-        bands=bands,
-        x_extent=(x_axis.low, x_axis.high),
+        title, lines, x_axis, y_axis, y_label="mIoU, %", x_label="step of the run", bands=bands
     )
 
 
@@ -189,16 +172,9 @@ def category_chart(
     categories: Sequence[str],
     series: Mapping[str, Sequence[float | None]],
 ) -> Chart:
-    """Draw shares over named places, such as stages.
+    """Draw shares over named places, such as stages: in percent, each at the middle of its band.
 
-    Args:
-        title: of the chart.
-        y_label: what the percent are of.
-        categories: names along the x axis.
-        series: name → one share in [0, 1] per category, None where there is none.
-
-    Returns:
-        The chart, in percent; each category is a band, its value at the middle.
+    A series has one share in [0, 1] per category, None where there is none.
     """
     count = max(len(categories), 1)
     x_axis = Axis(0, count)
@@ -210,19 +186,9 @@ def category_chart(
             (index + 0.5, 100 * value) for index, value in enumerate(row) if value is not None
         ]
         if places:
-            lines.append(_dotted_line(name, colour, places, x_axis, y_axis))
-    return Chart(
-        title=title,
-        lines=lines,
-        x_ticks=[],
-        y_ticks=_ticks(y_axis, 4),
-        x_label="",
-        y_label=y_label,
-        bands=[
-            Band(name, 100 * index / count, 100 / count) for index, name in enumerate(categories)
-        ],
-        x_extent=(0.0, float(count)),
-    )
+            lines.append(_line(name, colour, places, x_axis, y_axis, dotted=places))
+    bands = [Band(name, 100 * index / count, 100 / count) for index, name in enumerate(categories)]
+    return Chart(title, lines, x_axis, y_axis, y_label, bands=bands)
 
 
 def curve_charts(
@@ -236,75 +202,52 @@ def curve_charts(
         curves: title → name → (coverage, precision) points, both in [0, 1], by coverage.
         marks: title → name → the one point of its curve that is set off by a dot.
         colours: name → series colour, the same in every chart.
-
-    Returns:
-        A chart for each title, in percent.
     """
     points = [point for lines in curves.values() for line in lines.values() for point in line]
     points += [point for dots in marks.values() for point in dots.values()]
-    x_axis, y_axis = Axis(0, 100), _rounded_axis([100 * precision for _, precision in points])
-    return [
-        Chart(
-            title=title,
-            lines=[
-                _curve(name, colours[name], line, marks.get(title, {}).get(name), x_axis, y_axis)
-                for name, line in lines.items()
-            ],
-            x_ticks=_ticks(x_axis, 5),
-            y_ticks=_ticks(y_axis, 4),
-            x_label="coverage",
-            y_label="precision, %",
-            x_extent=(x_axis.low, x_axis.high),
-            x_unit="%",
+    x_axis = Axis(0, 100, parts=5)
+    y_axis = _rounded_axis([100 * precision for _, precision in points])
+    charts = []
+    for title, shares in curves.items():
+        drawn = []
+        for name, line in shares.items():
+            mark = marks.get(title, {}).get(name)
+            points = _in_percent(line)
+            dotted = _in_percent([mark]) if mark else _alone(points)
+            curve = _line(name, colours[name], points, x_axis, y_axis, dotted)
+            x, y = [_short(x) for x, _ in points], [round(y, 1) for _, y in points]
+            drawn.append(replace(curve, x=x, y=y))
+        charts.append(
+            Chart(title, drawn, x_axis, y_axis, "precision, %", x_label="coverage", x_unit="%")
         )
-        for title, lines in curves.items()
-    ]
-
-
-def _curve(
-    name: str,
-    colour: int,
-    shares: Points,
-    mark: tuple[float, float] | None,
-    x_axis: Axis,
-    y_axis: Axis,
-) -> Line:
-    points = _in_percent(shares)
-    # A single point has no line to be seen by.
-    dotted = _in_percent([mark]) if mark else points if len(points) == 1 else []
-    return Line(
-        name=name,
-        colour=colour,
-        path=_path(points, x_axis, y_axis),
-        dots=_dots(dotted, x_axis, y_axis),
-        x=[_short(x) for x, _ in points],
-        y=[round(y, 1) for _, y in points],
-    )
+    return charts
 
 
 def _in_percent(points: Points) -> list[tuple[float, float]]:
     return [(100 * x, 100 * y) for x, y in points]
 
 
-def _dotted_line(name: str, colour: int, points: Points, x_axis: Axis, y_axis: Axis) -> Line:
+def _alone(points: Points) -> Points:
+    """The points to dot: a single one, which has no line to be seen by."""
+    return points if len(points) == 1 else []
+
+
+def _line(
+    name: str, colour: int, points: Points, x_axis: Axis, y_axis: Axis, dotted: Points
+) -> Line:
     return Line(
         name=name,
         colour=colour,
         path=_path(points, x_axis, y_axis),
-        dots=_dots(points, x_axis, y_axis),
+        # Strokes of no length: with round caps that do not scale they are round at any width.
+        dots="".join(f"M{_place(x, y, x_axis, y_axis)}h0" for x, y in dotted),
         x=[x for x, _ in points],
         y=[_short(y) for _, y in points],
     )
 
 
 def _path(points: Points, x_axis: Axis, y_axis: Axis) -> str:
-    places = (_place(x, y, x_axis, y_axis) for x, y in points)
-    return "M" + "L".join(places)
-
-
-def _dots(points: Points, x_axis: Axis, y_axis: Axis) -> str:
-    """Strokes of no length: with round caps that do not scale they are round at any width."""
-    return "".join(f"M{_place(x, y, x_axis, y_axis)}h0" for x, y in points)
+    return "M" + "L".join(_place(x, y, x_axis, y_axis) for x, y in points)
 
 
 def _place(x: float, y: float, x_axis: Axis, y_axis: Axis) -> str:
@@ -359,16 +302,3 @@ def _round_interval(extent: float, count: int) -> float:
     rough = extent / count
     power = 10.0 ** math.floor(math.log10(rough))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-
-
-def _ticks(axis: Axis, count: int) -> list[Tick]:
-    if axis.logarithmic:
-        decades = range(round(math.log10(axis.low)), round(math.log10(axis.high)) + 1)
-        apart = math.ceil(len(decades) / (count + 1))
-        values = [10.0**decade for decade in decades[::apart]]
-    else:
-        interval = axis.interval or _round_interval(axis.high - axis.low, count)
-        first = math.ceil(axis.low / interval - 1e-9)
-        last = math.floor(axis.high / interval + 1e-9)
-        values = [index * interval for index in range(first, last + 1)]
-    return [Tick(round(axis.percent(value), 2), compact(value)) for value in values]

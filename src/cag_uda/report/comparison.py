@@ -4,7 +4,7 @@ Knows comparison.json and the run folders beside it; the look is in the template
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -12,14 +12,13 @@ from urllib.parse import quote
 
 from cag_uda.files import write_text
 from cag_uda.report.answers import make_answers
-from cag_uda.report.charts import Scale, bar_scale
+from cag_uda.report.charts import bar_scale
 from cag_uda.report.gallery import Gallery, Look, Sample, make_gallery
 from cag_uda.report.run_folder import find_samples
 from cag_uda.report.summary import Tone, Verdict
 from cag_uda.report.templates import render_page
 from cag_uda.report.words import NO_BREAK, counted, percent, plain, signed
 from cag_uda.runs.records.comparison import (
-    Cell,
     ComparedMethod,
     ComparisonRecord,
     OverSeeds,
@@ -50,13 +49,7 @@ class Row:
 
 
 def write_comparison(file: Path) -> Path:
-    """Write the page beside a comparison.json or ablation.json, of the same name.
-
-    Args:
-        file: as `comparison_file` describes it.
-
-    Returns:
-        Path of the page. It holds its images, styles and script, and loads nothing.
+    """Write the page beside a comparison.json or ablation.json, of the same name; returns its path.
 
     Raises:
         RunError: if the file cannot be understood, or the page cannot be written.
@@ -71,6 +64,9 @@ def render(comparison: ComparisonRecord, file: Path) -> str:
     folder = file.parent
     rows = [_row(method, comparison, folder) for method in comparison.methods]
     groups = [(name, list(group)) for name, group in groupby(rows, lambda row: row.of.question)]
+    ranked = _ranked(rows)
+    best = ranked[0] if ranked else None
+    mious = _known(cell.miou for row in rows for cell in row.of.cells)
     return render_page(
         "comparison.html",
         comparison.classes,
@@ -79,14 +75,14 @@ def render(comparison: ComparisonRecord, file: Path) -> str:
         file=file.name,
         rows=rows,
         groups=groups,
-        verdict=_verdict(comparison, rows),
-        best=_best(rows),
+        verdict=_verdict(ranked),
+        best=best,
         gains_over=next((row.gain.over for row in rows if row.gain), None),
         floor=_with_role(rows, "floor"),
         oracle=_with_role(rows, "oracle"),
-        scale=_scale(rows),
+        scale=bar_scale(mious or [1.0]),
         answers=make_answers(comparison, folder),
-        gallery=_gallery(comparison, rows, folder),
+        gallery=_gallery(comparison, rows, best, folder),
         best_by_class=_best_by_class(comparison, rows),
         missing=_missing(comparison),
         budget={name: plain(value) for name, value in comparison.budget.items()},
@@ -94,21 +90,22 @@ def render(comparison: ComparisonRecord, file: Path) -> str:
 
 
 def _row(method: ComparedMethod, comparison: ComparisonRecord, folder: Path) -> Row:
-    mious = [cell.miou for cell in method.cells if cell.miou is not None]
+    mious = _known(cell.miou for cell in method.cells)
     by_class = [cell.iou for cell in method.cells if cell.iou is not None]
     roles = {comparison.floor: "floor", comparison.oracle: "oracle"}
-    over_seeds = method.summary or OverSeeds(gap_share=_mean(_values(method.cells, "gap_share")))
+    gap_share = _mean(cell.gap_share for cell in method.cells)
+    over_seeds = method.summary or OverSeeds(gap_share=gap_share)
     return Row(
         of=method,
         role=roles.get(method.name, "method"),
         miou=_mean(mious),
         deviation=statistics.stdev(mious) if len(mious) > 1 else None,
-        iou=[_mean(known) for known in map(_known, zip(*by_class, strict=True))],
+        iou=[_mean(column) for column in zip(*by_class, strict=True)],
         gap_share=over_seeds.gap_share,
         gain=over_seeds.gain,
         lead=over_seeds.lead,
-        time_s=_mean(_values(method.cells, "time_s")),
-        peak_memory_mib=max(_values(method.cells, "peak_memory_mib"), default=None),
+        time_s=_mean(cell.time_s for cell in method.cells),
+        peak_memory_mib=max(_known(cell.peak_memory_mib for cell in method.cells), default=None),
         reports={
             cell.seed: f"{quote(cell.run)}/report.html"
             for cell in method.cells
@@ -117,16 +114,13 @@ def _row(method: ComparedMethod, comparison: ComparisonRecord, folder: Path) -> 
     )
 
 
-def _values(cells: Sequence[Cell], name: str) -> list[float]:
-    return _known([getattr(cell, name) for cell in cells])
-
-
-def _known(values: Sequence[float | None]) -> list[float]:
+def _known(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return statistics.mean(values) if values else None
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = _known(values)
+    return statistics.mean(known) if known else None
 
 
 def _with_role(rows: list[Row], role: str) -> Row | None:
@@ -139,12 +133,7 @@ def _ranked(rows: list[Row]) -> list[Row]:
     return sorted(scored, key=lambda row: -(row.miou or 0.0))
 
 
-def _best(rows: list[Row]) -> Row | None:
-    return next(iter(_ranked(rows)), None)
-
-
-def _verdict(comparison: ComparisonRecord, rows: list[Row]) -> Verdict:
-    ranked = _ranked(rows)
+def _verdict(ranked: list[Row]) -> Verdict:
     if not ranked:
         return Verdict("unknown", "No method has been scored yet.", "Make the page again later.")
     best = ranked[0]
@@ -177,16 +166,11 @@ def _ahead(best: Row, second: Row) -> str:
     return f"{next_best}; {best.of.name} is ahead of it on {ahead} of {counted(len(both), 'seed')}."
 
 
-def _scale(rows: list[Row]) -> Scale:
-    mious = [cell.miou for row in rows for cell in row.of.cells]
-    return bar_scale(_known(mious) or [1.0])
-
-
 def _best_by_class(comparison: ComparisonRecord, rows: list[Row]) -> list[float | None]:
     """The best IoU of each class among methods: oracle and floor take no part."""
     columns = [row.iou for row in rows if row.role == "method" and row.iou]
     return [
-        max(_known([column[index] for column in columns]), default=None)
+        max(_known(column[index] for column in columns), default=None)
         for index in range(len(comparison.classes))
     ]
 
@@ -204,7 +188,9 @@ def _missing(comparison: ComparisonRecord) -> list[str]:
     return said
 
 
-def _gallery(comparison: ComparisonRecord, rows: list[Row], folder: Path) -> Gallery:
+def _gallery(
+    comparison: ComparisonRecord, rows: list[Row], best: Row | None, folder: Path
+) -> Gallery:
     """The sample images as each method's first run sees them."""
     merged: dict[str, Sample] = {}
     for method in comparison.methods:
@@ -227,7 +213,6 @@ def _gallery(comparison: ComparisonRecord, rows: list[Row], folder: Path) -> Gal
         )
         for row in rows
     ]
-    best = _best(rows)
     return make_gallery(
         list(merged.values()),
         looks,

@@ -33,22 +33,15 @@ class Criterion:
     """Value at each of `Criteria.checkpoints`, in their order."""
     correlation: float | None
     """Spearman's rank correlation with the mIoU, its sign turned where lower is better."""
+    better: Literal["lower", "higher"] | None
+    """None, as the meaning in words, for a criterion that is not known here."""
+    meaning: str | None
 
     @property
     def decimals(self) -> int:
         """Number of decimals that tell the checkpoints apart."""
         largest = max((abs(value) for value in self.values if value is not None), default=1.0)
         return 3 if largest < 1 else 2
-
-    @property
-    def better(self) -> str | None:
-        """Better direction, "lower" or "higher"; None where it is not known."""
-        return MEANINGS[self.name][0] if self.name in MEANINGS else None
-
-    @property
-    def meaning(self) -> str | None:
-        """Meaning of the criterion, in words."""
-        return MEANINGS[self.name][1] if self.name in MEANINGS else None
 
     @property
     def best(self) -> float | None:
@@ -91,10 +84,11 @@ def make_criteria(stages: Sequence[StageRecord]) -> Criteria:
     columns = []
     for name in dict.fromkeys(name for each in found for name in each):
         values = [each.get(name) for each in found]
+        better, meaning = MEANINGS.get(name, (None, None))
         correlation = rank_correlation(values, mious)
-        if correlation is not None and name in MEANINGS and MEANINGS[name][0] == "lower":
+        if correlation is not None and better == "lower":
             correlation = -correlation
-        columns.append(Criterion(name, values, correlation))
+        columns.append(Criterion(name, values, correlation, better, meaning))
     return Criteria(checkpoints, columns)
 
 

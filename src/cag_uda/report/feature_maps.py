@@ -19,7 +19,6 @@ class FeatureMaps:
     """Content of the section of feature maps; empty where no stage left one."""
 
     names: list[str]
-    """Names of the stages."""
     separations: list[float | None]
     """Separation of the classes in each stage; see `FeatureMap`."""
     shifts: list[float | None]

@@ -95,14 +95,10 @@ def make_gallery(
 
     Args:
         samples: the images.
-        networks: the networks whose predictions are shown, in order.
-        palette: (K, 3) RGB, with which label pictures are coloured; empty if it is not known, and
-            then they are shown as they are.
+        networks: whose predictions are shown, in order.
+        palette: (K, 3) RGB of label pictures; empty: they are shown as they are.
         before: key of the network to begin with on the left; None: the image.
         after: key of the network on the right; None: the last one.
-
-    Returns:
-        The gallery; without rows where there is nothing to show.
     """
     colours = Colours(palette) if palette else None
     labels = _read_labels(samples, colours)

@@ -30,7 +30,6 @@ class Labelling:
     """Content of the section of pseudo-labels."""
 
     stages: list[StageRecord]
-    """Stages that have pseudo-labels."""
     charts: list[Chart]
     kinds: list[str]
     """Kinds of pseudo-label of which there are pictures."""
@@ -56,13 +55,10 @@ def make_labelling(
     *,
     align_corners: bool = False,
 ) -> Labelling:
-    """Gather the pseudo-labels of all stages.
+    """Gather the pseudo-labels of all stages, held against the truths of the samples.
 
-    Args:
-        stages: of the run.
-        samples: its target images, whose truths the pictures are held against.
-        palette: (K, 3) RGB; without one there are no pictures.
-        align_corners: whether the run's network has its cells on the pixels' corners, not centres.
+    Without a palette (K, 3) there are no pictures. With `align_corners` the network has its cells
+    on the pixels' corners, not on their centres.
     """
     pictures = []
     if palette:

@@ -57,13 +57,10 @@ def make_matrices(
     anchors: Sequence[tuple[StageRecord, Floats]],
     confusions: Sequence[tuple[StageRecord, Floats]],
 ) -> Matrices:
-    """Lay matrices out.
+    """Lay out distances between anchors, and the shares at which classes are taken for others.
 
-    Args:
-        features: per stage its feature map, whose distances are put in units of a class's spread.
-        anchors: per stage the distances (K, K) of the anchors that guided it, in feature units; for
-            runs that left no feature maps.
-        confusions: per stage the shares (K, K) at which true classes are taken for others.
+    Distances are those of the feature maps, in units of a class's spread; for runs that left none,
+    those (K, K) of the anchors that guided each stage, in feature units.
     """
     distances = [(stage.scores.name, one.relative_distances) for stage, one in features]
     if not distances:

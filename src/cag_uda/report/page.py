@@ -4,14 +4,14 @@ Knows the page's sections and which figures go into each; the look is in the tem
 scripts beside this file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 from cag_uda.files import is_sound, write_text
 from cag_uda.report import words
 from cag_uda.report.charts import Chart, Scale, bar_scale, loss_chart, score_chart
-from cag_uda.report.class_shares import make_shares
 from cag_uda.report.criteria import make_criteria
 from cag_uda.report.evidence import read_anchor_distances, read_confusion, read_features
 from cag_uda.report.feature_maps import FeatureMaps, make_feature_maps
@@ -21,20 +21,19 @@ from cag_uda.report.matrices import Matrices, make_matrices
 from cag_uda.report.run_folder import RunRecord, StageRecord, read_run
 from cag_uda.report.summary import Summary, summarise
 from cag_uda.report.templates import render_page
-from cag_uda.runs.records.run import StageScores
+from cag_uda.runs.records.run import ClassShares, StageScores
+
+T = TypeVar("T")
+Reader: TypeAlias = Callable[[Path, int, list[str]], T | None]
+"""Reads something of a stage's folder, for K classes; adds to the remarks what is damaged."""
 
 SERIES_COLOURS = 8
-"""Number of line colours on the page."""
 
 
 def write_report(run: Path) -> Path:
-    """Write RUN/report.html: one page with all that a run has to show.
+    """Write RUN/report.html, one page with all that a run has to show; returns its path.
 
-    Args:
-        run: a run folder, finished or not.
-
-    Returns:
-        Path of the page. It holds its images, styles and script, and loads nothing.
+    The run may be unfinished. The page holds its images, styles and script, and loads nothing.
 
     Raises:
         RunError: if `run` is no run folder, its scores cannot be understood, or the page cannot be
@@ -60,6 +59,7 @@ def render(run: RunRecord) -> str:
             if is_sound(file) is False:
                 place = file.relative_to(stage.folder.parent).as_posix()
                 remarks.append(f"{place} cannot be understood and is left out.")
+    times = [stage.elapsed_s for stage in scores.stages if stage.elapsed_s is not None]
     return render_page(
         "run.html",
         scores.classes,
@@ -70,7 +70,8 @@ def render(run: RunRecord) -> str:
         climb=_climb_scale(summary),
         gallery=gallery,
         class_table=_class_table(run, summary),
-        shares=make_shares(run.class_shares),
+        shares=run.class_shares,
+        share_rows=_share_rows(run.class_shares),
         labelling=make_labelling(
             run.stages, run.samples, scores.palette, align_corners=run.align_corners
         ),
@@ -79,7 +80,7 @@ def render(run: RunRecord) -> str:
         criteria=make_criteria(run.stages),
         loss_charts=_loss_charts(run.stages),
         score_chart=_score_chart(run.stages),
-        total_s=_total_s(scores.stages),
+        total_s=sum(times) if times else None,
         environment={key: words.plain(value) for key, value in run.environment.plain().items()},
         remarks=remarks,
     )
@@ -103,23 +104,15 @@ def _gallery(run: RunRecord, summary: Summary) -> Gallery:
 
 def _evidence(run: RunRecord, summary: Summary, remarks: list[str]) -> tuple[FeatureMaps, Matrices]:
     """Feature maps of all stages; matrices before and after, which tell most in least room."""
-    count = len(run.scores.classes)
     pair = _before_and_after(run.stages, summary)
-    features = [
-        (stage, feature_map)
-        for stage in run.stages
-        if (feature_map := read_features(stage.folder, count, remarks)) is not None
-    ]
-    anchors = [
-        (stage, distances)
-        for stage in run.stages
-        if (distances := read_anchor_distances(stage.folder, count, remarks)) is not None
-    ]
-    confusions = [
-        (stage, shares)
-        for stage in pair
-        if (shares := read_confusion(stage.folder, count, remarks)) is not None
-    ]
+
+    def read_all(stages: list[StageRecord], read: Reader[T]) -> list[tuple[StageRecord, T]]:
+        found = [(each, read(each.folder, len(run.scores.classes), remarks)) for each in stages]
+        return [(stage, held) for stage, held in found if held is not None]
+
+    features = read_all(run.stages, read_features)
+    anchors = read_all(run.stages, read_anchor_distances)
+    confusions = read_all(pair, read_confusion)
     matrices = make_matrices(
         [each for each in features if each[0] in pair] or features[-1:],
         [*anchors[:1], *anchors[1:][-1:]],
@@ -136,11 +129,6 @@ def _before_and_after(stages: Sequence[StageRecord], summary: Summary) -> list[S
     return [stage for stage in stages if stage.scores.name in (before, after)]
 
 
-def _total_s(stages: list[StageScores]) -> float | None:
-    times = [stage.elapsed_s for stage in stages if stage.elapsed_s is not None]
-    return sum(times) if times else None
-
-
 def _climb_scale(summary: Summary) -> Scale:
     """Room for every mIoU and for the upper end of every interval that is drawn."""
     ends = [step.miou for step in summary.steps]
@@ -150,6 +138,30 @@ def _climb_scale(summary: Summary) -> Scale:
         if summary.baseline_miou is not None and step.gain and step.gain.high is not None
     ]
     return bar_scale(ends)
+
+
+@dataclass(frozen=True)
+class ShareRow:
+    """One class: its shares of the source and of the target, each in [0, 1]."""
+
+    index: int
+    name: str
+    source: float
+    target: float
+
+    @property
+    def points(self) -> float:
+        """The target's share less the source's, in percentage points."""
+        return 100 * (self.target - self.source)
+
+
+def _share_rows(found: ClassShares | None) -> list[ShareRow]:
+    """All classes, those whose shares differ most first."""
+    if found is None:
+        return []
+    both = zip(found.classes, found.source, found.target, strict=True)
+    rows = [ShareRow(index, *each) for index, each in enumerate(both)]
+    return sorted(rows, key=lambda row: -abs(row.points))
 
 
 @dataclass(frozen=True)

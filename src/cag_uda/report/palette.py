@@ -12,8 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-Palette = NDArray[np.uint8]
-"""(K, 3) RGB."""
 
 # Machado, Oliveira, Fernandes, "A Physiologically-based Model for Simulation of Color Vision
 # Deficiency", 2009, table 1 at severity 1.0; they act on linear RGB.
@@ -66,14 +64,9 @@ def safe_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
 
 
 def as_seen(colours: NDArray[np.integer], vision: str) -> Floats:
-    """Colours as a kind of vision sees them.
+    """RGB levels (n, 3) as a kind of vision sees them.
 
-    Args:
-        colours: (n, 3) RGB levels, 0 to 255.
-        vision: one of VISIONS.
-
-    Returns:
-        (n, 3) OKLab, in which distances are alike everywhere; black to white is 1.
+    They are OKLab (n, 3), in which distances are alike everywhere; black to white is 1.
     """
     return oklab(_encode((_decode(colours / 255) @ VISIONS[vision].T).clip(0, 1)))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from cag_uda.files import is_sound
 
@@ -20,14 +20,7 @@ Ids = NDArray[np.uint8]
 NO_CLASS = 255
 WIDTHS_PX = (640, 480, 320, 224)
 """Widths to try, largest first, until all pictures together fit the budget."""
-_UNREADABLE = (
-    OSError,
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-)
+_UNREADABLE = (OSError, Image.DecompressionBombError, ValueError, SyntaxError, EOFError)
 
 
 class Colours:
@@ -82,17 +75,10 @@ def embed_all(
     labels: Mapping[Path, Ids] | None = None,
     colours: Colours | None = None,
 ) -> dict[Path, str]:
-    """Embed pictures at the largest width at which all fit.
+    """Embed pictures at the largest width at which the data URIs of all fit the budget.
 
-    Args:
-        files: images on disk; one that cannot be read is left out of the result.
-        budget_bytes: what all data URIs together may take. Pictures that do not fit even at the
-            smallest width are left out, the last ones first.
-        labels: train ids of those files that are label pictures; the others are photographs.
-        colours: to paint the labels with.
-
-    Returns:
-        File → data URI, in the order of `files`.
+    Those with train ids in `labels` are painted with the colours, the others are photographs. Left
+    out is what cannot be read and, the last first, what does not fit even at the smallest width.
     """
     wanted = list(dict.fromkeys(files))
     embedded: dict[Path, str] = {}

@@ -39,6 +39,7 @@ from cag_uda.runs.records.stage import (
     METRICS,
     PSEUDO_LABELS,
     REACHED,
+    CriteriaRecord,
     PseudoLabelScores,
     read_criteria,
     read_pseudo_labels,
@@ -109,13 +110,7 @@ class RunRecord:
 
 
 def read_run(path: Path) -> RunRecord:
-    """Read a run folder.
-
-    Args:
-        path: RUN, as `cag-uda adapt` writes it.
-
-    Returns:
-        What is there; what is not is named in its remarks.
+    """Read what is in a run folder; what is not is named in its remarks.
 
     Raises:
         RunError: if `path` is no run folder, or its scores.json cannot be understood.
@@ -142,6 +137,7 @@ def read_run(path: Path) -> RunRecord:
     planned = _planned_stages(plan)
     listed = _with_unfinished_folders(path, scores, planned)
     finished = {stage.name for stage in scores.stages}
+    seed = plan.get("seed", 0) if plan else None
     verdict = _or_left_out(path / VERDICT, read_verdict, None, remarks)
     no_verdict = _or_left_out(path / VERDICT, read_reason, None, [])
     criterion = _criterion(plan, verdict)
@@ -171,10 +167,10 @@ def read_run(path: Path) -> RunRecord:
         awaited=[name for name in planned if name not in finished],
         samples=find_samples(path, [stage.folder for stage in listed]),
         recipe=None if recipe is None else _without_folders(recipe),
-        align_corners=_has_aligned_corners(plan),
+        align_corners=_table(plan, "segmenter").get("align_corners") is True,
         delivered=delivered,
         chosen_by=criterion,
-        seed=_seed(plan),
+        seed=seed if isinstance(seed, int) else None,
         begins_from=_begins_from(plan),
         few_labels=_few_labels(plan),
         verdict=verdict,
@@ -188,9 +184,8 @@ def read_run(path: Path) -> RunRecord:
 def _read_stage(
     scores: StageScores, folder: Path, finished: bool, remarks: list[str]
 ) -> StageRecord:
-    criteria: dict[int, dict[str, float]] = _or_left_out(
-        folder / CRITERIA, _criteria_of, {}, remarks
-    )
+    records: list[CriteriaRecord] = _or_left_out(folder / CRITERIA, read_criteria, [], remarks)
+    criteria = {record.step: record.criteria for record in records}
     known_step = max(criteria, default=0)
     if finished:
         known_step = max(known_step, scores.steps or 0)
@@ -296,27 +291,22 @@ def _parsed(recipe: str | None) -> dict[str, Any]:
         return {}
 
 
+def _table(tables: dict[str, Any], name: str) -> dict[str, Any]:
+    """One of a recipe's tables; empty where there is none, or something else in its place."""
+    table = tables.get(name)
+    return table if isinstance(table, dict) else {}
+
+
 def _planned_stages(plan: dict[str, Any]) -> list[str]:
     """Names of the recipe's stages."""
-    stages = plan.get("stages", [])
-    if not isinstance(stages, list):
-        return []
-    return [str(stage["name"]) for stage in stages if isinstance(stage, dict) and "name" in stage]
-
-
-def _has_aligned_corners(plan: dict[str, Any]) -> bool:
-    segmenter = plan.get("segmenter", {})
-    return isinstance(segmenter, dict) and segmenter.get("align_corners") is True
+    stages = plan.get("stages")
+    tables = stages if isinstance(stages, list) else []
+    return [str(stage["name"]) for stage in tables if isinstance(stage, dict) and "name" in stage]
 
 
 def _without_folders(recipe: str) -> str:
     """The recipe for a page: names in place of folders of the machine."""
     return re.sub(r'(?m)^(data_root|start) = ".*?([^"/\\\\]*)"$', r'\1 = "\2"', recipe)
-
-
-def _seed(plan: dict[str, Any]) -> int | None:
-    seed = plan.get("seed", 0) if plan else None
-    return seed if isinstance(seed, int) else None
 
 
 def _begins_from(plan: dict[str, Any]) -> str | None:
@@ -333,9 +323,8 @@ def _begins_from(plan: dict[str, Any]) -> str | None:
 
 
 def _few_labels(plan: dict[str, Any]) -> str | None:
-    target = plan.get("target")
-    labelled = target.get("labelled") if isinstance(target, dict) else None
-    if not isinstance(labelled, dict):
+    labelled = _table(_table(plan, "target"), "labelled")
+    if not labelled:
         return None
     return f"{labelled.get('domain', 'the target')}, split {labelled.get('split', 'train')}"
 
@@ -378,10 +367,6 @@ def _with_unfinished_folders(path: Path, scores: Scores, planned: list[str]) -> 
         if not planned or name in planned:
             listed.append(StageScores(folder=folder.name, name=name, method="unfinished"))
     return listed
-
-
-def _criteria_of(folder: Path) -> dict[int, dict[str, float]]:
-    return {record.step: record.criteria for record in read_criteria(folder)}
 
 
 def find_samples(path: Path, stage_folders: list[str]) -> list[Sample]:

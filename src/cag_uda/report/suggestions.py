@@ -40,13 +40,7 @@ class Reasoned:
 
 
 def write_suggestions(folder: Path) -> Path:
-    """Write OUT/suggestions.html: why each image was chosen, with pictures.
-
-    Args:
-        folder: that `cag-uda suggest` wrote.
-
-    Returns:
-        Path of the page. It holds its images, styles and script, and loads nothing.
+    """Write OUT/suggestions.html, why each image was chosen, with pictures; returns its path.
 
     Raises:
         RunError: if suggestions.json is missing or damaged, or the page cannot be written.

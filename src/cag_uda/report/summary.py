@@ -28,10 +28,8 @@ class Step:
 
     stage: StageScores
     miou: float
-    """mIoU of the stage's network, in [0, 1]."""
     before: float | None
     """mIoU that it is compared with, in [0, 1]: of the stage it starts from, else the baseline."""
-    before_name: str | None
     added_points: float | None
     share: float | None
     """Its part of the delivered network's gain; the parts of a lineage sum to 1."""
@@ -111,24 +109,16 @@ class _Ladder:
         self.scored = {
             stage.name: _Scored(stage, stage.miou) for stage in stages if stage.miou is not None
         }
+        oracles = [one for one in self.scored.values() if one.stage.method == YARDSTICK]
+        others = [one for one in self.scored.values() if one.stage.method != YARDSTICK]
         baseline = baseline_of(stages)
         self.baseline = None if baseline is None else self.scored.get(baseline.name)
-        self.oracle = self._last(oracle=True)
-        self.delivered = self.scored.get(delivered or "") or self._last(oracle=False)
-        self.lineage = self._lineage()
-
-    def _last(self, oracle: bool) -> _Scored | None:
-        found = [one for one in self.scored.values() if (one.stage.method == YARDSTICK) == oracle]
-        return found[-1] if found else None
-
-    def _lineage(self) -> set[str]:
-        """Names of the stages that the delivered network went through, itself included."""
-        names: set[str] = set()
-        current = self.delivered
-        while current is not None and current.stage.name not in names:
-            names.add(current.stage.name)
-            current = self.before(current)
-        return names - ({self.baseline.stage.name} if self.baseline else set())
+        self.oracle = oracles[-1] if oracles else None
+        self.delivered = self.scored.get(delivered or "", others[-1] if others else None)
+        self.total_points: float | None = None
+        """The delivered network over the baseline."""
+        if self.baseline and self.delivered and self.baseline is not self.delivered:
+            self.total_points = (self.delivered.miou - self.baseline.miou) * 100
 
     def before(self, one: _Scored) -> _Scored | None:
         """The stage it starts from, where that is scored; else the baseline."""
@@ -137,19 +127,21 @@ class _Ladder:
         parent = self.scored.get(one.stage.start or "")
         return parent if parent is not None and parent is not one else self.baseline
 
-    def total_points(self) -> float | None:
-        """The delivered network over the baseline."""
-        if self.baseline is None or self.delivered is None or self.baseline is self.delivered:
-            return None
-        return (self.delivered.miou - self.baseline.miou) * 100
+    def lineage(self) -> set[str]:
+        """Names of the stages after the baseline that led to the delivered network, its too."""
+        names: set[str] = set()
+        current = self.delivered
+        while current is not None and current.stage.name not in names:
+            names.add(current.stage.name)
+            current = self.before(current)
+        return names - ({self.baseline.stage.name} if self.baseline else set())
 
     def gap_closed(self) -> float | None:
         """The delivered network's share of the way from the baseline to the oracle."""
-        total = self.total_points()
-        if total is None or self.baseline is None or self.oracle is None:
+        if self.total_points is None or self.baseline is None or self.oracle is None:
             return None
         gap = (self.oracle.miou - self.baseline.miou) * 100
-        return total / gap if gap >= NOISE_POINTS else None
+        return self.total_points / gap if gap >= NOISE_POINTS else None
 
     def gain(self, one: _Scored) -> Gain | None:
         """The gain that scores.json gives, with its interval; else the plain difference."""
@@ -158,22 +150,26 @@ class _Ladder:
         over = self.baseline.stage.in_words
         return Gain(over=over, points=(one.miou - self.baseline.miou) * 100)
 
-    def step(self, one: _Scored) -> Step:
-        """Compute what `one` adds to the stage before it."""
-        before = self.before(one)
-        added = None if before is None else (one.miou - before.miou) * 100
-        total = self.total_points()
-        shared = one.stage.name in self.lineage and total is not None and total >= NOISE_POINTS
-        return Step(
-            stage=one.stage,
-            miou=one.miou,
-            before=None if before is None else before.miou,
-            before_name=None if before is None else before.stage.in_words,
-            added_points=added,
-            share=added / total if shared and added is not None and total else None,
-            gain=self.gain(one),
-            delivered=one is self.delivered,
-        )
+    def steps(self) -> list[Step]:
+        """Compute what each stage adds to the one before it."""
+        steps = []
+        total, lineage = self.total_points or 0.0, self.lineage()
+        for one in self.scored.values():
+            before = self.before(one)
+            added = None if before is None else (one.miou - before.miou) * 100
+            is_shared = one.stage.name in lineage and total >= NOISE_POINTS
+            steps.append(
+                Step(
+                    stage=one.stage,
+                    miou=one.miou,
+                    before=None if before is None else before.miou,
+                    added_points=added,
+                    share=added / total if is_shared and added is not None else None,
+                    gain=self.gain(one),
+                    delivered=one is self.delivered,
+                )
+            )
+        return steps
 
 
 def baseline_of(stages: Sequence[StageScores]) -> StageScores | None:
@@ -185,16 +181,9 @@ def baseline_of(stages: Sequence[StageScores]) -> StageScores | None:
 
 
 def summarise(run: RunRecord) -> Summary:
-    """Compare the stages of a run with each other.
-
-    Args:
-        run: as `read_run` gives it.
-
-    Returns:
-        The verdict and the figures behind it; empty ones where nothing was scored.
-    """
+    """Compare the stages of a run: the verdict, and the figures behind it, if any was scored."""
     ladder = _Ladder(run.scores.stages, run.delivered)
-    steps = [ladder.step(one) for one in ladder.scored.values()]
+    steps = ladder.steps()
     delivered = next((step for step in steps if step.delivered), None)
     return Summary(
         verdict=_unscored(run) if delivered is None else _scored(run, delivered),
@@ -208,7 +197,7 @@ def summarise(run: RunRecord) -> Summary:
 
 
 def _changed_classes(classes: list[str], ladder: _Ladder) -> list[tuple[str, float]]:
-    if ladder.baseline is None or ladder.delivered is None or ladder.total_points() is None:
+    if ladder.baseline is None or ladder.delivered is None or ladder.total_points is None:
         return []
     before, after = ladder.baseline.stage.iou, ladder.delivered.stage.iou
     if before is None or after is None:
@@ -310,10 +299,10 @@ def _scored(run: RunRecord, delivered: Step) -> Verdict:
         subject += f" {_evidence(run, run.verdict)}"
     hardly = which_hardly_learned(None if floor is None else floor.miou)
     verdict = _judged(miou, subject, delivered.gain, bool(run.awaited), hardly)
+    is_useless = verdict.tone == "good" and delivered.miou < OF_USE
     worth = caveats(run, delivered.stage.folder, delivered.miou)
-    is_of_use = delivered.miou >= OF_USE
     return Verdict(
-        verdict.tone if is_of_use or verdict.tone != "good" else "unsure",
+        "unsure" if is_useless else verdict.tone,
         verdict.headline,
         f"{verdict.explanation} {worth}",
     )

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from cag_uda.report import words
+from cag_uda.report.charts import bar_scale
 from cag_uda.report.labelling import kind_name
 from cag_uda.report.palette import safe_palette
 from cag_uda.report.pictures import Colours
@@ -21,17 +22,10 @@ _SCRIPTS = ("page.js", "charts.js", "viewer.js", "maps.js")
 def render_page(
     template: str, classes: Sequence[str], palette: Sequence[tuple[int, int, int]], **values: Any
 ) -> str:
-    """Render a whole page.
+    """Render a whole page, with style and script inside.
 
-    Args:
-        template: name of its file.
-        classes: names of the K classes.
-        palette: (K, 3) RGB; if it is empty, the colour-blind-safe colours serve alone.
-        values: what the template shows.
-
-    Returns:
-        HTML with style and script inside. Its content security policy forbids every request and
-        every script but the one that it holds.
+    Its content security policy forbids every request and every script but the one that it holds.
+    With an empty palette (K, 3), the colour-blind-safe colours serve alone.
     """
     safe = safe_palette(len(classes))
     script = "\n".join(map(_packaged, _SCRIPTS))
@@ -66,6 +60,7 @@ def _environment() -> Environment:
     for word in (words.percent, words.number, words.signed, words.duration, words.counted):
         environment.filters[word.__name__] = word
     environment.filters["kind_name"] = kind_name
+    environment.globals["bar_scale"] = bar_scale
     return environment
 
 
