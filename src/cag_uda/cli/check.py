@@ -56,13 +56,16 @@ def check(
             "--network compares the class shares of a source and a target: give a recipe, which "
             f"names both, in place of {recipe_or_domain}"
         )
-    elif submission is None:
+    else:
         from cag_uda.data.domains.domain import Domain
+        from cag_uda.evaluation.submission import submission_problems
 
         opened = Domain.open(recipe_or_domain, data_root)
-        problems = _problems_of_data(console, [(opened, None, True)])
-    else:
-        problems = _problems_of_submission(console, recipe_or_domain, submission, data_root)
+        if submission is None:
+            problems = _problems_of_data(console, [(opened, None, True)])
+        else:
+            show = partial(OnConsole(console).update, "checking")
+            problems = submission_problems(submission, opened, on_progress=show)
     for problem in problems:
         console.print(Text("problem:", "red"), printable(problem), soft_wrap=True)
     if problems:
@@ -86,17 +89,6 @@ def _problems_of_data(console: Console, wanted: list[tuple[Domain, str | None, b
     for report in reports:
         _print_report(console, report)
     return [f"{report.domain}: {each}" for report in reports for each in report.problems]
-
-
-def _problems_of_submission(
-    console: Console, domain: str, folder: Path, data_root: Path | None
-) -> list[str]:
-    """Check a folder of label ids by name, size and id, as a domain's test server would."""
-    from cag_uda.data.domains.domain import Domain
-    from cag_uda.evaluation.submission import submission_problems
-
-    show = partial(OnConsole(console).update, "checking")
-    return submission_problems(folder, Domain.open(domain, data_root), on_progress=show)
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,5 @@ def _describe(console: Console, draft: Draft, file: Path) -> None:
     is_to_name = bool(meaning.classes) and not meaning.is_named
     advice = "give the classes their names in it, then " if is_to_name else ""
     console.print(
-        f"{file} is written: {advice}run cag-uda check {quote(str(file))}",
-        soft_wrap=True,
+        f"{file} is written: {advice}run cag-uda check {quote(str(file))}", soft_wrap=True
     )

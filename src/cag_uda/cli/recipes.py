@@ -100,8 +100,7 @@ def new_recipe(
         refuse_existing(beside, overwrite)
         write_text(beside, f"{schema_line('domain', file.parent)}\n{few.text}")
         console.print(
-            f"{beside} lists the {few.images} images whose labels are trained on",
-            soft_wrap=True,
+            f"{beside} lists the {few.images} images whose labels are trained on", soft_wrap=True
         )
     write_text(file, f"{schema_line('recipe', file.parent)}\n{text}")
     name = quote(str(file))

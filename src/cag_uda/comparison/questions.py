@@ -82,23 +82,22 @@ class Questions:
     def _separation(self, segmenter: Segmenter, label: str) -> Separation:
         """RQ1 of one network."""
         width_px = segmenter.config.input_width_px
-        scatters: dict[DomainName, ClassScatter] = {}
-        of_domain: dict[DomainName, Iterator[tuple[Tensor, Tensor]]] = {
-            "source": self._of_source(width_px),
-            "target": self._of_target(label, width_px),
-        }
-        for domain, pairs in of_domain.items():
+
+        def scatter_of(domain: DomainName, pairs: Iterator[tuple[Tensor, Tensor]]) -> ClassScatter:
             scatter = ClassScatter(segmenter.num_classes, segmenter.feature_channels)
             with inference(segmenter):
                 for image, truth in pairs:
                     features = segmenter(image, domain).features
                     scatter.update(features, segmenter.on_grid(truth.long(), features))
-            scatters[domain] = scatter
-        shift = or_nones(centroid_shift(scatters["source"], scatters["target"]))
+            return scatter
+
+        source = scatter_of("source", self._of_source(width_px))
+        target = scatter_of("target", self._of_target(label, width_px))
+        shift = or_nones(centroid_shift(source, target))
         defined = [value for value in shift if value is not None]
         return Separation(
-            source=separation(scatters["source"]),
-            target=separation(scatters["target"]),
+            source=separation(source),
+            target=separation(target),
             centroid_shift=statistics.mean(defined) if defined else None,
             centroid_shift_per_class=shift,
         )
