@@ -10,7 +10,19 @@ from cag_uda.errors import ModelError
 
 
 class Backbone(nn.Module, ABC):
-    """A network of transformers as the segmenter wants it: images of any size to several maps."""
+    """A network of transformers as the segmenter wants it: images of any size to several maps.
+
+    Args of every family:
+        config: the row of `BACKBONES`, as keywords of the family's configuration in transformers.
+        weights: hub id, local folder or local file of published weights, or None for random ones.
+        output_stride: image pixels per cell of the last map, 8, 16 or 32; without effect where the
+            family has strides of its own.
+        multi_grid: a factor of the dilation for each block of the last stage; None is 1 for each,
+            and all that a family without dilation takes.
+
+    Raises:
+        ModelError: if the weights cannot be found or read, or the multi-grid does not fit.
+    """
 
     network: nn.Module
     channels: tuple[int, ...]

@@ -151,16 +151,8 @@ class _Body(nn.Module):
 class EfficientNetLite(Backbone):
     """EfficientNet-Lite as a backbone: maps at strides 4, 8, 16 and 32; dilated on demand.
 
-    Args:
-        config: `width` and `depth`, the multipliers of the family's scaling.
-        weights: a local file of published weights (a state dict of the PyTorch port), or None for
-            random ones.
-        output_stride: image pixels per cell of the last map: 8, 16 or 32. Strides beyond it are
-            traded for dilation.
-        multi_grid: must be None.
-
-    Raises:
-        ModelError: if the weights cannot be read or do not fit, or there is a multi-grid.
+    Its configuration is `width` and `depth`, the multipliers of the family's scaling; its weights
+    are a local file, a state dict of the PyTorch port.
     """
 
     network: _Body

@@ -69,12 +69,10 @@ _LAYOUTS: tuple[tuple[int, str, str, str], ...] = (
 
 
 def mit_parts(name: str, tensor: Tensor) -> dict[str, Tensor] | None:
-    """Find what a tensor of a MiT is in `transformers.SegformerModel`.
+    """Find what a tensor of a MiT, of any layout, is in `transformers.SegformerModel`.
 
-    Args:
-        name: in any of the layouts, without the name of the backbone before it.
-        tensor: its value. Projections that lie in one tensor are taken apart; convolutions of one
-            pixel become the linear layers that they are.
+    Projections that lie in one tensor are taken apart; convolutions of one pixel become the linear
+    layers that they are.
 
     Returns:
         Values by their names there; None for a name that is no part of a MiT.
@@ -116,11 +114,7 @@ def in_transformers_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def mit_form(tensors: Mapping[str, Tensor]) -> tuple[list[int], list[int]]:
-    """Blocks and channels of each stage.
-
-    Args:
-        tensors: by their names in `transformers.SegformerModel`.
-    """
+    """Blocks and channels of each stage, told from tensors by their names in transformers."""
     blocks: list[set[str]] = [set(), set(), set(), set()]
     for name in tensors:
         if found := re.match(r"stages\.([0-3])\.blocks\.(\d+)\.", name):

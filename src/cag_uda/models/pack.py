@@ -34,6 +34,7 @@ from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.storage import WEIGHTS, place, refuse_not_finite
 from cag_uda.models.tuning import merged_state
+from cag_uda.models.weight_files import below, first_line
 
 _FORMAT = "cag-uda-pack-1"
 _NETWORK, _SOURCE = "network.", "source."
@@ -67,13 +68,7 @@ class Pack:
 
     @classmethod
     def of(cls, segmenter: Segmenter, figures: SourceFigures, source: str) -> "Pack":
-        """Pack a network.
-
-        Args:
-            segmenter: the network.
-            figures: that it has of the source.
-            source: names of the source's domains and splits.
-        """
+        """Pack a network with the figures that it has of the source, whose domains are named."""
         config = segmenter.config.model_copy(update=_HERE_ALONE)
         weights = {name: each.cpu().clone() for name, each in merged_state(segmenter).items()}
         figures = SourceFigures(*(each.cpu() for each in figures))
@@ -179,11 +174,7 @@ def read_pack(path: Path) -> Pack:
     except (OSError, SafetensorError, KeyError) as error:
         raise _damaged(path, error) from error
     refuse_not_finite(tensors, f"the pack {path}")
-    weights = {
-        name.removeprefix(_NETWORK): each
-        for name, each in tensors.items()
-        if name.startswith(_NETWORK)
-    }
+    weights = below(tensors, _NETWORK)
     return Pack(header.config, header.classes, weights, SourceFigures(**found), header.source)
 
 
@@ -199,8 +190,7 @@ def _digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
 
 
 def _damaged(path: Path, error: Exception) -> ModelError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return ModelError(
-        f"the pack {path} is damaged or foreign: {reason}; copy it again, or make it anew by "
-        "`cag-uda pack`"
+        f"the pack {path} is damaged or foreign: {first_line(error)}; copy it again, or make it "
+        "anew by `cag-uda pack`"
     )

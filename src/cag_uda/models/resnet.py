@@ -17,16 +17,6 @@ _STAGES = ("stage1", "stage2", "stage3", "stage4")
 class ResNet(Backbone):
     """He et al., *Deep Residual Learning*, 2015, in the transformers layout; dilated on demand.
 
-    Args:
-        config: keyword arguments of `transformers.ResNetConfig`.
-        weights: hub id, local folder or local file of published weights, or None for random ones.
-        output_stride: image pixels per cell of the last map: 8, 16 or 32.
-        multi_grid: a factor of the dilation for each block of the last stage; None is 1 for each.
-
-    Raises:
-        ModelError: if the weights cannot be found or read, or the multi-grid has another length
-            than the last stage.
-
     Source: strides become dilation in the last stages as in Chen et al., *DeepLab*, 2017; the
     multi-grid is of Chen et al., *Rethinking Atrous Convolution* (DeepLab v3), 2017.
     """
@@ -34,6 +24,8 @@ class ResNet(Backbone):
     dilates_late: ClassVar[bool] = False
     """True if the first block of a stage whose stride becomes dilation keeps the dilation rate of
     the stage before."""
+    pools_beyond_edge: ClassVar[bool] = False
+    """True if the pooling of the stem counts the windows that reach beyond the edge."""
     network: ResNetBackbone
     blocks = (ResNetBasicLayer, ResNetBottleNeckLayer)
 
@@ -47,6 +39,7 @@ class ResNet(Backbone):
         super().__init__()
         full = ResNetConfig(**config, out_features=list(_STAGES))  # type: ignore[call-arg]
         self.network = ResNetBackbone(full)
+        self.network.embedder.pooler.ceil_mode = self.pools_beyond_edge
         self.channels = tuple(config["hidden_sizes"])
         self.strides = tuple(min(stride, output_stride) for stride in (4, 8, 16, 32))
         if weights is not None:
@@ -74,15 +67,7 @@ class CaffeResNet(ResNet):
     Source: Tsai et al., *AdaptSegNet*, CVPR 2018, model/deeplab_multi.py.
     """
 
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        weights: str | None,
-        output_stride: int,
-        multi_grid: Sequence[int] | None = None,
-    ) -> None:
-        super().__init__(config, weights, output_stride, multi_grid)
-        self.network.embedder.pooler.ceil_mode = True
+    pools_beyond_edge = True
 
 
 class TorchvisionResNet(ResNet):

@@ -22,6 +22,7 @@ from cag_uda.errors import ModelError
 from cag_uda.files import SUMS, copy_file, is_sound, write_json, write_text, write_with
 from cag_uda.models.card import CARD, PLACEHOLDER, model_card
 from cag_uda.models.config import Classes, SegmenterConfig
+from cag_uda.models.weight_files import first_line
 
 _FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -91,9 +92,9 @@ def read(path_or_hub_id: str | Path, revision: str | None = None) -> ModelFolder
             "give RUN/model, or a stage's model folder"
         ) from error
     except (KeyError, TypeError, ValueError, SafetensorError, OSError) as error:
-        reason = _first_line(error)
         raise ModelError(
-            f"the model in {folder} is damaged or foreign: {reason}; copy or download it again"
+            f"the model in {folder} is damaged or foreign: {_reason(error)}; copy or "
+            "download it again"
         ) from error
     refuse_not_finite(weights, f"the network in {folder}")
     return ModelFolder(segmenter, classes, weights, text)
@@ -184,7 +185,7 @@ def push(model: ModelFolder, repo_id: str, *, private: bool, token: str | None) 
             commit = api.upload_folder(repo_id=repo_id, folder_path=scratch)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ModelError(
-            f"cannot push to {repo_id!r}: {_first_line(error)}; give owner/name of a place where "
+            f"cannot push to {repo_id!r}: {_reason(error)}; give owner/name of a place where "
             "you may write, and log in with `hf auth login` or give a token"
         ) from error
     return str(commit.commit_url)
@@ -212,14 +213,14 @@ def locate(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"no folder {name} here, and the hub does not give it: {_first_line(error)}; give a "
+            f"no folder {name} here, and the hub does not give it: {_reason(error)}; give a "
             "folder that exists, or mend the hub id or the connection"
         ) from error
     return Path(fetched)
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first_line(error)

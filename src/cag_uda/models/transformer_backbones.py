@@ -35,17 +35,7 @@ from cag_uda.models.published import inner_backbone, load_transformer
 
 
 class TransformerBackbone(Backbone):
-    """A network of one of these families.
-
-    Args:
-        config: keyword arguments of the family's configuration in transformers.
-        weights: hub id, local folder or local file of published weights, or None for random ones.
-        output_stride: without effect: the family has strides of its own.
-        multi_grid: must be None.
-
-    Raises:
-        ModelError: if the weights cannot be found or read, or there is a multi-grid.
-    """
+    """A network of one of these families."""
 
     network_class: ClassVar[type[PreTrainedModel]]
     config_class: ClassVar[type[PreTrainedConfig]]

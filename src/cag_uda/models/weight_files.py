@@ -6,7 +6,7 @@ Knows file formats; not which network the tensors belong to.
 import codecs
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from cag_uda.errors import ModelError
 
+FILES = ("model.safetensors", "pytorch_model.bin")
+"""Weights in a folder of transformers, the one that is preferred first."""
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl")
 """Usual endings of files that `torch.save` wrote; they may end otherwise."""
 
@@ -48,12 +50,8 @@ _NUMPY_PARTS: list[Any] = [
 def read_torch_file(path: Path) -> Any:
     """Read what `torch.save` wrote, as long as it is tensors, numbers, texts, lists and dicts.
 
-    Args:
-        path: of the file; numpy arrays and scalars of float64 inside are allowed too, which the
-            released CAG-UDA code saves.
-
-    Returns:
-        What was saved, its tensors on the CPU.
+    Numpy arrays and scalars of float64 inside are allowed too, which the released CAG-UDA code
+    saves. Tensors come to lie on the CPU.
 
     Raises:
         ModelError: if it is missing, damaged, or wants to run code; it is then not run.
@@ -106,11 +104,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def network_in(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Find the network inside what a checkpoint file holds.
-
-    Args:
-        content: of the file.
-        path: of the file, for messages.
+    """Find the network inside what a checkpoint file, named in messages, holds.
 
     Returns:
         Its tensors by name, and the names of all that lies beside it, each with the reason why it
@@ -125,14 +119,14 @@ def network_in(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, s
         if isinstance(inside, Mapping) and isinstance(inside.get(key), Mapping):
             for other, value in inside.items():
                 if other != key:
-                    why = _SECOND if is_state_dict(value) else "state of the training"
-                    names = list(tensor_names(value, f"{prefix}{other}"))
+                    why = _SECOND if _is_state_dict(value) else "state of the training"
+                    names = list(_tensor_names(value, f"{prefix}{other}"))
                     left_out |= dict.fromkeys(names or [f"{prefix}{other}"], why)
             prefix, inside = f"{prefix}{key}.", inside[key]
-    if not is_state_dict(inside):
+    if not _is_state_dict(inside):
         raise ModelError(
             f"{path} holds no network: want tensors by name, alone or below DeepLab.model_state, "
-            f"state_dict or model, got {outline(inside)}"
+            f"state_dict or model, got {_outline(inside)}"
         )
     return _student_of(inside, prefix, left_out), left_out
 
@@ -153,16 +147,11 @@ def _student_of(
         for name in found:
             if not name.startswith(f"{around}."):
                 left_out[f"{prefix}{before}{name}"] = _SECOND
-        inner = {
-            name.removeprefix(f"{around}."): tensor
-            for name, tensor in found.items()
-            if name.startswith(f"{around}.")
-        }
-        before, found = f"{before}{around}.", inner
+        before, found = f"{before}{around}.", below(found, f"{around}.")
     return found
 
 
-def is_state_dict(content: Any) -> bool:
+def _is_state_dict(content: Any) -> bool:
     """Tell whether something is tensors by name, at least one."""
     return (
         isinstance(content, Mapping)
@@ -172,7 +161,7 @@ def is_state_dict(content: Any) -> bool:
     )
 
 
-def tensor_names(content: Any, name: str, depth: int = 0) -> Iterator[str]:
+def _tensor_names(content: Any, name: str, depth: int = 0) -> Iterator[str]:
     """Dotted names of all tensors and numpy arrays inside something nested, to some depth."""
     if depth > _DEEPEST:
         return  # Something that holds itself, or was made to exhaust whoever reads it.
@@ -180,24 +169,20 @@ def tensor_names(content: Any, name: str, depth: int = 0) -> Iterator[str]:
         yield name
     elif isinstance(content, Mapping):
         for key, value in content.items():
-            yield from tensor_names(value, f"{name}.{key}", depth + 1)
+            yield from _tensor_names(value, f"{name}.{key}", depth + 1)
     elif isinstance(content, list | tuple):
         for index, value in enumerate(content):
-            yield from tensor_names(value, f"{name}.{index}", depth + 1)
+            yield from _tensor_names(value, f"{name}.{index}", depth + 1)
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
     """Give a network all of its tensors, by its own names.
 
-    Args:
-        network: every parameter and buffer of it must be among the tensors. Only the counters
-            of batch norm may be missing (files older than PyTorch 0.4.1 have none); they do not
-            enter the computation.
-        tensors: by the network's names; each must find its place.
-        origin: where they are from, for messages.
+    Only the counters of batch norm may be missing (files older than PyTorch 0.4.1 have none); they
+    do not enter the computation.
 
     Raises:
-        ModelError: naming what is missing, unexpected or of another shape.
+        ModelError: naming `origin` and what is missing, unexpected or of another shape.
     """
     own = network.state_dict()
     counters = {
@@ -215,15 +200,39 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None
             if own[name].shape != tensors[name].shape
         ),
     ]
+    refuse_misfits(problems, origin)
+    network.load_state_dict({**counters, **tensors})
+
+
+def refuse_misfits(problems: Sequence[str], origin: str) -> None:
+    """Raise ModelError, naming the first five, if there are problems with weights."""
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ModelError(
             f"the weights of {origin} do not fit the network: {'; '.join(problems[:5])}{more}"
         )
-    network.load_state_dict({**counters, **tensors})
 
 
-def outline(content: Any) -> str:
+def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, by the rest of their names."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def file_in(folder: Path) -> Path | None:
+    """Find the weights in a folder of transformers."""
+    return next((folder / name for name in FILES if (folder / name).is_file()), None)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _outline(content: Any) -> str:
     """Say in a few words what something is."""
     if isinstance(content, Mapping):
         return f"a dict of {', '.join(str(key)[:80] for key in list(content)[:8])}"

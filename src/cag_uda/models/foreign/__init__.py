@@ -17,11 +17,10 @@ from torch import Tensor
 from cag_uda.errors import ModelError
 from cag_uda.models.foreign import dilated, released, segformer
 from cag_uda.models.foreign.network import Family, Foreign, ForeignClass
-from cag_uda.models.weight_files import network_in, read_weights
+from cag_uda.models.weight_files import FILES, file_in, network_in, read_weights
 
 __all__ = ["Family", "Foreign", "ForeignClass", "read_foreign"]
 
-_FILES = ("model.safetensors", "pytorch_model.bin")
 _OWN_BACKBONE = (
     "begin with its backbone: segmenter.weights takes this file, with the backbone's row as "
     "segmenter.backbone and any decoder here"
@@ -95,7 +94,11 @@ def read_foreign(path: Path, family: Family | None = None) -> Foreign:
     """
     if family not in (None, *get_args(Family)):
         raise ModelError(f"the family is one of {', '.join(get_args(Family))}, got {family!r}")
-    file = _file_of(path)
+    file = file_in(path) if path.is_dir() else path
+    if file is None:
+        raise ModelError(
+            f"{path} is a folder without {' or '.join(FILES)}; give the checkpoint file itself"
+        )
     content = read_weights(file)
     state, left_out = network_in(content, file)
     if released.is_cag(state):
@@ -105,12 +108,10 @@ def read_foreign(path: Path, family: Family | None = None) -> Foreign:
             file, family, ("adaptsegnet", "advent", "dacs"), "DeepLab v2 as AdaptSegNet's"
         )
         found, looks = released.of_v2(state, left_out, family), ""
-    elif segformer.is_segformer(state):
-        found = segformer.of_segformer(state, left_out)
-        looks = f"{found.family} network"
-    elif dilated.is_dilated(state):
-        found = dilated.of_dilated(state, left_out)
-        looks = f"network of {found.family}"
+    elif known := segformer.of_segformer(state, left_out):
+        found, looks = known, f"{known.family} network"
+    elif known := dilated.of_dilated(state, left_out):
+        found, looks = known, f"network of {known.family}"
     else:
         raise ModelError(
             f"{file} is no checkpoint of a form that is known here{_what_it_is(state)}"
@@ -123,18 +124,6 @@ def read_foreign(path: Path, family: Family | None = None) -> Foreign:
 def _refuse_other(path: Path, family: Family | None, fit: tuple[Family, ...], looks: str) -> None:
     if family is not None and family not in fit:
         raise ModelError(f"{path} is a {looks}, not of the family {family}; leave the family out")
-
-
-def _file_of(path: Path) -> Path:
-    """Return the weights in a folder of transformers, or the file itself."""
-    if not path.is_dir():
-        return path
-    for name in _FILES:
-        if (path / name).is_file():
-            return path / name
-    raise ModelError(
-        f"{path} is a folder without {' or '.join(_FILES)}; give the checkpoint file itself"
-    )
 
 
 def _what_it_is(state: Mapping[str, Tensor]) -> str:

@@ -10,11 +10,19 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from cag_uda.errors import ModelError
 from cag_uda.models.config import SegmenterConfig
-from cag_uda.models.foreign.network import Family, Foreign, sorted_out, wanted
-from cag_uda.models.foreign.resnets import in_backbone, resnet_row
+from cag_uda.models.foreign.network import (
+    Family,
+    Foreign,
+    in_backbone,
+    renamed,
+    resnet_row,
+    sorted_out,
+    unknown_part,
+    wanted,
+)
 from cag_uda.models.resnet import ResNet, TorchvisionResNet
+from cag_uda.models.weight_files import below
 
 _ASPP = (
     (r"convs\.([0-3])\.([01])", r"decoder.aspp.branches.\1.\2"),
@@ -95,28 +103,18 @@ _LAYOUTS = (
 )
 
 
-def is_dilated(state: Mapping[str, Tensor]) -> bool:
-    """Return True if the tensors have the names of one of these networks."""
-    return _layout_of(state) is not None
-
-
-def of_dilated(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Foreign:
-    """Read a DeepLab v3 or an FCN of output stride 8.
+def of_dilated(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Foreign | None:
+    """Read a DeepLab v3 or an FCN of output stride 8; None if the tensors' names are not those.
 
     Raises:
         ModelError: if there is no backbone here of its form.
     """
-    layout = _layout_of(state)
+    layout = next((each for each in _LAYOUTS if all(name in state for name in each.told_by)), None)
     if layout is None:
-        raise ModelError("the checkpoint holds no DeepLab v3 or FCN")
+        return None
     prefix = layout.backbone
-    inner = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in state.items()
-        if name.startswith(prefix)
-    }
     config = SegmenterConfig(
-        backbone=resnet_row(inner, layout.kind),
+        backbone=resnet_row(below(state, prefix), layout.kind),
         decoder=layout.decoder,
         output_stride=8,
         align_corners=layout.align_corners,
@@ -127,26 +125,15 @@ def of_dilated(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Fore
     def part(name: str, tensor: Tensor) -> dict[str, Tensor] | None:
         if name.startswith(prefix):
             return in_backbone(name.removeprefix(prefix), tensor)
-        module, _, leaf = name.rpartition(".")
-        for pattern, ours in modules:
-            if found := re.fullmatch(pattern, module):
-                return {f"{found.expand(ours)}.{leaf}": tensor}
-        return None
+        return renamed(name, tensor, modules)
 
     def why_not(name: str) -> str:
         if name.startswith("aux_classifier."):
             return "a second classifier, which training alone uses"
         if name.startswith(f"{prefix}fc."):
             return "the classifier of ImageNet"
-        raise ModelError(
-            f"the checkpoint is a network of {layout.family} with {name[:200]}, which none here "
-            "has; begin with its backbone: segmenter.weights takes this file"
-        )
+        raise unknown_part(layout.family, name)
 
     classes = len(wanted(state, f"{layout.classifier}.weight"))
     found = sorted_out(layout.family, config, classes, state, part, why_not, left_out)
     return replace(found, notes=(f"a {layout.decoder} in the layout of {layout.family}",))
-
-
-def _layout_of(state: Mapping[str, Tensor]) -> _Layout | None:
-    return next((each for each in _LAYOUTS if all(name in state for name in each.told_by)), None)

@@ -1,16 +1,17 @@
-"""A network read from a checkpoint of other people's code, under the names of this package.
+"""A network read from a checkpoint of other people's code, under the names of this package."""
 
-Knows none of that code.
-"""
-
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from torch import Tensor
 
 from cag_uda.errors import ModelError
+from cag_uda.models.backbones import find_backbone
 from cag_uda.models.config import Classes, SegmenterConfig
+from cag_uda.models.published import resnet_depths, transformers_name
+from cag_uda.models.resnet import ResNet
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.weight_files import fill
 
@@ -76,16 +77,10 @@ def sorted_out(
     why_not: Callable[[str], str],
     left_out: Mapping[str, str],
 ) -> Foreign:
-    """Rename every tensor of a network, or note the reason why it is left out.
+    """Rename every tensor of a network by `part`, or note by `why_not` why it is left out.
 
-    Args:
-        family: code that saved it.
-        config: of the network here.
-        num_classes: K.
-        state: the network's tensors by their names in the checkpoint.
-        part: renames one of them; None for one that has no place here.
-        why_not: gives the reason for leaving out the tensor of a name; may raise ModelError.
-        left_out: name → reason of everything else in the file.
+    `why_not` gets the tensor's name and may raise ModelError; `left_out` has the name and the
+    reason of everything else in the file.
     """
     placed: dict[str, str] = {}
     tensors: dict[str, Tensor] = {}
@@ -100,8 +95,52 @@ def sorted_out(
     return Foreign(family, config, num_classes, tensors, placed, {**rest, **left_out})
 
 
+def unknown_part(whose: str, name: str) -> ModelError:
+    """The error for a tensor that no network of this code has that can be built here."""
+    return ModelError(
+        f"the checkpoint is a network of {whose} with {name[:200]}, which none here has; begin "
+        "with its backbone: segmenter.weights takes this file"
+    )
+
+
 def wanted(state: Mapping[str, Tensor], name: str) -> Tensor:
     """Return a tensor of a checkpoint. Raises ModelError if it is missing."""
     if name not in state:
         raise ModelError(f"the checkpoint has no tensor {name}, which its network needs")
     return state[name]
+
+
+def renamed(
+    name: str, tensor: Tensor, modules: Iterable[tuple[str, str]]
+) -> dict[str, Tensor] | None:
+    """Rename a tensor by the first pattern that its module matches; None if none does."""
+    module, _, leaf = name.rpartition(".")
+    for pattern, ours in modules:
+        if found := re.fullmatch(pattern, module):
+            return {f"{found.expand(ours)}.{leaf}": tensor}
+    return None
+
+
+def resnet_row(state: Mapping[str, Tensor], kind: type[ResNet]) -> str:
+    """Find the row of `BACKBONES` with a ResNet's tensors, named as by torchvision.
+
+    The class decides strides and dilation: the weights do not tell them.
+
+    Raises:
+        ModelError: if there is none, or a tensor is missing.
+    """
+    is_bottleneck = any(".conv3." in name for name in state)
+    last = "conv3" if is_bottleneck else "conv2"
+    form = {
+        "depths": resnet_depths(state),
+        "layer_type": "bottleneck" if is_bottleneck else "basic",
+        "hidden_sizes": [len(wanted(state, f"layer{i}.0.{last}.weight")) for i in range(1, 5)],
+        "embedding_size": len(wanted(state, "conv1.weight")),
+    }
+    return find_backbone(kind, form)
+
+
+def in_backbone(name: str, tensor: Tensor) -> dict[str, Tensor] | None:
+    """Rename a tensor from torchvision's layout to a segmenter's; None if no backbone has it."""
+    known = transformers_name(name)
+    return None if known is None else {f"backbone.network.{known}": tensor}

@@ -11,31 +11,38 @@ from torch import Tensor
 
 from cag_uda.errors import ModelError
 from cag_uda.models.config import SegmenterConfig
-from cag_uda.models.foreign.network import Family, Foreign, sorted_out, wanted
-from cag_uda.models.foreign.resnets import in_backbone, resnet_row
+from cag_uda.models.foreign.network import (
+    Family,
+    Foreign,
+    in_backbone,
+    renamed,
+    resnet_row,
+    sorted_out,
+    wanted,
+)
 from cag_uda.models.published import resnet_depths
 from cag_uda.models.resnet import CaffeResNet, ResNet
+from cag_uda.models.weight_files import below
 
 # BGR, of images in 0 … 255; the released code of AdaptSegNet, ADVENT and DACS.
 _CAFFE_MEAN = (104.00698793, 116.66876762, 122.67891434)
 _INITIAL_DEVIATION = 0.01
 """Standard deviation of the weights of an AdaptSegNet classifier before training."""
 
-_V3PLUS_MODULES = {
-    **{f"aspp.aspp{i + 1}.atrous_conv": f"decoder.aspp.branches.{i}.0" for i in range(4)},
-    **{f"aspp.aspp{i + 1}.bn": f"decoder.aspp.branches.{i}.1" for i in range(4)},
-    "aspp.global_avg_pool.1": "decoder.aspp.pooled.1.0",
-    "aspp.global_avg_pool.2": "decoder.aspp.pooled.1.1",
-    "aspp.conv1": "decoder.aspp.project.0.0",
-    "aspp.bn1": "decoder.aspp.project.0.1",
-    "decoder.conv1": "decoder.details.0",
-    "decoder.bn1": "decoder.details.1",
-    "decoder.last_conv.0": "decoder.refine.0.0",
-    "decoder.last_conv.1": "decoder.refine.0.1",
-    "decoder.last_conv.4": "decoder.refine.2.0",
-    "decoder.last_conv.5": "decoder.refine.2.1",
-    "decoder.last_conv.8": "classifier",
-}
+_V3PLUS_MODULES = (
+    *((rf"aspp\.aspp{i + 1}\.atrous_conv", f"decoder.aspp.branches.{i}.0") for i in range(4)),
+    *((rf"aspp\.aspp{i + 1}\.bn", f"decoder.aspp.branches.{i}.1") for i in range(4)),
+    (r"aspp\.global_avg_pool\.1", "decoder.aspp.pooled.1.0"),
+    (r"aspp\.global_avg_pool\.2", "decoder.aspp.pooled.1.1"),
+    (r"aspp\.conv1", "decoder.aspp.project.0.0"),
+    (r"aspp\.bn1", "decoder.aspp.project.0.1"),
+    (r"decoder\.conv1", "decoder.details.0"),
+    (r"decoder\.bn1", "decoder.details.1"),
+    (r"decoder\.last_conv\.([01])", r"decoder.refine.0.\1"),
+    (r"decoder\.last_conv\.4", "decoder.refine.2.0"),
+    (r"decoder\.last_conv\.5", "decoder.refine.2.1"),
+    (r"decoder\.last_conv\.8", "classifier"),
+)
 """Modules of the released CAG-UDA network beside its backbone, and what they are called here."""
 
 
@@ -51,13 +58,8 @@ def is_v2(state: Mapping[str, Tensor]) -> bool:
 
 def of_cag(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Foreign:
     """Read the released DeepLab v3+: RGB / 255, multi-grid 1, 2, 4, trained batch norm."""
-    backbone = {
-        name.removeprefix("backbone."): tensor
-        for name, tensor in state.items()
-        if name.startswith("backbone.")
-    }
     config = SegmenterConfig(
-        backbone=resnet_row(backbone, ResNet),
+        backbone=resnet_row(below(state, "backbone."), ResNet),
         decoder="deeplab-v3plus",
         output_stride=16,
         multi_grid=(1, 2, 4),
@@ -70,8 +72,7 @@ def of_cag(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Foreign:
     def part(name: str, tensor: Tensor) -> dict[str, Tensor] | None:
         if name.startswith("backbone."):
             return in_backbone(name.removeprefix("backbone."), tensor)
-        module, _, leaf = name.rpartition(".")
-        return {f"{_V3PLUS_MODULES[module]}.{leaf}": tensor} if module in _V3PLUS_MODULES else None
+        return renamed(name, tensor, _V3PLUS_MODULES)
 
     classifier = wanted(state, "decoder.last_conv.8.weight")
     return sorted_out(

@@ -3,7 +3,6 @@
 Knows the names that transformers, NVIDIA, mmsegmentation and DAFormer save their heads under.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
@@ -12,10 +11,19 @@ import torch
 from torch import Tensor
 
 from cag_uda.errors import ModelError
-from cag_uda.models.backbones import find_mit
+from cag_uda.models.backbones import find_backbone
 from cag_uda.models.config import SegmenterConfig
-from cag_uda.models.foreign.network import Family, Foreign, sorted_out, wanted
-from cag_uda.models.mit_names import mit_form, mit_parts
+from cag_uda.models.foreign.network import (
+    Family,
+    Foreign,
+    renamed,
+    sorted_out,
+    unknown_part,
+    wanted,
+)
+from cag_uda.models.mit_names import in_transformers_names, mit_form, mit_parts
+from cag_uda.models.transformer_backbones import MixTransformer
+from cag_uda.models.weight_files import below
 
 _BACKBONES = ("segformer.", "backbone.")
 _HEAD = "decode_head."
@@ -65,10 +73,7 @@ _LAYOUTS = (
         {256: "segformer-published", 768: "segformer-published-768"},
         "linear_pred",
         (
-            (r"linear_c1\.proj", "decoder.levels.0"),
-            (r"linear_c2\.proj", "decoder.levels.1"),
-            (r"linear_c3\.proj", "decoder.levels.2"),
-            (r"linear_c4\.proj", "decoder.levels.3"),
+            *((rf"linear_c{level + 1}\.proj", f"decoder.levels.{level}") for level in range(4)),
             (r"linear_fuse\.conv", "decoder.mix.0"),
             (r"linear_fuse\.bn", "decoder.mix.1"),
             (r"linear_pred", "classifier"),
@@ -112,46 +117,36 @@ _LAYOUTS = (
 )
 
 
-def is_segformer(state: Mapping[str, Tensor]) -> bool:
-    """Return True if the tensors have the names of a MiT with one of these heads."""
-    return _layout_of(state) is not None and _prefix_of(state) is not None
-
-
-def of_segformer(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Foreign:
-    """Read a MiT with a SegFormer's or DAFormer's head.
+def of_segformer(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Foreign | None:
+    """Read a MiT with a SegFormer's or DAFormer's head; None if the names are not those.
 
     Raises:
         ModelError: if there is no backbone or decoder here of its form.
     """
-    layout, prefix = _layout_of(state), _prefix_of(state)
+    layout = next((each for each in _LAYOUTS if f"{_HEAD}{each.told_by}" in state), None)
+    prefix = None if layout is None else _prefix_of(state)
     if layout is None or prefix is None:
-        raise ModelError("the checkpoint holds no SegFormer or DAFormer")
-    patterns = [(re.compile(pattern), ours) for pattern, ours in layout.modules]
-    turned = layout.coarsest_first
+        return None
 
     def part(name: str, tensor: Tensor) -> dict[str, Tensor] | None:
         if name.startswith(prefix):
             found = mit_parts(name.removeprefix(prefix), tensor)
             return found and {f"backbone.network.{each}": value for each, value in found.items()}
-        module, _, leaf = name.removeprefix(_HEAD).rpartition(".")
-        for pattern, ours in patterns if name.startswith(_HEAD) else ():
-            if match := pattern.fullmatch(module):
-                if f"{module}.{leaf}" == turned:
-                    tensor = torch.cat(tensor.chunk(4, dim=1)[::-1], dim=1)
-                # A linear layer on each cell is a 1×1 convolution.
-                value = tensor[..., None, None] if tensor.ndim == 2 else tensor
-                return {f"{match.expand(ours)}.{leaf}": value}
-        return None
+        if not name.startswith(_HEAD):
+            return None
+        inner = name.removeprefix(_HEAD)
+        if inner == layout.coarsest_first:
+            tensor = torch.cat(tensor.chunk(4, dim=1)[::-1], dim=1)
+        # A linear layer on each cell is a 1×1 convolution.
+        value = tensor[..., None, None] if tensor.ndim == 2 else tensor
+        return renamed(inner, value, layout.modules)
 
     def why_not(name: str) -> str:
         if name.startswith("auxiliary_head."):
             return "a second classifier, which training alone uses"
         if layout.unused is not None and name.startswith(f"{_HEAD}{layout.unused}."):
             return "a classifier that the original's forward pass never reaches"
-        raise ModelError(
-            f"the checkpoint is a network of {layout.whose} with {name[:200]}, which none here "
-            "has; begin with its backbone: segmenter.weights takes this file"
-        )
+        raise unknown_part(layout.whose, name)
 
     config = SegmenterConfig(
         backbone=_backbone_row(state, prefix),
@@ -164,25 +159,17 @@ def of_segformer(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Fo
     return replace(found, notes=_notes(layout))
 
 
-def _layout_of(state: Mapping[str, Tensor]) -> _Layout | None:
-    return next((each for each in _LAYOUTS if f"{_HEAD}{each.told_by}" in state), None)
-
-
 def _prefix_of(state: Mapping[str, Tensor]) -> str | None:
     """Find the prefix of the MiT's parameter names; None if there is no MiT."""
     for prefix in _BACKBONES:
-        for name, tensor in state.items():
-            if name.startswith(prefix) and mit_parts(name.removeprefix(prefix), tensor):
-                return prefix
+        if any(mit_parts(name, tensor) for name, tensor in below(state, prefix).items()):
+            return prefix
     return None
 
 
 def _backbone_row(state: Mapping[str, Tensor], prefix: str) -> str:
-    parts: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if name.startswith(prefix):
-            parts |= mit_parts(name.removeprefix(prefix), tensor) or {}
-    return find_mit(*mit_form(parts))
+    depths, sizes = mit_form(in_transformers_names(below(state, prefix)))
+    return find_backbone(MixTransformer, {"depths": depths, "hidden_sizes": sizes})
 
 
 def _decoder_row(state: Mapping[str, Tensor], layout: _Layout) -> str:
