@@ -14,13 +14,6 @@ CARD = "README.md"
 PLACEHOLDER = "owner/name"
 """Stands for the model's name on the hub, until it has one."""
 
-_TAGS = [
-    "semantic-segmentation",
-    "domain-adaptation",
-    "unsupervised-domain-adaptation",
-    "cag-uda",
-]
-
 
 @dataclass(frozen=True)
 class StageFacts:
@@ -60,13 +53,7 @@ class Training:
 
 
 def model_card(config: SegmenterConfig, classes: Classes, training: Training | None = None) -> str:
-    """Write a card in Markdown.
-
-    Args:
-        config: of the network.
-        classes: that it tells apart.
-        training: what is known of how it came about; None: nothing.
-    """
+    """Write a card in Markdown, of what is known of the training; None: nothing."""
     parts = [
         f"---\n{_front_matter(training)}\n---",
         _introduction(training),
@@ -90,12 +77,12 @@ def _front_matter(training: Training | None) -> str:
                 metric_value=round(training.miou, 4),
             )
         ]
-    name = "segmenter" if training is None else training.recipe
+    tags = ["semantic-segmentation", "domain-adaptation", "unsupervised-domain-adaptation"]
     data = ModelCardData(
         library_name="cag-uda",
         pipeline_tag="image-segmentation",
-        tags=_TAGS,
-        model_name=name,
+        tags=[*tags, "cag-uda"],
+        model_name="segmenter" if training is None else training.recipe,
         eval_results=results,
     )
     return data.to_yaml()

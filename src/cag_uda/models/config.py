@@ -11,6 +11,7 @@ _MOST_PX = 1 << 16
 _Side = Annotated[int, Field(le=_MOST_PX)]
 _Byte = Annotated[int, Field(ge=0, le=255)]
 _Number = Annotated[float, Field(allow_inf_nan=False)]
+_Positive = Annotated[_Number, Field(gt=0)]
 Colour = tuple[_Byte, _Byte, _Byte]
 
 
@@ -82,7 +83,7 @@ class SegmenterConfig(Config):
     mean: tuple[_Number, _Number, _Number] | None = None
     """Per RGB channel, subtracted from an image in [0, 1]; None is the backbone's own, ImageNet's
     with most."""
-    std: tuple[_Number, _Number, _Number] | None = None
+    std: tuple[_Positive, _Positive, _Positive] | None = None
     """Per RGB channel, divides after the mean; None is the backbone's own."""
     input_width_px: int | None = Field(default=None, ge=16, le=_MOST_PX)
     """Width to which whole images are resized, aspect ratio kept, before they enter the network, in
@@ -99,12 +100,6 @@ class SegmenterConfig(Config):
                 f"start {self.start!r} brings the backbone's weights too; leave out weights "
                 f"{self.weights!r}, or start"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _std_is_positive(self) -> "SegmenterConfig":
-        if self.std is not None and min(self.std) <= 0:
-            raise ValueError(f"std must be above 0 in each channel, got {self.std}")
         return self
 
 

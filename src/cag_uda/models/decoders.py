@@ -242,11 +242,6 @@ class MMSegFormer(PublishedSegFormer):
 class AtrousClassifier(nn.Module):
     """DeepLab v2's classifier: 3×3 convolutions of several dilations on the same map, summed.
 
-    Args:
-        inputs: channels of the map.
-        num_classes: K.
-        dilations: one of each convolution.
-
     Source: Chen et al., *DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous
     Convolution, and Fully Connected CRFs* (DeepLab v2), 2017; weights start from a normal
     distribution of deviation 0.01 as in AdaptSegNet.

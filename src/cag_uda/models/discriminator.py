@@ -7,9 +7,6 @@ from torch import Tensor, nn
 
 from cag_uda.models.segmenter import Segmenter
 
-PUBLISHED_CHANNELS = 64
-"""Width of the first layer in AdaptSegNet's released code."""
-
 
 class Discriminator(nn.Module):
     """Tells from an output (its softmax, say) whether a segmenter saw a source or a target image.
@@ -44,7 +41,7 @@ class Discriminator(nn.Module):
                 published one costs several times what the segmenter does.
         """
         if channels is None:
-            channels = max(1, min(PUBLISHED_CHANNELS, segmenter.feature_channels // 4))
+            channels = max(1, min(64, segmenter.feature_channels // 4))
         return cls(segmenter.num_classes, channels)
 
     def forward(self, evidence: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Images as people hand them to a network: paths, PIL images, arrays, tensors, one or many."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -63,11 +63,6 @@ def as_image(image: GivenImage, reader: ImageReader) -> NDArray[np.uint8]:
         )
     array = np.repeat(array, 3, 2) if array.shape[2] == 1 else array[..., :3]
     return reader.to_bytes(array, Path(_shown(image)))
-
-
-def as_images(images: Iterable[GivenImage], reader: ImageReader) -> Iterator[NDArray[np.uint8]]:
-    """Bring many images to the form that networks take, each when it is asked for."""
-    return (as_image(image, reader) for image in images)
 
 
 def _shown(image: object) -> str:

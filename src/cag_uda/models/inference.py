@@ -123,12 +123,7 @@ def as_trained(views: Views, segmenter: AnySegmenter) -> Views:
 
 
 def view_logits(segmenter: AnySegmenter, image_batch: Tensor, views: Views) -> list[Tensor]:
-    """Run the network, in whatever mode it is.
-
-    Args:
-        segmenter: the network.
-        image_batch: (B, 3, H', W') uint8, or float in [0, 1], on any device.
-        views: what to look at.
+    """Run the network, in whatever mode it is, on images as `class_logits` takes them.
 
     Returns:
         For each scale (B, K, h, w) float32 logits on the network's device, averaged over flips and
@@ -253,14 +248,8 @@ def batches_of_one_kind(
 ) -> Iterator[list[T]]:
     """Cut a stream into batches of neighbours of one kind, in order.
 
-    Args:
-        items: the stream; no more than a batch and one item of it are held.
-        kind_of: what the items of a batch have in common.
-        batch_size: length of a batch, at most.
-        most_like: how many items like one share a batch at most, from 1 on; None: batch_size.
-
-    Yields:
-        Lists of 1 to `batch_size` items.
+    No more than a batch and one item are held. `most_like` says how many items like one share a
+    batch at most, from 1 on, where that is less than the batch size.
 
     Raises:
         DataError: if the batch size is below 1.

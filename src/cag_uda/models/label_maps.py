@@ -6,7 +6,6 @@ window by window. Knows images and networks; knows no label that is true.
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -45,24 +44,49 @@ published. Larger ones gain nothing by more memory than `_WINDOW_BYTES` on a CPU
 _WINDOW_BYTES = 3 << 29
 
 
-class Labelling(NamedTuple):
-    """Labels and confidence of some images of one size."""
+class Labelling:
+    """Labels and confidence of some images of one size, filled in strip by strip."""
 
-    label: npt.NDArray[np.uint8]
-    """(B, H, W) train ids."""
-    confidence: npt.NDArray[np.float32] | None
+    confidence: npt.NDArray[np.float32] | None = None
     """(B, H, W) in [0, 1], the probability of the label; None where nobody asked for it."""
-    probabilities: npt.NDArray[np.float32] | None
+    probabilities: npt.NDArray[np.float32] | None = None
     """(B, K, H, W) in [0, 1], of every class; None where nobody asked for them."""
+
+    def __init__(
+        self,
+        count: int,
+        size: tuple[int, int],
+        with_confidence: bool,
+        with_probabilities: bool,
+        align_corners: bool,
+    ) -> None:
+        self.label = np.empty((count, *size), np.uint8)
+        """(B, H, W) train ids."""
+        if with_confidence:
+            self.confidence = np.empty((count, *size), np.float32)
+        self._wants_probabilities, self._align_corners = with_probabilities, align_corners
+
+    def add(self, index: int, rows: slice, looks: list[Tensor]) -> None:
+        """Fill in rows of images from `index` on, by the logits of each view."""
+        count, classes = looks[0].shape[:2]
+        images, part = slice(index, index + count), (rows.stop - rows.start, self.label.shape[2])
+        if self._wants_probabilities:
+            if self.probabilities is None:
+                shape = len(self.label), classes, *self.label.shape[1:]
+                self.probabilities = np.empty(shape, np.float32)
+            each = [upsample(look, part, self._align_corners) for look in looks]
+            mean = torch.stack(each).mean(0)
+            self.probabilities[images, :, rows] = mean.softmax(1).cpu().numpy()
+        if self.confidence is None:
+            best = most_likely(looks, part, self._align_corners)
+        else:
+            best, sure = most_likely_with_confidence(looks, part, self._align_corners)
+            self.confidence[images, rows] = sure.cpu().numpy()
+        self.label[images, rows] = best.cpu().numpy()
 
 
 def label_map(segmenter: AnySegmenter, image: Image, views: Views = WHOLE) -> LabelMap:
-    """Segment one image at its own resolution.
-
-    Args:
-        segmenter: the network; its mode is restored afterwards.
-        image: (H, W, 3) uint8, RGB, of any size.
-        views: whose logits to average.
+    """Segment one image (H, W, 3) uint8, RGB, at its own resolution; the mode is restored.
 
     Returns:
         (H, W) uint8 train ids.
@@ -110,17 +134,9 @@ def segmentations(
     batch_size: int = 4,
     with_probabilities: bool = False,
 ) -> Iterator[Segmentation]:
-    """Segment images as `label_maps` does, with confidence.
+    """Segment images as `label_maps` does, one result an image, with confidence.
 
-    Args:
-        segmenter: the network.
-        images: (H, W, 3) uint8 each, RGB, of any sizes; read one batch at a time.
-        classes: of the network.
-        batch_size: images a pass, at most.
-        with_probabilities: whether to give the probabilities of all classes too.
-
-    Yields:
-        One result an image, in order.
+    Probabilities of all classes come with them if asked for.
     """
     width = segmenter.config.input_width_px
     for batch in batches_of_one_kind(images, lambda image: image.shape, batch_size):
@@ -187,7 +203,7 @@ def label_batch(
     """
     views = as_trained(views, segmenter)
     shape = prepared[0].shape[2], prepared[0].shape[3]
-    found = _Found(len(prepared), size, with_confidence, with_probabilities, views.align_corners)
+    found = Labelling(len(prepared), size, with_confidence, with_probabilities, views.align_corners)
     with inference(segmenter):
         share = _images_a_pass(segmenter, len(prepared), shape, size, views)
         for index in range(0, len(prepared), share or 1):
@@ -198,52 +214,13 @@ def label_batch(
                 pixels = _window_pixels(segmenter, views)
                 strips = label_strips(segmenter, prepared[index], size, views, pixels)
             for rows, looks in strips:
-                _refuse_other_classes(num_classes, looks[0].shape[1])
+                if num_classes not in (None, classes := looks[0].shape[1]):
+                    raise DataError(
+                        f"the network tells {classes} classes apart, but the domain has "
+                        f"{num_classes}: use a domain with the label space that it was trained on"
+                    )
                 found.add(index, rows, looks)
-    return Labelling(found.label, found.confidence, found.probabilities)
-
-
-class _Found:
-    """Results of a batch, filled in strip by strip."""
-
-    def __init__(
-        self,
-        count: int,
-        size: tuple[int, int],
-        with_confidence: bool,
-        with_probabilities: bool,
-        align_corners: bool,
-    ) -> None:
-        self.label = np.empty((count, *size), np.uint8)
-        self.confidence = np.empty((count, *size), np.float32) if with_confidence else None
-        self.probabilities: npt.NDArray[np.float32] | None = None
-        self._wants_probabilities, self._align_corners = with_probabilities, align_corners
-
-    def add(self, index: int, rows: slice, looks: list[Tensor]) -> None:
-        """Fill in rows of images from `index` on, by the logits of each view."""
-        count, classes = looks[0].shape[:2]
-        images, part = slice(index, index + count), (rows.stop - rows.start, self.label.shape[2])
-        if self._wants_probabilities:
-            if self.probabilities is None:
-                shape = len(self.label), classes, *self.label.shape[1:]
-                self.probabilities = np.empty(shape, np.float32)
-            each = [upsample(look, part, self._align_corners) for look in looks]
-            mean = torch.stack(each).mean(0)
-            self.probabilities[images, :, rows] = mean.softmax(1).cpu().numpy()
-        if self.confidence is None:
-            best = most_likely(looks, part, self._align_corners)
-        else:
-            best, sure = most_likely_with_confidence(looks, part, self._align_corners)
-            self.confidence[images, rows] = sure.cpu().numpy()
-        self.label[images, rows] = best.cpu().numpy()
-
-
-def _refuse_other_classes(wanted: int | None, classes: int) -> None:
-    if wanted not in (None, classes):
-        raise DataError(
-            f"the network tells {classes} classes apart, but the domain has {wanted}: use a "
-            "domain with the label space that it was trained on"
-        )
+    return found
 
 
 def _images_a_pass(
@@ -286,12 +263,7 @@ def most_likely_with_confidence(
 ) -> tuple[Tensor, Tensor]:
     """The classes with the highest upsampled logits, and their softmax probabilities.
 
-    One class at a time, as `most_likely` does, whose labels these are.
-
-    Args:
-        looks: (B, K, h, w) float logits of each view, whose grids may differ; their mean counts.
-        size: (H, W) of the result, in pixels.
-        align_corners: as in `upsample`.
+    One class at a time, as `most_likely` does, which takes the same and whose labels these are.
 
     Returns:
         (B, H, W) uint8 train ids, and (B, H, W) float32 in [1 / K, 1].

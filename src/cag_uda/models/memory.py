@@ -30,17 +30,11 @@ _measured: WeakKeyDictionary[Callable[[Tensor], object], float] = WeakKeyDiction
 
 
 def bytes_per_pixel(network: Callable[[Tensor], object], device: torch.device) -> float:
-    """Memory that a forward pass holds at its peak, per pixel of its images.
+    """Memory that a forward pass holds at its peak, in bytes per pixel of its images.
 
-    Measured once for each network, with one small image, and linear in the pixels: attention is
-    computed without its matrix by current versions of torch.
-
-    Args:
-        network: takes images (B, 3, H, W); in evaluation mode and without gradients.
-        device: of the network.
-
-    Returns:
-        Bytes, with a margin, images included and weights not.
+    Measured once for each network, with one small image (B, 3, H, W), in evaluation mode and
+    without gradients. Linear in the pixels: attention is computed without its matrix by current
+    versions of torch. With a margin, images included and weights not.
     """
     if network not in _measured:
         image = torch.full((1, 3, _PROBE_PX, _PROBE_PX), 0.5, device=device)

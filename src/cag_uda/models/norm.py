@@ -7,7 +7,7 @@ corruptions by covariate shift adaptation*, NeurIPS 2020, and You et al., *Test-
 Statistics Calibration* (α-BN), 2021.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -170,13 +170,24 @@ def _spread(per_channel: Tensor) -> Tensor:
 
 def make_shareable(network: nn.Module) -> None:
     """Let every plain `BatchNorm2d` below `network` be one that processes can share."""
+    for module, name, plain in _plain_norms(network):
+        shared = SharedBatchNorm2d(plain.num_features, plain.eps, plain.momentum)
+        shared.load_state_dict(plain.state_dict())
+        shared.train(plain.training)
+        setattr(module, name, shared.to(plain.weight.device))
+
+
+def _plain_norms(network: nn.Module) -> Iterator[tuple[nn.Module, str, nn.BatchNorm2d]]:
+    """Each plain batch norm below a network, by the module that holds it and its name there."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if type(child) is nn.BatchNorm2d:
-                shared = SharedBatchNorm2d(child.num_features, child.eps, child.momentum)
-                shared.load_state_dict(child.state_dict())
-                shared.train(child.training)
-                setattr(module, name, shared.to(child.weight.device))
+                yield module, name, child
+
+
+def domain_norms(network: nn.Module) -> list[DomainBatchNorm2d]:
+    """The norms of a network that keep the domains' statistics apart."""
+    return [module for module in network.modules() if isinstance(module, DomainBatchNorm2d)]
 
 
 def share_statistics(network: nn.Module, is_shared: bool) -> None:
@@ -198,48 +209,37 @@ def running_statistics(norm: nn.BatchNorm2d, domain: DomainName) -> tuple[Tensor
 
 
 def separate_statistics(network: nn.Module, target_share: float = 1.0) -> None:
-    """Give every `BatchNorm2d` below `network` statistics per domain; its weights are kept.
+    """Give every `BatchNorm2d` below `network`, in place, statistics per domain; weights are kept.
 
-    Args:
-        network: changed in place.
-        target_share: α of `DomainBatchNorm2d`.
+    `target_share` is the α of `DomainBatchNorm2d`.
     """
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if type(child) is nn.BatchNorm2d:
-                separated = DomainBatchNorm2d(
-                    child.num_features, child.eps, child.momentum or 0.1, target_share
-                )
-                separated.load_state_dict(child.state_dict(), strict=False)
-                setattr(module, name, separated)
+    for module, name, plain in _plain_norms(network):
+        separated = DomainBatchNorm2d(
+            plain.num_features, plain.eps, plain.momentum or 0.1, target_share
+        )
+        separated.load_state_dict(plain.state_dict(), strict=False)
+        setattr(module, name, separated)
     copy_statistics(network, "target", "source")
 
 
 @torch.no_grad()
 def settle_mixed_statistics(network: nn.Module) -> None:
     """Make the mixture of both domains' statistics the target's own, in every norm that mixes."""
-    for module in network.modules():
-        if isinstance(module, DomainBatchNorm2d):
-            pairs = zip(
-                running_statistics(module, "target"), module.mixed_statistics(), strict=True
-            )
-            for own, mixed in pairs:
-                own.copy_(mixed)
-            module.target_share = 1.0
+    for norm in domain_norms(network):
+        _replace(running_statistics(norm, "target"), norm.mixed_statistics())
+        norm.target_share = 1.0
 
 
 @torch.no_grad()
 def copy_statistics(network: nn.Module, origin: DomainName, destination: DomainName) -> None:
     """Give one domain's running statistics to the other, in every norm that keeps them apart."""
-    for module in network.modules():
-        if isinstance(module, DomainBatchNorm2d):
-            pairs = zip(
-                running_statistics(module, destination),
-                running_statistics(module, origin),
-                strict=True,
-            )
-            for theirs, ours in pairs:
-                theirs.copy_(ours)
+    for norm in domain_norms(network):
+        _replace(running_statistics(norm, destination), running_statistics(norm, origin))
+
+
+def _replace(statistics: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]) -> None:
+    for own, other in zip(statistics, others, strict=True):
+        own.copy_(other)
 
 
 @torch.no_grad()
@@ -253,11 +253,7 @@ def carry_source_statistics(network: nn.Module, before: nn.Module) -> None:
         network: whose source statistics are replaced; its target's are of its weights.
         before: a network of the same form with both domains' statistics, as the weights were.
     """
-    norms, norms_then = (
-        [each for each in one.modules() if isinstance(each, DomainBatchNorm2d)]
-        for one in (network, before)
-    )
-    for now, then in zip(norms, norms_then, strict=True):
+    for now, then in zip(domain_norms(network), domain_norms(before), strict=True):
         mean, variance = running_statistics(now, "target")
         mean_then, variance_then = running_statistics(then, "target")
         scale = (variance + now.eps) / (variance_then + now.eps)

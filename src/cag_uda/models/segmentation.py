@@ -121,12 +121,7 @@ class Segmentation:
 
 
 def legend_of(classes: Classes, train_ids: list[int], width_px: int) -> Picture:
-    """Draw names and colours of classes in as many columns as fit into a width.
-
-    Args:
-        classes: all that there are.
-        train_ids: those to draw, in order.
-        width_px: of the picture.
+    """Draw names and colours of some classes in as many columns as fit into a width.
 
     Returns:
         (height, width_px, 3) uint8, RGB, black on white.

@@ -24,12 +24,12 @@ from cag_uda.models.backbones import backbone_entry, build_backbone
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.context_detail import ContextDetail
 from cag_uda.models.decoders import DECODERS, Decoder
-from cag_uda.models.given_images import GivenImage, as_image, as_images, is_one
+from cag_uda.models.given_images import GivenImage, as_image, is_one
 from cag_uda.models.inference import upsample
 from cag_uda.models.label_maps import label_map, label_maps, segmentations
 from cag_uda.models.norm import (
-    DomainBatchNorm2d,
     copy_statistics,
+    domain_norms,
     running_statistics,
     separate_statistics,
 )
@@ -82,7 +82,7 @@ class Segmenter(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         if config.norm == "per-domain":
             separate_statistics(self, config.target_share)
-        self._domain_norms = tuple(m for m in self.modules() if isinstance(m, DomainBatchNorm2d))
+        self._domain_norms = domain_norms(self)
 
     @property
     def grid_px(self) -> int:
@@ -263,7 +263,7 @@ class Segmenter(nn.Module):
         if is_one(image):
             return label_map(self, as_image(cast(GivenImage, image), self._reader))
         several = cast(Iterable[GivenImage], image)
-        return list(label_maps(self, as_images(several, self._reader)))
+        return list(label_maps(self, (as_image(each, self._reader) for each in several)))
 
     def segment(self, image: GivenImage, *, probabilities: bool = False) -> Segmentation:
         """Segment one image, and tell how sure that is.
@@ -285,7 +285,7 @@ class Segmenter(nn.Module):
         self, images: Iterable[GivenImage], *, probabilities: bool = False
     ) -> Iterator[Segmentation]:
         """Segment images one after the other, as `segment`; neighbours of one size share a pass."""
-        given = as_images(images, self._reader)
+        given = (as_image(each, self._reader) for each in images)
         return segmentations(self, given, self.classes, with_probabilities=probabilities)
 
     @property

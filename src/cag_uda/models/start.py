@@ -11,30 +11,25 @@ _SHARED = (
 
 
 def start_from(segmenter: Segmenter, path_or_hub_id: str) -> None:
-    """Give a segmenter the weights of a model folder, in place.
-
-    Its norm and its tuning may be others than the model's: without statistics per domain there,
-    both domains begin with those that there are; without them here, with those that the model
-    normalises the target's images by.
-
-    Args:
-        segmenter: as the recipe describes it.
-        path_or_hub_id: what `Segmenter.from_pretrained` takes.
+    """Give a segmenter the weights of what `Segmenter.from_pretrained` takes, in place.
 
     Raises:
-        ModelError: if the model is missing or damaged, or, naming all that differs, of other
-            classes or another form.
+        ModelError: if the model is missing or damaged, or as `begin_with`.
     """
     model = Segmenter.from_pretrained(path_or_hub_id)
     begin_with(segmenter, model, f"segmenter.start: the network in {path_or_hub_id}")
 
 
 def begin_with(segmenter: Segmenter, model: Segmenter, what: str) -> None:
-    """Give a segmenter the weights of another one, in place; see `start_from`.
+    """Give a segmenter the weights of another one, in place, whose statistics may be changed.
+
+    Norm and tuning may be others than the model's: without statistics per domain there, both
+    domains begin with those that there are; without them here, with those that the model
+    normalises the target's images by.
 
     Args:
         segmenter: as the recipe describes it.
-        model: the other one; its statistics may be changed.
+        model: the other one.
         what: it is, for messages.
 
     Raises:

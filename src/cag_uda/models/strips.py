@@ -6,7 +6,7 @@ a strip of the result needs are held. Knows windows and grids, not how large the
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
@@ -97,7 +97,7 @@ class _Look:
         self._top = 0
         """First row of the grid that is held."""
         self._held: Tensor | None = None
-        """(1, K, rows, w): sums over windows, of which those above `_finished` are whole."""
+        """(1, K, rows, w): sums over windows, of which those above the next windows are whole."""
         self._looks: Tensor | None = None
         """(rows, w): how many windows."""
 
@@ -117,8 +117,13 @@ class _Look:
         return torch.lerp(grid[:, :, above], grid[:, :, below], weight)
 
     def _grid_rows(self, first: int, last: int) -> Tensor:
-        while self._next < len(self._rows) and self._finished < last:
-            self._add(self._rows[self._next])
+        # The rows above the next windows are finished: none will add to them any more.
+        while (
+            self._next < len(self._rows) and self._on_grid(self._rows[self._next].kept_start) < last
+        ):
+            for columns in self._columns:
+                for mirrored in (False, True) if self._views.flip else (False,):
+                    self._add_window(self._rows[self._next], columns, mirrored)
             self._next += 1
         assert self._held is not None
         assert self._looks is not None
@@ -127,17 +132,6 @@ class _Look:
         )
         self._top = first
         return self._held[..., : last - first, :] / self._looks[: last - first]
-
-    @property
-    def _finished(self) -> int:
-        """Rows of the grid from the top that no window will add to any more."""
-        return self._on_grid(self._rows[self._next].kept_start)
-
-    def _add(self, rows: Stretch) -> None:
-        """Look at a row of windows."""
-        for columns in self._columns:
-            for mirrored in (False, True) if self._views.flip else (False,):
-                self._add_window(rows, columns, mirrored)
 
     def _add_window(self, rows: Stretch, columns: Stretch, mirrored: bool) -> None:
         """Add the logits of a window of the image, or of the mirrored image."""
@@ -212,23 +206,21 @@ class _Look:
 def plan_windows(
     size: tuple[int, int], most_pixels: int, unit_px: int
 ) -> tuple[list[Stretch], list[Stretch]]:
-    """Cut an image into windows so that the fewest pixels are looked at twice.
+    """Cut an image (H, W) into windows so that the fewest pixels are looked at twice.
 
-    Args:
-        size: (H, W) of the image, in pixels.
-        most_pixels: of a window, where it is not the smallest that there is.
-        unit_px: windows begin, and what counts of them begins, at multiples of this.
+    Windows begin, and what counts of them begins, at multiples of `unit_px`. They have at most
+    `most_pixels`, unless they are the smallest that there are.
 
     Returns:
         The rows of the windows, and their columns.
     """
     best: tuple[int, list[Stretch], list[Stretch]] | None = None
     for columns in _plans(size[1], unit_px):
-        width = max(each.stop - each.start for each in columns)
+        widths = [each.stop - each.start for each in columns]
         for rows in _plans(size[0], unit_px):
-            height = max(each.stop - each.start for each in rows)
-            if height * width <= most_pixels:
-                looked_at = _sum(rows) * _sum(columns)
+            heights = [each.stop - each.start for each in rows]
+            if max(heights) * max(widths) <= most_pixels:
+                looked_at = sum(heights) * sum(widths)
                 if best is None or looked_at < best[0]:
                     best = looked_at, rows, columns
                 break
@@ -256,7 +248,3 @@ def _plans(length: int, unit_px: int) -> Iterator[list[Stretch]]:
             )
             for start, stop in pairwise(edges)
         ]
-
-
-def _sum(stretches: Sequence[Stretch]) -> int:
-    return sum(each.stop - each.start for each in stretches)

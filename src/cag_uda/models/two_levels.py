@@ -22,10 +22,6 @@ class TwoLevelSegmenter(nn.Module):
 
     Prediction needs the segmenter alone, so the second level lives no longer than its training.
 
-    Args:
-        segmenter: the network that is kept.
-        auxiliary: as `auxiliary_classifier` makes it.
-
     Source: Tsai et al., *AdaptSegNet*, CVPR 2018, the multi-level form.
     """
 

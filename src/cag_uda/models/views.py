@@ -72,10 +72,7 @@ WHOLE = Views()
 def offsets(length: int, window: int, overlap: float) -> list[int]:
     """Place windows that together cover a length; the last one ends with it.
 
-    Args:
-        length: of a side, in any unit.
-        window: of a window, in the same unit.
-        overlap: share of a window that the next one covers again, at least.
+    `overlap` is the share of a window that the next one covers again, at least.
     """
     beyond = max(length - window, 0)
     step = max(1, round(window * (1 - overlap)))

@@ -32,11 +32,8 @@ class Window:
 
         Args:
             x: (B, C, h, w) of the window.
-            like: (B, C', h', w') of it, on the grid that is wanted.
+            like: (B, C', h', w') of it, on the grid that is wanted: (B, C, h', w') comes back.
             strides: pixels per cell of the one and of the other.
-
-        Returns:
-            (B, C, h', w').
         """
         coarse_px, fine_px = strides
         rows, columns = (
