@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cag_uda.data.annotations.drawing import Drawing, Points, Shape
+from cag_uda.data.annotations.drawing import Drawing, Points, Shape, rectangle
 from cag_uda.errors import DataError
 from cag_uda.files import write_with
 
@@ -78,19 +78,17 @@ def _shape(element: "ElementTree.Element[str]") -> Shape | None:
         pairs = [pair.split(",") for pair in element.attrib["points"].split(";")]
         return Shape(name, (np.array(pairs, np.float64),))
     if element.tag == "box":
-        left, top, right, bottom = (float(element.attrib[k]) for k in ("xtl", "ytl", "xbr", "ybr"))
-        corners = [[left, top], [right, top], [right, bottom], [left, bottom]]
-        return Shape(name, (np.array(corners),))
+        corners = (float(element.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
+        return Shape(name, (rectangle(*corners),))
     if element.tag == "ellipse":
-        return Shape(
-            name, (_ellipse(*(float(element.attrib[k]) for k in ("cx", "cy", "rx", "ry"))),)
-        )
+        sizes = (float(element.attrib[key]) for key in ("cx", "cy", "rx", "ry"))
+        return Shape(name, (_ellipse(*sizes),))
     if element.tag == "mask":
         runs = [int(each) for each in element.attrib["rle"].split(",")]
         values = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
         bitmap = values.reshape(_whole(element, "height"), _whole(element, "width"))
-        left_top = (_whole(element, "left"), _whole(element, "top"))
-        return Shape(name, bitmap=bitmap, left=left_top[0], top=left_top[1])
+        left, top = _whole(element, "left"), _whole(element, "top")
+        return Shape(name, bitmap=bitmap, left=left, top=top)
     return None  # Tags, points and polylines have no area.
 
 

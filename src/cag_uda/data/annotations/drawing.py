@@ -62,7 +62,7 @@ def paint(
     background: int,
     value_of: Callable[[str], int],
 ) -> Bytes:
-    """Paint the shapes of an image.
+    """Paint the shapes of an image: (H, W) uint8.
 
     Args:
         drawing: what to paint.
@@ -70,9 +70,6 @@ def paint(
         convention: what a whole number is, unless the drawing says so itself.
         background: the value of pixels outside all shapes.
         value_of: the value of a shape, by its name.
-
-    Returns:
-        (H, W) uint8, of the drawing's own size if it has one.
     """
     height, width = drawing.size or size
     convention = drawing.convention or convention
@@ -98,6 +95,11 @@ def paint(
     return label
 
 
+def rectangle(left: float, top: float, right: float, bottom: float) -> Points:
+    """The corners of a rectangle as a polygon."""
+    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float64)
+
+
 def area_of(points: Points) -> float:
     """Area inside a polygon (the shoelace formula)."""
     x, y = points[:, 0], points[:, 1]
@@ -112,11 +114,6 @@ def pixels_through_centres(points: Points) -> float:
     steps = np.abs(points - np.roll(points, 1, axis=0)).astype(np.int64)
     on_outline = int(np.gcd(steps[:, 0], steps[:, 1]).sum())
     return area_of(points) + on_outline / 2 + 1
-
-
-def largest_first(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
-    """Sort shapes for formats without an order: the largest first, so that small ones lie above."""
-    return tuple(sorted(shapes, key=lambda shape: -sum(map(area_of, shape.outlines))))
 
 
 def _between_edges(

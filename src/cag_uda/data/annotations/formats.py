@@ -5,14 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from cag_uda.data.annotations import (
-    cityscapes_polygons,
-    coco,
-    cvat,
-    label_studio,
-    labelme,
-    yolo,
-)
+from cag_uda.data.annotations import cityscapes_polygons, coco, cvat, label_studio, labelme, yolo
 from cag_uda.data.annotations.drawing import Convention, Drawing
 
 FormatName: TypeAlias = Literal[

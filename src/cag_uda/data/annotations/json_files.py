@@ -10,28 +10,17 @@ from cag_uda.errors import DataError
 T = TypeVar("T")
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises DataError if it cannot be read."""
+def understood(path: Path, what: str, make: Callable[[Any], T]) -> T:
+    """Make something of the content of a JSON file, which messages call what it should be.
+
+    Raises DataError if it cannot be read, or its content is not of that form.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, or no JSON.
         raise DataError(f"{path} is damaged or no JSON: {error}") from error
-
-
-def understood(path: Path, what: str, make: Callable[[Any], T]) -> T:
-    """Read a JSON file and make something of it.
-
-    Args:
-        path: of the file.
-        what: it should be, for messages.
-        make: is given the content.
-
-    Raises:
-        DataError: if the content is not of that form.
-    """
-    content = read_json(path)
     try:
         return make(content)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:

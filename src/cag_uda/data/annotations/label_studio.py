@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
-from cag_uda.data.annotations.drawing import Drawing, Shape
+from cag_uda.data.annotations.drawing import Drawing, Shape, rectangle
 from cag_uda.data.annotations.json_files import understood
 from cag_uda.errors import DataError
 from cag_uda.files import write_json
@@ -71,8 +71,7 @@ def _shape(result: Any, path: Path) -> Shape | None:
         points = np.array(value["points"], np.float64) * side
     elif kind == "rectanglelabels":
         left, top = value["x"], value["y"]
-        right, bottom = left + value["width"], top + value["height"]
-        points = np.array([[left, top], [right, top], [right, bottom], [left, bottom]]) * side
+        points = rectangle(left, top, left + value["width"], top + value["height"]) * side
     elif kind == "brushlabels":
         raise DataError(
             f"{path} holds brush strokes of Label Studio, which are not read as JSON; export them "

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cag_uda.data.annotations.drawing import Drawing, Shape
+from cag_uda.data.annotations.drawing import Drawing, Shape, rectangle
 from cag_uda.data.annotations.json_files import understood
 from cag_uda.files import write_json
 
@@ -67,8 +67,7 @@ def _shape(entry: Any) -> Shape:
             return Shape(name, (points,))
         case "rectangle":
             (left, top), (right, bottom) = points.min(0), points.max(0)
-            corners = [[left, top], [right, top], [right, bottom], [left, bottom]]
-            return Shape(name, (np.array(corners),))
+            return Shape(name, (rectangle(left, top, right, bottom),))
         case "circle":
             radius = math.dist(points[0], points[1])
             return Shape(name, (np.stack([points[0] - radius, points[0] + radius]),), "ellipse")

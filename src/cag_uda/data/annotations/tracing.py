@@ -24,7 +24,8 @@ def trace(
     """Outline each connected region of each class, larger ones below smaller ones.
 
     Every pixel lies in a region, that of its class or of `IGNORED`; so regions need no holes: what
-    lies in one is painted above it.
+    lies in one is painted above it. Painted, the drawing differs from the label by at most the
+    tolerance.
 
     Args:
         label: (H, W) uint8 train ids with IGNORE.
@@ -32,9 +33,6 @@ def trace(
         image: what the drawing calls its image.
         convention: what a whole number is in the format that it is for.
         tolerance_px: see `TOLERANCE_PX`; 0 keeps every pixel where it is.
-
-    Returns:
-        A drawing; painted, it differs from the label by at most the tolerance.
     """
     shapes: list[tuple[float, Shape]] = []
     for value in np.unique(label).tolist():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cag_uda.data.annotations.drawing import Drawing, Shape, largest_first
+from cag_uda.data.annotations.drawing import Drawing, Shape, area_of, rectangle
 from cag_uda.errors import DataError
 from cag_uda.files import write_text
 
@@ -27,10 +27,9 @@ def read(path: Path) -> list[Drawing]:
             number, *numbers = line.split()
             if len(numbers) + 1 == _OF_A_BOX:
                 x, y, width, height = np.array(numbers, np.float64)
-                left, right = x - width / 2, x + width / 2
-                top, bottom = y - height / 2, y + height / 2
-                corners = [[left, top], [right, top], [right, bottom], [left, bottom]]
-                shapes.append(Shape(str(int(number)), (np.array(corners),), "box"))
+                right, bottom = x + width / 2, y + height / 2
+                corners = rectangle(x - width / 2, y - height / 2, right, bottom)
+                shapes.append(Shape(str(int(number)), (corners,), "box"))
                 continue
             if len(numbers) + 1 < _LEAST_NUMBERS or len(numbers) % 2:
                 raise ValueError(f"{len(numbers)} numbers make no polygon")
@@ -38,7 +37,8 @@ def read(path: Path) -> list[Drawing]:
             shapes.append(Shape(str(int(number)), (points,)))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is no YOLO segmentation label: {error}") from error
-    return [Drawing(path.stem, None, largest_first(shapes))]
+    shapes.sort(key=lambda shape: -area_of(shape.outlines[0]))
+    return [Drawing(path.stem, None, tuple(shapes))]
 
 
 def write(path: Path, drawings: Sequence[Drawing], names: Sequence[str]) -> None:
