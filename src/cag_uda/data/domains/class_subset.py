@@ -18,11 +18,7 @@ from cag_uda.types import IGNORE
 
 
 def with_classes(domain: Domain, names: Sequence[str] | None) -> Domain:
-    """A domain that knows some of its classes only.
-
-    Args:
-        domain: it is not changed.
-        names: of the classes that are kept; None keeps all.
+    """A domain that knows some of its classes only; None keeps all.
 
     Returns:
         The domain with the train ids 0 … k-1 for the classes that are kept, in the order of its
@@ -32,11 +28,10 @@ def with_classes(domain: Domain, names: Sequence[str] | None) -> Domain:
     Raises:
         DataError: for a name that is no class of the domain, or if one class is left.
     """
-    space = domain.label_space
-    if space is None or domain.labels is None or names is None:
+    if domain.label_space is None or names is None:
         return domain
-    kept = space.only(names)
-    if kept is space:
+    kept = domain.label_space.only(names)
+    if kept is domain.label_space:
         return domain
     if kept.num_classes == 1:
         raise DataError(
@@ -51,25 +46,19 @@ def in_one_space(domains: Sequence[Domain]) -> list[Domain]:
 
     A domain that lacks some has the train ids of the others all the same, whatever their order in
     its own label space. (What it shows of the classes that it lacks should be ignored by its map,
-    not be of another class.)
-
-    Args:
-        domains: they are not changed.
-
-    Returns:
-        As many, in the same order; those without a label space, or with classes that the one with
-        most does not have, as they are.
+    not be of another class.) Domains without a label space, or with classes that the one with most
+    does not have, stay as they are.
     """
     spaces = [each.label_space for each in domains if each.label_space is not None]
     if not spaces:
         return list(domains)
     widest = max(spaces, key=lambda space: space.num_classes)
-    found = []
-    for domain in domains:
-        space = domain.label_space
-        is_part = space is not None and set(space.names) < set(widest.names)
-        found.append(_by(widest, domain) if is_part else domain)
-    return found
+    return [
+        _by(widest, domain)
+        if domain.label_space is not None and set(domain.label_space.names) < set(widest.names)
+        else domain
+        for domain in domains
+    ]
 
 
 def _by(space: LabelSpace, domain: Domain) -> Domain:

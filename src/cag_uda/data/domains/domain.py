@@ -54,12 +54,7 @@ class Item:
 
 
 class MissingLabelsError(DataError):
-    """Some images of a labelled split have no label.
-
-    Args:
-        problem: the message.
-        items: of the split, with and without label.
-    """
+    """Some images of a labelled split have no label; `items` are those with and without."""
 
     def __init__(self, problem: str, items: list[Item]) -> None:
         self.items = items
@@ -238,12 +233,9 @@ class Domain:
         return image, label
 
     def unused_labels(self, used: Collection[Path]) -> list[str]:
-        """Label images below the root that patterns match, but no image of any split uses.
+        """Label images below the root that patterns match, but that are not among those used.
 
         Patterns of splits that take a part of what they find are left out. Raises DataError.
-
-        Args:
-            used: the labels of the images of all splits.
         """
         if self._artist is not None:
             return []
@@ -276,9 +268,9 @@ class Domain:
 
     def _found_items(self, split: str, table: SplitTable, with_labels: bool) -> list[Item]:
         root, where = self.root(), f"domain {self.name!r}, split {split!r}"
-        found: dict[str, tuple[FoundImage, str | None]] = {}
+        found: dict[str, tuple[FoundImage, str]] = {}
         for image_pattern, label_pattern in table.patterns():
-            images = list(find_images(root, image_pattern))
+            images = find_images(root, image_pattern)
             if not images:
                 raise DataError(f"{where}: {no_images(root, image_pattern)}")
             for image in images:
@@ -290,9 +282,10 @@ class Domain:
                     )
         excluded = {composed(key) for key in table.exclude or ()}
         keys = sorted(key for key in found if composed(key) not in excluded)
-        listed_labels: dict[str, str] = {}
+        listed: dict[str, str | None] = {}
         if table.list_file is not None:
-            keys, listed_labels = listed_keys(keys, root, root / table.list_file, where)
+            listed = listed_keys(keys, root / table.list_file, where)
+            keys = list(listed)
         keys = table.sliced(keys)
         if not keys:
             how = "exclude" if table.slice is None else f"slice = {table.slice!r}"
@@ -303,7 +296,7 @@ class Domain:
             return [Item(key, found[key][0].path, None) for key in keys]
         items = self._with_labels([found[key] for key in keys], root, where)
         for item in items:
-            wanted = listed_labels.get(item.key)
+            wanted = listed.get(item.key)
             if wanted and self._artist is None and not is_named(item.label, wanted):
                 raise DataError(
                     f"{where}: the list {table.list_file} gives {item.key} the label {wanted}, and "
@@ -312,19 +305,18 @@ class Domain:
         return items
 
     def _with_labels(
-        self, found: list[tuple[FoundImage, str | None]], root: Path, where: str
+        self, found: list[tuple[FoundImage, str]], root: Path, where: str
     ) -> list[Item]:
         """Items with the label file of each, drawn first where it holds shapes."""
         finder, items, missing = LabelFinder(root, self._label_extensions), [], []
         for image, pattern in found:
-            label = finder.find(pattern, image.captured) if pattern else None
+            label = finder.find(pattern, image.captured)
             if label is None or label == image.path:
-                plain = alternatives(pattern) if pattern else ()
-                wanted = " or ".join(fill(each, image.captured) for each in plain) or "a label"
+                wanted = " or ".join(fill(each, image.captured) for each in alternatives(pattern))
                 missing.append(f"{image.key} (want {wanted})")
             items.append(Item(image.key, image.path, label))
         if missing:
-            absent = no_label_folder(root, [pattern for _, pattern in found if pattern][:1])
+            absent = no_label_folder(root, found[0][1])
             advice = "; add the labels, mend the pattern, or leave those images out with `list`"
             raise MissingLabelsError(
                 f"{where}: {len(missing)} of {len(items)} images below {root} have no label: "

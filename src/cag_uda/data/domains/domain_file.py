@@ -4,17 +4,11 @@ Knows TOML tables; looks at no image folder.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast, get_args
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    StrictInt,
-    ValidationError,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, ValidationError
 
 from cag_uda.data.annotations.formats import FORMATS, AnnotationFormat, FormatName
 from cag_uda.data.domains.label_map import ImageEncoding, LabelMap, build_label_map
@@ -29,6 +23,8 @@ from cag_uda.types import Config
 
 T = TypeVar("T")
 
+_MOST_SCENES = 1_000_000
+
 
 def _one_or_more(value: Any) -> Any:
     if isinstance(value, str):
@@ -38,53 +34,47 @@ def _one_or_more(value: Any) -> Any:
     return value
 
 
-def _checked_pattern(pattern: str) -> str:
-    if problem := pattern_problem(pattern):
-        raise ValueError(problem)
-    return pattern
+def _checked(problem_of: Callable[[T], str | None]) -> AfterValidator:
+    """Make a validator of a function that says what is wrong with a value."""
+
+    def check(value: T) -> T:
+        if problem := problem_of(value):
+            raise ValueError(problem)
+        return value
+
+    return AfterValidator(check)
 
 
-def _checked_path(path: str) -> str:
-    if problem := outside_problem(path):
-        raise ValueError(problem)
-    return path
+def _root_problem(root: str) -> str | None:
+    if all(ord(letter) >= ord(" ") for letter in root):
+        return None
+    return (
+        f"{root!r} holds a control character: in double quotes, a backslash begins one; write "
+        "paths with / or in single quotes"
+    )
 
 
-def _checked_root(root: str) -> str:
-    if any(ord(letter) < ord(" ") for letter in root):
-        raise ValueError(
-            f"{root!r} holds a control character: in double quotes, a backslash begins one; write "
-            "paths with / or in single quotes"
-        )
-    return root
-
-
-def _checked_slice(text: str) -> str:
+def _slice_problem(text: str) -> str | None:
     match = re.fullmatch(r"\s*(-?\d*)\s*:\s*(-?\d*)\s*(?::\s*(-?\d*)\s*)?", text)
     if not match or any(part == "-" for part in match.groups()):
-        raise ValueError(f"{text!r} is no slice; want for example '0:100', '100:' or '::10'")
-    if match[3] and int(match[3]) == 0:
-        raise ValueError(f"{text!r} has step 0")
-    return text
+        return f"{text!r} is no slice; want for example '0:100', '100:' or '::10'"
+    return f"{text!r} has step 0" if match[3] and int(match[3]) == 0 else None
 
 
-_MOST_SCENES = 1_000_000
-
-
-def _checked_scenes(scenes: tuple[int, int]) -> tuple[int, int]:
-    if not 0 <= scenes[0] < scenes[1]:
-        raise ValueError(f"{list(scenes)} is empty; want [first, stop] with 0 ≤ first < stop")
+def _scenes_problem(scenes: tuple[int, int]) -> str | None:
+    if not scenes[0] < scenes[1]:
+        return f"{list(scenes)} is empty; want [first, stop] with 0 ≤ first < stop"
     if scenes[1] > _MOST_SCENES:
-        raise ValueError(f"{list(scenes)} goes beyond scene {_MOST_SCENES:,}, the last")
-    return scenes
+        return f"{list(scenes)} goes beyond scene {_MOST_SCENES:,}, the last"
+    return None
 
 
-def _known_label_space(name: str) -> str:
+def _label_space_problem(name: str) -> str | None:
     try:
         LabelSpace.load(name)
     except DataError as error:
-        raise ValueError(str(error)) from error
-    return name
+        return str(error)
+    return None
 
 
 def one_or_more_schema(schema: dict[str, Any]) -> None:
@@ -99,7 +89,8 @@ OneOrMore = Annotated[
     Field(min_length=1, json_schema_extra=one_or_more_schema),
 ]
 Encoding: TypeAlias = Literal[ImageEncoding, FormatName]
-Pattern = Annotated[str, Field(min_length=1), AfterValidator(_checked_pattern)]
+Pattern = Annotated[str, Field(min_length=1), _checked(pattern_problem)]
+InsidePath = Annotated[str, _checked(outside_problem)]
 Positive = Annotated[StrictInt, Field(ge=1)]
 FromZero = Annotated[StrictInt, Field(ge=0)]
 
@@ -144,25 +135,24 @@ class SplitTable(Config):
     labels: OneOrMore[Pattern] | None = None
     """One for each pattern of images, or one for all; the n-th wildcard stands for what the n-th
     of the image's pattern matched."""
-    exclude: OneOrMore[Annotated[str, AfterValidator(_checked_path)]] | None = None
+    exclude: OneOrMore[InsidePath] | None = None
     """Images to leave out because they are broken as published: paths below the root without
     extension. Taken before `list`."""
     published: Positive | None = None
     """Number of images that the data set was published with, with those in `exclude`; `check` says
     when there are fewer or more."""
-    list_file: Annotated[str, AfterValidator(_checked_path)] | None = Field(None, alias="list")
+    list_file: InsidePath | None = Field(None, alias="list")
     """Text file below the root with the images to keep, one a line: path or end of a path, with or
     without extension."""
-    slice: Annotated[str, AfterValidator(_checked_slice)] | None = None
+    slice: Annotated[str, _checked(_slice_problem)] | None = None
     """Python slice, such as "0:500", of the images sorted by path that are kept; taken after
     `list`."""
-    scenes: Annotated[tuple[FromZero, FromZero], AfterValidator(_checked_scenes)] | None = None
+    scenes: Annotated[tuple[FromZero, FromZero], _checked(_scenes_problem)] | None = None
     """First and one past the last scene, for rendered domains only."""
 
-    def patterns(self) -> Iterator[tuple[str, str | None]]:
-        """Yield each image pattern with its label pattern."""
-        images = self.images or ()
-        labels: tuple[str | None, ...] = self.labels or (None,)
+    def patterns(self) -> Iterator[tuple[str, str]]:
+        """Yield each image pattern with its label pattern, "" where the split has no labels."""
+        images, labels = self.images or (), self.labels or ("",)
         yield from zip(images, labels if len(labels) > 1 else labels * len(images), strict=True)
 
     def sliced(self, items: list[T]) -> list[T]:
@@ -186,9 +176,9 @@ class DomainFile(Config):
     """A whole domain file."""
 
     name: Annotated[str, Field(min_length=1)]
-    root: OneOrMore[Annotated[str, AfterValidator(_checked_root)]] | None = None
+    root: OneOrMore[Annotated[str, _checked(_root_problem)]] | None = None
     """Folder names, of which the first that exists is the root."""
-    label_space: Annotated[str, AfterValidator(_known_label_space)] | None = None
+    label_space: Annotated[str, _checked(_label_space_problem)] | None = None
     """Name of a built-in label space; or the classes are listed below."""
     classes: tuple[LabelClass, ...] | None = None
     images: ImageReader = ImageReader()
@@ -207,26 +197,24 @@ class DomainFile(Config):
     def label_map(self) -> LabelMap | None:
         """The table of codes of a file without problems, or None where there is no label space."""
         space = self.space()
-        return self._label_map(space)[0] if space else None
+        return None if space is None else self._label_map(space)[0]
 
     def shape_names(self) -> ShapeNames | None:
         """Classes by the names of shapes; None where labels are images, or there are no classes."""
         space = self.space()
-        if space is None or self.labels.format is None:
-            return None
-        return build_shape_names(self.labels.map, self.labels.other, self.labels.background, space)[
-            0
-        ]
+        return None if space is None or not self.labels.format else self._shape_names(space)[0]
 
     def _label_map(self, space: LabelSpace) -> tuple[LabelMap, list[str]]:
         table = self.labels
-        if table.format is not None:
-            # What is drawn of shapes holds train ids.
-            _, problems = build_shape_names(table.map, table.other, table.background, space)
-            return build_label_map("ids", {}, None, space)[0], problems
+        if table.format is not None:  # What is drawn of shapes holds train ids.
+            return build_label_map("ids", {}, None, space)[0], self._shape_names(space)[1]
         assert table.encoding in get_args(ImageEncoding), "the rest are annotation formats"
         encoding = cast(ImageEncoding, table.encoding)
         return build_label_map(encoding, table.map, table.other, space, table.tolerance)
+
+    def _shape_names(self, space: LabelSpace) -> tuple[ShapeNames, list[str]]:
+        table = self.labels
+        return build_shape_names(table.map, table.other, table.background, space)
 
     def problems(self) -> list[str]:
         """List what is wrong between tables that are each right by themselves."""
@@ -246,7 +234,8 @@ class DomainFile(Config):
         except DataError as error:
             return error.problems
         if space is not None:
-            return [*_single_class_problems(space), *self._label_map(space)[1]]
+            problems = self._label_map(space)[1]
+            return problems if space.num_classes > 1 else [_single_class_problem(space), *problems]
         has_labels = any(split.labels for split in self.splits.values())
         if self.rendered or has_labels or "labels" in self.model_fields_set:
             return ["labels need their classes: give label_space a built-in name, or [[classes]]"]
@@ -256,7 +245,7 @@ class DomainFile(Config):
         table = self.labels
         if table.encoding == "channel" and table.channel is None:
             return ["labels.channel: missing; say which channel holds the id, 0 is the first (red)"]
-        given = {
+        wrong = {
             "channel": table.channel is not None and table.encoding != "channel",
             "background": table.background is not None and table.format is None,
             "tolerance": bool(table.tolerance) and table.encoding not in ("ids", "rgb"),
@@ -264,7 +253,7 @@ class DomainFile(Config):
         }
         problems = [
             f"labels.{key} means nothing with encoding = {table.encoding!r}"
-            for key, is_wrong in given.items()
+            for key, is_wrong in wrong.items()
             if is_wrong
         ]
         if table.tolerance and table.encoding == "ids" and not table.map:
@@ -273,14 +262,9 @@ class DomainFile(Config):
 
 
 def parse_domain_file(text: str, shown_as: str) -> DomainFile:
-    """Read the text of a domain file.
+    """Read the TOML of a domain file, which messages call as `shown_as` says.
 
-    Args:
-        text: TOML.
-        shown_as: the file's name for messages.
-
-    Raises:
-        DataError: naming all the problems of the file at once.
+    Raises DataError, naming all the problems of the file at once.
     """
     tables = parse_toml(text, shown_as)
     if "stages" in tables and "splits" not in tables:
@@ -313,15 +297,14 @@ def _scene_problems(split: SplitTable) -> list[str]:
     return problems if split.scenes else [*problems, "scenes: missing; want [first, stop]"]
 
 
-def _single_class_problems(space: LabelSpace) -> list[str]:
-    if space.num_classes > 1:
-        return []
-    return [
-        f"one class alone, {space.names[0]!r}, cannot be learnt: every pixel would be it; list a "
-        'second one before it, for example [[classes]] name = "background", and map what is not '
-        f'{space.names[0]} to it, for example map = {{ "#000000" = "background" }} with colours, '
-        'or { 0 = "background" } with ids'
-    ]
+def _single_class_problem(space: LabelSpace) -> str:
+    (only,) = space.names
+    return (
+        f"one class alone, {only!r}, cannot be learnt: every pixel would be it; list a second one "
+        f'before it, for example [[classes]] name = "background", and map what is not {only} to '
+        'it, for example map = { "#000000" = "background" } with colours, or '
+        '{ 0 = "background" } with ids'
+    )
 
 
 def _file_problems(split: SplitTable, table: LabelsTable) -> list[str]:
@@ -334,7 +317,7 @@ def _file_problems(split: SplitTable, table: LabelsTable) -> list[str]:
             f"labels: {len(split.labels)} patterns for {len(split.images)} of images; want one for "
             "each, or one for all"
         ]
-    pairs = [(images, labels) for images, labels in split.patterns() if labels is not None]
+    pairs = [(images, labels) for images, labels in split.patterns() if labels]
     if table.format is not None and table.format.is_of_split:
         return [
             f"labels: {labels!r}: with encoding = {table.encoding!r} one file describes all images "

@@ -16,7 +16,7 @@ from cag_uda.data.domains.placement import first_of
 from cag_uda.data.domains.shape_names import ShapeNames
 from cag_uda.data.files.cache import VARIABLE, cache_entry, warn_once
 from cag_uda.data.files.images import ImageReader
-from cag_uda.data.files.patterns import IMAGE_EXTENSIONS, composed
+from cag_uda.data.files.patterns import IMAGE_EXTENSIONS, composed, endings
 from cag_uda.errors import DataError, RunError
 from cag_uda.files import write_with
 
@@ -109,11 +109,11 @@ class _File:
 
     def drawing_of(self, key: str) -> Drawing | None:
         """The drawing of the image of a key; None if the file does not speak of it."""
-        parts = PurePosixPath(composed(key)).parts
-        for start in range(len(parts)):
-            if found := self._by_path.get("/".join(parts[start:])):
+        ends = endings(key)
+        for end in ends:
+            if found := self._by_path.get(end):
                 return found
-        named_alike = self._by_name.get(parts[-1], [])
+        named_alike = self._by_name.get(ends[-1], [])
         return named_alike[0] if len(named_alike) == 1 else None
 
 

@@ -16,7 +16,7 @@ Rules, from the `[labels]` table of a domain file:
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -56,10 +56,7 @@ class LabelMap:
     """Entry for codes that are not near enough; without a tolerance the table has it."""
 
     def apply(self, codes: Codes) -> Bytes:
-        """Look up every pixel.
-
-        Args:
-            codes: (H, W) codes, each below the length of the table.
+        """Look up the codes (H, W) of every pixel, each below the length of the table.
 
         Returns:
             (H, W) uint8 train ids with IGNORE, and UNMAPPED where no rule covers the code.
@@ -76,9 +73,7 @@ class LabelMap:
             return 0
         before = np.take(self.table, codes) == UNMAPPED
         values, counts = np.unique(codes[before], return_counts=True)
-        if not values.size:
-            return 0
-        return int(counts[self._distances(values)[1] <= self.tolerance].sum())
+        return int(counts[self._nearest(values)[1] <= self.tolerance].sum())
 
     def nearest_distance(self, unmapped: Collection[str]) -> int | None:
         """The tolerance that would cover codes, as a domain file writes them; None for none."""
@@ -86,7 +81,7 @@ class LabelMap:
             return None
         codes = [_code(each, self.encoding) for each in unmapped]
         whole = np.array([code for code in codes if isinstance(code, int)], np.int64)
-        largest = int(self._distances(whole)[1].max()) if whole.size else _LARGEST_TOLERANCE + 1
+        largest = int(self._nearest(whole)[1].max()) if whole.size else _LARGEST_TOLERANCE + 1
         return largest if largest <= _LARGEST_TOLERANCE else None
 
     def covers_swapped(self, unmapped: Collection[str]) -> bool:
@@ -101,7 +96,7 @@ class LabelMap:
         if not is_open.any():
             return label
         values, places = np.unique(codes[is_open], return_inverse=True)
-        nearest, distance = self._distances(values)
+        nearest, distance = self._nearest(values)
         found = np.where(distance <= self.tolerance, self.table[nearest], self.other)
         label[is_open] = found.astype(np.uint8)[places]
         return label
@@ -111,39 +106,39 @@ class LabelMap:
         """Codes that the table covers."""
         return np.flatnonzero(self.table != UNMAPPED)
 
-    def _distances(self, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Find for each code the nearest that is covered, and the largest channel difference."""
-        known, asked = self._known, values.astype(np.int64)
-        nearest = np.zeros(len(asked), np.int64)
-        least = np.full(len(asked), 1 << 16)
-        for code in known.tolist():
-            difference = np.abs(asked - code)
-            if self.encoding == "rgb":
-                channels = [(asked >> s & 255) - (code >> s & 255) for s in (16, 8, 0)]
-                difference = np.abs(np.stack(channels)).max(axis=0)
-            is_nearer = difference < least
-            nearest[is_nearer] = code
-            least[is_nearer] = difference[is_nearer]
-        return nearest, least
+    def _nearest(self, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        return nearest_codes(values, self._known.tolist(), self.encoding)
 
     def unmapped(self, codes: Codes, label: Bytes) -> dict[str, int]:
         """Codes that no rule covers, as a domain file writes them, and their numbers of pixels.
 
-        Args:
-            codes: (H, W) codes.
-            label: (H, W), what `apply` gave for them.
+        Both are (H, W): the codes, and the label that `apply` gave for them.
         """
         outside = label == UNMAPPED
         if not outside.any():
             return {}
         values, counts = np.unique(codes[outside], return_counts=True)
         return {
-            self._written(value): count
+            written_code(value, self.encoding): count
             for value, count in zip(values.tolist(), counts.tolist(), strict=True)
         }
 
-    def _written(self, code: int) -> str:
-        return f"#{code:06x}" if self.encoding == "rgb" else str(code)
+
+def nearest_codes(
+    values: npt.NDArray[Any], known: Iterable[int], encoding: ImageEncoding
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Find for each code the nearest of those known, and the largest difference of a channel."""
+    asked = values.astype(np.int64)
+    nearest, least = np.zeros(len(asked), np.int64), np.full(len(asked), 1 << 16)
+    for code in known:
+        difference = np.abs(asked - code)
+        if encoding == "rgb":
+            channels = [(asked >> s & 255) - (code >> s & 255) for s in (16, 8, 0)]
+            difference = np.abs(np.stack(channels)).max(axis=0)
+        is_nearer = difference < least
+        nearest[is_nearer] = code
+        least[is_nearer] = difference[is_nearer]
+    return nearest, least
 
 
 def build_label_map(
@@ -153,14 +148,14 @@ def build_label_map(
     space: LabelSpace,
     tolerance: int = 0,
 ) -> tuple[LabelMap, list[str]]:
-    """Make the table of a domain's labels.
+    """Make the table of a domain's labels, by the rules of this module.
 
     Args:
         encoding: how labels are stored.
         entries: code, as written, → train id, class name or "ignore".
-        other: class, "ignore", "keep", or None: see the module.
+        other: class, "ignore", "keep", or None.
         space: the classes.
-        tolerance: see the module.
+        tolerance: in levels of a channel.
 
     Returns:
         The map, and every problem of the entries; a map with problems is of no use.
@@ -202,12 +197,8 @@ def _plain_codes(encoding: ImageEncoding, space: LabelSpace) -> dict[int, int]:
     """Codes that need no map: train ids and 255, or the colours of the space and black."""
     if encoding != "rgb":
         return {**{train_id: train_id for train_id in range(space.num_classes)}, 255: IGNORE}
-    colors = (_packed(*color) for color in space.palette.tolist())
+    colors = (packed(*color) for color in space.palette.tolist())
     return {0: IGNORE, **{code: train_id for train_id, code in enumerate(colors)}}
-
-
-def _packed(red: int, green: int, blue: int) -> int:
-    return red << 16 | green << 8 | blue
 
 
 def _code(written: str, encoding: ImageEncoding) -> int | str:
@@ -218,11 +209,21 @@ def _code(written: str, encoding: ImageEncoding) -> int | str:
             return int(text[1:], 16)
         channels = re.fullmatch(r"(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})", text)
         if channels and max(values := [int(value) for value in channels.groups()]) <= 255:
-            return _packed(*values)
+            return packed(*values)
         return f"{written!r} is no colour; want 'R,G,B' of 0 to 255, or '#rrggbb'"
     if re.fullmatch(r"[0-9]{1,5}", text) and int(text) < _NUM_IDS:
         return int(text)
     return f"{written!r} is no id; want a whole number from 0 to {_NUM_IDS - 1}"
+
+
+def packed(red: int, green: int, blue: int) -> int:
+    """A colour as a code."""
+    return red << 16 | green << 8 | blue
+
+
+def written_code(code: int, encoding: ImageEncoding) -> str:
+    """Write a code as a domain file does."""
+    return f"#{code:06x}" if encoding == "rgb" else str(code)
 
 
 def train_id_of(value: Any, space: LabelSpace) -> int | str:

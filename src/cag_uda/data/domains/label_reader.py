@@ -24,15 +24,11 @@ _WHOLE = "want whole numbers from 0 to 65535, or -1 for what is not labelled"
 
 
 def misfit(image_size: tuple[int, int], label_size: tuple[int, int], path: Path) -> str | None:
-    """Say why a label cannot be of an image by their sizes; None if it can.
+    """Say why a label cannot be of an image by their sizes (H, W); None if it can.
 
     It may be of another resolution, up to 16 times, and differ in its shape by 1 % a side, or
     by 2 of its own pixels if these are less than 5 %: some images of GTA5 and their labels do.
-
-    Args:
-        image_size: (H, W).
-        label_size: (H', W').
-        path: the label's, for the message.
+    The path is the label's, for the message.
     """
     if _is_of_shape(label_size, image_size):
         return None
@@ -66,18 +62,9 @@ def _is_of_shape(label_size: tuple[int, int], image_size: tuple[int, int]) -> bo
 
 
 def match_sizes(image: Bytes, label: Bytes, path: Path) -> Bytes:
-    """Bring a label to the size of its image, where `misfit` finds nothing wrong.
+    """Bring a label (H', W') to the size of its image, to the nearest pixel where they differ.
 
-    Args:
-        image: (H, W, 3) uint8.
-        label: any (H', W') uint8 train ids.
-        path: the label's, for the message.
-
-    Returns:
-        (H, W) uint8 train ids, resized to the nearest pixel where the sizes differ.
-
-    Raises:
-        DataError: as `misfit` says.
+    Raises DataError, naming the label's path, as `misfit` says.
     """
     height, width = image.shape[:2]
     if (height, width) == label.shape:
@@ -103,14 +90,10 @@ class LabelReader:
     """Ids below this are those of classes already."""
 
     def read(self, path: Path) -> Bytes:
-        """Read a label image.
+        """Read a label image: (H, W) uint8 train ids with IGNORE.
 
-        Returns:
-            (H, W) uint8 train ids with IGNORE.
-
-        Raises:
-            DataError: if the file cannot be read, is encoded otherwise than the domain says, or
-                holds a code that no rule of the domain covers.
+        Raises DataError if the file cannot be read, is encoded otherwise than the domain says, or
+        holds a code that no rule of the domain covers.
         """
         codes = self.codes(path)
         label = self.label_map.apply(codes)
@@ -119,13 +102,10 @@ class LabelReader:
         return label
 
     def codes(self, path: Path) -> Codes:
-        """Read what a label image holds, before any map.
+        """Read what a label image holds, before any map. Raises DataError as `read` does.
 
         Returns:
             (H, W) ids as uint8 or uint16, or packed colours as int32.
-
-        Raises:
-            DataError: if the file cannot be read or is encoded otherwise than the domain says.
         """
         codes = self._undivided(path)
         if self.divide == 1:
@@ -146,11 +126,7 @@ class LabelReader:
         return digest.hexdigest()
 
     def unmapped_problem(self, unmapped: dict[str, int]) -> str:
-        """Say which codes no rule covers, and what to do.
-
-        Args:
-            unmapped: code, as a domain file writes it → number of pixels.
-        """
+        """Say which codes no rule covers, and what to do; given their numbers of pixels."""
         ordered = sorted(unmapped, key=lambda code: -unmapped[code])
         listed = ", ".join(f"{code} ({unmapped[code]:,} px)" for code in ordered[:8])
         if len(ordered) > 8:
@@ -205,8 +181,9 @@ class LabelReader:
 
     def _ids(self, found: Stored, path: Path) -> Codes:
         array = self._of_ids(found, path)
-        if array.ndim == 3 and self.label_map.tolerance and _is_grey(array):
-            return array[..., 0]
+        if array.ndim == 3 and self.label_map.tolerance:
+            is_grey = (array[..., :3] == array[..., :1]).all()
+            array = array[..., 0] if is_grey else array
         if array.ndim != 2:
             raise DataError(
                 f"{path} has {array.shape[2]} channels and encoding = 'ids' wants one; in [labels] "
@@ -216,7 +193,7 @@ class LabelReader:
         return array
 
     def _of_ids(self, found: Stored, path: Path) -> Codes:
-        """The pixels of a file that shall hold whole numbers of at most 16 bits."""
+        """The pixels of a file, any number of channels, whole numbers of at most 16 bits."""
         if found.palette is not None:
             raise DataError(
                 f"{path} is a palette image; set encoding = 'palette' in [labels] to read its "
@@ -228,19 +205,13 @@ class LabelReader:
         return ids
 
     def _channel(self, found: Stored, path: Path) -> Codes:
-        array = self._of_ids(found, path)
-        channels = 1 if array.ndim == 2 else array.shape[2]
-        if self.channel >= channels:
+        array = np.atleast_3d(self._of_ids(found, path))
+        if self.channel >= array.shape[2]:
             raise DataError(
-                f"{path} has {channels} channels, so channel = {self.channel} in "
+                f"{path} has {array.shape[2]} channels, so channel = {self.channel} in "
                 f"{self.described_in} is not among them; the first is 0"
             )
-        chosen: Codes = array if array.ndim == 2 else array[..., self.channel].copy()
-        return chosen
-
-
-def _is_grey(array: Codes) -> bool:
-    return bool((array[..., :3] == array[..., :1]).all())
+        return np.ascontiguousarray(array[..., self.channel])
 
 
 def _array_of(path: Path) -> Codes:
@@ -264,13 +235,11 @@ def _array_of(path: Path) -> Codes:
 
 def _packed_colors(found: Stored) -> Codes:
     """Colours as R·65536 + G·256 + B, (H, W) int32; what is transparent is black."""
-    pixels = found.pixels
-    if found.palette is not None:
-        pixels = found.palette[pixels]
+    pixels = found.pixels if found.palette is None else found.palette[found.pixels]
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
     if pixels.ndim == 2 or pixels.shape[2] == 2:
-        grey = (pixels if pixels.ndim == 2 else pixels[..., 0]).astype(np.int32)
+        grey = np.atleast_3d(pixels)[..., 0].astype(np.int32)
         return grey << 16 | grey << 8 | grey
     red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
     packed = red << 16 | green << 8 | blue

@@ -93,11 +93,7 @@ class LabelSpace(Config):
 
     @classmethod
     def load(cls, name: str) -> "LabelSpace":
-        """Open a built-in label space.
-
-        Raises:
-            DataError: if there is none of that name; the message lists those there are.
-        """
+        """Open a built-in label space. Raises DataError, naming those there are."""
         known = label_space_names()
         if name not in known:
             raise DataError(
@@ -179,10 +175,7 @@ class LabelSpace(Config):
         return array
 
     def colorize(self, label: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Paint a label image.
-
-        Args:
-            label: (H, W) uint8 train ids.
+        """Paint a label image (H, W) of uint8 train ids.
 
         Returns:
             (H, W, 3) uint8 RGB; black where the label is IGNORE or no class of this space.

@@ -11,7 +11,7 @@ from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
 from cag_uda.data.domains.placement import first_of
-from cag_uda.data.files.patterns import IMAGE_EXTENSIONS, composed, outside_problem
+from cag_uda.data.files.patterns import IMAGE_EXTENSIONS, composed, endings, outside_problem
 from cag_uda.data.files.toml import text_of
 from cag_uda.errors import DataError
 
@@ -21,61 +21,46 @@ _QUOTED = re.compile(r"\"([^\"]*)\"")
 _HEADER = re.compile(r"(image|img|label|mask|annotation|gt|seg)?s?[_-]?(file)?_?(name|path|id)?s?")
 
 
-def listed_keys(
-    keys: list[str], root: Path, path: Path, where: str
-) -> tuple[list[str], dict[str, str]]:
-    """The keys that a list file names, and the labels that it gives to them.
-
-    Args:
-        keys: of all images of the split.
-        root: of the domain.
-        path: of the list.
-        where: domain and split, for messages.
+def listed_keys(keys: list[str], path: Path, where: str) -> dict[str, str | None]:
+    """The keys of a split that a list file names, and the labels that it gives to them.
 
     Returns:
-        The keys that are named, in the order of `keys`; key → second column, where there is one.
+        Key that is named → its second column, None where there is none; in the order of `keys`.
 
     Raises:
-        DataError: if the list cannot be read, names no image, or one that is not there.
+        DataError: beginning with `where`, if the list cannot be read, names no image, or one that
+            is not there.
     """
     by_ending: dict[str, list[str]] = defaultdict(list)
     for key in keys:
-        parts = composed(key).split("/")
-        for start in range(len(parts)):
-            by_ending["/".join(parts[start:])].append(key)
-    kept: set[str] = set()
-    labels: dict[str, str] = {}
+        for ending in endings(key):
+            by_ending[ending].append(key)
+    labels: dict[str, str | None] = {}
     problems = []
     for place, line in enumerate(_lines(path)):
-        named, label = _named(line, by_ending)
-        if isinstance(named, str):
-            if place == 0 and _is_header(line):
-                continue
-            problems.append(named)
-            continue
-        kept.add(named[0])
-        if label is not None:
-            labels[named[0]] = label
+        try:
+            key, label = _named(line, by_ending)
+        except ValueError as error:
+            if place or not _is_header(line):
+                problems.append(str(error))
+        else:
+            labels[key] = label or labels.get(key)
     if problems:
         raise DataError(
             f"{where}: {len(problems)} lines of {path} cannot be followed: {first_of(problems)}; "
             "want one image a line, as a path below the root, perhaps its label in a second column"
         )
-    if not kept:
+    if not labels:
         raise DataError(
             f"{where}: the list {path} names no image; write one a line, or leave it out"
         )
-    return [key for key in keys if key in kept], labels
+    return {key: labels[key] for key in keys if key in labels}
 
 
 def first_columns(path: Path) -> list[str]:
-    """Read what a list names in its first column, but for a line that names columns.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
+    """Read a list's first column, but for a line that names columns. Raises DataError."""
     lines = _lines(path)
-    header = bool(lines) and len(lines) > 1 and _is_header(lines[0])
+    header = len(lines) > 1 and _is_header(lines[0])
     return [_COLUMNS.split(line)[0].replace("\\", "/") for line in lines[header:]]
 
 
@@ -91,47 +76,43 @@ def is_named(path: Path | None, written: str) -> bool:
     return parts[-count:] == wanted[-count:]
 
 
-def _named(line: str, by_ending: dict[str, list[str]]) -> tuple[list[str] | str, str | None]:
-    """The one key that a line names and its label, or what is wrong with the line."""
-    whole = _keys_of(line, by_ending)
-    if isinstance(whole, list):
-        return whole, None
+def _named(line: str, by_ending: dict[str, list[str]]) -> tuple[str, str | None]:
+    """The key that a line names, and its label. Raises ValueError, saying what is wrong with it."""
     columns = _COLUMNS.split(line)
-    if len(columns) == 1:
-        return whole, None
+    try:
+        return _key_of(line, by_ending), None
+    except ValueError:
+        if len(columns) == 1:
+            raise
     if re.fullmatch(r"[+-]?\d+", columns[1]):
-        return f"{line!r} has a number in its second column: name the images alone", None
-    first = _keys_of(columns[0], by_ending)
-    return first, columns[1]
+        raise ValueError(f"{line!r} has a number in its second column: name the images alone")
+    return _key_of(columns[0], by_ending), columns[1]
 
 
-def _keys_of(entry: str, by_ending: dict[str, list[str]]) -> list[str] | str:
+def _key_of(entry: str, by_ending: dict[str, list[str]]) -> str:
+    """The key that an entry names. Raises ValueError, saying why there is not one."""
     exact = composed(entry).replace("\\", "/").removeprefix("./")
     if _ABSOLUTE.match(entry):
-        parts = [part for part in exact.split("/") if part]
-        endings = ["/".join(parts[start:]) for start in range(1, len(parts))] + [parts[-1]]
-        for ending in endings:
+        for ending in endings(exact)[1:]:
             named = _with_or_without_extension(ending, by_ending)
             if len(named) == 1:
-                return named
-        return f"{entry!r} is no image of the split"
+                return named[0]
+        raise ValueError(f"{entry!r} is no image of the split")
     if problem := outside_problem(entry):
-        return problem
+        raise ValueError(problem)
     named = _with_or_without_extension(exact, by_ending)
     stem = os.path.splitext(exact)[0]
     whole = [key for key in named if composed(key) in (exact, stem)]
     if len(whole or named) == 1:
-        return whole or named
+        return (whole or named)[0]
     what = f"is the end of {len(named)} paths" if named else "is no image of the split"
-    return f"{entry!r} {what}"
+    raise ValueError(f"{entry!r} {what}")
 
 
 def _with_or_without_extension(entry: str, by_ending: dict[str, list[str]]) -> list[str]:
-    named = by_ending.get(entry, [])
     stem, extension = os.path.splitext(entry)
-    if not named and extension.lower() in IMAGE_EXTENSIONS:
-        named = by_ending.get(stem, [])
-    return named
+    is_image = extension.lower() in IMAGE_EXTENSIONS
+    return by_ending.get(entry, []) or (by_ending.get(stem, []) if is_image else [])
 
 
 def _lines(path: Path) -> list[str]:

@@ -16,15 +16,12 @@ _FOLDERS_A_LEVEL = 300
 def misplaced_root(
     base: Path, names: Sequence[str], patterns: Iterable[str], base_is_data_root: bool
 ) -> str:
-    """Say what to do where no root folder exists.
+    """Say what to do where none of the accepted roots exists below the folder that was looked in.
 
-    Args:
-        base: the folder that was looked in.
-        names: accepted paths of the root below it.
-        patterns: of the images that the root should hold.
-        base_is_data_root: whether `base` is the parent folder of all data sets.
+    Patterns are those of the images that the root should hold; whether `base` is the parent folder
+    of all data sets, or that of a domain file, decides what is advised.
     """
-    held = contents(base)
+    held = _contents(base)
     if not base_is_data_root:
         return f"{held}; mend `root`, which is relative to the domain file"
     here = base.resolve()
@@ -41,7 +38,8 @@ def misplaced_root(
                 "CAG_UDA_DATA"
             )
     for name in names:
-        found = _find_below(here, name) or _existing(here.parent / name)
+        beside = here.parent / name
+        found = _find_below(here, name) or (beside if beside.is_dir() else None)
         if found is not None:
             parent = Path(*found.parts[: -len(PurePosixPath(name).parts)])
             return f"{held}; there is {found}: give {parent} by --data-root or CAG_UDA_DATA"
@@ -50,27 +48,29 @@ def misplaced_root(
 
 def no_images(root: Path, pattern: str) -> str:
     """Say that an image pattern finds nothing, and what stands where it looked."""
-    folder = root / next(_literal_folders([pattern]))
+    looked_in = _contents_near(root / next(_literal_folders([pattern])))
+    elsewhere = _elsewhere(root, pattern)
+    return f"the pattern {pattern!r} finds no image below {root}; {looked_in}{elsewhere}"
+
+
+def no_label_folder(root: Path, pattern: str) -> str:
+    """Say which folder of labels is missing, as the end of a message; nothing if none is."""
+    folders = [root / folder for folder in _literal_folders([pattern])]
+    if any(folder.is_dir() for folder in folders):
+        return ""
+    missing = " or ".join(map(str, folders))
+    looked_in = _contents_near(folders[0].parent)
+    return f"; there is no folder {missing}; {looked_in}{_elsewhere(root, pattern)}"
+
+
+def _contents_near(folder: Path) -> str:
+    """Describe what a folder holds, or the nearest above it that is there."""
     while not folder.is_dir():
         folder = folder.parent
-    elsewhere = _elsewhere(root, pattern)
-    return f"the pattern {pattern!r} finds no image below {root}; {contents(folder)}{elsewhere}"
+    return _contents(folder)
 
 
-def no_label_folder(root: Path, patterns: Iterable[str]) -> str:
-    """Say which folder of labels is missing, as the end of a message; nothing if none is."""
-    for pattern in patterns:
-        folders = [root / folder for folder in _literal_folders([pattern])]
-        if not any(folder.is_dir() for folder in folders):
-            missing = " or ".join(str(folder) for folder in folders)
-            held = folders[0].parent
-            while not held.is_dir():
-                held = held.parent
-            return f"; there is no folder {missing}; {contents(held)}{_elsewhere(root, pattern)}"
-    return ""
-
-
-def contents(folder: Path) -> str:
+def _contents(folder: Path) -> str:
     """Describe what a folder holds, for a message."""
     try:
         names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
@@ -79,10 +79,10 @@ def contents(folder: Path) -> str:
     return f"{folder} holds {first_of(names)}" if names else f"{folder} is empty"
 
 
-def first_of(names: list[str], count: int = 5) -> str:
+def first_of(names: list[str], count: int = 5, separator: str = ", ") -> str:
     """The first few names, and how many there are."""
-    more = f", … ({len(names)} in all)" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
+    more = f"{separator}… ({len(names)} in all)" if len(names) > count else ""
+    return separator.join(names[:count]) + more
 
 
 def _elsewhere(root: Path, pattern: str) -> str:
@@ -106,13 +106,9 @@ def _find_below(folder: Path, wanted: str) -> Path | None:
     for _ in range(_DEPTH):
         level = [child for parent in level for child in _subfolders(parent)][:_FOLDERS_A_LEVEL]
         for child in level:
-            if found := _existing(child / wanted):
-                return found
+            if (child / wanted).is_dir():
+                return child / wanted
     return None
-
-
-def _existing(folder: Path) -> Path | None:
-    return folder if folder.is_dir() else None
 
 
 def _subfolders(folder: Path) -> list[Path]:

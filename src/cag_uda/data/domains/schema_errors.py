@@ -14,9 +14,7 @@ from pydantic import BaseModel, ValidationError
 def problems_of(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One line for each thing wrong: where it stands, what was got, what was wanted.
 
-    Args:
-        error: what `model.model_validate` raised.
-        model: the model that was validated; its field names are suggested for misspelt keys.
+    The model is the one that was validated: its field names are suggested for misspelt keys.
     """
     details = error.errors()
     unknown = [detail["loc"] for detail in details if detail["type"] == "extra_forbidden"]
@@ -89,8 +87,7 @@ def _walk(
 ) -> tuple[list[str], dict[str, Any]]:
     """A location as the file has it, and the fields of the model that holds its last part.
 
-    List indices and dict keys are stepped over; pydantic's names for the parts of a union are no
-    part of the file.
+    Pydantic's names for the parts of a union are no part of the file.
     """
     parts: list[str] = []
     union: list[type[BaseModel]] = []

@@ -14,22 +14,19 @@ R = TypeVar("R")
 class Room:
     """Limit of images held at a time, by the largest that was seen; one alone at first.
 
-    Args:
-        pixels: of all of them together, where there is more than one.
+    More than one have `pixels` together at most.
     """
 
     def __init__(self, pixels: int) -> None:
-        self._pixels, self._largest = pixels, pixels
-        self._is_known = False
+        self._pixels, self._largest = pixels, 0
 
     def see(self, pixels: int) -> None:
         """Take one more image into account."""
-        self._largest = max(self._largest, pixels) if self._is_known else max(1, pixels)
-        self._is_known = True
+        self._largest = max(1, self._largest, pixels)
 
     def count(self) -> int:
         """Number of images as large as the largest that fit: 1 at least."""
-        return max(1, self._pixels // self._largest)
+        return max(1, self._pixels // self._largest) if self._largest else 1
 
 
 def ahead(

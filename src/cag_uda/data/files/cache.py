@@ -50,14 +50,9 @@ def cache_entry(kind: str, extension: str, salt: str, files: Iterable[Path]) -> 
 
 
 def kept_array(place: Path, *, map_file: bool = False) -> NDArray[Any] | None:
-    """Read an array from the cache.
+    """Read a `.npy` file from the cache; None where there is none, or it is damaged.
 
-    Args:
-        place: a `.npy` file.
-        map_file: read each part only when it is used.
-
-    Returns:
-        The array; None where there is none, or it is damaged.
+    With `map_file` each part is read only when it is used.
     """
     try:
         array = np.asarray(np.load(place, "r" if map_file else None, allow_pickle=False))
@@ -77,13 +72,7 @@ def kept_array(place: Path, *, map_file: bool = False) -> NDArray[Any] | None:
 
 
 def keep_array(place: Path, array: NDArray[Any], otherwise: str) -> None:
-    """Write an array into the cache; where that fails, warn once.
-
-    Args:
-        place: a `.npy` file below `cache_folder()`.
-        array: what is kept.
-        otherwise: what happens without it, for the warning.
-    """
+    """Write a `.npy` file into the cache; where that fails, warn once of what happens otherwise."""
 
     def save(path: Path) -> None:
         held = io.BytesIO()  # np.save would add an extension to the name.

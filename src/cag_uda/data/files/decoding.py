@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
+from PIL import ImageOps
 
 from cag_uda.errors import DataError
 
@@ -41,8 +42,6 @@ _PNG_GREY, _PNG_PALETTE, _PNG_GREY_AND_ALPHA = 0, 3, 4
 
 # OpenCV gives channels as B, G, R, A: where the n-th channel of the file stands in its array.
 _PLACES_OF_FILE_CHANNELS = {2: (0, 1), 3: (2, 1, 0), 4: (2, 1, 0, 3)}
-# A PNG of grey and alpha becomes grey, grey, grey, alpha.
-_PLACES_OF_GREY_AND_ALPHA = (0, 3)
 
 _MOST_BYTES = 1 << 32
 _HEADER_BYTES = 1 << 18
@@ -85,8 +84,7 @@ class Stored:
 def bytes_of(path: Path, most_pixels: int = MOST_PIXELS) -> bytes:
     """Read a file that may be an image.
 
-    Raises:
-        DataError: if it is missing, empty, too large, or known to be something else.
+    Raises DataError if it is missing, empty, too large, or known to be something else.
     """
     try:
         status = path.stat()
@@ -127,49 +125,36 @@ def claimed_pixels(path: Path) -> int:
 def decoded_colours(data: bytes, path: Path, ignore_orientation: bool) -> npt.NDArray[Any]:
     """Decode a photograph: (H, W, 3) RGB of the numbers that the file has.
 
-    Args:
-        data: the file.
-        path: its, for messages.
-        ignore_orientation: leave pixels as they are stored, whatever EXIF says.
-
-    Raises:
-        DataError: if it is damaged, cut off or no image.
+    With `ignore_orientation`, pixels are left as they are stored, whatever EXIF says. Raises
+    DataError if it is damaged, cut off or no image.
     """
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
     if ignore_orientation:
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
     array = _by_opencv(data, flags, path)
-    if array is None and _is_tiff(data):
-        bands = _by_tifffile(data, path)
-        if bands.shape[2] not in (1, 3, 4):
-            raise DataError(
-                f"{path} has {bands.shape[2]} bands; say which of them are red, green and blue, in "
-                "the domain file: [images] and bands = [2, 1, 0] below it; the first is 0"
-            )
-        return np.repeat(bands, 3, axis=2) if bands.shape[2] == 1 else bands[..., :3]
-    if array is None:
+    if array is not None:
+        return np.asarray(cv2.cvtColor(array, cv2.COLOR_BGR2RGB))
+    if not data.startswith(_TIFF_SIGNATURES):
         return _by_pillow(data, path, ignore_orientation)
-    return np.asarray(cv2.cvtColor(array, cv2.COLOR_BGR2RGB))
+    bands = _by_tifffile(data, path)
+    if bands.shape[2] not in (1, 3, 4):
+        raise DataError(
+            f"{path} has {bands.shape[2]} bands; say which of them are red, green and blue, in "
+            "the domain file: [images] and bands = [2, 1, 0] below it; the first is 0"
+        )
+    return np.repeat(bands, 3, axis=2) if bands.shape[2] == 1 else bands[..., :3]
 
 
 def decoded_bands(data: bytes, path: Path) -> npt.NDArray[Any]:
-    """Decode all bands of an image as they are stored: (H, W, bands), in the file's order.
-
-    Raises:
-        DataError: if it is damaged, cut off or no image.
-    """
-    if _is_tiff(data):
+    """Decode all bands of an image as they are stored: (H, W, bands). Raises DataError."""
+    if data.startswith(_TIFF_SIGNATURES):
         return _by_tifffile(data, path)
     pixels = stored(data, path).pixels
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def stored(data: bytes, path: Path) -> Stored:
-    """Decode what an image file holds: ids, palette indices or channels.
-
-    Raises:
-        DataError: if it is damaged, cut off or no image.
-    """
+    """Decode what an image file holds: ids, palette indices or channels. Raises DataError."""
     kind = _png_kind(data)
     if kind == _PNG_PALETTE or kind is None:
         found = _palette_or_bits(data, path, is_certain=kind == _PNG_PALETTE)
@@ -177,9 +162,8 @@ def stored(data: bytes, path: Path) -> Stored:
             return found
     array = _by_opencv(data, cv2.IMREAD_UNCHANGED, path)
     if array is None:
-        array = _by_tifffile(data, path) if _is_tiff(data) else None
-        if array is None:
-            array = _by_pillow(data, path, ignore_orientation=True)
+        is_tiff = data.startswith(_TIFF_SIGNATURES)
+        array = _by_tifffile(data, path) if is_tiff else _by_pillow(data, path, True)
         return Stored(array[..., 0] if array.shape[2] == 1 else array, is_lossy=_is_lossy(data))
     if kind == _PNG_GREY:
         # A transparent grey level makes OpenCV add channels, and it stretches ids of 1, 2 or 4
@@ -188,25 +172,18 @@ def stored(data: bytes, path: Path) -> Stored:
         bits = data[24]
         return Stored(grey // (255 // (2**bits - 1)) if bits < 8 else grey)
     if array.ndim == 3:
+        places = _PLACES_OF_FILE_CHANNELS[array.shape[2]]
+        # A PNG of grey and alpha becomes grey, grey, grey, alpha.
         is_grey_and_alpha = kind == _PNG_GREY_AND_ALPHA and array.shape[2] == 4
-        places = (
-            _PLACES_OF_GREY_AND_ALPHA
-            if is_grey_and_alpha
-            else _PLACES_OF_FILE_CHANNELS[array.shape[2]]
-        )
-        array = array[..., places]
+        array = array[..., (0, 3) if is_grey_and_alpha else places]
     return Stored(array, is_lossy=_is_lossy(data))
 
 
 def as_ids(numbers: npt.NDArray[Any]) -> Codes | None:
     """Take numbers of any type for ids, as rasters of maps and arrays of programs hold them.
 
-    Args:
-        numbers: whole ones from 0 to 65535, be their type of floats; or −1, which some tools mark
-            with what is not labelled.
-
-    Returns:
-        The same, −1 as 255; None where they are no ids.
+    Ids are whole numbers from 0 to 65535, be their type of floats; or −1, which some tools mark
+    with what is not labelled, and which becomes 255. None where the numbers are no ids.
     """
     if numbers.dtype in (np.uint8, np.uint16):
         return numbers
@@ -270,8 +247,6 @@ def _by_pillow(data: bytes, path: Path, ignore_orientation: bool) -> npt.NDArray
         if data.startswith(_PNG_SIGNATURE):
             raise ValueError("OpenCV reads every sound PNG")
         with PillowImage.open(io.BytesIO(data)) as image:
-            from PIL import ImageOps
-
             turned = image if ignore_orientation else ImageOps.exif_transpose(image)
             return np.asarray(turned.convert("RGB"))
     except Exception as error:  # Pillow's parsers raise anything.
@@ -328,10 +303,6 @@ def _palette_or_bits(data: bytes, path: Path, is_certain: bool) -> Stored | None
         if is_certain:
             raise _damaged(path) from error
         return None
-
-
-def _is_tiff(data: bytes) -> bool:
-    return data.startswith(_TIFF_SIGNATURES)
 
 
 def _is_lossy(data: bytes) -> bool:

@@ -100,11 +100,7 @@ class ImageReader(Config):
         return Pixels(self._values(data, path), orientation_of(data))
 
     def to_bytes(self, values: npt.NDArray[Any], path: Path) -> Bytes:
-        """Bring numbers to 8 bits.
-
-        Args:
-            values: (H, W, 3).
-            path: the file's, for messages.
+        """Bring numbers (H, W, 3) to 8 bits; the path is for messages.
 
         Raises:
             DataError: for numbers that "auto" knows no scale of.

@@ -52,6 +52,12 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def endings(path: str) -> list[str]:
+    """The composed ends of a path, the longest first: a/b/c, b/c and c."""
+    parts = composed(path).split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
 def expanded(path: str) -> str:
     """A path with the home folder for ~ and environment variables for $NAME."""
     return os.path.expanduser(os.path.expandvars(path))
@@ -65,6 +71,15 @@ def escaped(name: str) -> str:
 def is_no_data(name: str) -> bool:
     """Tell whether a file or folder is hidden, or made by a system for itself."""
     return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+
+
+def files_below(root: Path) -> list[Path]:
+    """All files below a folder, sorted, but for those that are `is_no_data`."""
+    return [
+        path
+        for path in sorted(root.rglob("*"))
+        if not any(map(is_no_data, path.relative_to(root).parts)) and path.is_file()
+    ]
 
 
 def alternatives(pattern: str) -> tuple[str, ...]:
@@ -131,10 +146,11 @@ def label_pattern_problem(pattern: str, images: str) -> str | None:
 def _plain_label_pattern_problem(pattern: str, images: str) -> str | None:
     if any(token[0] in "?[" for token in _WILDCARD.findall(_ESCAPED.sub("", pattern))):
         return f"{pattern!r}: a label pattern takes only * and **"
-    if _stars(pattern) != _stars(images):
+    own, wanted = _stars(pattern), _stars(images)
+    if own != wanted:
         return (
-            f"{pattern!r} has the wildcards {_listed(_stars(pattern))} and the images {images!r} "
-            f"have {_listed(_stars(images))}; the n-th of one stands for the n-th of the other"
+            f"{pattern!r} has the wildcards {own or '(none)'} and the images {images!r} have "
+            f"{wanted or '(none)'}; the n-th of one stands for the n-th of the other"
         )
     if pattern == images:
         return f"{pattern!r} is the pattern of the images too"
@@ -143,22 +159,16 @@ def _plain_label_pattern_problem(pattern: str, images: str) -> str | None:
 
 def find_images(
     root: Path, pattern: str, extensions: Sequence[str] = IMAGE_EXTENSIONS
-) -> Iterator[FoundImage]:
+) -> list[FoundImage]:
     """Find the images below a root that a pattern matches, in no particular order.
 
-    Args:
-        root: an existing folder.
-        pattern: one without a `pattern_problem`.
-        extensions: of the files that are meant, with the dot, in small letters.
-
-    Raises:
-        DataError: if a folder cannot be listed.
+    Extensions are those of the files that are meant, with the dot, in small letters. Raises
+    DataError if a folder cannot be listed.
     """
     for plain in alternatives(pattern):
-        found = list(_find_plain(root, plain, extensions))
-        if found:
-            return iter(found)
-    return iter(())
+        if found := list(_find_plain(root, plain, extensions)):
+            return found
+    return []
 
 
 def _find_plain(root: Path, pattern: str, extensions: Sequence[str]) -> Iterator[FoundImage]:
@@ -185,22 +195,21 @@ class LabelFinder:
     root: Path
     extensions: Sequence[str] = IMAGE_EXTENSIONS
     """Extensions of label files, the preferred first, where several files have the same stem."""
-    _listed: dict[str, dict[str, str]] = field(default_factory=dict, init=False)
+    _listed: dict[str, dict[str, Path]] = field(default_factory=dict, init=False)
 
     def find(self, pattern: str, captured: tuple[str, ...]) -> Path | None:
         """The file that a label pattern means for one image, or None if there is none.
 
-        Args:
-            pattern: one without a `label_pattern_problem`; may leave out the extension.
-            captured: what the wildcards of the image's pattern stood for.
+        The pattern may leave out the extension; `captured` is what the wildcards of the image's
+        pattern stood for.
         """
         for plain in alternatives(pattern):
             folder, _, name = fill(plain, captured).rpartition("/")
             if folder not in self._listed:
                 place = _existing_folder(self.root, folder)
                 self._listed[folder] = _names_and_stems(place, self.extensions)
-            if file_name := self._listed[folder].get(composed(name)):
-                return _existing_folder(self.root, folder) / file_name
+            if path := self._listed[folder].get(composed(name)):
+                return path
         return None
 
 
@@ -232,14 +241,10 @@ def _segments(pattern: str) -> tuple[tuple[str, ...], str]:
     return tuple(folders), name
 
 
-def _stars(pattern: str) -> list[str]:
+def _stars(pattern: str) -> str:
     # The * of a final ".*" stands for an extension and has no counterpart.
     tokens = _WILDCARD.findall(_ESCAPED.sub("", pattern).removesuffix(".*"))
-    return [token for token in tokens if token in ("*", "**")]
-
-
-def _listed(tokens: list[str]) -> str:
-    return " ".join(tokens) or "(none)"
+    return " ".join(token for token in tokens if token in ("*", "**"))
 
 
 def _folders(
@@ -299,33 +304,30 @@ def _existing_folder(folder: Path, below: str) -> Path:
     return folder
 
 
-def _names_and_stems(folder: Path, extensions: Sequence[str]) -> dict[str, str]:
-    """File name by composed name and stem; of several files with one stem the most lossless."""
+def _names_and_stems(folder: Path, extensions: Sequence[str]) -> dict[str, Path]:
+    """Files by composed name and stem; of several files with one stem the most lossless."""
     names = [entry.name for entry in _entries(folder) if not entry.name.startswith(".")]
-    images = [
+    files = [
         (extensions.index(extension.lower()), stem, stem + extension)
         for stem, extension in map(os.path.splitext, names)
         if extension.lower() in extensions
     ]
-    by_stem = {composed(stem): name for _, stem, name in sorted(images, reverse=True)}
-    return by_stem | {composed(name): name for _, _, name in images}
+    by_stem = {composed(stem): folder / name for _, stem, name in sorted(files, reverse=True)}
+    return by_stem | {composed(name): folder / name for _, _, name in files}
 
 
 def _expression(segment: str) -> re.Pattern[str]:
     """Regular expression of one segment, for composed names; each * is a group."""
     segment = composed(segment)
-    parts, end = [], 0
-    for wildcard in _WILDCARD.finditer(segment):
-        parts.append(re.escape(segment[end : wildcard.start()]))
-        end = wildcard.end()
-        token = wildcard.group()
+    expression = "" if segment.startswith(".") else r"(?!\.)"
+    for token in re.split(f"({_WILDCARD.pattern})", segment):
         if token == "*":
-            parts.append("(.*)")
+            expression += "(.*)"
         elif token == "?":
-            parts.append(".")
-        else:
+            expression += "."
+        elif _WILDCARD.fullmatch(token):
             inner = token[1:-1].replace("\\", r"\\").replace("[", r"\[")
-            parts.append(f"[^{inner[1:]}]" if inner.startswith("!") else f"[{inner}]")
-    parts.append(re.escape(segment[end:]))
-    hidden = "" if segment.startswith(".") else r"(?!\.)"
-    return re.compile(hidden + "".join(parts), re.DOTALL)
+            expression += f"[^{inner[1:]}]" if inner.startswith("!") else f"[{inner}]"
+        else:
+            expression += re.escape(token)
+    return re.compile(expression, re.DOTALL)
