@@ -61,10 +61,7 @@ def test_everything_that_is_wrong_is_found(data: Path) -> None:
     assert set(train.unreadable) == {"images/a", "images/f"}
     assert "0 bytes" in train.unreadable["images/a"]
     assert set(train.mismatched) == {"images/e"}
-    assert {code: (found.pixels, found.images) for code, found in train.unmapped.items()} == {
-        "9": (3, 2),
-        "7": (1, 1),
-    }
+    assert train.unmapped == {"9": 3, "7": 1}
     text = "\n".join(report.problems)
     assert len(report.problems) == 3
     assert "train: 2 of 5 images cannot be read: " in text

@@ -6,14 +6,14 @@ For folders that no domain file describes yet.
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cag_uda.data.annotations import coco, cvat
 from cag_uda.data.annotations.drawing import Drawing
 from cag_uda.data.annotations.formats import FORMATS, FormatName
-from cag_uda.data.files.patterns import composed, escaped, is_no_data
+from cag_uda.data.files.patterns import composed, escaped, files_below
 from cag_uda.data.inspection.image_groups import Group, evenly, find_groups, paired
 from cag_uda.errors import DataError
 
@@ -30,8 +30,6 @@ class AnnotationLook:
     encoding: FormatName
     names: dict[str, int]
     """Name of shapes → number of these, in the order of the tool where it has one."""
-    files: int
-    """Number of files that were read."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +42,15 @@ class FoundAnnotations:
     one file that describes all of them; None where no file does."""
     notes: list[str]
 
+    def count(self) -> int:
+        """Number of photographs that are described."""
+        return sum(len(photo.names) for photo, files in self.pairs if files is not None)
+
 
 def find_annotations(root: Path, photos: Sequence[Group]) -> FoundAnnotations | None:
     """Find the files of the tool that describe most photographs; None if there are none."""
     found = [*_of_splits(root, photos), *_of_images(root, photos)]
-    if not found:
-        return None
-    return max(found, key=_described)
+    return max(found, key=FoundAnnotations.count, default=None)
 
 
 def format_of(path: Path) -> FormatName | None:
@@ -103,8 +103,8 @@ def _is_yolo(text: str) -> bool:
 def _of_splits(root: Path, photos: Sequence[Group]) -> Iterator[FoundAnnotations]:
     """Match photographs with files that describe many images, for each such format."""
     files: dict[FormatName, list[Path]] = {}
-    for path in _below(root, (".json", ".xml")):
-        name = format_of(path)
+    for path in files_below(root):
+        name = format_of(path) if path.suffix.lower() in (".json", ".xml") else None
         if name is not None and FORMATS[name].is_of_split:
             files.setdefault(name, []).append(path)
     for name, paths in files.items():
@@ -119,10 +119,10 @@ def _of_splits(root: Path, photos: Sequence[Group]) -> Iterator[FoundAnnotations
         used = {path for path in chosen.values() if path is not None}
         if not used:
             continue
-        pairs: list[tuple[Group, Group | str | None]] = []
-        for photo, of_photo in chosen.items():
-            place = None if of_photo is None else of_photo.relative_to(root).as_posix()
-            pairs.append((photo, None if place is None else escaped(place)))
+        pairs: list[tuple[Group, Group | str | None]] = [
+            (photo, None if path is None else escaped(path.relative_to(root).as_posix()))
+            for photo, path in chosen.items()
+        ]
         counts = Counter(
             shape.name for path in used for each in drawings[path] for shape in each.shapes
         )
@@ -131,7 +131,7 @@ def _of_splits(root: Path, photos: Sequence[Group]) -> Iterator[FoundAnnotations
             for path in paths
             if path in drawings and path not in used
         ]
-        look = AnnotationLook(name, _in_order(name, sorted(used), counts), len(used))
+        look = AnnotationLook(name, _in_order(name, sorted(used), counts))
         yield FoundAnnotations(look, pairs, notes)
 
 
@@ -142,7 +142,7 @@ def _best(photo: Group, drawings: dict[Path, list[Drawing]], root: Path) -> Path
     for path, described in drawings.items():
         named = {composed(PurePosixPath(each.image.replace("\\", "/")).stem) for each in described}
         folder = path.relative_to(root).with_suffix("").as_posix()
-        split = Group(root, folder, "", "", {}, False).split
+        split = Group(root, folder, "", "", {}).split
         if photo.split is not None and split is not None and split != photo.split:
             continue
         is_beside = str(path.parent.relative_to(root)) in (photo.folder, photo.folder or ".")
@@ -159,7 +159,7 @@ def _of_images(root: Path, photos: Sequence[Group]) -> Iterator[FoundAnnotations
             seen = Counter(format_of(path) for path in evenly(group.paths, 3))
             name = next((each for each, _ in seen.most_common() if each is not None), None)
             if name is not None and not FORMATS[name].is_of_split:
-                groups.setdefault(name, []).append(replace(group, shares_stems=True))
+                groups.setdefault(name, []).append(group)
     for name, members in groups.items():
         pairs, left_out = paired(photos, members)
         used = [label for _, label in pairs if label is not None]
@@ -178,29 +178,15 @@ def _of_images(root: Path, photos: Sequence[Group]) -> Iterator[FoundAnnotations
                 notes.append(str(error))
                 continue
             counts.update(shape.name for shape in drawing.shapes)
-        look = AnnotationLook(name, _in_order(name, paths, counts), len(paths))
+        look = AnnotationLook(name, _in_order(name, paths, counts))
         yield FoundAnnotations(look, list(pairs), notes)
 
 
 def _in_order(name: FormatName, paths: Sequence[Path], counts: Counter[str]) -> dict[str, int]:
     """Order the names of shapes as their tool does, or else alphabetically; with their counts."""
-    declared: list[str] = []
-    if name == "coco":
-        declared = [each for path in paths for each in coco.class_names(path)]
-    elif name == "cvat":
-        declared = [each for path in paths for each in cvat.class_names(path)]
-    elif name == "yolo":
-        declared = sorted(counts, key=int)
+    declared = sorted(counts, key=int) if name == "yolo" else []
+    if name in ("coco", "cvat"):
+        class_names = coco.class_names if name == "coco" else cvat.class_names
+        declared = [each for path in paths for each in class_names(path)]
     ordered = dict.fromkeys([*declared, *sorted(counts)])
     return {each: counts[each] for each in ordered if counts[each] or name == "cvat"}
-
-
-def _below(root: Path, extensions: Sequence[str]) -> Iterator[Path]:
-    for path in sorted(root.rglob("*")):
-        parts = path.relative_to(root).parts
-        if path.suffix.lower() in extensions and not any(map(is_no_data, parts)):
-            yield path
-
-
-def _described(found: FoundAnnotations) -> int:
-    return sum(len(photo.names) for photo, files in found.pairs if files is not None)

@@ -3,14 +3,12 @@
 Knows domains and their files; prints nothing.
 """
 
-import math
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from itertools import combinations
 from pathlib import Path
 from threading import Condition
 
@@ -19,60 +17,17 @@ import numpy.typing as npt
 
 from cag_uda.data.domains.domain import Domain, Item, MissingLabelsError
 from cag_uda.data.domains.label_reader import LabelReader, misfit
+from cag_uda.data.domains.placement import first_of
+from cag_uda.data.files.ahead import ahead
 from cag_uda.data.files.decoding import IF_UNREADABLE, Bytes, Codes, claimed_pixels
-from cag_uda.data.files.images import Pixels
-from cag_uda.data.inspection.between_splits import (
-    copied_images,
-    first_of,
-    shared_images,
-    unused_labels,
-)
+from cag_uda.data.files.images import span_of
 from cag_uda.errors import DataError
 from cag_uda.types import IGNORE
 
 _FEW_LEVELS, _NARROW = 64, 65536 / 4
 _MANY_PIXELS, _LARGE_SHARE = 2, 0.02
 _PIXELS_TOGETHER, _PIXELS_COUNTED = 1 << 26, 1 << 24
-
-
-@dataclass(frozen=True)
-class UnmappedCode:
-    """A label id or colour that no rule of the domain covers."""
-
-    pixels: int
-    images: int
-
-
-@dataclass(frozen=True)
-class SplitReport:
-    """Findings of reading every file of one split."""
-
-    split: str
-    images: int
-    """Images that the patterns found."""
-    labelled: int
-    """Images whose label was read without a problem; 0 where labels were not looked at."""
-    image_sizes: dict[tuple[int, int], int]
-    """(height, width) in pixels → number of images, most frequent first."""
-    class_pixels: npt.NDArray[np.int64]
-    """(K,) pixels of each class; empty where labels were not looked at."""
-    class_images: npt.NDArray[np.int64]
-    """(K,) images that hold each class; empty where labels were not looked at."""
-    ignored_pixels: int
-    unreadable: dict[str, str]
-    """Key of the image → why it or its label cannot be read."""
-    mismatched: dict[str, str]
-    """Key of the image → difference of its label's size, where it is too large."""
-    values: str
-    """Type and range of the numbers of the images, before they become 8 bits; "" for 8 bits."""
-    resized: int
-    """Labels of another size than their images, which are resized."""
-    unmapped: dict[str, UnmappedCode]
-    """Code, as a domain file writes it → number of its pixels and images."""
-    problems: tuple[str, ...]
-    """Problems that must be mended before training, one line each."""
-    warnings: tuple[str, ...]
-    """Notes on what may be intended."""
+_READ_AHEAD = 64
 
 
 @dataclass(frozen=True)
@@ -82,7 +37,7 @@ class DomainReport:
     domain: str
     class_names: tuple[str, ...]
     """Names of the K classes; empty for a domain without a label space."""
-    splits: tuple[SplitReport, ...]
+    splits: tuple["SplitReport", ...]
     warnings: tuple[str, ...]
     """Notes on what may be intended, between the splits and within them."""
 
@@ -100,7 +55,6 @@ def check_domain(
     domain: Domain,
     split: str | None = None,
     with_labels: bool = True,
-    threads: int | None = None,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> DomainReport:
     """Read every image and label of a domain.
@@ -109,8 +63,6 @@ def check_domain(
         domain: which.
         split: the only one to read; None reads all.
         with_labels: whether to read labels. Those of a target to adapt to need not be there.
-        threads: files to read at a time; None takes the number of processors. Decoding releases
-            the interpreter's lock.
         on_progress: called after each image with the numbers of images read and to be read.
 
     Returns:
@@ -121,64 +73,38 @@ def check_domain(
     """
     names = domain.splits if split is None else (split,)
     listed = {name: _listed_items(domain, name, with_labels) for name in names}
-    found = {name: items for name, (items, _) in listed.items()}
-    total, done = sum(len(items) for items in found.values()), 0
+    items_of = {name: items for name, (items, _) in listed.items()}
+    total, done = sum(map(len, items_of.values())), 0
+    gate = _Gate(_PIXELS_TOGETHER)
+
+    def read(item: Item) -> _Finding:
+        with gate.open_for(item.image):
+            return _read(domain, item)
+
     reports = []
     contents: dict[str, dict[bytes, str]] = {}
     for name, (items, problems) in listed.items():
-        tally = _Tally(domain.label_space.num_classes if domain.label_space else 0)
-        tally.problems += problems
-        for finding in _findings(domain, items, threads or os.cpu_count() or 1):
-            tally.add(finding)
-            if finding.content:
-                contents.setdefault(name, {})[finding.content] = finding.key
-            done += 1
-            if on_progress is not None:
-                on_progress(done, total)
-        reports.append(tally.report(domain, name))
+        findings = []
+        # Closed at once, so that an interrupt does not wait until all that is ahead is read.
+        with closing(ahead(read, items, _READ_AHEAD)) as results:
+            for finding in results:
+                findings.append(finding)
+                done += 1
+                if on_progress is not None:
+                    on_progress(done, total)
+        reports.append(SplitReport(domain, name, findings, problems))
+        contents[name] = {each.content: each.key for each in findings if each.content}
     return DomainReport(
         domain=domain.name,
         class_names=domain.label_space.names if domain.label_space else (),
         splits=tuple(reports),
         warnings=(
             *(f"{report.split}: {warning}" for report in reports for warning in report.warnings),
-            *shared_images(found),
-            *copied_images(contents),
-            *(unused_labels(domain, found) if split is None and with_labels else ()),
+            *_shared_images(items_of),
+            *_copied_images(contents),
+            *(_unused_labels(domain, items_of) if split is None and with_labels else ()),
         ),
     )
-
-
-@dataclass(frozen=True)
-class _Finding:
-    """Findings of reading one image and its label."""
-
-    key: str
-    size: tuple[int, int] | None = None
-    histogram: npt.NDArray[np.int64] | None = None
-    """(256,) pixels of each train id."""
-    unmapped: dict[str, int] = field(default_factory=dict)
-    unreadable: str | None = None
-    mismatched: str | None = None
-    is_resized: bool = False
-    is_rescaled: bool = False
-    """True if that is by more than a few pixels."""
-    numbers: str = ""
-    """Type of the image's numbers, where they are not of 8 bits."""
-    span: tuple[float, float] = (0.0, 0.0)
-    """Least and largest of them."""
-    levels: int = 256
-    """Number of different values that they become in 8 bits."""
-    is_turned: bool = False
-    """True if the image's EXIF orientation turned it, and not its label."""
-    approximated: int = 0
-    """Pixels of the label that have a class because of the tolerance."""
-    is_mask: bool = False
-    """True if the label holds 255 and otherwise 0 alone."""
-    palette: bytes = b""
-    """Colours of the indices that occur in a palette label; see `_palette_of`."""
-    content: bytes = b""
-    """Digest of the image's pixels; nothing for one of a single colour."""
 
 
 def _listed_items(
@@ -192,6 +118,85 @@ def _listed_items(
         return error.items, error.problems
     except DataError as error:
         return [], error.problems
+
+
+def _shared_images(items_of: dict[str, list[Item]]) -> Iterator[str]:
+    """Say which splits share images: a score on images that were trained on means little."""
+    keys = {name: {item.key for item in items} for name, items in items_of.items()}
+    for first, second in combinations(keys, 2):
+        if shared := len(keys[first] & keys[second]):
+            yield f"{shared} images are in both {first} and {second}"
+
+
+def _copied_images(contents: dict[str, dict[bytes, str]]) -> Iterator[str]:
+    """Say which splits hold the same pictures under other names."""
+    for first, second in combinations(contents, 2):
+        both = contents[first].keys() & contents[second].keys()
+        pairs = [(contents[first][each], contents[second][each]) for each in both]
+        if copies := sorted(f"{one} = {other}" for one, other in pairs if one != other):
+            yield (
+                f"{len(copies)} images of {second} show pixel by pixel what images of {first} "
+                f"show: {first_of(copies)}"
+            )
+
+
+def _unused_labels(domain: Domain, items_of: dict[str, list[Item]]) -> Iterator[str]:
+    """Say which label files belong to no image of any split."""
+    used = {item.label for items in items_of.values() for item in items if item.label is not None}
+    if used and (unused := domain.unused_labels(used)):
+        yield f"{len(unused)} label files belong to no image: {first_of(unused)}"
+
+
+# ---- one image ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """Findings of reading one image and its label."""
+
+    key: str
+    size: tuple[int, int] | None = None
+    label_size: tuple[int, int] | None = None
+    histogram: npt.NDArray[np.int64] | None = None
+    """(256,) pixels of each train id."""
+    unmapped: dict[str, int] = field(default_factory=dict)
+    """Code, as a domain file writes it → number of its pixels."""
+    unreadable: str | None = None
+    mismatched: str | None = None
+    numbers: str = ""
+    """Type of the image's numbers, where they are not of 8 bits."""
+    span: tuple[float, float] = (0.0, 0.0)
+    """Least and largest of them."""
+    levels: int = 256
+    """Number of different values that they become in 8 bits."""
+    is_turned: bool = False
+    """True if the image's EXIF orientation turned it, and not its label."""
+    approximated: int = 0
+    """Pixels of the label that have a class because of the tolerance."""
+    palette: Bytes | None = None
+    """(256, 4) R, G, B and whether the index occurs, of a palette label."""
+    content: bytes = b""
+    """Digest of the image's pixels; nothing for one of a single colour."""
+
+    @property
+    def is_resized(self) -> bool:
+        """True if the label is of another size than the image, and can be resized to it."""
+        sizes = {self.size, self.label_size}
+        return self.mismatched is None and None not in sizes and len(sizes) == 2
+
+    @property
+    def is_rescaled(self) -> bool:
+        """True if that is by more than a few pixels."""
+        return self.is_resized and any(
+            abs(own - wanted) > max(_MANY_PIXELS, _LARGE_SHARE * wanted)
+            for own, wanted in zip(self.label_size or (), self.size or (), strict=True)
+        )
+
+    @property
+    def is_mask(self) -> bool:
+        """True if the label holds 255 and otherwise 0 alone."""
+        ids = self.histogram
+        return ids is not None and bool(ids[IGNORE]) and not ids[1:IGNORE].any()
 
 
 class _Gate:
@@ -216,31 +221,10 @@ class _Gate:
                 self._changed.notify_all()
 
 
-def _findings(domain: Domain, items: list[Item], threads: int) -> Iterator[_Finding]:
-    """Read the items, several at a time; yields them in the order in which they are done."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="check")
-    gate = _Gate(_PIXELS_TOGETHER)
-
-    def read(item: Item) -> _Finding:
-        with gate.open_for(item.image):
-            return _read(domain, item)
-
-    try:
-        waiting: list[Future[_Finding]] = [pool.submit(read, item) for item in items]
-        for done in as_completed(waiting):
-            yield done.result()
-    finally:
-        # Without this, an interrupt would wait until every file was read.
-        pool.shutdown(cancel_futures=True)
-
-
 def _read(domain: Domain, item: Item) -> _Finding:
-    problems, image, seen = [], None, _Finding(item.key)
+    seen, problems = _Finding(item.key), []
     try:
-        pixels = domain.images.pixels(item.image)
-        image = domain.images.to_bytes(pixels.values, item.image)
-        seen = _seen_of_image(item.key, pixels, image, domain.images.orientation == "exif")
-        seen = replace(seen, content=_content_of(image))
+        seen = _seen_of_image(domain, item)
     except DataError as error:
         problems.append(str(error))
     if item.label is None or domain.labels is None:
@@ -252,35 +236,28 @@ def _read(domain: Domain, item: Item) -> _Finding:
         return replace(seen, unreadable="; ".join([*problems, str(error)]))
     label_map = domain.labels.label_map
     label = label_map.apply(codes)
-    mismatched = None
-    if image is not None:
-        mismatched = misfit(image.shape[:2], (label.shape[0], label.shape[1]), item.label)
-    histogram = _histogram(label)
     return replace(
         seen,
-        histogram=histogram,
+        label_size=label.shape,
+        histogram=_histogram(label),
         unmapped=label_map.unmapped(codes, label),
         unreadable="; ".join(problems) or None,
-        mismatched=mismatched,
-        is_resized=mismatched is None and seen.size not in (None, label.shape),
-        is_rescaled=mismatched is None and seen.size is not None and _is_rescaled(seen.size, label),
+        mismatched=misfit(seen.size, label.shape, item.label) if seen.size is not None else None,
         approximated=label_map.approximated(codes),
-        is_mask=bool(histogram[IGNORE]) and not histogram[1:IGNORE].any(),
         palette=palette,
     )
 
 
-def _seen_of_image(key: str, pixels: Pixels, image: Bytes, by_exif: bool) -> _Finding:
-    values, size = pixels.values, (image.shape[0], image.shape[1])
-    is_turned = by_exif and pixels.orientation != 1
+def _seen_of_image(domain: Domain, item: Item) -> _Finding:
+    """Read the image of an item. Raises DataError."""
+    pixels = domain.images.pixels(item.image)
+    values, image = pixels.values, domain.images.to_bytes(pixels.values, item.image)
+    is_turned = domain.images.orientation == "exif" and pixels.orientation != 1
+    seen = _Finding(item.key, image.shape[:2], is_turned=is_turned, content=_content_of(image))
     if values.dtype == np.uint8:
-        return _Finding(key, size, is_turned=is_turned)
-    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
-    span = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+        return seen
     levels = len(np.unique(image))
-    return _Finding(
-        key, size, None, numbers=str(values.dtype), span=span, levels=levels, is_turned=is_turned
-    )
+    return replace(seen, numbers=str(values.dtype), span=span_of(values), levels=levels)
 
 
 def _content_of(image: Bytes) -> bytes:
@@ -298,185 +275,156 @@ def _histogram(label: Bytes) -> npt.NDArray[np.int64]:
     return counts
 
 
-def _is_rescaled(size: tuple[int, int], label: Bytes) -> bool:
-    return any(
-        abs(own - wanted) > max(_MANY_PIXELS, _LARGE_SHARE * wanted)
-        for own, wanted in zip(label.shape, size, strict=True)
-    )
-
-
-def _palette_of(reader: LabelReader, path: Path, codes: Codes) -> bytes:
-    """Return the palette of a label as bytes: 256 × (R, G, B, whether the index occurs)."""
-    if reader.label_map.encoding != "palette":
-        return b""
-    palette = reader.palette(path)
+def _palette_of(reader: LabelReader, path: Path, codes: Codes) -> Bytes | None:
+    """Give the palette of a label, see `_Finding.palette`; None where it has none."""
+    palette = reader.palette(path) if reader.label_map.encoding == "palette" else None
     if palette is None:
-        return b""
+        return None
     used = np.unique(codes).astype(np.int64)
     table = np.zeros((256, 4), np.uint8)
     table[: len(palette), :3] = palette[:256]
     table[used[used < 256], 3] = 1
-    return table.tobytes()
+    return table
 
 
-class _Tally:
-    """Adds up the findings of a split."""
+# ---- one split ------------------------------------------------------------------------------
 
-    def __init__(self, num_classes: int) -> None:
-        self.problems: list[str] = []
-        self._num_classes = num_classes
-        self._images = self._labelled = self._resized = self._rescaled = 0
-        self._sizes: Counter[tuple[int, int]] = Counter()
+
+class SplitReport:
+    """Findings of reading every file of one split; given are the problems of listing them."""
+
+    def __init__(
+        self, domain: Domain, split: str, findings: Sequence[_Finding], problems: Sequence[str]
+    ) -> None:
+        self._domain, self._findings = domain, findings
+        histograms = [each.histogram for each in findings if each.histogram is not None]
         self._pixels, self._holding = np.zeros((2, 256), dtype=np.int64)
-        self._unreadable: dict[str, str] = {}
-        self._mismatched: dict[str, str] = {}
-        self._unmapped_pixels: Counter[str] = Counter()
-        self._unmapped_images: Counter[str] = Counter()
-        self._label_files = 0
-        self._types: Counter[str] = Counter()
-        self._span = (0.0, math.inf)
-        self._levels = 0
-        self._turned = self._approximated = self._masks = 0
-        self._palettes = np.zeros((0, 256, 4), np.uint8)
-
-    def add(self, finding: _Finding) -> None:
-        """Take one more image into account."""
-        self._images += 1
-        self._resized += finding.is_resized
-        self._rescaled += finding.is_rescaled
-        self._turned += finding.is_turned
-        self._approximated += finding.approximated
-        self._masks += finding.is_mask
-        if finding.numbers:
-            self._types[finding.numbers] += 1
-            spans = [finding.span] if self._types.total() == 1 else [self._span, finding.span]
-            lows, highs = zip(*spans, strict=True)
-            self._span = min(lows), max(highs)
-            self._levels = max(self._levels, finding.levels)
-        if finding.palette:
-            self._add_palette(np.frombuffer(finding.palette, np.uint8).reshape(1, 256, 4))
-        if finding.size is not None:
-            self._sizes[finding.size] += 1
-        if finding.unreadable is not None:
-            self._unreadable[finding.key] = finding.unreadable
-        if finding.mismatched is not None:
-            self._mismatched[finding.key] = finding.mismatched
-        self._unmapped_pixels.update(finding.unmapped)
-        self._unmapped_images.update(finding.unmapped.keys())
-        if finding.histogram is not None:
-            self._label_files += 1
-            self._labelled += not (finding.unmapped or finding.unreadable or finding.mismatched)
-            self._pixels += finding.histogram
-            self._holding += finding.histogram > 0
-
-    def _add_palette(self, palette: npt.NDArray[np.uint8]) -> None:
-        """Keep a palette that differs from all kept ones at some index that both use."""
-        both = (self._palettes[..., 3:] & palette[..., 3:]).astype(bool)
-        differs = ((self._palettes != palette) & both).any(axis=(1, 2))
-        if differs.all():
-            self._palettes = np.concatenate([self._palettes, palette])
-
-    def report(self, domain: Domain, split: str) -> SplitReport:
-        """Report on all images that were added."""
-        count = self._num_classes if self._label_files else 0
-        return SplitReport(
-            split=split,
-            images=self._images,
-            labelled=self._labelled,
-            image_sizes=dict(self._sizes.most_common()),
-            class_pixels=self._pixels[:count],
-            class_images=self._holding[:count],
-            ignored_pixels=int(self._pixels[IGNORE]),
-            unreadable=dict(sorted(self._unreadable.items())),
-            mismatched=dict(sorted(self._mismatched.items())),
-            values=self._values(),
-            resized=self._resized,
-            unmapped={
-                code: UnmappedCode(pixels, self._unmapped_images[code])
-                for code, pixels in self._unmapped_pixels.most_common()
-            },
-            problems=tuple(self._all_problems(domain)),
-            warnings=tuple(self._warnings(domain, split)),
+        for ids in histograms:
+            self._pixels += ids
+            self._holding += ids > 0
+        self._label_files = len(histograms)
+        classes = domain.num_classes if histograms else 0
+        self.split = split
+        self.images = len(findings)
+        """Images that the patterns found."""
+        self.labelled = sum(
+            not (each.unmapped or each.unreadable or each.mismatched)
+            for each in findings
+            if each.histogram is not None
         )
+        """Images whose label was read without a problem; 0 where labels were not looked at."""
+        sizes = Counter(each.size for each in findings if each.size is not None)
+        self.image_sizes = dict(sizes.most_common())
+        """(height, width) in pixels → number of images, most frequent first."""
+        self.class_pixels = self._pixels[:classes]
+        """(K,) pixels of each class; empty where labels were not looked at."""
+        self.class_images = self._holding[:classes]
+        """(K,) images that hold each class; empty where labels were not looked at."""
+        self.ignored_pixels = int(self._pixels[IGNORE])
+        self.unreadable = {each.key: each.unreadable for each in findings if each.unreadable}
+        """Key of the image → why it or its label cannot be read."""
+        self.mismatched = {each.key: each.mismatched for each in findings if each.mismatched}
+        """Key of the image → difference of its label's size, where it is too large."""
+        self.resized = sum(each.is_resized for each in findings)
+        """Labels of another size than their images, which are resized."""
+        unmapped: Counter[str] = Counter()
+        for each in findings:
+            unmapped.update(each.unmapped)
+        self.unmapped = dict(unmapped.most_common())
+        """Code, as a domain file writes it → number of its pixels; no rule covers it."""
+        numbers = [each for each in findings if each.numbers]
+        self._low = min((each.span[0] for each in numbers), default=0.0)
+        self._high = max((each.span[1] for each in numbers), default=0.0)
+        self._levels = max((each.levels for each in numbers), default=256)
+        types = " and ".join(sorted({each.numbers for each in numbers}))
+        self.values = f"{types} from {self._low:g} to {self._high:g}" if numbers else ""
+        """Type and range of the numbers of the images, before they become 8 bits; "" for 8 bits."""
+        self.problems = (*problems, *self._problems())
+        """Problems that must be mended before training, one line each."""
+        self.warnings = (*self._doubts_about_images(), *self._doubts_about_labels())
+        """Notes on what may be intended."""
 
-    def _all_problems(self, domain: Domain) -> Iterator[str]:
-        yield from self.problems
-        for what, messages in (
-            ("cannot be read", self._unreadable),
-            ("differ in size from their labels", self._mismatched),
-        ):
-            if messages:
-                listed = first_of(messages[key] for key in sorted(messages))
-                advice = f"; {IF_UNREADABLE}" if messages is self._unreadable else ""
-                yield f"{len(messages)} of {self._images} images {what}: {listed}{advice}"
-        if self._unmapped_pixels and domain.labels is not None:
-            yield domain.labels.unmapped_problem(dict(self._unmapped_pixels))
-        low, high = self._span
+    def _problems(self) -> Iterator[str]:
+        if self.unreadable:
+            yield f"{self._some('cannot be read', self.unreadable)}; {IF_UNREADABLE}"
+        if self.mismatched:
+            yield self._some("differ in size from their labels", self.mismatched)
+        domain = self._domain
+        if self.unmapped and domain.labels is not None:
+            yield domain.labels.unmapped_problem(self.unmapped)
+        low, high = self._low, self._high
         if self._levels <= _FEW_LEVELS and high - low < _NARROW and domain.images.scale == "auto":
             yield (
-                f"the images hold {self._values()}; read as 8 bits, {self._levels} grey levels or "
+                f"the images hold {self.values}; read as 8 bits, {self._levels} grey levels or "
                 f"fewer are left of that: write [images] and scale = [{low:g}, {high:g}] below it, "
                 'the same for all images, or scale = "percentile"'
             )
         if not self._label_files or domain.label_space is None:
             return
-        if self._masks == self._label_files and self._pixels[0] and domain.label_space.num_classes:
-            first, *others = domain.label_space.names
-            second = others[0] if others else "thing"
+        masks = sum(each.is_mask for each in self._findings)
+        if masks == self._label_files and self._pixels[0]:
+            first, second, *_ = (*domain.label_space.names, "thing")
             yield (
                 f"every label holds 0 and 255 alone, and 255 is ignored, so {first} is all that "
                 "there is to learn; for masks of 0 and 255, write map = "
                 f'{{ 0 = "{first}", 255 = "{second}" }} below [labels]'
             )
-        elif not self._pixels[: self._num_classes].any() and not self._unmapped_pixels:
+        elif not self.class_pixels.any() and not self.unmapped:
             yield "no pixel of any label has a class: all of them are ignored; mend [labels.map]"
 
-    def _warnings(self, domain: Domain, split: str) -> Iterator[str]:
-        left_out, published = domain.excluded(split), domain.published(split)
-        if self._images and left_out:
-            yield f"left out as broken in the published data set: {', '.join(left_out)}"
-        if self._images and published and self._images + len(left_out) != published:
-            yield f"the data set was published with {published:,} images, here are {self._images:,}"
-        if self._resized - self._rescaled:
-            few = self._resized - self._rescaled
-            yield f"{few} labels differ by a few pixels from their images and are resized"
-        if self._rescaled:
-            yield (
-                f"{self._rescaled} labels are of another resolution than their images and are "
-                "resized to the nearest pixel"
-            )
-        yield from self._doubts_about_images()
-        yield from self._doubts_about_labels(domain)
-        if domain.label_space is None or not self._label_files:
-            return
-        names = domain.label_space.names
-        absent = [name for name, held in zip(names, self._holding, strict=False) if not held]
-        if absent:
-            yield f"classes that never occur: {', '.join(absent)}"
-
-    def _values(self) -> str:
-        if not self._types:
-            return ""
-        low, high = self._span
-        return f"{' and '.join(sorted(self._types))} from {low:g} to {high:g}"
+    def _some(self, what: str, messages: dict[str, str]) -> str:
+        listed = first_of([messages[key] for key in sorted(messages)], separator="; ")
+        return f"{len(messages)} of {self.images} images {what}: {listed}"
 
     def _doubts_about_images(self) -> Iterator[str]:
-        if self._turned and self._label_files:
+        left_out = self._domain.excluded(self.split)
+        published = self._domain.published(self.split)
+        if self.images and left_out:
+            yield f"left out as broken in the published data set: {', '.join(left_out)}"
+        if self.images and published and self.images + len(left_out) != published:
+            yield f"the data set was published with {published:,} images, here are {self.images:,}"
+        turned = sum(each.is_turned for each in self._findings)
+        if turned and self._label_files:
             yield (
-                f"{self._turned} images are turned by their EXIF orientation, and labels are not: "
+                f"{turned} images are turned by their EXIF orientation, and labels are not: "
                 "look whether they fit (`adapt` shows some); where labels were drawn on the raw "
                 'pixels, write [images] and orientation = "stored" below it'
             )
 
-    def _doubts_about_labels(self, domain: Domain) -> Iterator[str]:
-        if self._approximated and domain.labels is not None:
-            share = 100 * self._approximated / max(1, int(self._pixels.sum()))
+    def _doubts_about_labels(self) -> Iterator[str]:
+        rescaled = sum(each.is_rescaled for each in self._findings)
+        if few := self.resized - rescaled:
+            yield f"{few} labels differ by a few pixels from their images and are resized"
+        if rescaled:
             yield (
-                f"{self._approximated:,} pixels ({share:.2f} %) of the labels have the class of "
-                f"the nearest code, up to {domain.labels.label_map.tolerance} away"
+                f"{rescaled} labels are of another resolution than their images and are "
+                "resized to the nearest pixel"
             )
-        if len(self._palettes) > 1:
+        approximated = sum(each.approximated for each in self._findings)
+        if approximated and self._domain.labels is not None:
+            share = 100 * approximated / max(1, int(self._pixels.sum()))
+            yield (
+                f"{approximated:,} pixels ({share:.2f} %) of the labels have the class of "
+                f"the nearest code, up to {self._domain.labels.label_map.tolerance} away"
+            )
+        if _differ(each.palette for each in self._findings):
             yield (
                 "the palettes of the labels differ: one index has other colours in other files; if "
                 "the colours are the classes, write encoding = 'rgb'"
             )
+        names = self._domain.label_space.names if self._domain.label_space else ()
+        absent = [name for name, images in zip(names, self._holding, strict=False) if not images]
+        if absent and self._label_files:
+            yield f"classes that never occur: {', '.join(absent)}"
+
+
+def _differ(palettes: Iterable[Bytes | None]) -> bool:
+    """Tell whether an index has different colours in two palettes that both use it."""
+    colours, is_known = np.zeros((256, 3), np.uint8), np.zeros(256, bool)
+    for palette in palettes:
+        if palette is not None:
+            is_used = palette[:, 3] > 0
+            if (colours != palette[:, :3])[is_known & is_used].any():
+                return True
+            colours[is_used], is_known[is_used] = palette[is_used, :3], True
+    return False

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cag_uda.data.domains.label_map import packed
 from cag_uda.data.files.toml import text_of
 from cag_uda.errors import DataError
 
@@ -34,17 +35,18 @@ def find_class_names(root: Path) -> ClassNames | None:
     """Read the file of class names that is nearest to the root; None if there is none."""
     found = [
         (len(path.relative_to(root).parts), place, path)
-        for place, (pattern, _) in enumerate(_READERS)
+        for place, pattern in enumerate(_READERS)
         for path in sorted(root.rglob(pattern))
         if path.is_file() and path.stat().st_size <= _LARGEST_BYTES
     ]
+    readers = list(_READERS.values())
     for _, place, path in sorted(found):
         try:
-            by_id, colours = _READERS[place][1](text_of(path, "list of classes"))
-        except (DataError, ValueError, KeyError, IndexError):
-            continue
-        distinct = len(set(by_id.values())) == len(by_id)
-        if by_id and distinct and all(_is_name(name) for name in by_id.values()):
+            by_id, colours = readers[place](text_of(path, "list of classes"))
+        except (DataError, ValueError, LookupError, TypeError, AttributeError):
+            continue  # It is a file of another kind.
+        are_distinct = len(set(by_id.values())) == len(by_id)
+        if by_id and are_distinct and all(map(_is_name, by_id.values())):
             return ClassNames(path.relative_to(root).as_posix(), by_id, colours)
     return None
 
@@ -62,20 +64,14 @@ def _lines(text: str) -> list[str]:
 
 def _labelmap(text: str) -> _Found:
     """`name:r,g,b:parts:actions` a line."""
-    names, colours = {}, {}
-    for number, line in enumerate(_lines(text)):
-        name, colour, *_ = line.split(":")
-        names[number] = name
-        if colour:
-            red, green, blue = (int(part) for part in colour.split(","))
-            colours[red << 16 | green << 8 | blue] = name
-    return names, colours
+    rows = [line.split(":") for line in _lines(text)]
+    colours = {packed(*map(int, row[1].split(","))): row[0] for row in rows if row[1]}
+    return dict(enumerate(row[0] for row in rows)), colours
 
 
 def _plain(text: str) -> _Found:
     """One name a line, in the order of ids; labelme's `__ignore__` is -1."""
-    names = [line for line in _lines(text) if line != "__ignore__"]
-    return dict(enumerate(names)), {}
+    return dict(enumerate(line for line in _lines(text) if line != "__ignore__")), {}
 
 
 def _coloured(text: str) -> _Found:
@@ -85,8 +81,7 @@ def _coloured(text: str) -> _Found:
         match = _COLOUR_FIRST.match(line)
         if match is None:
             raise ValueError(line)
-        red, green, blue = (int(part) for part in match.groups()[:3])
-        colours[red << 16 | green << 8 | blue] = match[4].strip()
+        colours[packed(int(match[1]), int(match[2]), int(match[3]))] = match[4].strip()
     return dict(enumerate(colours.values())), colours
 
 
@@ -102,8 +97,7 @@ def _table(text: str) -> _Found:
         name = row[name_key].strip()
         names[int(row[id_key]) if id_key else number] = name
         if len(colour_keys) == 3:
-            red, green, blue = (int(row[key]) for key in colour_keys)
-            colours[red << 16 | green << 8 | blue] = name
+            colours[packed(*(int(row[key]) for key in colour_keys))] = name
     return names, colours
 
 
@@ -120,18 +114,13 @@ def _yaml(text: str) -> _Found:
     return {int(number): str(name) for number, name in pairs}, {}
 
 
-_READERS: tuple[tuple[str, Callable[[str], _Found]], ...] = (
-    ("labelmap.txt", _labelmap),
-    ("label_colors.txt", _coloured),
-    ("class_names.txt", _plain),
-    ("classes.txt", _plain),
-    ("codes.txt", _plain),
-    ("label_names.txt", _plain),
-    ("labels.txt", _plain),
-    ("_classes.csv", _table),
-    ("class_dict.csv", _table),
-    ("classes.csv", _table),
-    ("*.yaml", _yaml),
-    ("*.yml", _yaml),
-    ("*.names", _plain),
-)
+_READERS: dict[str, Callable[[str], _Found]] = {
+    "labelmap.txt": _labelmap,
+    "label_colors.txt": _coloured,
+    **dict.fromkeys(("class_names.txt", "classes.txt", "codes.txt"), _plain),
+    **dict.fromkeys(("label_names.txt", "labels.txt"), _plain),
+    **dict.fromkeys(("_classes.csv", "class_dict.csv", "classes.csv"), _table),
+    **dict.fromkeys(("*.yaml", "*.yml"), _yaml),
+    "*.names": _plain,
+}
+"""Reader of each pattern of file names, the likeliest first."""

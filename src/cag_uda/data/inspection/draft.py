@@ -12,9 +12,12 @@ from cag_uda.data.domains.domain import Domain
 from cag_uda.data.domains.domain_file import parse_domain_file
 from cag_uda.data.inspection.image_looks import ImagesLook
 from cag_uda.data.inspection.inspect import FoundSplit, Inspection, inspect_folder
-from cag_uda.data.inspection.label_looks import LabelLook, SeenCode
-from cag_uda.data.inspection.label_meaning import Meaning, fitting_spaces, meaning_of, written
-from cag_uda.data.inspection.shape_draft import annotation_lines
+from cag_uda.data.inspection.label_meaning import (
+    Meaning,
+    fitting_spaces,
+    meaning_of,
+    meaning_of_shapes,
+)
 from cag_uda.errors import DataError, UserError
 
 
@@ -44,16 +47,15 @@ def draft_domain(folder: Path, file: Path, name: str, label_space: str | None = 
     """
     if not folder.is_dir():
         raise UserError(f"no folder at {folder}; give the folder that holds the images")
-    inspection = inspect_folder(folder)
+    found = inspect_folder(folder)
     meaning = Meaning()
-    if inspection.labels is not None:
-        meaning = meaning_of(
-            inspection.labels, inspection.label_words, label_space, inspection.names
-        )
-    text = domain_text(inspection, meaning, name, _relative(folder, file.parent))
+    if found.labels is not None:
+        meaning = meaning_of(found.labels, found.label_words, label_space, found.names)
+    elif found.annotations is not None:
+        meaning = meaning_of_shapes(found.annotations, found.names)
+    text = "\n".join(_lines(found, meaning, name, relative(folder, file.parent))) + "\n"
     domain = Domain(parse_domain_file(text, str(file)), str(file), file.parent)
-    problems = (*_note_on_black(inspection.labels, meaning), *_problems(domain, inspection))
-    return Draft(text, inspection, meaning, problems)
+    return Draft(text, found, meaning, tuple(_problems(domain, found, meaning)))
 
 
 def name_of(folder: Path) -> str:
@@ -61,31 +63,29 @@ def name_of(folder: Path) -> str:
     return re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "domain"
 
 
-def domain_text(inspection: Inspection, meaning: Meaning, name: str, root: str) -> str:
-    """Write the TOML of a domain, with statistics of the data as comments.
+def relative(folder: Path, base: Path) -> str:
+    """A folder as a file in `base` names it: relative, unless they have nothing in common."""
+    here, there = os.path.realpath(base), os.path.realpath(folder)
+    if os.path.commonpath((here, there)) in (os.sep, ""):
+        return there
+    return Path(os.path.relpath(there, here)).as_posix()
 
-    Args:
-        inspection: of the folder.
-        meaning: classes of its labels.
-        name: of the domain.
-        root: the folder, as the file shall name it.
-    """
-    lines = [
-        "# Written by `cag-uda domains new`, partly by guessing: read and correct it, then run",
-        "# `cag-uda check` on this file, which reads every image and label.",
-        f"name = {_quoted(name)}",
-        f"root = {_quoted(root)}",
-    ]
-    lines += _images(inspection.images)
-    if inspection.annotations is not None:
-        lines += annotation_lines(inspection.annotations, inspection.names)
-    elif inspection.labels is None:
-        lines += ["# No labels were found: this domain can be a target."]
+
+def _lines(found: Inspection, meaning: Meaning, name: str, root: str) -> Iterator[str]:
+    """Yield the lines of the TOML, with statistics of the data as comments."""
+    yield "# Written by `cag-uda domains new`, partly by guessing: read and correct it, then run"
+    yield "# `cag-uda check` on this file, which reads every image and label."
+    yield f"name = {_quoted(name)}"
+    yield f"root = {_quoted(root)}"
+    yield from _images(found.images)
+    if found.labels is None and found.annotations is None:
+        yield "# No labels were found: this domain can be a target."
     else:
-        lines += [*_classes(inspection.labels, meaning), *_labels(inspection.labels, meaning)]
-    for split in inspection.splits:
-        lines += ["", *_split(split)]
-    return "\n".join(lines) + "\n"
+        yield from _classes(found, meaning)
+        yield from _labels(found, meaning)
+    for split in found.splits:
+        yield ""
+        yield from _split(split)
 
 
 def _images(look: ImagesLook) -> Iterator[str]:
@@ -101,7 +101,7 @@ def _images(look: ImagesLook) -> Iterator[str]:
         yield f"bands = {list(look.bands)}  # red, green and blue; the first is 0"
 
 
-def _classes(look: LabelLook, meaning: Meaning) -> Iterator[str]:
+def _classes(found: Inspection, meaning: Meaning) -> Iterator[str]:
     """Yield the lines of `label_space`, or of `[[classes]]` with statistics of each."""
     if meaning.label_space is not None:
         yield f"label_space = {_quoted(meaning.label_space)}  # {meaning.why}"
@@ -111,32 +111,39 @@ def _classes(look: LabelLook, meaning: Meaning) -> Iterator[str]:
     advice = "." if meaning.is_named else ": give each its name, and a color if you like."
     yield f"# {why}{advice}"
     yield "# Their order is that of train ids; the domains of a recipe need the same classes."
-    if not meaning.is_named and (fitting := fitting_spaces(look)):
+    fitting = [] if meaning.is_named or found.labels is None else fitting_spaces(found.labels)
+    if fitting:
         yield f"# Built-in label spaces with such ids: {', '.join(fitting)}. If the classes are"
         yield "# the same (see `cag-uda domains spaces`), write this file anew: `domains new` with"
         yield f"# --label-space {fitting[0]} --overwrite."
     for each in meaning.classes:
         yield "[[classes]]"
-        yield f"name = {_quoted(each.name)}  # {_seen(look, each.seen)}"
+        yield f"name = {_quoted(each.name)}" + (f"  # {each.seen}" if each.seen else "")
         if each.color is not None:
             yield f"color = {list(each.color)}"
 
 
-def _labels(look: LabelLook, meaning: Meaning) -> Iterator[str]:
+def _labels(found: Inspection, meaning: Meaning) -> Iterator[str]:
     """Yield the lines of `[labels]` and its map."""
+    seen: dict[str, str] = {}
     yield ""
     yield "[labels]"
-    yield f"encoding = {_quoted(look.encoding)}"
-    if look.channel is not None:
-        yield f"channel = {look.channel}  # the first channel is 0, red"
-    if look.tolerance:
-        yield f"tolerance = {look.tolerance}  # edges are soft: the class of the nearest code"
+    if found.annotations is not None:
+        yield f"encoding = {_quoted(found.annotations.encoding)}"
+    if meaning.background is not None:
+        yield f"background = {_quoted(meaning.background)}  # pixels outside all shapes"
+    if (look := found.labels) is not None:
+        seen = {look.written(entry.code): look.described(entry) for entry in look.codes}
+        yield f"encoding = {_quoted(look.encoding)}"
+        if look.channel is not None:
+            yield f"channel = {look.channel}  # the first channel is 0, red"
+        if look.tolerance:
+            yield f"tolerance = {look.tolerance}  # edges are soft: the class of the nearest code"
+            if meaning.other is None:
+                yield 'other = "ignore"  # what is further from all codes, in files not looked at'
     if meaning.other is not None:
-        yield f"other = {_quoted(meaning.other)}  # whatever the map leaves out"
-    elif look.tolerance:
-        yield 'other = "ignore"  # what is further from all codes, in files not looked at'
-    seen = {written(look, entry.code): _seen(look, entry) for entry in look.codes}
-    yield from (f"# left out: {seen[written(look, code)]}" for code in meaning.left_out)
+        yield f"other = {_quoted(meaning.other)}  # whatever the map and the classes leave out"
+    yield from (f"# left out: {seen[code]}" for code in meaning.left_out)
     if meaning.map:
         yield ""
         yield "[labels.map]"
@@ -157,47 +164,28 @@ def _split(split: FoundSplit) -> Iterator[str]:
         yield f"list = {_quoted(split.list_file)}"
 
 
-def _seen(look: LabelLook, entry: SeenCode) -> str:
-    what = written(look, entry.code)
-    kind = "colour" if look.encoding == "rgb" else "id"
-    return f"{kind} {what}: {100 * entry.share:.2f} % of pixels, in {entry.images} of {look.images}"
-
-
-def _problems(domain: Domain, inspection: Inspection) -> Iterator[str]:
-    """List splits whose patterns find other images than the inspection."""
-    for split in inspection.splits:
+def _problems(domain: Domain, found: Inspection, meaning: Meaning) -> Iterator[str]:
+    """Doubt a black that is ignored, and splits whose patterns find other images than were seen."""
+    look = found.labels
+    if look is not None and look.encoding == "rgb" and meaning.map.get("#000000") == "ignore":
+        share = sum(entry.share for entry in look.codes if entry.code == 0)
+        yield (
+            f"black (#000000), {100 * share:.0f} % of the pixels, is ignored; if it is the "
+            'background, list a class for it and map "#000000" to it'
+        )
+    for split in found.splits:
         try:
             # Files of tools are drawn when they are first used.
-            found = len(domain.items(split.name, with_labels=inspection.annotations is None))
+            count = len(domain.items(split.name, with_labels=found.annotations is None))
         except DataError as error:
             yield from error.problems
             continue
-        if found != split.count:
-            yield f"split {split.name!r} has {found} images where {split.count} were seen"
-
-
-def _note_on_black(look: LabelLook | None, meaning: Meaning) -> Iterator[str]:
-    if look is None or look.encoding != "rgb" or meaning.map.get("#000000") != "ignore":
-        return
-    share = sum(entry.share for entry in look.codes if entry.code == 0)
-    yield (
-        f"black (#000000), {100 * share:.0f} % of the pixels, is ignored; if it is the background, "
-        'list a class for it and map "#000000" to it'
-    )
-
-
-def _relative(folder: Path, base: Path) -> str:
-    """A folder as a file in `base` names it: relative, unless they have nothing in common."""
-    here, there = os.path.realpath(base), os.path.realpath(folder)
-    if os.path.commonpath((here, there)) in (os.sep, ""):
-        return there
-    return Path(os.path.relpath(there, here)).as_posix()
+        if count != split.count:
+            yield f"split {split.name!r} has {count} images where {split.count} were seen"
 
 
 def _one_or_more(values: tuple[str, ...]) -> str:
-    if len(values) == 1:
-        return _quoted(values[0])
-    return f"[{', '.join(map(_quoted, values))}]"
+    return _quoted(values[0]) if len(values) == 1 else f"[{', '.join(map(_quoted, values))}]"
 
 
 def _quoted(text: str) -> str:

@@ -16,8 +16,9 @@ from cag_uda.data.domains.builtin import label_space_names
 from cag_uda.data.domains.domain import Domain, Item
 from cag_uda.data.domains.label_space import LabelSpace
 from cag_uda.data.domains.placement import first_of
-from cag_uda.data.files.patterns import composed, escaped, is_no_data
+from cag_uda.data.files.patterns import composed, endings, escaped, files_below
 from cag_uda.data.inspection.annotation_looks import format_of
+from cag_uda.data.inspection.draft import relative
 from cag_uda.errors import UserError
 
 _MASK = ".png"
@@ -65,21 +66,14 @@ def draft_few_labels(
             f"{target.name}/{split}: {first_of(strange)}; take them out of it, or name them as the "
             "images are"
         )
-    places = [os.path.abspath(path) for pair in pairs for path in (pair[0].image, pair[1])]
-    root = Path(os.path.commonpath([os.path.dirname(place) for place in places]))
-    return _text(target, pairs, found.encoding, root, file, space), len(pairs)
+    return _text(target, pairs, found.encoding, file, space), len(pairs)
 
 
 def _found(annotations: Path) -> _Found:
     """Find the images that the annotation files describe."""
     if not annotations.exists():
         raise UserError(f"no file or folder at {annotations}; give the labels that were exported")
-    files = [annotations]
-    if annotations.is_dir():
-        parts = sorted(path for path in annotations.rglob("*") if path.is_file())
-        files = [
-            path for path in parts if not any(map(is_no_data, path.relative_to(annotations).parts))
-        ]
+    files = files_below(annotations) if annotations.is_dir() else [annotations]
     by_format: dict[FormatName, list[Path]] = defaultdict(list)
     for path in files:
         if path.suffix.lower() in (".xml", ".json", ".txt") and (name := format_of(path)):
@@ -118,18 +112,14 @@ def _pairs(
     items: Sequence[Item], images: Mapping[str, Path]
 ) -> tuple[list[tuple[Item, Path]], list[str]]:
     """Match names with images; returns the pairs, and names that match no image or several."""
-    by_end: dict[str, list[Item]] = defaultdict(list)
+    by_ending: dict[str, list[Item]] = defaultdict(list)
     for item in items:
-        parts = PurePosixPath(composed(item.key)).parts
-        for start in range(len(parts)):
-            by_end["/".join(parts[start:])].append(item)
+        for ending in endings(item.key):
+            by_ending[ending].append(item)
     pairs, strange = [], []
     for name, path in images.items():
-        parts = PurePosixPath(name).parts
         # A tool may have put its own folder before the name, or have left the image's out.
-        matches = next(
-            (by_end[end] for n in range(len(parts)) if (end := "/".join(parts[n:])) in by_end), []
-        )
+        matches = next((by_ending[end] for end in endings(name) if end in by_ending), [])
         if len(matches) == 1:
             pairs.append((matches[0], path))
         else:
@@ -141,26 +131,27 @@ def _text(
     target: Domain,
     pairs: Sequence[tuple[Item, Path]],
     encoding: FormatName | None,
-    root: Path,
     file: Path,
     space: LabelSpace,
 ) -> str:
     """The domain file."""
-
-    def inside(path: Path) -> str:
-        return escaped(Path(os.path.abspath(path)).relative_to(root).as_posix())
-
-    labels = [inside(path) for _, path in pairs]
+    images = [os.path.abspath(item.image) for item, _ in pairs]
+    labels = [os.path.abspath(path) for _, path in pairs]
     if encoding is not None and FORMATS[encoding].is_of_split:
         labels = labels[:1]
+    root = Path(os.path.commonpath([os.path.dirname(path) for path in (*images, *labels)]))
+    images, labels = (
+        [escaped(Path(path).relative_to(root).as_posix()) for path in paths]
+        for paths in (images, labels)
+    )
     table: dict[str, object] = {
         "name": f"{target.name}-labelled",
-        "root": _relative(root, file.parent),
+        "root": relative(root, file.parent),
     }
     if space.name in label_space_names() and LabelSpace.load(space.name) == space:
         table["label_space"] = space.name
-    if images := target.images.model_dump(mode="json", exclude_defaults=True, exclude_none=True):
-        table["images"] = images
+    if rules := target.images.model_dump(mode="json", exclude_defaults=True, exclude_none=True):
+        table["images"] = rules
     if encoding is None:
         table["labels"] = {"encoding": "ids", "map": {"255": "ignore"}}
     else:
@@ -169,9 +160,7 @@ def _text(
         # YOLO has numbers for names: the one after the last class is what has none.
         ignored = {"map": {str(space.num_classes): "ignore"}} if encoding == "yolo" else {}
         table["labels"] = known | ignored
-    table["splits"] = {
-        "train": {"images": [inside(item.image) for item, _ in pairs], "labels": labels}
-    }
+    table["splits"] = {"train": {"images": images, "labels": labels}}
     if "label_space" not in table:
         table["classes"] = [each.model_dump(exclude_none=True) for each in space.classes]
     return (
@@ -179,11 +168,3 @@ def _text(
         "# `cag-uda recipes new --labelled`. Pixels outside all shapes are ignored.\n"
         f"{tomli_w.dumps(table)}"
     )
-
-
-def _relative(folder: Path, base: Path) -> str:
-    """A folder as a file in `base` names it: relative, unless they have nothing in common."""
-    here = os.path.abspath(base)
-    if os.path.commonpath((here, folder)) in (os.sep, ""):
-        return str(folder)
-    return Path(os.path.relpath(folder, here)).as_posix()

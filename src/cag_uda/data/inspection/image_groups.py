@@ -49,7 +49,15 @@ _DRAWINGS = {
     *("visualizations", "visualisations", "segmentationclassvisualization", "preview", "previews"),
     *("thumb", "thumbs", "thumbnail", "thumbnails"),
 }
-_OTHER_VIEWS = {"ref", "reference"}
+_NEITHER = (
+    (_DRAWINGS, "they are drawings or previews by their name"),
+    (_NO_CLASSES, "they are maps of instances, depth or the like by their name, not of classes"),
+    (
+        {"ref", "reference"},
+        "they are reference views by their name; give them a split of their own if wanted",
+    ),
+)
+"""Words of groups that are neither photographs nor labels, and the reasons."""
 _ENDING = re.compile(r"(?:[_\-.][A-Za-z][A-Za-z0-9]*)+$")
 _WITH_SPLIT = re.compile(r"(?<=[nltv])(annots?|sets?|data|images?|imgs?|masks?|labels?|gt|[abxy])$")
 """Endings that follow the word of a split without a separator: trainannot, TestSet, trainA."""
@@ -69,8 +77,9 @@ class Group:
     """File extension with its dot, in the letters of the files."""
     names: dict[str, str]
     """Stem without the suffix → file name."""
-    shares_stems: bool
-    """True if another file of the folder has the same stem, so that the extension must be given."""
+    needs_extension: bool = False
+    """True if a pattern must give the extension: the files are no images, or another file of the
+    folder has the same stem."""
     prefix: str = ""
     """Common beginning of the stems that `names` leave out, such as "image_"; usually nothing."""
 
@@ -78,6 +87,10 @@ class Group:
     def paths(self) -> list[Path]:
         """Paths of the files, sorted."""
         return [self.root / self.folder / name for name in sorted(self.names.values())]
+
+    def path(self, name: str) -> Path:
+        """Path of the file of a name."""
+        return self.root / self.folder / self.names[name]
 
     @property
     def words(self) -> set[str]:
@@ -101,7 +114,7 @@ class Group:
     def pattern(self, with_suffix: bool = True, with_extension: bool = False) -> str:
         """Return a pattern that finds the files, and others if suffix or extension is left out."""
         suffix = escaped(self.suffix) if with_suffix else ""
-        ending = self.extension if with_extension or self.shares_stems else ""
+        ending = self.extension if with_extension or self.needs_extension else ""
         return f"{escaped(self.folder)}/{escaped(self.prefix)}*{suffix}{ending}".lstrip("/")
 
     def without_prefix(self) -> "Group":
@@ -132,7 +145,7 @@ def find_groups(root: Path, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> lis
         path = PurePosixPath(image.path.relative_to(root).as_posix())
         by_folder[str(path.parent) if path.parent.name else ""].append(path)
     return [
-        group
+        group if extensions is IMAGE_EXTENSIONS else replace(group, needs_extension=True)
         for folder, paths in sorted(by_folder.items())
         for group in _groups_of(root, folder, paths)
     ]
@@ -140,10 +153,10 @@ def find_groups(root: Path, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> lis
 
 def part(groups: Sequence[Group]) -> Parted:
     """Sort the groups by the look of their files; where all look like labels, names decide."""
-    reasons = {group: _reason_by_name(group) for group in groups}
-    if all(reasons.values()):
-        reasons = dict.fromkeys(groups)  # A name that all files share tells nothing.
-    left_out = {group: why for group, why in reasons.items() if why is not None}
+    reasons = {group: [why for words, why in _NEITHER if group.words & words] for group in groups}
+    left_out = {group: found[0] for group, found in reasons.items() if found}
+    if len(left_out) == len(groups):
+        left_out = {}  # A name that all files share tells nothing.
     rest = [group for group in groups if group not in left_out]
     looks = _looks(rest)
     photos = [group for group in rest if looks[group] == "photo"]
@@ -155,12 +168,11 @@ def part(groups: Sequence[Group]) -> Parted:
     rightly = [
         group for group in photos if group.words & _PHOTO_WORDS or not group.words & _LABEL_WORDS
     ]
-    for group in photos if rightly else ():
-        if group not in rightly:
-            left_out[group] = "they have the name of labels and look like photographs"
     for group in rest:
         if looks[group] == "other":
             left_out[group] = "they look like neither photographs nor labels, or cannot be read"
+        elif rightly and group in photos and group not in rightly:
+            left_out[group] = "they have the name of labels and look like photographs"
     return Parted(rightly or photos, labels, left_out)
 
 
@@ -206,15 +218,9 @@ def paired(
 def _unused(
     photos: Sequence[Group], labels: Sequence[Group], chosen: dict[Group, Group]
 ) -> dict[Group, str]:
-    left_out = {}
-    for label in labels:
-        if label not in chosen.values():
-            fit = any(photo.names.keys() & label.names.keys() for photo in chosen)
-            left_out[label] = (
-                "other labels are taken for the images that they are named like"
-                if fit
-                else _why_alone(label, photos)
-            )
+    left_out = {label: _why_unused(label, photos, chosen) for label in labels}
+    for label in chosen.values():
+        left_out.pop(label, None)
     for photo in photos:
         if photo in chosen:
             continue
@@ -222,19 +228,17 @@ def _unused(
             common = photo.names.keys() & other.names.keys()
             is_same_split = (photo.split or "train") == (other.split or "train")
             if is_same_split and len(common) >= _LEAST_OVERLAP * len(photo.names):
-                name = next(iter(sorted(common)))
-                mine, theirs = (
-                    group.root / group.folder / group.names[name] for group in (photo, other)
-                )
-                if are_alike(mine, theirs):
-                    left_out[photo] = (
-                        f"they show what {other.pattern()} shows, under the same names"
-                    )
+                name = min(common)
+                if are_alike(photo.path(name), other.path(name)):
+                    why = f"they show what {other.pattern()} shows, under the same names"
+                    left_out[photo] = why
     return left_out
 
 
-def _why_alone(label: Group, photos: Sequence[Group]) -> str:
-    """Say why labels belong to no photographs."""
+def _why_unused(label: Group, photos: Sequence[Group], chosen: dict[Group, Group]) -> str:
+    """Say why labels are not those of any photographs."""
+    if any(photo.names.keys() & label.names.keys() for photo in chosen):
+        return "other labels are taken for the images that they are named like"
     small = {name.lower() for name in label.names}
     for photo in photos:
         if _may_belong(photo, label) and small & {name.lower() for name in photo.names}:
@@ -247,17 +251,6 @@ def _why_alone(label: Group, photos: Sequence[Group]) -> str:
 
 def _may_belong(photo: Group, label: Group) -> bool:
     return photo.split is None or label.split is None or photo.split == label.split
-
-
-def _reason_by_name(group: Group) -> str | None:
-    """Say why a group's name tells that it is neither photographs nor labels; None: it may be."""
-    if group.words & _DRAWINGS:
-        return "they are drawings or previews by their name"
-    if group.words & _NO_CLASSES:
-        return "they are maps of instances, depth or the like by their name, not of classes"
-    if group.words & _OTHER_VIEWS:
-        return "they are reference views by their name; give them a split of their own if wanted"
-    return None
 
 
 def _likeliness(photo: Group, label: Group) -> tuple[bool, float, bool, float, str]:

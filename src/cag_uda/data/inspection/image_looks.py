@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cag_uda.data.files.decoding import bytes_of, decoded_bands
-from cag_uda.data.files.images import ImageReader
+from cag_uda.data.files.images import ImageReader, finite_of, span_of
 from cag_uda.errors import DataError
 
 _MANY_BANDS = 5
@@ -30,29 +30,25 @@ class ImagesLook:
 def look_at_images(paths: Sequence[Path]) -> ImagesLook:
     """Find settings by which the numbers of some photographs become 8 bits.
 
-    Args:
-        paths: of photographs; unreadable ones are passed over, `check` names them.
+    Unreadable ones are passed over: `check` names them.
     """
-    reader, seen, bands, turned = ImageReader(), [], None, 0
+    reader, seen, notes, turned = ImageReader(), [], [], 0
     for path in paths:
         try:
             pixels = reader.pixels(path)
         except DataError:
             count = _bands_of(path)
-            if count is not None and (count >= _MANY_BANDS or count == 2):
-                bands = (0, 1, 2) if count > 2 else (0, 1, 1)
-                reader = ImageReader(bands=bands)
-                pixels = reader.pixels(path)
-            else:
+            if count < _MANY_BANDS and count != 2:
                 continue
+            reader = ImageReader(bands=(0, 1, 2) if count > 2 else (0, 1, 1))
+            pixels = reader.pixels(path)
         turned += pixels.orientation != 1
         if pixels.values.dtype != np.uint8:
             seen.append(pixels.values[:: max(1, pixels.values.shape[0] // 64)])
-    notes = []
-    if bands is not None:
+    if reader.bands is not None:
         notes.append(
-            f"the images have other numbers of bands than 1, 3 and 4; {list(bands)} are taken for "
-            "red, green and blue: mend `bands` below [images]"
+            f"the images have other numbers of bands than 1, 3 and 4; {list(reader.bands)} are "
+            "taken for red, green and blue: mend `bands` below [images]"
         )
     if turned:
         notes.append(
@@ -60,20 +56,18 @@ def look_at_images(paths: Sequence[Path]) -> ImagesLook:
             'labels were drawn on the raw pixels, write orientation = "stored" below [images]'
         )
     scale, why = _scale_of(seen) if seen else (None, "")
-    return ImagesLook(scale, bands, why, tuple(notes))
+    return ImagesLook(scale, reader.bands, why, tuple(notes))
 
 
 def _scale_of(seen: Sequence[np.ndarray]) -> tuple[tuple[float, float] | None, str]:
     numbers = np.concatenate([each.ravel() for each in seen])
-    kind = numbers.dtype
-    numbers = numbers[np.isfinite(numbers)] if kind.kind == "f" else numbers
+    kind, numbers = numbers.dtype, finite_of(numbers)
     if not numbers.size:
         return None, ""
-    low, high = float(numbers.min()), float(numbers.max())
+    low, high = span_of(numbers)
     why = f"{kind} from {low:g} to {high:g}"
-    if kind.kind == "f" and low >= 0 and high <= 1:
-        return None, why
-    if kind == np.uint16 and high - low >= _NARROW:
+    is_natural = low >= 0 and high <= 1 if kind.kind == "f" else high - low >= _NARROW
+    if is_natural and (kind.kind == "f" or kind == np.uint16):
         return None, why
     if kind.kind in "iu" and low >= 0:
         for depth in _DEPTHS:
@@ -85,8 +79,9 @@ def _scale_of(seen: Sequence[np.ndarray]) -> tuple[tuple[float, float] | None, s
     return (float(np.floor(inner[0])), float(np.ceil(inner[1]))), why
 
 
-def _bands_of(path: Path) -> int | None:
+def _bands_of(path: Path) -> int:
+    """Number of bands of an image; 0 for one that cannot be read."""
     try:
         return int(decoded_bands(bytes_of(path), path).shape[2])
     except DataError:
-        return None
+        return 0

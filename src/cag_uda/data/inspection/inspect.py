@@ -5,13 +5,15 @@ checked against all file names.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from cag_uda.data.annotations.formats import FORMATS
 from cag_uda.data.domains.list_files import first_columns
-from cag_uda.data.files.patterns import IMAGE_EXTENSIONS, find_images, is_no_data
+from cag_uda.data.files.patterns import IMAGE_EXTENSIONS, files_below, find_images
 from cag_uda.data.inspection.annotation_looks import AnnotationLook, find_annotations
 from cag_uda.data.inspection.class_names import ClassNames, find_class_names
 from cag_uda.data.inspection.image_groups import (
@@ -25,6 +27,8 @@ from cag_uda.data.inspection.image_groups import (
 from cag_uda.data.inspection.image_looks import ImagesLook, look_at_images
 from cag_uda.data.inspection.label_looks import LabelLook, look_at_labels
 from cag_uda.errors import DataError
+
+T = TypeVar("T")
 
 _LABELS_LOOKED_AT = 40
 _LARGEST_LIST_BYTES = 1 << 24
@@ -59,7 +63,6 @@ class FoundSplit:
 class Inspection:
     """The images, labels and annotations that a folder holds."""
 
-    root: Path
     splits: tuple[FoundSplit, ...]
     images: ImagesLook
     """Settings by which the photographs are to be read."""
@@ -76,14 +79,10 @@ class Inspection:
 
 
 def inspect_folder(root: Path) -> Inspection:
-    """Find the images, labels and splits in a folder.
+    """Find the images, labels and splits in a folder that exists.
 
-    Args:
-        root: an existing folder.
-
-    Raises:
-        DataError: if it holds no photograph, its labels cannot be read, or no pattern tells its
-            files apart.
+    Raises DataError if it holds no photograph, its labels cannot be read, or no pattern tells its
+    files apart.
     """
     groups = find_groups(root)
     parted = part(groups)
@@ -94,23 +93,24 @@ def inspect_folder(root: Path) -> Inspection:
             f"{root} holds {what}; give the folder that holds the photographs too, as PNG, JPEG, "
             f"TIFF, WebP, BMP, GIF or PPM{'; ' if others else ''}{others}"
         )
-    arrays = [replace(group, shares_stems=True) for group in find_groups(root, (".npy",))]
     pairs, unpaired = _paired(parted.photos, parted.labels)
+    arrays = find_groups(root, (".npy",))
     if arrays and not any(label for _, label in pairs):
         pairs, unpaired = paired(parted.photos, arrays)
         unpaired |= dict.fromkeys(parted.labels, "arrays of NumPy are taken in their place")
     notes = [_left_out_note(group, why) for group, why in (parted.left_out | unpaired).items()]
     names = find_class_names(root)
     used = [label for _, label in pairs if label is not None]
+    known = {".toml"} | {group.extension.lower() for group in used}
     annotations = None if used else find_annotations(root, parted.photos)
     if annotations is None:
-        splits, look = tuple(_splits(root, pairs, notes)), None
+        splits = tuple(_splits(root, pairs, notes))
+        notes += _texts(root, parted.photos)
     else:
         notes += annotations.notes
-        splits, look = tuple(_annotated_splits(root, annotations.pairs, notes)), annotations.look
-    if look is None:
-        notes += _texts(root, parted.photos)
-    notes += _other_files(root, _known_extensions(used, look))
+        splits = tuple(_annotated_splits(root, annotations.pairs, notes))
+        known.add(FORMATS[annotations.look.encoding].extension)
+    notes += _other_files(root, known)
     labels = None
     if used:
         paths = sorted(path for group in used for path in group.paths)
@@ -119,7 +119,10 @@ def inspect_folder(root: Path) -> Inspection:
     words = frozenset(word for group in used for word in group.words)
     images = look_at_images(evenly(sorted(photos), _LABELS_LOOKED_AT))
     notes += images.notes
-    return Inspection(root, splits, images, labels, look, names, words, tuple(_few(notes)))
+    if (more := len(notes) - _NOTES_SHOWN) > 0:
+        notes[_NOTES_SHOWN:] = [f"… and {more} more such notes"]
+    look = None if annotations is None else annotations.look
+    return Inspection(splits, images, labels, look, names, words, tuple(notes))
 
 
 def _paired(
@@ -137,8 +140,7 @@ def _paired(
 
 def _texts(root: Path, photos: Sequence[Group]) -> list[str]:
     """Notes on text files that are named like photographs and hold no polygons."""
-    texts = [replace(group, shares_stems=True) for group in find_groups(root, (".txt",))]
-    pairs, _ = paired(photos, texts)
+    pairs, _ = paired(photos, find_groups(root, (".txt",)))
     return [
         _left_out_note(text, "no polygons of YOLO; boxes alone tell no outlines")
         for _, text in pairs
@@ -151,33 +153,31 @@ def _left_out_note(group: Group, why: str) -> str:
     return f"{pattern} ({len(group.names)} files) left out: {why}"
 
 
-def _few(notes: list[str]) -> list[str]:
-    more = len(notes) - _NOTES_SHOWN
-    return notes if more <= 0 else [*notes[:_NOTES_SHOWN], f"… and {more} more such notes"]
-
-
-def _known_extensions(used: Sequence[Group], look: AnnotationLook | None) -> set[str]:
-    known = {".toml"} | {group.extension.lower() for group in used}
-    return known if look is None else known | {FORMATS[look.encoding].extension}
-
-
-def _other_files(root: Path, known: set[str]) -> list[str]:
-    """List files beside the images that are not used, by extension."""
+def _other_files(root: Path, known: set[str]) -> Iterator[str]:
+    """Tell of files beside the images that are not used, by extension."""
     found: dict[str, list[str]] = defaultdict(list)
-    for path in sorted(root.rglob("*")):
-        parts = path.relative_to(root).parts
+    for path in files_below(root):
         extension = path.suffix.lower()
-        is_known = extension in (*IMAGE_EXTENSIONS, *known) or any(map(is_no_data, parts))
-        if path.is_file() and not is_known:
-            found[extension].append("/".join(parts))
-    notes = []
+        if extension not in (*IMAGE_EXTENSIONS, *_OF_DATA_SETS, *known):
+            found[extension].append(path.relative_to(root).as_posix())
     for extension, paths in found.items():
-        if extension in _OF_DATA_SETS:
-            continue
         what = "is" if len(paths) == 1 else f"and {len(paths) - 1} more {extension} files are"
-        advice = _ADVICE.get(extension, "not read")
-        notes.append(f"{paths[0]} {what} left out: {advice}")
-    return notes
+        yield f"{paths[0]} {what} left out: {_ADVICE.get(extension, 'not read')}"
+
+
+def _by_split(pairs: Iterable[tuple[Group, T]]) -> Iterator[tuple[str, list[tuple[Group, T]]]]:
+    """Yield the pairs of each split, by the words of the photographs' folders."""
+    found: dict[str, list[tuple[Group, T]]] = {name: [] for name in SPLIT_WORDS}
+    for photo, other in pairs:
+        found[photo.split or "train"].append((photo, other))
+    return ((name, members) for name, members in found.items() if members)
+
+
+def _split_of(name: str, pairs: Sequence[tuple[Group, Group | None]]) -> FoundSplit:
+    """Make a split of photographs with their labels, or of photographs all without."""
+    images, labels = zip(*merged_patterns(pairs), strict=True)
+    count = sum(len(photo.names) for photo, _ in pairs)
+    return FoundSplit(name, images, tuple(filter(None, labels)), count)
 
 
 def _annotated_splits(
@@ -188,114 +188,72 @@ def _annotated_splits(
     if any(files for _, files in own):
         yield from _splits(root, own, notes)
         return
-    by_name: dict[str, list[tuple[Group, str | None]]] = defaultdict(list)
-    for photo, files in pairs:
-        if not isinstance(files, Group):
-            by_name[photo.split or "train"].append((photo, files))
-    for name in sorted(by_name, key=list(SPLIT_WORDS).index):
-        for is_labelled in (True, False):
-            members = [each for each in by_name[name] if (each[1] is not None) == is_labelled]
-            if not members:
-                continue
-            by_file: dict[str | None, list[tuple[Group, None]]] = defaultdict(list)
-            for photo, files in members:
-                by_file[files].append((photo, None))
-            images, labels = [], []
-            for files, photos in by_file.items():
-                patterns = [pattern for pattern, _ in merged_patterns(photos)]
-                images += patterns
-                labels += [files] * len(patterns) if files is not None else []
-            is_second = not is_labelled and len(members) < len(by_name[name])
-            count = sum(len(photo.names) for photo, _ in members)
-            called = f"{name}-unlabelled" if is_second else name
-            yield FoundSplit(called, tuple(images), tuple(labels), count)
+    by_file = [(photo, files) for photo, files in pairs if not isinstance(files, Group)]
+    for name, members in _by_split(by_file):
+        photos_of: dict[str | None, list[tuple[Group, None]]] = defaultdict(list)
+        for photo, file in members:
+            photos_of[file].append((photo, None))
+        bare = photos_of.pop(None, [])
+        parts = [(file, _split_of(name, photos)) for file, photos in photos_of.items()]
+        if parts:
+            images = [pattern for _, part in parts for pattern in part.images]
+            labels = [file for file, part in parts for _ in part.images if file]
+            count = sum(part.count for _, part in parts)
+            yield FoundSplit(name, tuple(images), tuple(labels), count)
+        if bare:
+            yield _split_of(f"{name}-unlabelled" if parts else name, bare)
 
 
 def _splits(
     root: Path, pairs: Sequence[tuple[Group, Group | None]], notes: list[str]
 ) -> Iterator[FoundSplit]:
     """Yield splits by the words of the folders, and by list files where there are some."""
-    by_name: dict[str, list[tuple[Group, Group | None]]] = defaultdict(list)
-    for photo, label in pairs:
-        by_name[photo.split or "train"].append((photo, label))
-    for name in sorted(by_name, key=list(SPLIT_WORDS).index):
-        members = by_name[name]
+    for name, members in _by_split(pairs):
         labelled = [(photo, label) for photo, label in members if label is not None]
         others: list[tuple[Group, None]] = [(photo, None) for photo, label in members if not label]
         if labelled:
-            yield from _labelled_splits(root, name, labelled, notes)
-        if others:
-            images = tuple(pattern for pattern, _ in merged_patterns(others))
-            called = f"{name}-unlabelled" if labelled else name
-            bases = {base for photo, _ in others for base in photo.names}
-            count = sum(len(photo.names) for photo, _ in others)
-            if not labelled and _may_be_listed([photo for photo, _ in others]):
-                yield from _by_lists(root, FoundSplit(name, images, (), count), bases, notes)
-            else:
-                yield FoundSplit(called, images, (), count)
+            yield from _listed_splits(root, name, labelled, notes)
+        if labelled and others:
+            yield _split_of(f"{name}-unlabelled", others)
+        elif others:
+            yield from _listed_splits(root, name, others, notes)
 
 
-def _labelled_splits(
-    root: Path, name: str, pairs: Sequence[tuple[Group, Group]], notes: list[str]
+def _listed_splits(
+    root: Path, name: str, pairs: Sequence[tuple[Group, Group | None]], notes: list[str]
 ) -> Iterator[FoundSplit]:
-    patterns = merged_patterns(pairs)
-    images = tuple(image for image, _ in patterns)
-    labels = tuple(label for _, label in patterns)
-    count = sum(len(photo.names) for photo, _ in pairs)
-    known = {base for photo, label in pairs for base in photo.names.keys() & label.names.keys()}
-    missing = sum(len(photo.names.keys() - label.names.keys()) for photo, label in pairs)
-    whole = FoundSplit(name, images, labels, count)
-    if missing or _may_be_listed([photo for photo, _ in pairs]):
-        found = list(_by_lists(root, whole, known, [] if missing else notes))
-        yield from found
-        if missing and found == [whole]:
-            notes.append(
-                f"{missing} of the {count} images of split {name!r} have no label: name the "
-                "labelled ones in a text file below the root, one a line, and add "
-                'list = "that-file.txt"'
-            )
-        return
-    yield whole
-
-
-def _may_be_listed(photos: Sequence[Group]) -> bool:
-    """Tell whether lists may give splits: folders do not, and no two photographs have one name."""
-    names = [base for photo in photos for base in photo.names]
-    return len(set(names)) == len(names) and all(photo.split is None for photo in photos)
-
-
-def _by_lists(
-    root: Path, whole: FoundSplit, bases: set[str], notes: list[str]
-) -> Iterator[FoundSplit]:
-    """Yield the splits that list files make of all images; the whole if there is no such file.
-
-    Args:
-        root: of the folder.
-        whole: all images as one split.
-        bases: names of the images that lists may contain.
-        notes: takes a note on images that no list names.
-    """
-    lists = _lists(root, bases)
-    for name, (path, entries) in lists.items():
-        yield replace(whole, name=name, count=len(entries), list_file=path)
-    left = len(bases - {entry for _, entries in lists.values() for entry in entries})
+    """Yield the splits that list files make of photographs, or one of all if there are none."""
+    whole = _split_of(name, pairs)
+    every = [(base, label) for photo, label in pairs for base in photo.names]
+    names = {base for base, label in every if label is None or base in label.names}
+    missing = sum(label is not None and base not in label.names for base, label in every)
+    is_split_by_folders = any(photo.split is not None for photo, _ in pairs)
+    are_distinct = len({base for base, _ in every}) == len(every)
+    lists: dict[str, tuple[str, set[str]]] = {}
+    if missing or (are_distinct and not is_split_by_folders):
+        lists = _lists(root, names)
+    for split, (path, entries) in lists.items():
+        yield replace(whole, name=split, count=len(entries), list_file=path)
     if not lists:
         yield whole
-    elif left:
-        notes.append(f"{left} of {len(bases)} images are left out: no list of a split names them")
+    left = names.difference(*(entries for _, entries in lists.values()))
+    if missing and not lists:
+        notes.append(
+            f"{missing} of the {whole.count} images of split {name!r} have no label: name the "
+            "labelled ones in a text file below the root, one a line, and add "
+            'list = "that-file.txt"'
+        )
+    elif lists and left and not missing:
+        notes.append(
+            f"{len(left)} of {len(names)} images are left out: no list of a split names them"
+        )
 
 
 def merged_patterns(pairs: Sequence[tuple[Group, Group | None]]) -> list[tuple[str, str]]:
     """Make patterns of images and labels, with wildcards for folders such as cities or drives.
 
-    Args:
-        pairs: photographs with their labels, or all without.
-
-    Returns:
-        For each pattern of images the one of its labels, "" without labels.
-
-    Raises:
-        DataError: if no pattern tells the photographs from other files of their folder.
+    Given are photographs with their labels, or all without: then the labels' patterns are "".
+    Raises DataError if no pattern tells the photographs from other files of their folder.
     """
     root = pairs[0][0].root
     wanted = {path for photo, _ in pairs for path in photo.paths}
@@ -331,8 +289,7 @@ def _candidates(
                 for photo, label in pairs
             }
         )
-        joined = _with_wildcards(patterns)
-        if joined is not None:
+        if (joined := _with_wildcards(patterns)) is not None:
             yield [joined]
         if not has_labels and len(patterns) > 1:
             yield [("**/*", "")]
@@ -367,14 +324,14 @@ def _starred(path: tuple[str, ...], places: Sequence[int]) -> str:
 def _lists(root: Path, bases: set[str]) -> dict[str, tuple[str, set[str]]]:
     """Find text files that list images, by split: path below the root, and the names in it."""
     found: dict[str, tuple[str, set[str]]] = {}
-    for path in sorted([*root.rglob("*.txt"), *root.rglob("*.csv")]):
-        name = next((n for n, words in SPLIT_WORDS.items() if path.stem.lower() in words), None)
-        if name is None or name in found or path.stat().st_size > _LARGEST_LIST_BYTES:
-            continue
-        try:
-            entries = {PurePosixPath(entry).stem for entry in first_columns(path)}
-        except DataError:
-            continue
-        if entries and entries <= bases:
-            found[name] = (path.relative_to(root).as_posix(), entries)
-    return dict(sorted(found.items(), key=lambda item: list(SPLIT_WORDS).index(item[0])))
+    paths = sorted([*root.rglob("*.txt"), *root.rglob("*.csv")])
+    for name, words in SPLIT_WORDS.items():
+        for path in paths:
+            if path.stem.lower() not in words or path.stat().st_size > _LARGEST_LIST_BYTES:
+                continue
+            with suppress(DataError):
+                entries = {PurePosixPath(entry).stem for entry in first_columns(path)}
+                if entries and entries <= bases:
+                    found[name] = (path.relative_to(root).as_posix(), entries)
+                    break
+    return found

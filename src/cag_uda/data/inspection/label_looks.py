@@ -5,6 +5,7 @@ For files that no domain file describes yet. Knows no folder structure.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cag_uda.data.domains.label_map import ImageEncoding, LabelMap
+from cag_uda.data.domains.label_map import ImageEncoding, LabelMap, nearest_codes, written_code
 from cag_uda.data.domains.label_reader import LabelReader
 from cag_uda.data.files.decoding import Codes, Stored, as_ids, bytes_of, stored
 from cag_uda.data.files.images import read_image
@@ -63,14 +64,22 @@ class LabelLook:
     """Largest distance of a pixel from the nearest code, in labels with soft edges or JPEG noise,
     in levels of a channel; 0 for exact ones."""
 
+    def written(self, code: int) -> str:
+        """Write a code as a domain file does."""
+        return written_code(code, self.encoding)
+
+    def described(self, entry: SeenCode) -> str:
+        """Say how often a code occurs, for people."""
+        kind = "colour" if self.encoding == "rgb" else "id"
+        share = f"{100 * entry.share:.2f} % of pixels"
+        return f"{kind} {self.written(entry.code)}: {share}, in {entry.images} of {self.images}"
+
 
 def look_of(path: Path, is_named_label: bool = False) -> Look:
     """Tell photographs from labels by how many neighbouring pixels are equal.
 
-    Args:
-        path: of an image file.
-        is_named_label: whether folders or names call it a label, so that a few noisy pixels, as
-            JPEG and smooth scaling leave them at edges, may be overlooked.
+    In what folders or names call a label, a few noisy pixels may be overlooked, as JPEG and smooth
+    scaling leave them at edges.
 
     Returns:
         "photo" for what changes from pixel to pixel, also for grey and JPEG; "label" for areas of
@@ -119,22 +128,18 @@ def are_alike(first: Path, second: Path) -> bool:
 def look_at_labels(paths: Sequence[Path]) -> LabelLook:
     """Find out how some label images are encoded, and count their ids or colours.
 
-    Args:
-        paths: of at least one image.
-
-    Raises:
-        DataError: if none can be read, or they are encoded in different ways.
+    Raises DataError if none can be read, or they are encoded in different ways.
     """
     if all(path.suffix == ".npy" for path in paths):
         return _counted(paths, "npy", None)
-    encodings = Counter(_encoding_of(path) for path in paths)
-    # Copies of palette images are often saved without their palette; the indices remain.
-    found = Counter({how: count for how, count in encodings.items() if how is not None})
+    encoding_of = {path: how for path in paths if (how := _encoding_of(path)) is not None}
+    found = Counter(encoding_of.values())
     if not found:
         raise DataError(f"{paths[0]} cannot be read as a label image; save labels as PNG")
+    # Copies of palette images are often saved without their palette; the indices remain.
     if set(found) == {("palette", None), ("ids", None)}:
         found = Counter({("palette", None): found.total()})
-    if set(found) <= {("palette", None), ("rgb", None)} and not _share_palette(paths):
+    if set(found) <= {("palette", None), ("rgb", None)} and not _agree(_palettes(paths)):
         found = Counter({("rgb", None): found.total()})
     if len(found) > 1:
         listed = ", ".join(f"{count} as {how}" for (how, _), count in found.most_common())
@@ -143,7 +148,7 @@ def look_at_labels(paths: Sequence[Path]) -> LabelLook:
             "one encoding: convert some, or describe each part as a domain of its own"
         )
     encoding, channel = found.most_common(1)[0][0]
-    return _counted([path for path in paths if _encoding_of(path)], encoding, channel)
+    return _counted(list(encoding_of), encoding, channel)
 
 
 def _counted(paths: Sequence[Path], encoding: ImageEncoding, channel: int | None) -> LabelLook:
@@ -167,7 +172,9 @@ def _counted(paths: Sequence[Path], encoding: ImageEncoding, channel: int | None
         shares[clear.get(code, code)] += count
     occurs = Counter(code for each in images for code in {clear.get(c, c) for c in each})
     codes = tuple(SeenCode(c, shares[c] / shares.total(), occurs[c]) for c in sorted(shares))
-    palette = _common_palette(paths) if encoding == "palette" else {}
+    palettes = _palettes(paths) if encoding == "palette" else []
+    are_equal = all(each == palettes[0] for each in palettes)
+    palette = palettes[0] if palettes and are_equal else {}
     kept = {code: palette[code] for code in palette if code in shares}
     return LabelLook(encoding, channel, codes, kept, len(paths), tolerance)
 
@@ -186,13 +193,8 @@ def _cleared(
     """Assign the codes of labels with soft edges to class codes, and measure the largest distance.
 
     Class codes are those that fill areas, not only their edges; in JPEGs, where none may do so, the
-    most frequent ones that are far enough from each other.
-
-    Args:
-        pixels: of each code.
-        inner: of each code, those within an area of it.
-        encoding: of the labels.
-        are_lossy: whether they are JPEGs.
+    most frequent ones that are far enough from each other. Given are the pixels of each code, and
+    those within an area of it.
 
     Returns:
         Code → nearest class code, and the largest distance between two such, in levels of a
@@ -203,26 +205,20 @@ def _cleared(
     is_deep = encoding == "ids" and max(pixels) > 255
     if encoding not in ("ids", "rgb") or len(pixels) <= _FEW_CODES or is_deep:
         return {}, 0
-    shifts = (16, 8, 0) if encoding == "rgb" else (0,)
-
-    def channels_of(codes: Iterable[int]) -> npt.NDArray[np.int64]:
-        return np.array([[code >> shift & 255 for shift in shifts] for code in codes], np.int64)
-
     chosen: list[int] = []
     for code, count in inner.most_common():
         if count < least:
             break
-        if chosen and np.abs(channels_of(chosen) - channels_of([code])).max(1).min() <= apart:
+        if nearest_codes(np.array([code]), chosen, encoding)[1] <= apart:
             if not are_lossy:
                 return {}, 0  # Two that fill areas and are near to each other are two classes.
             continue
         chosen.append(code)
     if not 1 < len(chosen) <= _MOST_CLEAR or inner.total() < _LEAST_INNER * pixels.total():
         return {}, 0
-    distances = np.abs(channels_of(pixels)[:, None] - channels_of(chosen)[None]).max(axis=2)
-    nearest = np.array(chosen)[distances.argmin(axis=1)].tolist()
-    furthest = int(distances.min(axis=1).max())
-    return dict(zip(pixels, nearest, strict=True)), min(127, max(1, furthest))
+    nearest, distances = nearest_codes(np.array(list(pixels)), chosen, encoding)
+    furthest = int(distances.max())
+    return dict(zip(pixels, nearest.tolist(), strict=True)), min(127, max(1, furthest))
 
 
 def _encoding_of(path: Path) -> tuple[ImageEncoding, int | None] | None:
@@ -282,32 +278,16 @@ def _has_few_colours(found: Stored) -> bool:
         return False
     channels = pixels[..., None] if pixels.ndim == 2 else pixels[..., :3]
     rows, counts = np.unique(channels.reshape(-1, channels.shape[2]), axis=0, return_counts=True)
-    chosen = _clear_rows(rows.astype(np.int64), counts, found.is_lossy)
-    return chosen is not None and len(chosen) > 1
-
-
-def _clear_rows(
-    rows: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], is_lossy: bool
-) -> npt.NDArray[np.int64] | None:
-    """Find the few most frequent colours near which nearly all pixels lie; None if there are many.
-
-    Args:
-        rows: (colours, channels).
-        counts: (colours,) pixels of each.
-        is_lossy: whether a JPEG's halos are to be expected.
-    """
-    tolerance = _LOSSY_TOLERANCE if is_lossy else _CLEAR_TOLERANCE
-    left = np.argsort(-counts)
-    covered = 0
-    chosen: list[int] = []
-    while len(left) and covered < _CLEAR_SHARE * counts.sum():
-        if len(chosen) == _MOST_CLEAR:
-            return None
-        is_near = np.abs(rows[left] - rows[left[0]]).max(axis=1) <= tolerance
-        chosen.append(int(left[0]))
-        covered += int(counts[left[is_near]].sum())
-        left = left[~is_near]
-    return np.array(chosen, np.int64)
+    # A JPEG has halos.
+    tolerance = _LOSSY_TOLERANCE if found.is_lossy else _CLEAR_TOLERANCE
+    by_frequency = np.argsort(-counts)
+    rows, counts = rows[by_frequency].astype(np.int64), counts[by_frequency]
+    total, chosen = counts.sum(), 0
+    while total - counts.sum() < _CLEAR_SHARE * total and chosen <= _MOST_CLEAR:
+        is_far = np.abs(rows - rows[0]).max(axis=1) > tolerance
+        rows, counts = rows[is_far], counts[is_far]
+        chosen += 1
+    return 1 < chosen <= _MOST_CLEAR
 
 
 def _as_numbers(pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
@@ -320,28 +300,22 @@ def _as_numbers(pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
     return numbers
 
 
-def _palette_of(path: Path) -> dict[int, tuple[int, int, int]]:
-    """RGB by index of a palette image; empty for others."""
-    try:
-        palette = stored(bytes_of(path), path).palette
-    except DataError:
-        return {}
-    rows = [] if palette is None else palette.tolist()
-    return {index: (red, green, blue) for index, (red, green, blue) in enumerate(rows)}
+def _palettes(paths: Iterable[Path]) -> list[dict[int, tuple[int, int, int]]]:
+    """RGB by index of each palette image."""
+    found = []
+    for path in paths:
+        with suppress(DataError):
+            palette = stored(bytes_of(path), path).palette
+            if palette is not None and len(palette):
+                found.append(dict(enumerate(map(tuple, palette.tolist()))))
+    return found
 
 
-def _share_palette(paths: Iterable[Path]) -> bool:
-    """Tell whether the palettes of all palette images agree where both give a colour."""
-    palettes = [palette for palette in map(_palette_of, paths) if palette]
-    first: dict[int, tuple[int, int, int]] = {}
-    for palette in palettes:
-        if any(first.get(index, colour) != colour for index, colour in palette.items()):
-            return False
-        first |= palette
-    return True
-
-
-def _common_palette(paths: Iterable[Path]) -> dict[int, tuple[int, int, int]]:
-    """The palette that all the palette images share; empty if they differ."""
-    palettes = [palette for palette in map(_palette_of, paths) if palette]
-    return palettes[0] if palettes and all(each == palettes[0] for each in palettes) else {}
+def _agree(palettes: Iterable[dict[int, tuple[int, int, int]]]) -> bool:
+    """Tell whether palettes agree where several give a colour."""
+    colours: dict[int, tuple[int, int, int]] = {}
+    return all(
+        colours.setdefault(index, colour) == colour
+        for palette in palettes
+        for index, colour in palette.items()
+    )

@@ -1,4 +1,4 @@
-"""Guess the classes of unknown labels from their ids or colours.
+"""Guess the classes of unknown labels from their ids or colours, or from the names of shapes.
 
 Colours are evidence: those of a built-in label space hardly occur by chance. Ids alone are none,
 unless file names tell the data set: their classes get placeholders as names.
@@ -8,13 +8,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from cag_uda.data.domains.builtin import label_space_names
+from cag_uda.data.domains.label_map import packed
 from cag_uda.data.domains.label_space import MAX_CLASSES, LabelSpace
+from cag_uda.data.domains.shape_names import BACKGROUNDS
+from cag_uda.data.inspection.annotation_looks import AnnotationLook
 from cag_uda.data.inspection.class_names import ClassNames
 from cag_uda.data.inspection.label_looks import LabelLook, SeenCode
 from cag_uda.errors import DataError
 from cag_uda.types import IGNORE
 
 _LEAST_SHARE = 0.9
+_LEAST_NAMED = 0.5
 _LEAST_CODES = 3
 _LEAST_CLASSES = 2
 _CITYSCAPES = "cityscapes-19"
@@ -27,7 +31,8 @@ class GuessedClass:
 
     name: str
     color: tuple[int, int, int] | None
-    seen: SeenCode
+    seen: str
+    """How often it occurs, for people; "" where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,13 @@ class Meaning:
     classes: tuple[GuessedClass, ...] = ()
     """Classes of the domain itself, where no built-in space is recognised."""
     map: dict[str, str] = field(default_factory=dict)
-    """Code, as a domain file writes it → class or "ignore"; empty where codes are train ids, or the
-    colours of the classes."""
+    """Code, as a domain file writes it, or name of a shape → class or "ignore"; empty where codes
+    are train ids, or the colours or names of the classes."""
     other: str | None = None
-    """Class of codes outside the map."""
-    left_out: tuple[int, ...] = ()
+    """Class of codes, or of names of shapes, outside the map."""
+    background: str | None = None
+    """Class of pixels outside all shapes; None: the class of that name."""
+    left_out: tuple[str, ...] = ()
     """Codes that were seen and become `other`."""
     why: str = ""
     """Reason for the guess, for people."""
@@ -57,17 +64,11 @@ def meaning_of(
     label_space: str | None = None,
     names: ClassNames | None = None,
 ) -> Meaning:
-    """Guess the classes.
+    """Guess the classes of labels.
 
-    Args:
-        look: encoding and codes of the labels.
-        words: of the labels' folders and file names.
-        label_space: built-in label space that the user named; None: to be guessed.
-        names: of a file beside the labels.
-
-    Raises:
-        DataError: if there are more ids or colours than classes can be, or no label space of the
-            name.
+    Known are the words of their folders and file names; the built-in label space, where the user
+    named it; and the names of a file beside the labels. Raises DataError if there are too many ids
+    or colours, or no label space of the name.
     """
     if label_space is not None:
         return _of_named_space(look, LabelSpace.load(label_space))
@@ -83,14 +84,9 @@ def fitting_spaces(look: LabelLook) -> list[str]:
     """List built-in label spaces whose train ids, 255 and one id more contain all ids seen."""
     if look.encoding == "rgb":
         return []
-    ids = {entry.code for entry in look.codes} - {IGNORE}
+    ids = _ids(look)
     spaces = [LabelSpace.load(name) for name in label_space_names()]
     return [s.name for s in spaces if len(ids) >= _LEAST_CODES and max(ids) <= s.num_classes]
-
-
-def written(look: LabelLook, code: int) -> str:
-    """Write a code as a domain file does."""
-    return f"#{code:06x}" if look.encoding == "rgb" else str(code)
 
 
 def _by_colour(look: LabelLook) -> Meaning | None:
@@ -102,15 +98,15 @@ def _by_colour(look: LabelLook) -> Meaning | None:
             if _are_most(look.codes, [entry for entry in look.codes if entry.code in colours]):
                 return _of_colours(look, space, f"the colours are those of {name}")
             continue
-        ids_of_servers = [] if space.label_ids is None else space.label_ids.tolist()
-        for ids, are_train_ids in ((range(space.num_classes), True), (ids_of_servers, False)):
+        labelled = [entry for entry in look.codes if entry.code != IGNORE]
+        for ids, are_train_ids in ((range(space.num_classes), True), (_server_ids(space), False)):
             expected = dict(zip(ids, space.palette.tolist(), strict=False))
             agreeing = [
                 entry
                 for entry in look.codes
                 if list(look.palette.get(entry.code, ())) == expected.get(entry.code)
             ]
-            if _are_most([e for e in look.codes if e.code != IGNORE], agreeing):
+            if _are_most(labelled, agreeing):
                 why = f"the palette has the colours of {name}"
                 return _of_space(look, space, are_train_ids, why)
     return None
@@ -121,7 +117,7 @@ def _by_file_names(look: LabelLook, words: frozenset[str]) -> Meaning | None:
     if look.encoding == "rgb":
         return None
     space = LabelSpace.load(_CITYSCAPES)
-    ids = {entry.code for entry in look.codes} - {IGNORE}
+    ids = _ids(look)
     if words & {"labeltrainids", "trainids"} and ids <= set(range(space.num_classes)):
         return _of_space(look, space, True, "the files are named as Cityscapes' train ids are")
     if "labelids" in words and ids <= set(_CITYSCAPES_IDS):
@@ -134,7 +130,7 @@ def _of_named_space(look: LabelLook, space: LabelSpace) -> Meaning:
     why = f"{space.name} was asked for"
     if look.encoding == "rgb":
         return _of_colours(look, space, why)
-    ids = {entry.code for entry in look.codes} - {IGNORE}
+    ids = _ids(look)
     # One id after the last class is what many data sets give to unlabelled pixels.
     are_train_ids = space.label_ids is None or max(ids, default=0) <= space.num_classes
     return _of_space(look, space, are_train_ids, why)
@@ -142,13 +138,13 @@ def _of_named_space(look: LabelLook, space: LabelSpace) -> Meaning:
 
 def _of_colours(look: LabelLook, space: LabelSpace, why: str) -> Meaning:
     known = {0, *_colours(space)}
-    unknown = tuple(entry.code for entry in look.codes if entry.code not in known)
+    unknown = tuple(look.written(e.code) for e in look.codes if e.code not in known)
     other = "ignore" if unknown else None
     return Meaning(label_space=space.name, other=other, left_out=unknown, why=why)
 
 
 def _colours(space: LabelSpace) -> set[int]:
-    return {(r << 16 | g << 8 | b) for r, g, b in space.palette.tolist()}
+    return {packed(*color) for color in space.palette.tolist()}
 
 
 def _of_space(look: LabelLook, space: LabelSpace, are_train_ids: bool, why: str) -> Meaning:
@@ -156,45 +152,44 @@ def _of_space(look: LabelLook, space: LabelSpace, are_train_ids: bool, why: str)
         others = [e.code for e in look.codes if e.code not in (*range(space.num_classes), IGNORE)]
         mapped = {str(code): "ignore" for code in others}
         return Meaning(label_space=space.name, map=mapped, why=why)
-    ids = space.label_ids.tolist() if space.label_ids is not None else []
-    mapped = {str(code): name for code, name in zip(ids, space.names, strict=True)}
-    left_out = tuple(entry.code for entry in look.codes if entry.code not in ids)
+    mapped = {str(code): name for code, name in zip(_server_ids(space), space.names, strict=True)}
+    left_out = tuple(str(entry.code) for entry in look.codes if str(entry.code) not in mapped)
     return Meaning(label_space=space.name, map=mapped, other="ignore", left_out=left_out, why=why)
+
+
+def _server_ids(space: LabelSpace) -> list[int]:
+    """Ids that a data set's test server wants back; none where the space has none."""
+    return [] if space.label_ids is None else space.label_ids.tolist()
 
 
 def _by_class_names(look: LabelLook, names: ClassNames | None) -> Meaning | None:
     """Take the classes of a file of names, if it names all codes that were seen."""
     if names is None:
         return None
-    seen = {entry.code: entry for entry in look.codes}
     by_code = names.colours if look.encoding == "rgb" else names.by_id
-    unnamed = [entry for entry in look.codes if entry.code not in by_code]
-    nothing = 0 if look.encoding == "rgb" else IGNORE
-    if not by_code or any(entry.code != nothing for entry in unnamed):
+    unnamed = [entry.code for entry in look.codes if entry.code not in by_code]
+    nothing = _nothing(look)
+    if not by_code or any(code != nothing for code in unnamed):
         return None
-    classes, mapped = [], {}
-    for code, name in by_code.items():
-        if name == "ignore":
-            mapped[written(look, code)] = name
-            continue
-        found = seen.get(code, SeenCode(code, 0.0, 0))
-        classes.append(GuessedClass(name, _colour_of(look, code), found))
-        mapped[written(look, code)] = name
     kept = [code for code, name in by_code.items() if name != "ignore"]
+    mapped = {look.written(code): name for code, name in by_code.items()}
     is_plain = look.encoding != "rgb" and kept == list(range(len(by_code)))
-    if unnamed and not is_plain:
-        mapped[written(look, nothing)] = "ignore"
-    why = f"{names.file} names the classes"
-    return Meaning(classes=tuple(classes), map={} if is_plain else mapped, why=why, is_named=True)
+    if unnamed:
+        mapped[look.written(nothing)] = "ignore"
+    return Meaning(
+        classes=tuple(_class(look, code, by_code[code]) for code in kept),
+        map={} if is_plain else mapped,
+        why=f"{names.file} names the classes",
+        is_named=True,
+    )
 
 
 def _unnamed(look: LabelLook) -> Meaning:
     """Make classes whose names are placeholders with numbers."""
-    ids = [entry.code for entry in look.codes]
+    ids, nothing = [entry.code for entry in look.codes], _nothing(look)
+    codes = [code for code in ids if code != nothing]
     if look.encoding != "rgb" and ids == [0, IGNORE]:
         return _mask(look, "the ids 0 and 255 look like a mask")
-    nothing = 0 if look.encoding == "rgb" else IGNORE
-    codes = [entry for entry in look.codes if entry.code != nothing]
     if len(codes) == 1 and len(ids) == 2:
         return _mask(look, "two colours look like a mask" if look.encoding == "rgb" else "two ids")
     if len(codes) > MAX_CLASSES:
@@ -205,40 +200,50 @@ def _unnamed(look: LabelLook) -> Meaning:
         )
     if len(codes) < _LEAST_CLASSES:
         raise DataError(
-            f"the labels hold {', '.join(written(look, code) for code in ids)} alone, and one "
+            f"the labels hold {', '.join(map(look.written, ids))} alone, and one "
             "class cannot be learnt; give a folder whose labels hold two classes at least"
         )
-    classes = tuple(_unnamed_class(look, entry, place) for place, entry in enumerate(codes))
-    is_plain = look.encoding != "rgb" and [entry.code for entry in codes] == list(range(len(codes)))
-    mapped = {written(look, each.seen.code): each.name for each in classes}
-    if any(entry.code == nothing for entry in look.codes):
-        mapped[written(look, nothing)] = "ignore"
+    numbers = range(len(codes)) if look.encoding == "rgb" else codes
+    names = {code: f"class-{number}" for code, number in zip(codes, numbers, strict=True)}
+    mapped = {look.written(code): name for code, name in names.items()}
+    if nothing in ids:
+        mapped[look.written(nothing)] = "ignore"
+    is_plain = look.encoding != "rgb" and codes == list(range(len(codes)))
     return Meaning(
-        classes=classes, map={} if is_plain else mapped, why="no file here names the classes"
+        classes=tuple(_class(look, code, name) for code, name in names.items()),
+        map={} if is_plain else mapped,
+        why="no file here names the classes",
     )
 
 
 def _mask(look: LabelLook, why: str) -> Meaning:
     """Make the two classes of a mask: the background (black, 0 or 255) and the foreground."""
-    nothing = 0 if look.encoding == "rgb" or look.codes[0].code == 0 else IGNORE
-    behind, front = sorted(look.codes, key=lambda entry: entry.code != nothing)
-    classes = (
-        GuessedClass("background", _colour_of(look, behind.code), behind),
-        GuessedClass("foreground", _colour_of(look, front.code), front),
+    codes = [entry.code for entry in look.codes]
+    nothing = 0 if look.encoding == "rgb" or codes[0] == 0 else IGNORE
+    behind, front = sorted(codes, key=lambda code: code != nothing)
+    names = {behind: "background", front: "foreground"}
+    return Meaning(
+        classes=tuple(_class(look, code, name) for code, name in names.items()),
+        map={look.written(code): name for code, name in names.items()},
+        why=why,
     )
-    mapped = {written(look, each.seen.code): each.name for each in classes}
-    return Meaning(classes=classes, map=mapped, why=why)
 
 
-def _colour_of(look: LabelLook, code: int) -> tuple[int, int, int] | None:
+def _ids(look: LabelLook) -> set[int]:
+    return {entry.code for entry in look.codes} - {IGNORE}
+
+
+def _nothing(look: LabelLook) -> int:
+    """The code that stands for no class, where nothing else is known: black, or 255."""
+    return 0 if look.encoding == "rgb" else IGNORE
+
+
+def _class(look: LabelLook, code: int, name: str) -> GuessedClass:
+    color = look.palette.get(code)
     if look.encoding == "rgb":
-        return code >> 16, code >> 8 & 255, code & 255
-    return look.palette.get(code)
-
-
-def _unnamed_class(look: LabelLook, entry: SeenCode, place: int) -> GuessedClass:
-    number = place if look.encoding == "rgb" else entry.code
-    return GuessedClass(f"class-{number}", _colour_of(look, entry.code), entry)
+        color = code >> 16, code >> 8 & 255, code & 255
+    seen = next((entry for entry in look.codes if entry.code == code), SeenCode(code, 0.0, 0))
+    return GuessedClass(name, color, look.described(seen))
 
 
 def _are_most(codes: Iterable[SeenCode], agreeing: list[SeenCode]) -> bool:
@@ -246,3 +251,51 @@ def _are_most(codes: Iterable[SeenCode], agreeing: list[SeenCode]) -> bool:
     total = sum(entry.share for entry in codes)
     share = sum(entry.share for entry in agreeing)
     return len(agreeing) >= _LEAST_CODES and share >= _LEAST_SHARE * total
+
+
+# ---- shapes of annotation tools ---------------------------------------------------------------
+
+
+def meaning_of_shapes(look: AnnotationLook, names: ClassNames | None) -> Meaning:
+    """Guess the classes of shapes; a file of names beside them serves formats of numbers."""
+    if look.encoding == "yolo":
+        return _of_numbers(look, names)
+    for each in label_space_names():
+        space = LabelSpace.load(each)
+        known = [name for name in look.names if name in space.names]
+        if len(known) >= max(_LEAST_CODES, _LEAST_NAMED * space.num_classes):
+            why = "the shapes have its names"
+            return Meaning(label_space=each, background="ignore", other="ignore", why=why)
+    classes = [name for name in look.names if name not in ("ignore", "__ignore__")]
+    mapped = {name: "ignore" for name in look.names if name == "__ignore__"}
+    for place, name in enumerate(classes):
+        if name.isdigit() or name != name.strip() or not name:
+            classes[place] = mapped[name] = f"class-{name.strip() or place}"
+    if not set(look.names) & set(BACKGROUNDS):
+        classes.insert(0, BACKGROUNDS[0])
+    return _of_classes(look, classes, mapped)
+
+
+def _of_numbers(look: AnnotationLook, names: ClassNames | None) -> Meaning:
+    """Order YOLO's classes by their numbers; the background, which has none, comes last."""
+    count = 1 + max((int(name) for name in look.names), default=0)
+    by_id = names.by_id if names is not None and len(names.by_id) >= count else {}
+    named = [by_id.get(number, f"class-{number}") for number in range(max(count, len(by_id)))]
+    mapped = {str(number): name for number, name in enumerate(named) if name == "ignore"}
+    classes = [name for name in named if name != "ignore"]
+    if mapped and named[-1] != "ignore":
+        # After an ignored number, the numbers are no longer the places of the classes.
+        mapped = {str(number): name for number, name in enumerate(named)}
+    if not set(classes) & set(BACKGROUNDS):
+        classes.append(BACKGROUNDS[0])
+    return _of_classes(look, classes, mapped)
+
+
+def _of_classes(look: AnnotationLook, classes: list[str], mapped: dict[str, str]) -> Meaning:
+    counts = {name: f"{count} shapes" for name, count in look.names.items() if count}
+    return Meaning(
+        classes=tuple(GuessedClass(name, None, counts.get(name, "")) for name in classes),
+        map=mapped,
+        why="as shapes are called, and what lies outside all of them",
+        is_named=True,
+    )
