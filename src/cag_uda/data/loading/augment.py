@@ -17,12 +17,7 @@ Image: TypeAlias = NDArray[np.uint8]
 
 
 def resize_to_width(image: Image, width_px: int | None) -> Image:
-    """Resize an image, keeping its aspect ratio; area averaging when it shrinks.
-
-    Args:
-        image: (H, W, 3) uint8.
-        width_px: the wanted width, or None to leave the image as it is.
-    """
+    """Resize an image (H, W, 3) to a width, keeping its aspect ratio; None leaves it as it is."""
     height, width = image.shape[:2]
     if width_px is None or width_px == width:
         return image
@@ -69,12 +64,9 @@ class Crop:
 
 
 def choose_crop(size_px: tuple[int, int], config: LoadingConfig, rng: np.random.Generator) -> Crop:
-    """Choose a random scale, place and flip for an image of a size.
+    """Choose a random scale, place and flip for an image of a size (H, W).
 
-    Args:
-        size_px: height and width of the image.
-        config: crop size, width to scale, range of scales, probability of a flip.
-        rng: decides; four draws, whatever the image.
+    The generator decides, by four draws, whatever the image.
     """
     height, width = size_px
     crop_height, crop_width = config.crop_px
@@ -90,15 +82,11 @@ def choose_crop(size_px: tuple[int, int], config: LoadingConfig, rng: np.random.
 
 
 def photometric(image: Image, strength: float, rng: np.random.Generator) -> Image:
-    """Change light, colour and sharpness at random; the content stays.
+    """Change light, colour and sharpness of an image (H, W, 3) at random; the content stays.
 
     Gamma, exposure, contrast and a gain per channel are composed into one 8-bit look-up table per
     channel, so they cost one pass; now and then the image is made greyer, blurred, or noisy.
-
-    Args:
-        image: (H, W, 3) uint8.
-        strength: 0 gives the image back, 1 is strong.
-        rng: decides.
+    A strength of 0 gives the image back, 1 is strong.
     """
     if strength == 0:
         return image

@@ -44,10 +44,7 @@ class DecodedImages:
             decode: gives an image (H, W, 3) uint8 and perhaps its label (H, W) uint8.
 
         Returns:
-            The arrays of `decode`, shrunk to the width that is kept.
-
-        Raises:
-            DataError: as `decode` does.
+            The arrays of `decode`, which may raise, shrunk to the width that is kept.
         """
         place = cache_entry("decoded", ".npy", f"{_FORMAT} {self._width_px} {salt}", paths)
         kept = kept_array(place, map_file=True)

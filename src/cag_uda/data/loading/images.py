@@ -163,10 +163,7 @@ class LabelledImages(Images[tuple[Image, Image]]):
 class UnlabelledImages(Images[Image]):
     """The images of one split of a domain; whatever labels lie beside them are forgotten here.
 
-    Args:
-        domain: which.
-        split: of it.
-        decoded: where decoded images are kept; None decodes every time.
+    The arguments are as those of `LabelledImages`.
     """
 
     def __init__(self, domain: Domain, split: str, decoded: DecodedImages | None = None) -> None:
@@ -187,13 +184,7 @@ class UnlabelledImages(Images[Image]):
 def read_or_next(images: Images[T], index: int, config: LoadingConfig) -> T:
     """Read an image, or the next readable one in its place where the configuration says so.
 
-    Args:
-        images: of one split.
-        index: which.
-        config: whose `on_unreadable` is obeyed.
-
-    Raises:
-        DataError: for an unreadable image, or for many of them in a row.
+    Raises DataError for an unreadable image, or for many of them in a row.
     """
     problems: list[str] = []
     for offset in range(min(len(images), _MOST_REPLACED)):
@@ -208,8 +199,7 @@ def read_or_next(images: Images[T], index: int, config: LoadingConfig) -> T:
 def read_or_none(images: Images[T], index: int, config: LoadingConfig) -> T | None:
     """Read an image, or give None where it is unreadable and the configuration says so.
 
-    Raises:
-        DataError: for an unreadable image.
+    Raises DataError for an unreadable image.
     """
     try:
         return images.read(index)

@@ -42,12 +42,8 @@ class RareClasses:
     def of(cls, counts: Counts, temperature: float) -> "RareClasses":
         """Work out P(c) ∝ exp((1 − f_c) / T), f_c being a class's share of all labelled pixels.
 
-        Args:
-            counts: (images, K) pixels of each class in each image.
-            temperature: T, above 0; small ones leave the common classes out.
-
-        Raises:
-            DataError: if no pixel has a class.
+        Small temperatures T > 0 leave the common classes out. Raises DataError if no pixel has a
+        class.
         """
         total = counts.sum(axis=0)
         if not total.sum():
@@ -69,16 +65,7 @@ class RareClasses:
 
 
 def crop_showing(train_id: int, label: Image, draw: Callable[[], Crop]) -> Crop:
-    """Draw crops until one shows a class.
-
-    Args:
-        train_id: the class.
-        label: (H, W) train ids.
-        draw: makes the next crop.
-
-    Returns:
-        The first that shows it, or the last of ten.
-    """
+    """Draw crops of a label map (H, W) until one shows a class: the first, or the last of ten."""
     crop = draw()
     for _ in range(_TRIES - 1):
         if (crop.of_label(label) == train_id).mean() >= _LEAST_CROP_SHARE:
@@ -89,10 +76,6 @@ def crop_showing(train_id: int, label: Image, draw: Callable[[], Crop]) -> Crop:
 
 def crop_with_labels(label: Image, draw: Callable[[], Crop]) -> Crop:
     """Draw crops until one shows enough that is labelled, of an image that is so in a few places.
-
-    Args:
-        label: (H, W) train ids with IGNORE.
-        draw: makes the next crop.
 
     Returns:
         The first of which a class's least share is labelled, or of a hundred that with most.

@@ -189,12 +189,7 @@ def _stacked(pairs: Sequence[tuple[Image, Image]]) -> Labelled:
 def load_batches(
     source: BatchSource, steps: range, device: torch.device
 ) -> Generator[Batch, None, None]:
-    """Load the batches of some steps, ahead of their use, in worker processes.
-
-    Args:
-        source: the batches by step.
-        steps: which, in order.
-        device: where the batches shall be.
+    """Load the batches of some steps, in order and ahead of their use, in worker processes.
 
     Yields:
         Batches as their type documents, on the device.

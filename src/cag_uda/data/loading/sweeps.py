@@ -45,7 +45,7 @@ def sweep_source(
         return image, resize_label(pair[1], *image.shape[:2])
 
     for pairs in _chunks(read, _visited(len(images), config.sweep_images), chunk, shard):
-        for group in _by_size(pairs, lambda pair: pair[0].shape):
+        for _, group in groupby(pairs, key=lambda pair: pair[0].shape):
             image, label = zip(*group, strict=True)
             yield labelled_on(Labelled(stack_images(image), stack_labels(label)), device)
 
@@ -63,8 +63,8 @@ def sweep_target(
         return None if image is None else resize_to_width(image, config.width_px)
 
     for plain in _chunks(read, range(len(images)), chunk, shard):
-        for group in _by_size(plain, lambda image: image.shape):
-            stack = stack_images(group)
+        for _, group in groupby(plain, key=lambda image: image.shape):
+            stack = stack_images(list(group))
             yield unlabelled_on(Unlabelled(stack, stack), device)
 
 
@@ -88,8 +88,3 @@ def _visited(count: int, wanted: int | None) -> Sequence[int]:
         return range(count)
     drawn: list[int] = np.random.default_rng(0).permutation(count)[:wanted].tolist()
     return drawn
-
-
-def _by_size(items: list[T], size: Callable[[T], tuple[int, ...]]) -> list[list[T]]:
-    """Runs of consecutive items of one size, which can share a batch."""
-    return [list(run) for _, run in groupby(items, key=size)]
