@@ -22,7 +22,7 @@ from statistics import mean
 import torch
 from torch import Tensor
 
-from cag_uda.data.domain import Domain
+from cag_uda.data.domains.domain import Domain
 from cag_uda.data.loading.augment import resize_label
 from cag_uda.evaluation.scores import total_variation
 from cag_uda.models.inference import inference, prepare

@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cag_uda.data.domain import Domain
+from cag_uda.data.domains.domain import Domain
 from cag_uda.data.loading.augment import resize_label, resize_to_width
 from cag_uda.files import write_json, write_text
 from cag_uda.recipes import Recipe, as_toml

@@ -85,8 +85,7 @@ def test_every_folder_has_its_place() -> None:
     inside = {
         path.relative_to(PACKAGE / "data").parts[0] for path in (PACKAGE / "data").rglob("*.py")
     }
-    doors = {"domain.py", "reading.py"}
-    assert inside - doors - {"__init__.py"} == set(INSIDE_DATA)
+    assert inside - {"__init__.py"} == set(INSIDE_DATA)
 
 
 @pytest.mark.parametrize("folder", INSIDE_DATA)
