@@ -1,4 +1,4 @@
-"""`evaluate`, `check`, `report` on small trees; others have files of their own."""
+"""`evaluate`, `check`, `report`, `adapt` on small trees; others have files of their own."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from cag_uda.cli.app import app
+from cag_uda.errors import UserError
 from cag_uda.models.segmenter import Segmenter
+from cag_uda.recipes import Recipe
 from tests.support.command_line import failure, run
 from tests.support.trees import read_pixels, write_domain, write_recipe
 
@@ -87,3 +89,22 @@ def test_check_tells_good_from_bad(tmp_path: Path) -> None:
 
 def test_report_is_written_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "run" in failure(capsys, "report", tmp_path)
+
+
+def test_a_run_folder_is_resumed_by_its_name_unless_another_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[int, str]] = []
+
+    def stop(recipe: Recipe, out: Path, **_: object) -> None:
+        asked.append((recipe.seed, str(out)))
+        raise UserError("this is far enough")
+
+    monkeypatch.setattr("cag_uda.runs.runner.adapt", stop)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    recipe = "seed = 7\n" + write_recipe(tmp_path).read_text()
+    (tmp_path / "demo" / "recipe.toml").write_text(recipe)
+    for options in ((), ("--out", "demo"), ("--out", "demo-1")):
+        assert "far enough" in failure(capsys, "adapt", "demo", "--resume", *options)
+    assert asked == [(7, "demo"), (7, "demo"), (0, "demo-1")]

@@ -34,8 +34,9 @@ def adapt(
     changes += [] if seed is None else [f"seed={seed}"]
     changes += [] if devices is None else [f"compute.devices={devices}"]
     changes += [] if track is None else [f"tracking.loggers={options.names_in(track)}"]
-    if resume and (Path(recipe) / "recipe.toml").is_file():
-        out, recipe = out or Path(recipe), str(Path(recipe) / "recipe.toml")
+    is_its_run = out in (None, Path(recipe)) and (Path(recipe) / "recipe.toml").is_file()
+    if resume and is_its_run:
+        out, recipe = Path(recipe), str(Path(recipe) / "recipe.toml")
     place = out or Path("runs") / Path(recipe).stem
     _adapt(recipe, place, changes, data_root, resume, steps)
 

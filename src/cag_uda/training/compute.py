@@ -114,7 +114,10 @@ def half_precision(device: torch.device) -> Literal["bf16", "16"]:
 
 
 def resolve_accelerator(config: ComputeConfig) -> Literal["cpu", "cuda"]:
-    """The device to compute on: a GPU where "auto" finds one. Raises UserError if one lacks."""
+    """Choose the device to compute on: for "auto", a GPU where there is one.
+
+    Raises UserError if a GPU is asked for and there is none.
+    """
     if config.accelerator == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "no CUDA device is visible to torch; use --accelerator cpu, or install a CUDA build"
