@@ -85,7 +85,16 @@ def test_every_folder_has_its_place() -> None:
     inside = {
         path.relative_to(PACKAGE / "data").parts[0] for path in (PACKAGE / "data").rglob("*.py")
     }
-    assert inside - {"__init__.py"} == set(INSIDE_DATA)
+    doors = {"domain.py", "reading.py"}
+    assert inside - doors - {"__init__.py"} == set(INSIDE_DATA)
+
+
+def test_the_modules_that_users_import_data_from_stay() -> None:
+    from cag_uda.data import domain, reading
+
+    assert domain.Domain.open("camvid-day").name == "camvid-day"
+    assert reading.read_image is not None
+    assert {"ImageReader", "LabelReader", "as_rgb", "read_image"} == set(reading.__all__)
 
 
 @pytest.mark.parametrize("folder", INSIDE_DATA)
