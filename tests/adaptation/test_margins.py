@@ -159,7 +159,7 @@ def test_pixels_without_a_comparison_are_left_out() -> None:
     assert statistics.assigned.tolist() == [[0, 0, 0, 1], [0, 0, 0, 0]]
 
 
-def test_reduce_reset_and_state_dict() -> None:
+def test_reduce_and_state_dict() -> None:
     distances, true_label = some_pixels()
     whole, part = MarginStatistics(CLASSES), MarginStatistics(CLASSES)
     whole.update(distances, true_label)
@@ -168,8 +168,6 @@ def test_reduce_reset_and_state_dict() -> None:
     assert torch.equal(part.correct, 2 * whole.correct)
     part.load_state_dict(whole.state_dict())
     assert torch.equal(part.labelled, whole.labelled)
-    part.reset()
-    assert not any(buffer.any() for buffer in part.buffers())
 
 
 def test_what_does_not_fit_is_refused_in_words() -> None:

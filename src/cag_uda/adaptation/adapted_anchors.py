@@ -6,8 +6,8 @@ labelled source pixels, makes up for channels that are correlated:
 
     log p(f | c) = −Σ_d (f_d − A_cd)² / (2 T σ²_d) + const.
 
-What differs between the classes is linear in f, so that anchors are a linear classifier: one matrix
-product a pixel, as the network's own. EM moves the anchors from the source's to the target's:
+What differs between the classes is linear in f: anchors are a linear classifier, as the network's
+own. EM moves the anchors from the source's to the target's:
 
     E-step   p(c | f) ∝ π_c · p(f | c) for N pixels of the target
     M-step   A_c ← A_c of the source + n_c / (n_c + κN) · (m_c − r_c)
@@ -19,17 +19,15 @@ pixels of a class do; the difference of two such means is free of that, so that 
 the domains are one.
 
 Where a few pixels of the target have labels, a labelled pixel of class c counts in the M-step as w
-pixels whose class is only inferred, and what it moves A_c by is the distance to A_c of the source:
-no test has chosen it, so that there is no r_c to take off. Class shares are left to EM: who chose
-the images to label may have looked for rare classes.
+pixels whose class is only inferred. No test has chosen it, so that A_c of the source takes the
+place of r_c. Class shares are left to EM: whoever chose the images to label may have looked for
+rare classes.
 
     A_c ← A_c of the source
           + (n_c (m_c − r_c) + w l_c (m′_c − A_c of the source)) / (n_c + w l_c + κN)
 
-The network's classifier knows the source's class shares already, so that of the anchors p(f | c)
-alone is multiplied with it (`pool`).
-
-Needs torch alone. Knows features and labels; no network and no image.
+The network's classifier knows the source's class shares already: only p(f | c) is multiplied with
+it (`pool`).
 
 Sources: Gaussians with one variance are linear discriminant analysis (Fisher, 1936); EM for class
 shares is Saerens, Latinne, Decaestecker, *Adjusting the Outputs of a Classifier to New a Priori
@@ -45,7 +43,13 @@ import torch
 from torch import Tensor, nn
 
 from cag_uda.adaptation.anchors import CategoryAnchors
-from cag_uda.adaptation.tensors import at_least_float32, one_hot, without_autocast
+from cag_uda.adaptation.tensors import (
+    at_least_float32,
+    check_features,
+    check_grid,
+    one_hot,
+    without_autocast,
+)
 from cag_uda.errors import ShapeError, UserError
 from cag_uda.types import IGNORE
 
@@ -62,7 +66,7 @@ class FeatureSample:
     """A bounded sample of the pixels of a sweep, every one of them with equal chance.
 
     Args:
-        capacity: most pixels that are kept, of which half or more are filled once that many came.
+        capacity: most pixels that are kept; at least half as many are, once that many came.
         seed: decides which ones.
     """
 
@@ -86,11 +90,7 @@ class FeatureSample:
         rows = features.movedim(1, -1).flatten(0, -2)
         classes = torch.full((len(rows),), IGNORE, device=rows.device)
         if label is not None:
-            if label.shape != (features.shape[0], *features.shape[2:]):
-                raise ShapeError(
-                    f"label {tuple(label.shape)} is not on the grid of features "
-                    f"{tuple(features.shape)}"
-                )
+            check_grid(label, features)
             known = (label != IGNORE).flatten()
             rows, classes = rows[known], label.flatten()[known]
         order = torch.randperm(len(rows), generator=self._generator)
@@ -101,11 +101,9 @@ class FeatureSample:
             self._halve()
 
     def rows(self, channels: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The pixels that were kept: features (N, D), at least float32, and train ids (N,).
+        """Give the kept pixels: features (N, D), on the device of `like`, and train ids (N,).
 
-        Args:
-            channels: D, for a sample that has seen nothing.
-            like: a tensor on the device that they shall be on.
+        The features are at least float32; `channels` is D, for a sample that has seen nothing.
         """
         if not self._rows:
             return like.new_empty(0, channels), torch.empty(0, dtype=torch.int64).to(like.device)
@@ -163,7 +161,7 @@ class SourceFeatures:
 
     @torch.no_grad()
     def reduce(self, all_reduce: AllReduce) -> None:
-        """Sum over processes that each saw a part of the images; once, at the end of the sweep."""
+        """Sum over processes that each saw a part of the images; once, at the end of a sweep."""
         self.anchors.reduce(all_reduce)
         self._squares = all_reduce(self._squares)
 
@@ -201,8 +199,6 @@ class SourceFigures(NamedTuple):
 class AdaptedAnchors(nn.Module):
     """Gaussians around category anchors: of the source after `fit`, of the target after `adapt`.
 
-    The state is buffers, so devices and checkpoints need no extra code.
-
     Args:
         num_classes: K.
         feature_channels: D.
@@ -239,7 +235,7 @@ class AdaptedAnchors(nn.Module):
     ) -> None:
         """Take the source's anchors, variance and shares; fit T to its labelled pixels.
 
-        T is the one of least mean negative log-likelihood −log p(y | f) of the sampled pixels, with
+        T minimises −log p(y | f), the mean over the sampled pixels, with
         p(c | f) ∝ share_c · p(f | c).
 
         Args:
@@ -250,14 +246,11 @@ class AdaptedAnchors(nn.Module):
         Raises:
             UserError: if no source pixel was labelled.
         """
-        self.variance.copy_(source.variance())
-        self.source.copy_(source.anchors.vectors.nan_to_num(nan=0.0))
-        self.vectors.copy_(self.source)
-        counts = source.anchors.counts.double()
-        self.source_share.copy_(counts / counts.sum())
-        self.share.copy_(self.source_share)
+        vectors = source.anchors.vectors.nan_to_num(nan=0.0)
+        one = torch.ones_like(self.temperature)
+        counts = source.anchors.counts
+        self.begin(SourceFigures(vectors, counts, vectors, source.variance(), one))
         features, label = source.sample.rows(len(self.variance), self.source)
-        self.temperature.fill_(1.0)
         scores, shares = self._scores(features), self.share.log()
         losses = torch.stack(
             [
@@ -273,13 +266,9 @@ class AdaptedAnchors(nn.Module):
 
     @torch.no_grad()
     def begin(self, figures: SourceFigures) -> None:
-        """Take what `fit` has found of a source whose features are not there.
+        """Take the figures that `fit` found of a source whose images are not there.
 
-        Args:
-            figures: of the same network's features.
-
-        Raises:
-            ShapeError: if they are of other classes or channels.
+        They are of the same network's features; ShapeError is raised for other classes or channels.
         """
         if figures.vectors.shape != self.source.shape:
             raise ShapeError(
@@ -296,11 +285,7 @@ class AdaptedAnchors(nn.Module):
         self.share.copy_(self.source_share)
 
     def figures(self, counts: Tensor) -> SourceFigures:
-        """Give what is known of the source.
-
-        Args:
-            counts: (K,) int64 labelled pixels of each class, of the sweep that was fitted to.
-        """
+        """Give what is known of the source; `counts` (K,) are its labelled pixels of each class."""
         found = (self.source, counts, self.reference, self.variance, self.temperature)
         return SourceFigures(*(each.clone() for each in found))
 
@@ -321,10 +306,10 @@ class AdaptedAnchors(nn.Module):
         Args:
             target: of a sweep; each process has sampled its own images.
             all_reduce: gives the sum of a tensor over all processes.
-            rounds: of E-step and M-step.
+            rounds: number of E-steps and M-steps.
             confidence: p(c | f) that a pixel must exceed to move an anchor.
-            shrinkage: κ, what holds an anchor back, as a share of all sampled pixels.
-            labelled: l, pixels of the target with their classes; None or empty: there are none.
+            shrinkage: κ, which holds an anchor back, as a share of all sampled pixels.
+            labelled: pixels of the target with their classes; None: there are none.
             labelled_weight: w.
         """
         features, _ = target.rows(len(self.variance), self.source)
@@ -345,13 +330,13 @@ class AdaptedAnchors(nn.Module):
 
     @torch.no_grad()
     def linear(self) -> tuple[Tensor, Tensor]:
-        """Give weights (K, D) and biases (K,) of log p(f | c), but for what all classes share."""
+        """Give weights (K, D) and biases (K,) of log p(f | c), up to what all classes share."""
         weight, bias, centre = self._around_centre()
         return weight, bias - weight @ centre
 
     @torch.no_grad()
     def log_likelihood(self, features: Tensor) -> Tensor:
-        """Give log p(f | c) of each pixel, but for a constant that all of its classes share.
+        """Compute log p(f | c) of each pixel, up to a constant that all of its classes share.
 
         Args:
             features: (B, D, h, w), any floating type; also under autocast.
@@ -363,11 +348,7 @@ class AdaptedAnchors(nn.Module):
         Raises:
             ShapeError: if the features are not (B, D, h, w).
         """
-        if features.ndim != 4 or features.shape[1] != len(self.variance):
-            raise ShapeError(
-                f"anchors want features (B, {len(self.variance)}, h, w), got "
-                f"{tuple(features.shape)}"
-            )
+        check_features(features, len(self.variance), "anchors")
         features = at_least_float32(features)
         weight, bias, centre = self._around_centre()
         with without_autocast(features):
@@ -378,7 +359,7 @@ class AdaptedAnchors(nn.Module):
     def _around_centre(self) -> tuple[Tensor, Tensor, Tensor]:
         """Give weights (K, D) and biases (K,) for features around the mean anchor, and that (D,).
 
-        Far from the origin a product with the features as they are would lose the differences.
+        Without it, a product with features far from the origin would lose the differences.
         """
         centre = self.vectors.mean(dim=0)
         apart = self.vectors - centre
@@ -409,7 +390,7 @@ class AdaptedAnchors(nn.Module):
         return all_reduce(rows @ features), all_reduce(rows.sum(dim=1))
 
     def _scores(self, rows: Tensor) -> Tensor:
-        """Give the log-likelihoods (N, K) of features (N, D)."""
+        """Compute log-likelihoods (N, K) of features (N, D)."""
         return self.log_likelihood(rows.t()[None, :, :, None])[0, :, :, 0].t()
 
 
@@ -417,9 +398,8 @@ class AdaptedAnchors(nn.Module):
 def pool(logits: Tensor, log_likelihood: Tensor, weight: float = 0.5) -> Tensor:
     """Multiply the classifier's p(c | x)^(1 − weight) by the anchors' p(f | c)^weight.
 
-    The logarithmic opinion pool. With equal weights its argmax is that of the plain product; the
-    root keeps it from counting twice what both have seen in the same features, so that the softmax
-    of the result is nearer to the share of right labels.
+    The logarithmic opinion pool: with equal weights its argmax is that of the plain product, and
+    the root keeps it from counting twice what both have seen in the same features.
 
     Args:
         logits: (B, K, h, w) of the classifier, any floating type.

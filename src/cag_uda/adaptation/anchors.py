@@ -1,8 +1,4 @@
-"""Category anchors: the mean feature of each class, and every pixel's distance to each of them.
-
-Knows features and labels as tensors on one grid; not the network that made the features, not the
-images, not the processes that a sweep is shared between (`reduce` is handed their sum).
-"""
+"""Category anchors: the mean feature of each class, and every pixel's distance to each of them."""
 
 from collections.abc import Callable
 from typing import Literal, Self, TypeAlias, get_args
@@ -10,7 +6,13 @@ from typing import Literal, Self, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from cag_uda.adaptation.tensors import one_hot, without_autocast
+from cag_uda.adaptation.tensors import (
+    at_least_float32,
+    check_features,
+    check_grid,
+    one_hot,
+    without_autocast,
+)
 from cag_uda.errors import ShapeError, UserError
 
 Average: TypeAlias = Literal["pixel", "image"]
@@ -20,11 +22,9 @@ Average: TypeAlias = Literal["pixel", "image"]
 class CategoryAnchors(nn.Module):
     """Mean feature per class over everything that `update` has seen.
 
-    The state is two buffers, so devices and checkpoints need no extra code. Sums are kept in
-    float64; the order of the updates does not show in float32 anchors.
-
-    `average="image"` with a label that is IGNORE wherever the prediction is wrong, and
-    `min_pixels=10` and `max_count=3000`, is the averaging of the released code.
+    Sums are kept in float64: the order of the updates does not show in float32 anchors. The
+    released code has `average="image"`, `min_pixels=10` and `max_count=3000`, with a label that is
+    IGNORE wherever the prediction is wrong.
 
     Args:
         num_classes: K.
@@ -32,11 +32,10 @@ class CategoryAnchors(nn.Module):
         average: "pixel", the paper's mean over all source pixels of a class, or "image", the mean
             over images of the mean over each image's pixels.
         min_pixels: least pixels of a class in one image; with fewer, that image does not count
-            for that class. The released code has 10.
+            for that class.
         max_count: most that a class counts; what comes after enters a running mean that forgets, of
             weight 1 / (max_count + 1) for one image or pixel. The anchors then depend on the order
             of the images; processes that share a sweep cap their own parts. None: the mean of all.
-            The released code has 3000.
 
     Raises:
         UserError: for an unknown `average` or sizes below 1.
@@ -84,11 +83,9 @@ class CategoryAnchors(nn.Module):
 
         Args:
             vectors: (K, D) one anchor per class; a row that is not finite is a class never seen.
-            counts: (K,) how many pixels (or images) each vector is the mean of; 1 each if None.
-                It only matters if `update` is called afterwards; 0 is a class never seen.
-
-        Returns:
-            Anchors on the device of `vectors`, whose `.vectors` are the given ones.
+                The anchors are on their device.
+            counts: (K,) how many pixels (or images) each vector is the mean of, for a later
+                `update`; 0 is a class never seen. None: 1 each.
 
         Raises:
             ShapeError: if the shapes do not fit.
@@ -129,17 +126,13 @@ class CategoryAnchors(nn.Module):
         Raises:
             ShapeError: if the two do not lie on one grid, or the channels are not D.
         """
-        self._check_features(features)
-        if label.shape != (features.shape[0], *features.shape[2:]):
-            raise ShapeError(
-                f"label {tuple(label.shape)} is not on the grid of features "
-                f"{tuple(features.shape)}; use adaptation.downsample(label, features.shape[2:])"
-            )
+        check_features(features, self.feature_channels, "anchors")
+        check_grid(label, features)
         flat = features.flatten(2)
         # Sums of float32 lose what an offset of the features takes from the mantissa, so each
         # image is summed around one of its own pixels. This is also where bfloat16 becomes
         # float32, at no extra pass.
-        shift = flat[:, :, :1].to(torch.promote_types(flat.dtype, torch.float32))
+        shift = at_least_float32(flat[:, :, :1])
         rows = one_hot(label, self.num_classes, shift.dtype)
         with without_autocast(features):
             around = torch.bmm(rows, (flat - shift).transpose(1, 2)).double()  # (B, K, D)
@@ -165,11 +158,7 @@ class CategoryAnchors(nn.Module):
 
     @torch.no_grad()
     def reduce(self, all_reduce: Callable[[Tensor], Tensor]) -> None:
-        """Sum over processes that each saw a part of the images; once, at the end of a sweep.
-
-        Args:
-            all_reduce: gives the sum of a tensor over all processes.
-        """
+        """Sum over processes that each saw a part of the images; once, at the end of a sweep."""
         self.sums.copy_(all_reduce(self.sums))
         self.counts.copy_(all_reduce(self.counts))
 
@@ -186,13 +175,13 @@ class CategoryAnchors(nn.Module):
 
         Returns:
             (B, K, h, w) float32 (float64 for float64 features), Euclidean, in feature units; +inf
-            for a class never seen, NaN where a feature is not finite. Within 1e-3 of the exact
-            value, relatively, unless a feature nearly coincides with an anchor.
+            for a class never seen, NaN where a feature is not finite. The relative error is at most
+            1e-3, unless a feature nearly coincides with an anchor.
 
         Raises:
             ShapeError: if the features are not (B, D, h, w).
         """
-        self._check_features(features)
+        check_features(features, self.feature_channels, "anchors")
         dtype = torch.promote_types(features.dtype, torch.float32)
         seen = self.counts > 0
         exact = torch.where(seen[:, None], self.sums / self.counts[:, None], 0.0)
@@ -221,13 +210,6 @@ class CategoryAnchors(nn.Module):
         self.sums += total
         self.counts += count
 
-    def _check_features(self, features: Tensor) -> None:
-        if features.ndim != 4 or features.shape[1] != self.feature_channels:
-            raise ShapeError(
-                f"anchors want features (B, {self.feature_channels}, h, w), "
-                f"got {tuple(features.shape)}"
-            )
-
 
 @torch.no_grad()
 def follow(anchors: CategoryAnchors, latest: CategoryAnchors, momentum: float) -> None:
@@ -236,7 +218,7 @@ def follow(anchors: CategoryAnchors, latest: CategoryAnchors, momentum: float) -
     Args:
         anchors: a class that has none yet takes the latest as it is; the counts stay otherwise.
         latest: of one batch, over all processes; a class that is not in it leaves `anchors` alone.
-        momentum: m of A ← m·A + (1 − m)·latest, in [0, 1]; 1 leaves the anchors where they are.
+        momentum: m of A ← m·A + (1 − m)·latest, in [0, 1].
 
     Raises:
         ShapeError: if the two are of other classes or channels.

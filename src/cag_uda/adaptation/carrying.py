@@ -1,10 +1,8 @@
 """Figures of a source carried from one network's features to another's, without the source.
 
-While a network is trained its features move, and anchors that were taken before lie where the
-classes were. Features of the same pixels by both networks, of any images, tell how the space has
-moved: the affine map that takes the one to the other with least squares takes the anchors along.
-
-Needs torch alone. Knows features; no network and no image.
+While a network is trained its features move, and earlier anchors lie where the classes were. The
+affine map that takes features of some pixels before to those after, by least squares, takes the
+anchors along.
 
 Sources: Yu et al., *Semantic Drift Compensation for Class-Incremental Learning*, CVPR 2020; the
 linear map is Gomez-Villa et al., *Exemplar-free Continual Representation Learning via Learnable
@@ -30,8 +28,8 @@ def carried(figures: SourceFigures, pairs: FeatureSample, all_reduce: AllReduce)
 
     Args:
         figures: in the features before, of D channels.
-        pairs: a sample of pixels with 2D channels: each one's features before, then those after;
-            each process has sampled its own images.
+        pairs: pixels with 2D channels, the features before, then those after; each process has
+            sampled its own images.
         all_reduce: gives the sum of a tensor over all processes.
 
     Returns:

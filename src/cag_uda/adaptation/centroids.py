@@ -1,9 +1,7 @@
 """Several centroids a class, by k-means: how far a feature is from all that is known.
 
-One anchor a class says where its middle is. A class that looks different by day and by night has
-two places in feature space; a pixel in neither is new, though it may lie near their mean.
-
-Needs torch alone. Knows features and classes; no network and no image.
+A class that looks different by day and by night has two places in feature space; a pixel in neither
+is new, though it may lie near their mean, the class's anchor.
 
 Source: several anchors of both domains that tell which target images to label are Ning et al.,
 *Multi-Anchor Active Domain Adaptation for Semantic Segmentation* (MADA), ICCV 2021, there by
@@ -15,7 +13,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from cag_uda.adaptation.tensors import at_least_float32, without_autocast
+from cag_uda.adaptation.tensors import at_least_float32, check_features, without_autocast
 from cag_uda.errors import ShapeError
 
 _ROUNDS = 10
@@ -35,7 +33,7 @@ class Centroids(NamedTuple):
     def of(
         cls, features: Tensor, label: Tensor, spread: Tensor, per_class: int = 4, seed: int = 0
     ) -> Self:
-        """Find the centroids of each class.
+        """Find the centroids of each class that has a pixel.
 
         Args:
             features: (P, D) pixels, at least float32.
@@ -43,9 +41,6 @@ class Centroids(NamedTuple):
             spread: (D,) above 0.
             per_class: most centroids of a class; one with few pixels has fewer.
             seed: of the starting points.
-
-        Returns:
-            Up to `per_class` of each class that has a pixel.
 
         Raises:
             ShapeError: if the shapes do not fit.
@@ -65,7 +60,7 @@ class Centroids(NamedTuple):
         return cls(torch.cat(found) if found else none, spread)
 
     def joined(self, other: Self) -> Self:
-        """Take those of another domain, of the same spread, in too."""
+        """Add the centroids of another domain, of the same spread."""
         return self._replace(vectors=torch.cat([self.vectors, other.vectors]))
 
     def distance(self, features: Tensor) -> Tensor:
@@ -80,11 +75,7 @@ class Centroids(NamedTuple):
         Raises:
             ShapeError: if the channels are not D.
         """
-        if features.ndim != 4 or features.shape[1] != len(self.spread):
-            raise ShapeError(
-                f"centroids want features (B, {len(self.spread)}, h, w), got "
-                f"{tuple(features.shape)}"
-            )
+        check_features(features, len(self.spread), "centroids")
         batch, channels, *grid = features.shape
         with without_autocast(features):
             rows = at_least_float32(features).movedim(1, -1).reshape(-1, channels) / self.spread
@@ -111,7 +102,7 @@ def _k_means(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 def _squares(rows: Tensor, centroids: Tensor) -> Tensor:
-    """Squared distances (P, N), at least 0."""
+    """Compute squared distances (P, N), at least 0."""
     # Around the centroids' mean: far from the origin a product would lose the differences.
     middle = centroids.mean(dim=0)
     rows, centroids = rows - middle, centroids - middle

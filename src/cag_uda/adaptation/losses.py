@@ -1,8 +1,7 @@
 """The losses of the adaptation methods, as functions of tensors.
 
-Every one is a scalar that a backward pass may start from, 0 with zero gradients where no pixel is
-labelled, and never NaN for finite input. They know nothing of weights (λ), schedules or networks.
-`self_information` makes ADVENT's discriminator's input of logits.
+Every one is a scalar, 0 with zero gradients where no pixel is labelled, and never NaN for finite
+input. `self_information` makes the input of ADVENT's discriminator.
 
 Under torch.distributed, the means over labelled pixels are means over the pixels of all processes:
 every process must then call the same losses in the same order.
@@ -16,7 +15,13 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from cag_uda.adaptation.tensors import at_least_float32, one_hot, over_processes, without_autocast
+from cag_uda.adaptation.tensors import (
+    at_least_float32,
+    check_grid,
+    one_hot,
+    over_processes,
+    without_autocast,
+)
 from cag_uda.errors import ShapeError, UserError
 from cag_uda.types import IGNORE, DomainName
 
@@ -24,18 +29,16 @@ from cag_uda.types import IGNORE, DomainName
 def pixel_mean(total: Tensor, count: Tensor) -> Tensor:
     """Divide a sum by a count such that processes which average gradients get the mean over all.
 
-    Distributed data parallel training averages gradients over processes. If each process divided
-    by its own count, a pixel of a sparsely labelled process would weigh more than one elsewhere,
-    and gradients would depend on how images fall on processes. So the divisor is the count of all
-    processes, and the result is multiplied by their number, which the averaging takes out again.
+    If each process divided by its own count, a pixel of a sparsely labelled process would weigh
+    more than one elsewhere, and gradients would depend on how images fall on processes.
 
     Args:
         total: scalar, this process's sum, with its graph.
         count: scalar, how many things this process summed.
 
     Returns:
-        Scalar total · processes / count of all processes; total / count with one process; 0 with
-        the graph of `total` where nothing was counted.
+        Scalar total · processes / count of all processes: averaging over processes takes their
+        number out again. 0 with the graph of `total` where nothing was counted.
     """
     everywhere = count.detach().to(torch.float64, copy=True)
     processes = 1
@@ -49,11 +52,10 @@ def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -
     """Cross entropy, mean over labelled pixels.
 
     Args:
-        logits: (B, K, H, W) at the label's size: a network knows how its own are resized
-            (`Segmenter.upsample`).
+        logits: (B, K, H, W) at the label's size.
         label: (B, H, W) int64 train ids with IGNORE.
-        weight: (B, H, W) factor of each pixel's loss. It is not part of the divisor: weights of
-            one half give half the loss, as self-training with confidence weights wants it.
+        weight: (B, H, W) factor of each pixel's loss; not part of the divisor, so that weights of
+            one half give half the loss.
 
     Returns:
         Scalar, in nats.
@@ -80,8 +82,7 @@ def class_balance(label: Tensor, num_classes: int, exponent: float) -> Tensor:
     """Weigh labelled pixels such that frequent classes count less: by n_c^−β, in the mean 1.
 
     Self-training labels the pixels that it is sure of, most of them of frequent classes, and so
-    teaches the classifier to forget the others. At β = 1 the cross entropy so weighed is the mean
-    over the classes that are there of each class's own mean.
+    teaches the classifier to forget the others. At β = 1 each class that is there has the same say.
 
     Args:
         label: (B, h, w) int64 train ids with IGNORE.
@@ -107,8 +108,7 @@ def anchor_distance(
 ) -> Tensor:
     """Distance of each feature to the anchor of its (pseudo-)label, mean over labelled pixels.
 
-    Draws each category together. Before the mean, the gradient of a feature has length 1 at any
-    distance, and is 0 at the anchor itself.
+    Before the mean, the gradient of a feature has length 1 at any distance, and is 0 at the anchor.
 
     Args:
         features: (B, D, h, w).
@@ -158,7 +158,7 @@ def centroid_distance(
     10 while it is above 5. Summed, divided by the number of such means, times 10. The gradient of
     each mean is multiplied by twice the share of the image that it is the mean of.
 
-    Where no class of any image has enough pixels the loss is 0; the released code gives NaN.
+    Where no class has enough pixels the loss is 0; the released code gives NaN.
 
     Args:
         features: (B, D, h, w) of the student.
@@ -166,9 +166,6 @@ def centroid_distance(
         anchors: (K, D); classes whose anchor is not finite are left out.
         label: (B, h, w) int64 train ids with IGNORE, at feature resolution.
         min_pixels: least pixels of a class in an image.
-
-    Returns:
-        Scalar. The released code weighs it 0.7.
 
     Raises:
         ShapeError: if the shapes do not fit.
@@ -213,9 +210,6 @@ def adversarial(
         kind: "least-squares", mean squared error of the raw score; "bce", binary cross entropy of
             its sigmoid.
 
-    Returns:
-        Scalar mean over all positions.
-
     Raises:
         UserError: for another domain or kind.
 
@@ -237,36 +231,45 @@ def adversarial(
 def entropy(logits: Tensor) -> Tensor:
     """Entropy of the classifier's probabilities as a share of the greatest possible one.
 
-    Args:
-        logits: (B, K, h, w).
-
-    Returns:
-        Scalar in [0, 1], mean over pixels of −Σ_k p_k·log₂ p_k / log₂ K.
-
-    Raises:
-        ShapeError: if there are fewer than two classes.
+    Of logits (B, K, h, w) it is a scalar in [0, 1], the mean over pixels of −Σ_k p_k·log₂ p_k /
+    log₂ K. Raises ShapeError if there are fewer than two classes.
 
     Source:
         Vu et al., CVPR 2019 (ADVENT), MinEnt.
     """
-    if logits.ndim != 4 or logits.shape[1] < 2:
-        raise ShapeError(
-            f"entropy wants logits (B, K, h, w) with K of at least 2, got {tuple(logits.shape)}"
-        )
-    # From log-softmax: a probability that underflows gives 0 · a finite number.
-    log_probability = at_least_float32(logits).log_softmax(dim=1)
-    per_pixel = -(log_probability.exp() * log_probability).sum(dim=1)
+    per_pixel = _minus_p_log_p("entropy", at_least_float32(logits)).sum(dim=1)
     return per_pixel.mean() / math.log(logits.shape[1])
 
 
+def self_information(logits: Tensor) -> Tensor:
+    """Weighted self-information (B, K, H, W), −p·log₂ p / log₂ K of the softmax of logits.
+
+    Its sum over the classes is the entropy as a share of the greatest possible one. Raises
+    ShapeError if there are fewer than two classes.
+
+    Source: Vu et al., *ADVENT*, CVPR 2019, equation 4; released code, prob_2_entropy.
+    """
+    return _minus_p_log_p("self_information", logits) / math.log(logits.shape[1])
+
+
+def _minus_p_log_p(name: str, logits: Tensor) -> Tensor:
+    if logits.ndim != 4 or logits.shape[1] < 2:
+        raise ShapeError(
+            f"{name} wants logits (B, K, h, w) with K of at least 2, got {tuple(logits.shape)}"
+        )
+    # From log-softmax: a probability that underflows gives 0 · a finite number.
+    log_probability = logits.log_softmax(dim=1)
+    return -(log_probability.exp() * log_probability)
+
+
 def _usable(anchors: Tensor) -> tuple[Tensor, Tensor]:
-    """Anchors (K, D) with zeros for those that are not finite, and (K,) bool which are."""
+    """Give anchors (K, D) with zeros for those that are not finite, and (K,) bool: which are."""
     usable = anchors.isfinite().all(dim=1)
     return torch.where(usable[:, None], anchors, 0.0).detach(), usable
 
 
 def _power_of_ten_above(value: Tensor, limit: float) -> Tensor:
-    """The power of ten that brings each value to at most `limit`; 1 where it is there already."""
+    """Find the power of ten that brings each value to at most `limit`; 1 for smaller ones."""
     bounds = limit * 10.0 ** torch.arange(30, dtype=value.dtype, device=value.device)
     return 10.0 ** torch.bucketize(value, bounds).to(value.dtype)
 
@@ -277,11 +280,7 @@ def _check_grid(name: str, features: Tensor, anchors: Tensor, label: Tensor) -> 
             f"{name} wants features (B, D, h, w) and anchors (K, D), got "
             f"{tuple(features.shape)} and {tuple(anchors.shape)}"
         )
-    if label.shape != (features.shape[0], *features.shape[2:]):
-        raise ShapeError(
-            f"{name}: label {tuple(label.shape)} is not on the grid of features "
-            f"{tuple(features.shape)}; use adaptation.downsample(label, features.shape[2:])"
-        )
+    check_grid(label, features)
 
 
 def _check_weight(weight: Tensor | None, label: Tensor) -> None:
@@ -328,28 +327,3 @@ def feature_distance(
     apart = at_least_float32(features) - at_least_float32(initial).detach()
     distance = torch.linalg.vector_norm(apart, dim=1) * is_counted
     return pixel_mean(distance.sum(), is_counted.sum())
-
-
-def self_information(logits: Tensor) -> Tensor:
-    """Weighted self-information, the input of ADVENT's discriminator.
-
-    Args:
-        logits: (B, K, H, W), K of at least 2.
-
-    Returns:
-        (B, K, H, W), −p·log₂ p / log₂ K of the logits' softmax; its sum over the classes is the
-        entropy as a share of the greatest possible one.
-
-    Raises:
-        ShapeError: if there are fewer than two classes.
-
-    Source: Vu et al., *ADVENT*, CVPR 2019, equation 4; released code, prob_2_entropy.
-    """
-    if logits.ndim != 4 or logits.shape[1] < 2:
-        raise ShapeError(
-            "self_information wants logits (B, K, H, W) with K of at least 2, got "
-            f"{tuple(logits.shape)}"
-        )
-    # From log-softmax: a probability that underflows gives 0 · a finite number.
-    log_probability = logits.log_softmax(dim=1)
-    return -(log_probability.exp() * log_probability) / math.log(logits.shape[1])

@@ -3,10 +3,7 @@
 A pixel is active iff the gap between its nearest and second nearest distance is at least the
 margin (`pseudo_labels.by_anchor`). The absolute margin is the paper's; its unit is the network's
 feature scale, so 2.5 means nothing on another backbone. The relative margin has no unit, and
-`MarginStatistics` fits it per class: to a portion of the pixels, or to a precision reached on
-labelled source pixels.
-
-Knows distances and labels; not anchors, not networks.
+`MarginStatistics` fits it per class.
 """
 
 import math
@@ -17,6 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from cag_uda.adaptation.tensors import check_grid
 from cag_uda.errors import ShapeError, UserError
 from cag_uda.types import IGNORE
 
@@ -33,13 +31,10 @@ class TwoNearest(NamedTuple):
 
 
 def two_nearest(distances: Tensor) -> TwoNearest:
-    """Find the two anchors nearest to each pixel.
+    """Find the two anchors nearest to each pixel; a NaN among its distances gives a NaN.
 
     Args:
         distances: (B, K, h, w) float; +inf for a class that has no anchor.
-
-    Returns:
-        The two distances and the nearest class. A NaN among a pixel's distances gives a NaN.
 
     Raises:
         ShapeError: if the shape is another or there are fewer than two classes.
@@ -56,15 +51,10 @@ def two_nearest(distances: Tensor) -> TwoNearest:
 
 
 def relative_gap(nearest: Tensor, second: Tensor) -> Tensor:
-    """Give (d₂ − d₁) / (d₁ + d₂), a gap without a unit.
+    """Compute (d₂ − d₁) / (d₁ + d₂) of distances (B, h, w), a gap in [0, 1] without a unit.
 
-    Args:
-        nearest: (B, h, w) float, d₁.
-        second: (B, h, w) float, d₂.
-
-    Returns:
-        (B, h, w) in [0, 1]; 1 where only one anchor exists; NaN where there is nothing to compare
-        (no anchor, both distances 0, or a NaN).
+    It is 1 where only one anchor exists, and NaN where there is nothing to compare (no anchor, both
+    distances 0, or a NaN).
     """
     gap = (second - nearest) / (nearest + second)
     return torch.where(second.isinf() & nearest.isfinite(), 1.0, gap)
@@ -81,22 +71,15 @@ class Margin(Protocol):
         """Threshold, for all classes or (K,) by nearest class; inf is never reached."""
 
     def gap(self, nearest: Tensor, second: Tensor) -> Tensor:
-        """Measure how clearly the nearest anchor wins.
+        """Measure by the two distances (B, h, w) how clearly the nearest anchor wins.
 
-        Args:
-            nearest: (B, h, w) float, distance to the nearest anchor.
-            second: (B, h, w) float, distance to the second nearest.
-
-        Returns:
-            (B, h, w) finite, or NaN where a distance is.
+        The gap (B, h, w) is finite, or NaN where a distance is.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class AbsoluteMargin:
-    """Active iff d₂ − d₁ ≥ value.
-
-    The paper has >, the released code ≥; they differ on exact ties only.
+    """Active iff d₂ − d₁ ≥ value. The paper has >, the released code ≥.
 
     Args:
         value: in feature units, at least 0; or (K,) by nearest class.
@@ -115,7 +98,7 @@ class AbsoluteMargin:
             raise UserError(f"a margin is a distance of at least 0, got {self.value}")
 
     def gap(self, nearest: Tensor, second: Tensor) -> Tensor:
-        """Give d₂ − d₁; the largest finite number where there is one anchor alone."""
+        """Compute d₂ − d₁; the largest finite number where there is one anchor alone."""
         gap = second - nearest
         return gap.clamp(max=torch.finfo(gap.dtype).max)
 
@@ -145,7 +128,7 @@ class RelativeMargin:
             )
 
     def gap(self, nearest: Tensor, second: Tensor) -> Tensor:
-        """Give (d₂ − d₁) / (d₁ + d₂), see `relative_gap`."""
+        """Compute (d₂ − d₁) / (d₁ + d₂); see `relative_gap`."""
         return relative_gap(nearest, second)
 
 
@@ -200,11 +183,8 @@ class MarginStatistics(nn.Module):
                 f"got {tuple(distances.shape)}"
             )
         nearest, second, label = two_nearest(distances)
-        if true_label is not None and true_label.shape != label.shape:
-            raise ShapeError(
-                f"the true label {tuple(true_label.shape)} is not on the grid of the distances "
-                f"{tuple(distances.shape)}; use adaptation.downsample"
-            )
+        if true_label is not None:
+            check_grid(true_label, distances, "distances")
         gap = relative_gap(nearest, second)
         comparable = ~gap.isnan()
         position = torch.where(comparable, gap, 0.0).mul_(self.bins).long()
@@ -216,18 +196,9 @@ class MarginStatistics(nn.Module):
 
     @torch.no_grad()
     def reduce(self, all_reduce: Callable[[Tensor], Tensor]) -> None:
-        """Sum over processes that each saw a part of the images; once, at the end of a sweep.
-
-        Args:
-            all_reduce: gives the sum of a tensor over all processes.
-        """
-        for histogram in (self.assigned, self.labelled, self.correct):
+        """Sum over processes that each saw a part of the images; once, at the end of a sweep."""
+        for histogram in self.buffers():
             histogram.copy_(all_reduce(histogram))
-
-    def reset(self) -> None:
-        """Forget everything seen."""
-        for histogram in (self.assigned, self.labelled, self.correct):
-            histogram.zero_()
 
     def clearest(self, portion: float) -> RelativeMargin:
         """Fit the margin that labels the clearest part of each class's pixels.
@@ -242,8 +213,8 @@ class MarginStatistics(nn.Module):
         Raises:
             UserError: for a portion outside (0, 1].
         """
-        _check_share("portion", portion)
-        at_least = _sum_from_each_bin(self.assigned)
+        check_share("portion", portion)
+        at_least = sum_from_each_bin(self.assigned)
         total = at_least[:, :1]
         # The slack undoes the rounding of, say, 0.1 × 30 to a little more than 3.
         enough = at_least >= total * (portion * (1 - 1e-12))
@@ -253,13 +224,12 @@ class MarginStatistics(nn.Module):
     def within_prior(self, portion: float, share: Tensor) -> RelativeMargin:
         """Fit the margin that gives no class more labels than its share of the source allows.
 
-        Distances to anchors know no prior: under a shift of domain the nearest anchor of a
-        rare class can flood the target, and each stage that trains on its labels makes it worse.
-        So of each class only the clearest pixels may be labelled, as many as the source's share
-        leads one to expect. A class that is nearest to fewer gets them all.
+        Distances to anchors know no prior: under a shift of domain the anchor of a rare class can
+        flood the target, and each stage that trains on its labels makes it worse. So only the
+        clearest pixels of each class are labelled, up to its share of the source.
 
         Args:
-            portion: in (0, 1], of the target's pixels; times the share: a class's most labels.
+            portion: in (0, 1]; a class is given at most portion · share of the target's pixels.
             share: (K,) float, each class's share of the source's labelled pixels.
 
         Returns:
@@ -269,8 +239,8 @@ class MarginStatistics(nn.Module):
         Raises:
             UserError: for a portion outside (0, 1].
         """
-        _check_share("portion", portion)
-        at_least = _sum_from_each_bin(self.assigned)
+        check_share("portion", portion)
+        at_least = sum_from_each_bin(self.assigned)
         # The slack undoes the rounding of a share that is not a binary fraction.
         allowed = portion * (1 + 1e-6) * share.to(torch.float64)[:, None] * self.assigned.sum()
         fits = (at_least <= allowed) & (share[:, None] > 0)
@@ -293,21 +263,21 @@ class MarginStatistics(nn.Module):
             min_pixels: least labelled active pixels to believe a precision from; without it the
                 few clearest pixels of a class would reach any precision by luck.
             unreachable: what a class gets that reaches the precision at no margin: "never", no
-                label at all, so that the precision holds for every label given; or "best", the
-                margin of its highest precision, so that it is not starved of labels.
+                label at all, so that the precision holds for every label; or "best", the margin of
+                its highest precision, so that it still gets labels.
 
         Returns:
             Per class the smallest such margin; inf (never) for a class with fewer than
-            `min_pixels` labelled pixels, in both cases of `unreachable`.
+            `min_pixels` labelled pixels, whatever `unreachable` is.
 
         Raises:
             UserError: for a precision outside (0, 1], or fewer than one pixel.
         """
-        _check_share("precision", precision)
+        check_share("precision", precision)
         if min_pixels < 1:
             raise UserError(f"min_pixels wants at least 1, got {min_pixels}")
-        labelled = _sum_from_each_bin(self.labelled)
-        correct = _sum_from_each_bin(self.correct)
+        labelled = sum_from_each_bin(self.labelled)
+        correct = sum_from_each_bin(self.correct)
         believed = labelled >= min_pixels
         reached = believed & (correct >= labelled * (precision * (1 - 1e-12)))
         first = reached.int().argmax(dim=1)
@@ -323,11 +293,12 @@ def _count(histogram: Tensor, cell: Tensor, counted: Tensor) -> None:
     histogram.view(-1).index_add_(0, cell, counted.flatten().long())
 
 
-def _sum_from_each_bin(histogram: Tensor) -> Tensor:
-    """(K, bins): pixels in this bin and all above it."""
+def sum_from_each_bin(histogram: Tensor) -> Tensor:
+    """Count, of a histogram (K, bins), the pixels in each bin and all above it."""
     return histogram.flip(1).cumsum(dim=1).flip(1)
 
 
-def _check_share(name: str, share: float) -> None:
+def check_share(name: str, share: float) -> None:
+    """Raise UserError unless 0 < share ≤ 1."""
     if not 0 < share <= 1:
         raise UserError(f"{name} wants a number above 0 and at most 1, got {share}")

@@ -2,8 +2,8 @@
 
 ClassMix pastes some classes of a source image onto a target image; masks hide random blocks; colour
 jitter and blur change mixed images, as the loader changes images from files. What is drawn at
-random is drawn on the CPU, so that every device draws the same. No network; nothing is known of who
-labelled the target.
+random is drawn on the CPU, by its own generator unless another is given, so that every device draws
+the same.
 
 Source: Olsson et al., *ClassMix*, WACV 2021; Tranheden et al., *DACS: Domain Adaptation via
 Cross-domain Mixed Sampling*, WACV 2021.
@@ -48,7 +48,7 @@ def choose_half_of_classes(
     Args:
         label: (B, H, W) int64 train ids; ids outside 0 … K-1 are no class.
         num_classes: K.
-        generator: decides; None takes the CPU's own, so that every device makes the same choice.
+        generator: decides.
 
     Returns:
         (B, K) bool, on the device of the label.
@@ -74,9 +74,6 @@ def class_mix(
             count 1.
         chosen: (B, K) bool, the classes to paste.
 
-    Returns:
-        The mixed images with their labels and weights.
-
     Raises:
         ShapeError: if the two are not of one size.
     """
@@ -99,14 +96,9 @@ def class_mix(
 
 
 def confident_share(confidence: Tensor, threshold: float) -> Tensor:
-    """Share of pixels whose confidence reaches a threshold, over the batches of all processes.
+    """Compute the share of pixels, over all processes, with a confidence of at least a threshold.
 
-    Args:
-        confidence: (B, H, W) highest probability of each pixel.
-        threshold: in (0, 1).
-
-    Returns:
-        Scalar in [0, 1].
+    The confidence (B, H, W) is each pixel's highest probability.
     """
     reached = confidence >= threshold
     counts = over_processes(torch.stack([reached.sum(), torch.ones_like(reached).sum()]))
@@ -114,7 +106,7 @@ def confident_share(confidence: Tensor, threshold: float) -> Tensor:
 
 
 def _class_or_last(label: Tensor, num_classes: int) -> Tensor:
-    """The label with K in place of every id that is no class."""
+    """Put K in place of every id of a label that is no class."""
     return torch.where((label >= 0) & (label < num_classes), label, num_classes)
 
 
@@ -135,7 +127,7 @@ def hidden_blocks(
         block: side of a block as a share of the image's shorter side; MIC has 1/16, which on a
             small crop is no more than an object's edge. No block is smaller than a pixel.
         probability: that an image has hidden blocks at all.
-        generator: decides; None takes the CPU's own, so that every device draws the same.
+        generator: decides.
 
     Returns:
         (B, H, W) bool on the CPU, True where hidden.
@@ -170,7 +162,7 @@ def colour_jitter(
         image: (B, 3, H, W) float in [0, 1].
         strength: 0 gives the image back.
         probability: that an image is changed at all.
-        generator: decides; None takes the CPU's own.
+        generator: decides.
 
     Returns:
         (B, 3, H, W) float in [0, 1]; contiguous as `image` is.
@@ -209,10 +201,7 @@ def gaussian_blur(
         image: (B, 3, H, W) float, at least 5×5 pixels.
         deviation_px: range of the Gaussian's standard deviation, at most 1.15 pixels.
         probability: that an image is blurred.
-        generator: decides; None takes the CPU's own.
-
-    Returns:
-        (B, 3, H, W) float.
+        generator: decides.
 
     Source: DACS: deviations of 0.15 to 1.15 pixels, probability 0.5.
     """
@@ -224,23 +213,19 @@ def gaussian_blur(
     deviation = low + (high - low) * draw[1, blurred]
     offset = torch.arange(-_BLUR_RADIUS_PX, _BLUR_RADIUS_PX + 1)
     kernel = torch.exp(-0.5 * (offset / deviation[:, None]) ** 2)
-    kernel = (
-        (kernel / kernel.sum(dim=1, keepdim=True))
-        .repeat_interleave(3, dim=0)
-        .to(image, non_blocking=True)
-    )
-    chosen = image[blurred.to(image.device, non_blocking=True)]
+    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(3, dim=0)
+    kernel = kernel.to(image, non_blocking=True)
+    blurred = blurred.to(image.device, non_blocking=True)
+    chosen = image[blurred]
     stacked = F.pad(chosen, (_BLUR_RADIUS_PX,) * 4, mode="reflect").flatten(0, 1)[None]
     with without_autocast(image):
         stacked = F.conv2d(stacked, kernel[:, None, None, :], groups=len(kernel))
         stacked = F.conv2d(stacked, kernel[:, None, :, None], groups=len(kernel))
-    return image.index_copy(
-        0, blurred.to(image.device, non_blocking=True), stacked.view(chosen.shape)
-    )
+    return image.index_copy(0, blurred, stacked.view(chosen.shape))
 
 
 def _hue_rotation(angle: Tensor) -> Tensor:
-    """Matrices (B, 3, 3) that turn the chroma of RGB by angles (B,) and keep its luma."""
+    """Make matrices (B, 3, 3) that turn the chroma of RGB by angles (B,) and keep its luma."""
     cosine, sine = angle.cos(), angle.sin()
     turn = torch.zeros(len(angle), 3, 3)
     turn[:, 0, 0] = 1

@@ -1,10 +1,8 @@
 """Labels for unlabelled pixels: by nearest category anchor, and by the classifier's confidence.
 
-Pure functions of distances and logits; what supplies them, and what trains on the labels, is
-elsewhere. Methods that train on both kinds take the mean of two cross entropies (the released
-code), which is a matter of losses; `intersection` and `union` make one label map of two. The
-threshold of confidence is one for all classes (`by_confidence`) or one for each
-(`by_class_balance`).
+Pure functions of distances and logits. The threshold of confidence is one for all classes
+(`by_confidence`) or one for each (`by_class_balance`). `intersection` and `union` make one label
+map of two; methods that train on both take the mean of two cross entropies (the released code).
 """
 
 from collections.abc import Callable
@@ -12,9 +10,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from cag_uda.adaptation.margins import AbsoluteMargin, Margin, two_nearest
-from cag_uda.adaptation.tensors import at_least_float32, per_pixel
-from cag_uda.errors import ShapeError, UserError
+from cag_uda.adaptation.margins import (
+    AbsoluteMargin,
+    Margin,
+    check_share,
+    sum_from_each_bin,
+    two_nearest,
+)
+from cag_uda.adaptation.tensors import at_least_float32
+from cag_uda.errors import ShapeError
 from cag_uda.types import IGNORE, PseudoLabels
 
 _LOWEST, _HIGHEST = -8.0, 18.0
@@ -27,15 +31,14 @@ def by_anchor(distances: Tensor, margin: float | Tensor | Margin) -> PseudoLabel
     """Assign each pixel to its nearest category anchor, if it is nearest by a clear margin.
 
     A pixel is active iff the gap to the second nearest anchor is at least the margin (the paper
-    has >, the released code ≥: they differ on exact ties). Where only one class has an anchor the
-    gap has no bound, and every pixel gets that class. Where no class has one, or a distance is
-    NaN, the pixel is ignored.
+    has >, the released code ≥: they differ on exact ties). Where only one class has an anchor,
+    every pixel gets that class; where none has one, or a distance is NaN, the pixel is ignored.
 
     Args:
         distances: (B, K, h, w) float, Euclidean distance of each pixel's feature to each anchor,
             +inf for a class without an anchor.
-        margin: least gap in feature units, a number or (K,) looked up by the nearest class; or a
-            margin of `adaptation.margins`, for example `RelativeMargin(0.2)`.
+        margin: least gap in feature units, a number or (K,) by nearest class; or a margin of
+            `adaptation.margins`, for example `RelativeMargin(0.2)`.
 
     Returns:
         Labels (B, h, w) int64 with IGNORE, and weights (B, h, w), 1 where assigned, else 0.
@@ -50,9 +53,7 @@ def by_anchor(distances: Tensor, margin: float | Tensor | Margin) -> PseudoLabel
     """
     rule = AbsoluteMargin(margin) if isinstance(margin, int | float | Tensor) else margin
     d1, d2, label = two_nearest(distances)
-    _check_per_class("margin", rule.value, distances.shape[1])
-    is_active = rule.gap(d1, d2) >= per_pixel(rule.value, label)
-    return _where(is_active, label)
+    return _where(rule.gap(d1, d2) >= _of_class(rule.value, label, distances, "margin"), label)
 
 
 @torch.no_grad()
@@ -61,12 +62,11 @@ def by_confidence(logits: Tensor, threshold: float | Tensor) -> PseudoLabels:
 
     Args:
         logits: (B, K, h, w), any floating type, before the softmax.
-        threshold: probability in [0, 1] to exceed, a number or (K,) looked up by the most
-            probable class. 0.95 in the paper.
+        threshold: probability in [0, 1] to exceed, a number or (K,) by the most probable class.
+            0.95 in the paper.
 
     Returns:
-        Labels (B, h, w) int64 with IGNORE (also where a logit is NaN), and weights (B, h, w), 1
-        where assigned, else 0.
+        Labels and weights as `by_anchor`; IGNORE also where a logit is NaN.
 
     Raises:
         ShapeError: if the shapes do not fit.
@@ -79,23 +79,14 @@ def by_confidence(logits: Tensor, threshold: float | Tensor) -> PseudoLabels:
             f"by_confidence wants logits (B, K, h, w) with K of at least 2, got "
             f"{tuple(logits.shape)}"
         )
-    _check_per_class("threshold", threshold, logits.shape[1])
     confidence, label = at_least_float32(logits).softmax(dim=1).max(dim=1)
-    return _where(confidence > per_pixel(threshold, label), label)
+    return _where(confidence > _of_class(threshold, label, logits, "threshold"), label)
 
 
 def intersection(first: PseudoLabels, second: PseudoLabels) -> PseudoLabels:
-    """Keep the labels that both give: fewer, and more often right.
+    """Keep the labels (B, h, w) that both give, fewer and more often right; else IGNORE, 0.
 
-    Args:
-        first: labels and weights (B, h, w).
-        second: labels and weights (B, h, w).
-
-    Returns:
-        The common label where both assign the same one, with the smaller weight; else IGNORE, 0.
-
-    Raises:
-        ShapeError: if the two are not on one grid.
+    The smaller weight counts. Raises ShapeError if the two are not on one grid.
     """
     _check_same_grid(first, second)
     agreed = first.label == second.label
@@ -106,18 +97,10 @@ def intersection(first: PseudoLabels, second: PseudoLabels) -> PseudoLabels:
 
 
 def union(first: PseudoLabels, second: PseudoLabels) -> PseudoLabels:
-    """Take the labels that either gives, and none where the two contradict each other.
+    """Take the labels (B, h, w) that either gives; IGNORE, 0 where the two contradict each other.
 
-    Args:
-        first: labels and weights (B, h, w).
-        second: labels and weights (B, h, w).
-
-    Returns:
-        The label of whichever assigns one, with its weight (the larger where both do); IGNORE
-        and 0 where neither does, or the two differ.
-
-    Raises:
-        ShapeError: if the two are not on one grid.
+    The larger weight counts where both assign one. Raises ShapeError if the two are not on one
+    grid.
     """
     _check_same_grid(first, second)
     label = torch.where(first.label == IGNORE, second.label, first.label)
@@ -132,12 +115,19 @@ def _where(assigned: Tensor, label: Tensor) -> PseudoLabels:
     return PseudoLabels(torch.where(assigned, label, IGNORE), assigned.float())
 
 
-def _check_per_class(name: str, value: float | Tensor, num_classes: int) -> None:
-    if isinstance(value, Tensor) and value.shape not in ((), (num_classes,)):
+def _of_class(value: float | Tensor, label: Tensor, like: Tensor, name: str) -> float | Tensor:
+    """Look numbers (K,) up by each pixel's class (B, h, w); one for all classes stays as it is.
+
+    K is that of `like` (B, K, h, w); `name` is how a ShapeError calls the numbers.
+    """
+    if not isinstance(value, Tensor) or value.shape == ():
+        return value
+    if value.shape != (like.shape[1],):
         raise ShapeError(
-            f"a {name} per class wants {num_classes} numbers, one for each class, got a tensor "
+            f"a {name} per class wants {like.shape[1]} numbers, one for each class, got a tensor "
             f"of shape {tuple(value.shape)}"
         )
+    return value.to(label.device, non_blocking=True)[label]
 
 
 def _check_same_grid(first: PseudoLabels, second: PseudoLabels) -> None:
@@ -170,14 +160,7 @@ class ConfidenceStatistics(nn.Module):
 
     @torch.no_grad()
     def update(self, logits: Tensor) -> None:
-        """Count one batch in.
-
-        Args:
-            logits: (B, K, h, w), any floating type, before the softmax.
-
-        Raises:
-            ShapeError: if they are of another number of classes.
-        """
+        """Count the logits (B, K, h, w) of a batch in. Raises ShapeError for another K."""
         _check_logits(logits, self.num_classes)
         probability = at_least_float32(logits).softmax(dim=1)
         confidence, label = probability.max(dim=1)
@@ -189,11 +172,7 @@ class ConfidenceStatistics(nn.Module):
 
     @torch.no_grad()
     def reduce(self, all_reduce: Callable[[Tensor], Tensor]) -> None:
-        """Sum over processes that each saw a part of the images; once, at the end of a sweep.
-
-        Args:
-            all_reduce: gives the sum of a tensor over all processes.
-        """
+        """Sum over processes that each saw a part of the images; once, at the end of a sweep."""
         self.pixels.copy_(all_reduce(self.pixels))
 
     @torch.no_grad()
@@ -210,9 +189,8 @@ class ConfidenceStatistics(nn.Module):
         Raises:
             UserError: for a portion outside (0, 1].
         """
-        if not 0 < portion <= 1:
-            raise UserError(f"portion wants a number above 0 and at most 1, got {portion}")
-        at_least = self.pixels.flip(1).cumsum(dim=1).flip(1)
+        check_share("portion", portion)
+        at_least = sum_from_each_bin(self.pixels)
         total = at_least[:, 0]
         # The slack undoes the rounding of, say, 0.1 × 30 to a little more than 3.
         enough = at_least >= total[:, None] * (portion * (1 - 1e-12))
@@ -230,7 +208,7 @@ def by_class_balance(logits: Tensor, thresholds: Tensor) -> PseudoLabels:
 
     Returns:
         Labels (B, h, w) int64: argmax_c p_c / k_c where that ratio is at least 1, else IGNORE; and
-        weights (B, h, w), 1 where assigned, else 0.
+        weights as `by_anchor`.
 
     Raises:
         ShapeError: if the shapes do not fit.
@@ -241,8 +219,7 @@ def by_class_balance(logits: Tensor, thresholds: Tensor) -> PseudoLabels:
     _check_logits(logits, len(thresholds))
     probability = at_least_float32(logits).softmax(dim=1)
     ratio, label = (probability / thresholds[:, None, None]).max(dim=1)
-    assigned = ratio >= 1
-    return PseudoLabels(torch.where(assigned, label, IGNORE), assigned.float())
+    return _where(ratio >= 1, label)
 
 
 def _check_logits(logits: Tensor, num_classes: int) -> None:

@@ -1,7 +1,4 @@
-"""Soft pseudo-labels: a probability of each class for every pixel, and the pixel's weight.
-
-Knows tensors alone: not who gave the logits.
-"""
+"""Soft pseudo-labels: a probability of each class for every pixel, and the pixel's weight."""
 
 from typing import NamedTuple
 
@@ -53,11 +50,8 @@ def with_known(soft: SoftLabels, known: Tensor) -> SoftLabels:
     """Put certain labels of full weight where the class is known: the pixels of a source image.
 
     Args:
-        soft: of all pixels.
+        soft: labels of all pixels.
         known: (B, H, W) int64 train ids, IGNORE where `soft` shall stay as it is.
-
-    Returns:
-        New labels of the same shape.
     """
     is_known = known != IGNORE
     probability = soft.probability.masked_fill(is_known[:, None], 0.0)

@@ -11,8 +11,6 @@ Every measure is higher where a label would teach more:
 An image's value is the mean over its pixels, each weighed by 1 / √share of the class that it is
 taken for: otherwise road and sky would decide alone.
 
-Needs torch alone. Knows features, logits and anchors; no network and no image.
-
 Sources: Ning et al., *MADA*, ICCV 2021 (anchors); Settles, *Active Learning Literature Survey*,
 2009 (entropy); Seung, Opper, Sompolinsky, *Query by committee*, COLT 1992 (disagreement).
 """
@@ -53,10 +51,7 @@ def measure(prediction: Prediction, anchors: AdaptedAnchors, known: Centroids) -
     Args:
         prediction: of the images.
         anchors: adapted to the target.
-        known: centroids of what has a label, or is labelled surely.
-
-    Returns:
-        Every one of MEASURES, labels, and what the images look like as a whole.
+        known: centroids of pixels that have a label, or are labelled surely.
     """
     likelihood = anchors.log_likelihood(prediction.features)
     pooled = pool(prediction.logits, likelihood)
@@ -76,13 +71,9 @@ def measure(prediction: Prediction, anchors: AdaptedAnchors, known: Centroids) -
 
 
 def class_weights(share: Tensor) -> Tensor:
-    """Weigh classes by 1 / √share.
+    """Weigh classes by 1 / √share, their shares (K,) of the target's pixels.
 
-    Args:
-        share: (K,) of each class among the target's pixels.
-
-    Returns:
-        (K,) weights, of which the share-weighted mean is 1.
+    The mean of the weights (K,), itself weighed by the shares, is 1.
     """
     share = share.clamp(min=_LEAST_SHARE)
     weight = share.rsqrt()
@@ -90,30 +81,18 @@ def class_weights(share: Tensor) -> Tensor:
 
 
 def balanced_mean(values: Tensor, label: Tensor, weight: Tensor) -> Tensor:
-    """Average pixels over each image, weighed by class.
+    """Average pixels (B, h, w) over each image, weighed by class: (B,).
 
-    Args:
-        values: (B, h, w).
-        label: (B, h, w) int64 in 0 … K-1.
-        weight: (K,) as `class_weights` gives.
-
-    Returns:
-        (B,).
+    The label (B, h, w) is int64 in 0 … K-1; the weights (K,) are those of `class_weights`.
     """
     of_pixel = weight[label]
     return (values * of_pixel).sum(dim=(1, 2)) / of_pixel.sum(dim=(1, 2))
 
 
 def by_class(values: Tensor, label: Tensor, weight: Tensor) -> Tensor:
-    """Tell which classes an image's mean is made of.
+    """Divide an image's `balanced_mean` among the classes: shares (B, K) that sum to 1.
 
-    Args:
-        values: (B, h, w), at least 0.
-        label: (B, h, w) int64 in 0 … K-1.
-        weight: (K,) as `class_weights` gives.
-
-    Returns:
-        (B, K) shares of the mean, summing to 1; 0 where all values are.
+    The values are at least 0; where all are 0, so are the shares.
     """
     sums = torch.zeros(len(values), len(weight), dtype=values.dtype, device=values.device)
     weighted = (values * weight[label]).flatten(1)

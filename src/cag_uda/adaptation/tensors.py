@@ -1,7 +1,6 @@
-"""Helpers on tensors: labels on the feature grid, numeric precision, sums over processes.
+"""Helpers on tensors: labels on the feature grid, checks of shapes, precision, sums over processes.
 
-Results are at least float32, whatever the networks use. What sums over processes must be called by
-every process in the same order.
+What sums over processes must be called by every process in the same order.
 """
 
 from contextlib import AbstractContextManager
@@ -21,9 +20,9 @@ def downsample(label: Tensor, size: tuple[int, int], *, align_corners: bool = Fa
     Args:
         label: (B, H, W) int64 train ids.
         size: (h, w) of the feature grid, in cells.
-        align_corners: read the pixel at each cell's first corner instead, for networks whose logits
-            are resized with cells on corners: what `F.interpolate(mode="nearest")` reads, and with
-            it the released CAG-UDA code. For others it is up to half a cell off.
+        align_corners: read the pixel at each cell's first corner, as `F.interpolate` does with
+            mode "nearest", and so the released CAG-UDA code. This is right for networks whose
+            logits are resized with cells on corners; for others it is up to half a cell off.
 
     Returns:
         (B, h, w) int64; `label` itself where the sizes are equal.
@@ -49,13 +48,8 @@ def downsample(label: Tensor, size: tuple[int, int], *, align_corners: bool = Fa
 def one_hot(label: Tensor, num_classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Turn a label map into one row of zeros and ones per class, ready for a matrix product.
 
-    Args:
-        label: (B, h, w) int64 train ids; any id outside 0 … K-1, IGNORE among them, gives zeros.
-        num_classes: K.
-        dtype: of the result.
-
-    Returns:
-        (B, K, h·w), 1 where the pixel is of the class.
+    Of train ids (B, h, w) int64 it makes (B, K, h·w), 1 where the pixel is of the class. An id
+    outside 0 … K-1, IGNORE among them, gives zeros.
     """
     flat = label.flatten(1)
     row = torch.where((flat >= 0) & (flat < num_classes), flat, num_classes)
@@ -65,54 +59,36 @@ def one_hot(label: Tensor, num_classes: int, dtype: torch.dtype = torch.float32)
     return rows.scatter_(1, row.unsqueeze(1), 1.0)[:, :num_classes]
 
 
-def per_pixel(value: float | Tensor, label: Tensor) -> float | Tensor:
-    """Look a number per class up by each pixel's class.
+def check_features(features: Tensor, channels: int, name: str) -> None:
+    """Raise ShapeError, saying that `name` wants them, unless features are (B, D, h, w)."""
+    if features.ndim != 4 or features.shape[1] != channels:
+        raise ShapeError(f"{name} want features (B, {channels}, h, w), got {tuple(features.shape)}")
 
-    Args:
-        value: one number for all classes, or (K,).
-        label: (B, h, w) int64 train ids, all of them in 0 … K-1.
 
-    Returns:
-        (B, h, w) for a (K,) value; a single number unchanged.
+def check_grid(label: Tensor, features: Tensor, name: str = "features") -> None:
+    """Raise ShapeError unless a label is (B, h, w) on the grid of features (B, D, h, w).
+
+    `name` is how the message calls what has the grid.
     """
-    if isinstance(value, Tensor) and value.ndim == 1:
-        return value.to(label.device, non_blocking=True)[label]
-    return value
+    if label.shape != (features.shape[0], *features.shape[2:]):
+        raise ShapeError(
+            f"label {tuple(label.shape)} is not on the grid of {name} {tuple(features.shape)}; "
+            f"use adaptation.downsample(label, {name}.shape[2:])"
+        )
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Give `tensor` in float32, or as it is where it is float32 or float64.
-
-    Args:
-        tensor: any shape, any floating type.
-
-    Returns:
-        The same values; no copy where none is needed.
-    """
+    """Convert a tensor of any floating type to float32; float32 and float64 stay as they are."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
-    """Switch autocast off for the device of `tensor`, which would make matrix products bfloat16.
-
-    Args:
-        tensor: any tensor on the device that the block computes on.
-
-    Returns:
-        The context manager.
-    """
+    """Switch autocast, which would make matrix products bfloat16, off on the tensor's device."""
     return torch.autocast(device_type=tensor.device.type, enabled=False)
 
 
 def over_processes(tensor: Tensor) -> Tensor:
-    """Sum a tensor over all processes.
-
-    Args:
-        tensor: any shape; it is not changed.
-
-    Returns:
-        The sum, the same on every process.
-    """
+    """Sum a tensor over all processes; it is not changed itself."""
     if not (dist.is_available() and dist.is_initialized()):
         return tensor
     total = tensor.clone()
