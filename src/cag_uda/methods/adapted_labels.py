@@ -37,40 +37,29 @@ class AdaptedLabels(LabelKind):
 
     def prepare(self, seen: LabellerPasses) -> None:
         """Fit Gaussians to the source's features, then move them to the target's by EM."""
-        self.renew(seen)
+        self.fit(seen)
+        self.adapt(seen)
 
-    def renew(self, seen: LabellerPasses) -> SourceFigures:
-        """Fit and adapt as `prepare` does; gives the source's figures.
-
-        Pixels of the target that are labelled move the anchors of their classes too.
-        """
-        figures = self.fit(seen)
-        target = FeatureSample()
-        for prediction in seen.target():
-            target.update(prediction.features)
-        self.adapt(target, seen)
-        return figures
-
-    def adapt(self, target: FeatureSample, seen: LabellerPasses) -> None:
+    def adapt(self, seen: LabellerPasses, target: FeatureSample | None = None) -> None:
         """Move the anchors to the target by EM, and by the pixels of it that are labelled.
 
         Args:
-            target: features of a sweep.
-            seen: what the labeller sees of the labelled images.
+            seen: what the labeller sees of the target.
+            target: features of a sweep over it; None: it is swept here.
         """
+        if target is None:
+            target = FeatureSample()
+            for prediction in seen.target():
+                target.update(prediction.features)
         labelled = FeatureSample()
         for prediction, label in seen.labelled():
             labelled.update(prediction.features, label)
         self.anchors.adapt(target, seen.all_reduce, labelled=labelled)
 
     def fit(self, seen: LabellerPasses) -> SourceFigures:
-        """Fit Gaussians to the source's features, or take a pack's; gives their figures.
+        """Fit Gaussians to the source's features, or take a pack's; returns their figures.
 
-        Args:
-            seen: what the labeller sees of the source.
-
-        Raises:
-            UserError: if the labeller is not the network of the pack.
+        Raises UserError if the labeller is not the network of the pack.
         """
         if (pack := seen.passes.pack) is not None:
             if not pack.is_of(seen.network):

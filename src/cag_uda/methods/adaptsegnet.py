@@ -12,18 +12,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cag_uda.adaptation.losses import adversarial
+from cag_uda.methods.adversarial import LossKind, judged
 from cag_uda.methods.base import Method, MethodConfig
 from cag_uda.methods.optim import OptimConfig, build_discriminator_optimizer, build_optimizer
 from cag_uda.models.discriminator import Discriminator
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.two_levels import TwoLevelSegmenter, auxiliary_classifier
-from cag_uda.types import Batch, DomainName, Losses
+from cag_uda.types import Batch, DomainName, Losses, Prediction
 
 
 class TwoLevelConfig(MethodConfig):
     """Settings of alignment at two levels; the defaults are AdaptSegNet's and ADVENT's."""
 
-    loss: Literal["bce", "least-squares"] = "bce"
+    loss: LossKind = "bce"
     """BCE as in both papers; least squares as in AdaptSegNet's later code."""
     weight: float = Field(default=1e-3, ge=0)
     """Weight of the adversarial loss at the last level (AdaptSegNet, section 5: λ_adv = 0.001)."""
@@ -112,20 +113,18 @@ class AdaptSegNet(Method):
             self.evidence(self.upsample(each.detach(), batch.source.image)) for each in source
         ]
         yield {
-            **self._judged("discriminator", source_seen[0], seen.detach()),
-            **self._judged("auxiliary_discriminator", source_seen[1], auxiliary_seen.detach()),
+            **judged(self, "discriminator", source_seen[0], seen.detach(), kind),
+            **judged(
+                self, "auxiliary_discriminator", source_seen[1], auxiliary_seen.detach(), kind
+            ),
         }
+
+    def student(self, image: Tensor, domain: DomainName = "target") -> Prediction:
+        """Predict as `Method.student` does: the last level."""
+        prediction: Prediction = self.wrapped("segmenter")(image, domain)[0]
+        return prediction
 
     def _two_levels(self, image: Tensor, domain: DomainName) -> tuple[Tensor, Tensor]:
-        """Predict logits of both levels, the last one first, through the network's wrapper."""
-        network = self._calls.get("segmenter") or self.networks()["segmenter"]
-        prediction, auxiliary = network(image, domain)
+        """Predict logits of both levels, the last one first."""
+        prediction, auxiliary = self.wrapped("segmenter")(image, domain)
         return prediction.logits, auxiliary
-
-    def _judged(self, name: str, source: Tensor, target: Tensor) -> Losses:
-        """Compute a discriminator's own losses on its inputs from both domains."""
-        judge = self._calls.get(name) or self.networks()[name]
-        return {
-            f"{name}/source": adversarial(judge(source), "source", self.config.loss) / 2,
-            f"{name}/target": adversarial(judge(target), "target", self.config.loss) / 2,
-        }

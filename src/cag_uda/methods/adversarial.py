@@ -18,12 +18,14 @@ from cag_uda.models.discriminator import Discriminator
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import Batch, Losses
 
+LossKind = Literal["least-squares", "bce"]
+
 
 class AdversarialConfig(MethodConfig):
     """Settings of the warm-up; the defaults are the successors' least-squares form."""
 
     name: Literal["adversarial"] = "adversarial"
-    loss: Literal["least-squares", "bce"] = "least-squares"
+    loss: LossKind = "least-squares"
     """Least squares as the authors' later code and its successors; BCE as in the paper."""
     weight: float = Field(default=0.01, ge=0)
     """Weight of the adversarial loss; 0.01 with least squares, 0.001 with BCE (AdaptSegNet)."""
@@ -70,13 +72,13 @@ class Adversarial(Method):
         yield {"target/fool": self.config.weight * fool}
 
         logits = self.upsample(source.logits.detach(), batch.source.image)
-        on_source = self._judge(logits.softmax(dim=1))
-        on_target = self._judge(probability.detach())
-        yield {
-            "discriminator/source": adversarial(on_source, "source", kind) / 2,
-            "discriminator/target": adversarial(on_target, "target", kind) / 2,
-        }
+        yield judged(self, "discriminator", logits.softmax(dim=1), probability.detach(), kind)
 
-    def _judge(self, probability: Tensor) -> Tensor:
-        score: Tensor = self._calls.get("discriminator", self.discriminator)(probability)
-        return score
+
+def judged(method: Method, name: str, source: Tensor, target: Tensor, kind: LossKind) -> Losses:
+    """Compute the own losses of a method's discriminator on its inputs from both domains."""
+    judge = method.wrapped(name)
+    return {
+        f"{name}/source": adversarial(judge(source), "source", kind) / 2,
+        f"{name}/target": adversarial(judge(target), "target", kind) / 2,
+    }

@@ -8,7 +8,6 @@ Sources: those of `adaptation.adapted_anchors`. Kin that average a trained class
 of prototypes: Iwasawa & Matsuo, *T3A*, NeurIPS 2021.
 """
 
-from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -78,9 +77,8 @@ class AnchorClassifier(TrainingFree):
 
         A sweep over the labelled source, if there is no pack, and one over the target's images.
         """
-        predict = partial(self.frozen, self.segmenter)
         was_training = self.segmenter.training
         self.segmenter.eval()
-        self.adapted.prepare(LabellerPasses(self.segmenter, predict, passes))
+        self.adapted.prepare(LabellerPasses.of(self, self.segmenter, passes))
         self.segmenter.train(was_training)
         merge(self.segmenter, self.adapted, self.adapted.weight)

@@ -45,11 +45,11 @@ class MethodConfig(Config):
     name: str
     """The method's row in `cag_uda.methods.METHODS`."""
     variant_of: ClassVar[str | None] = None
-    """The row that this one varies, as which a comparison counts it; None: it stands for itself."""
+    """The row that this one varies; None: it stands for itself."""
 
     @property
     def family(self) -> str:
-        """The row that a comparison counts this one as."""
+        """The row as which a comparison counts this one."""
         return self.variant_of or self.name
 
     def problem_with(self, segmenter: SegmenterConfig) -> str | None:
@@ -80,19 +80,16 @@ class Method(nn.Module, ABC):
     """One adaptation method: which networks, which losses, what state between steps.
 
     State (anchors, labeller, discriminator) is held as submodules and buffers, so that checkpoints
-    and device moves need no further code.
-
-    Args:
-        segmenter: the network to adapt; the method trains it in place.
-        config: an instance of the method's `Config`.
+    and device moves need no further code. The segmenter is trained in place; `config` is an
+    instance of the method's `Config`.
     """
 
     Config: ClassVar[type[MethodConfig]]
     trains: ClassVar[bool] = True
     """True if a stage of it takes steps; one that does not does all its work in `prepare`."""
     uses_source: ClassVar[bool] = True
-    """True if it learns from the source's images and labels. One that does not can begin with a
-    pack, and its batches hold no source image."""
+    """True if it learns from the source's images and labels; else it can begin with a pack, and its
+    batches hold no source image."""
     labels_follow: ClassVar[bool] = False
     """True if its pseudo-labels are of a network that learns during the stage: a run records their
     quality at the end of the stage, not at its beginning."""
@@ -117,9 +114,7 @@ class Method(nn.Module, ABC):
     ) -> None:
         """Route the forward passes of trained networks through a wrapper (precision, processes).
 
-        Args:
-            wrap: makes a callable of each network that is trained.
-            autocast: the precision under which frozen networks compute.
+        `autocast` is the precision under which frozen networks compute.
         """
         self._calls = {name: wrap(network) for name, network in self.networks().items()}
         self._autocast = autocast
@@ -129,15 +124,18 @@ class Method(nn.Module, ABC):
         for network in self.networks().values():
             share_statistics(network, is_shared)
 
+    def wrapped(self, name: str) -> Callable[..., Any]:
+        """Return a trained network by its name in `networks`, through its wrapper."""
+        return self._calls.get(name) or self.networks()[name]
+
     def student(self, image: Tensor, domain: DomainName = "target") -> Prediction:
-        """Predict by the segmenter in training, as `Segmenter.forward`, through its wrapper."""
-        prediction: Prediction = self._calls.get("segmenter", self.segmenter)(image, domain)
+        """Predict by the segmenter in training, as `Segmenter.forward`."""
+        prediction: Prediction = self.wrapped("segmenter")(image, domain)
         return prediction
 
     def student_and_map(self, image: Tensor, domain: DomainName) -> tuple[Prediction, Tensor]:
         """Predict as `student` does; give the backbone's last map (B, C, h', w') too."""
-        network = self._calls.get("segmenter", self.segmenter)
-        prediction, last_map = network(image, domain, last_map=True)
+        prediction, last_map = self.wrapped("segmenter")(image, domain, last_map=True)
         return prediction, last_map
 
     def cross_entropy(
@@ -155,18 +153,15 @@ class Method(nn.Module, ABC):
             label: (B, H, W) int64 train ids of the images, to whose size the logits are resized,
                 or (B, h, w) on the feature grid.
             weight: factor of each pixel's loss, of the label's shape.
-            balance: exponent β by which frequent classes weigh less, in place of `weight`; see
-                `adaptation.losses.class_balance`. 0 weighs all pixels alike.
+            balance: exponent β of `adaptation.losses.class_balance`, whose weights take the place
+                of `weight`; 0: all pixels weigh the same.
         """
         if balance:
             weight = class_balance(label, self.segmenter.num_classes, balance)
         return cross_entropy(self.upsample(logits, label), label, weight)
 
     def upsample(self, logits: Tensor, like: Tensor) -> Tensor:
-        """Resize the segmenter's logits (B, K, h, w) to (B, K, H, W), the size of `like` (…, H, W).
-
-        They are at least float32 then.
-        """
+        """Resize logits (B, K, h, w) to the size of `like` (…, H, W), in at least float32."""
         size = (like.shape[-2], like.shape[-1])
         logits = at_least_float32(logits)
         return logits if logits.shape[2:] == size else self.segmenter.upsample(logits, size)
@@ -193,18 +188,14 @@ class Method(nn.Module, ABC):
         """Yield the losses of one step, one yield per graph, in the order of the paper.
 
         The loop backpropagates each yield at once, so that its graph is freed before the next
-        forward; losses that share a forward share a yield. A step that takes its batch in parts
-        calls this for each of them.
+        forward; losses that share a forward share a yield. It calls this for each part of a batch.
         """
 
     def labelled_losses(self, labelled: Labelled) -> Iterator[Losses]:
-        """Yield the losses of the target's images that have labels, after `losses`, as these do.
+        """Yield the losses of labelled images of the target, after those of `losses`.
 
-        By default {labelled/ce}: the target is learned from as the source is, wherever a pixel has
-        a label. The loop calls this only where the recipe names such images.
-
-        Args:
-            labelled: images of the target (B, 3, H, W) and their labels.
+        By default {labelled/ce}, as on the source. The loop calls this only where the recipe names
+        such images.
         """
         prediction = self.student(labelled.image, "target")
         yield {"labelled/ce": self.cross_entropy(prediction.logits, labelled.label)}
@@ -226,11 +217,9 @@ class Method(nn.Module, ABC):
             self.estimate_target_statistics(passes)
 
     def estimate_target_statistics(self, passes: Passes, network: Segmenter | None = None) -> None:
-        """Recompute the target's batch-norm statistics over its images, on all processes alike.
+        """Recompute a network's target batch-norm statistics over the images of all processes.
 
-        Args:
-            passes: whose target is swept.
-            network: whose statistics; None: the segmenter's.
+        `network` is the segmenter by default.
         """
         network = network or self.segmenter
         batches = network.mean.new_zeros(())
@@ -259,9 +248,9 @@ class Method(nn.Module, ABC):
         return self.segmenter
 
     def pseudo_labels(self, image: Tensor) -> dict[str, PseudoLabels]:
-        """Label target images (B, 3, H, W) by every kind of pseudo-label that the method has.
+        """Label target images (B, 3, H, W) in [0, 1] by every kind that the method has, if any.
 
-        For reporting and for `cag-uda pseudo-label`; empty where the method has none.
+        The report and `cag-uda pseudo-label` use them.
         """
         return {}
 

@@ -115,8 +115,9 @@ class CAG(FrozenLabeller):
     def prepare(self, passes: Passes) -> None:
         """Freeze the network as the labeller; by what it sees, take the anchors and the margin."""
         self.renew_labeller(passes)
+        seen = LabellerPasses.of(self, self.labeller, passes)
         for kind in self.kinds.values():
-            kind.prepare(self.labeller_passes(passes))
+            kind.prepare(seen)
 
     def renew_labeller(self, passes: Passes) -> None:
         """Freeze the network; within a stage with statistics of whole images, not of crops."""
@@ -156,5 +157,5 @@ class CAG(FrozenLabeller):
     @torch.no_grad()
     def pseudo_labels(self, image: Tensor, kinds: Iterable[str] = ()) -> dict[str, PseudoLabels]:
         """Label target images (B, 3, H, W) by some kinds, or by all, on the feature grid."""
-        prediction = self.labeller_sees(image)
+        prediction = self.frozen(self.labeller, image, "target")
         return {kind: self.kinds[kind].labels(prediction) for kind in kinds or self.kinds}

@@ -1,7 +1,6 @@
 """CAG whose anchors are made once a stage, and then follow the student or stay where they are.
 
-They differ from the paper's where the labeller is renewed within a stage (`refresh_every`), or
-where they move. The paper's are made anew with every labeller.
+The paper makes them anew with every labeller, also within a stage (`refresh_every`).
 
 Source: the moving average is that of Zhang et al., *ProDA*, CVPR 2021, section 3.2, here of the
 source's features.
@@ -19,6 +18,7 @@ from cag_uda.methods.base import Passes
 from cag_uda.methods.cag import CAG
 from cag_uda.methods.cag_released import CAGReleased, ReleasedSettings
 from cag_uda.methods.cag_settings import CAGSettings
+from cag_uda.methods.labeller import LabellerPasses
 from cag_uda.models.segmenter import Segmenter
 
 
@@ -53,7 +53,8 @@ class CAGMoving(CAG):
             super().prepare(passes)
             return
         self.renew_labeller(passes)
-        self.anchor_labels.fit(self.labeller_passes(passes), are_kept=True)
+        seen = LabellerPasses.of(self, self.labeller, passes)
+        self.anchor_labels.fit(seen, are_kept=True)
 
     def before_step(self) -> None:
         """Forget the source images of a step that was left out."""

@@ -1,25 +1,20 @@
 """CAG-plus: an EMA teacher on mixed images; category anchors in its labels, or in its answer.
 
 The teacher labels the target softly. The student learns from the source and from source classes
-pasted on the target. The built-in recipes then pool anchors, which EM has adapted to the target,
-into the delivered classifier (`anchor_classifier`). Off by default are anchors pooled with the
-labels themselves, blocks that are hidden of the target (MIC), and features that stay near those of
-the published weights (DAFormer).
+pasted on the target. Off by default are anchors pooled with the labels, hidden blocks of the target
+(MIC), and features that stay near those of the published weights (DAFormer). Pieces that were tried
+and taken out: docs/LOG.md.
 
 A step passes as many images through networks as one of DACS does: masked consistency, a third pass
 of the student in MIC, here hides blocks of the target's part of the mixed images.
 
 Sources: Zhang et al., *CAG-UDA*, NeurIPS 2019; Tarvainen & Valpola, *Mean teachers*, NeurIPS 2017;
 Tranheden et al., *DACS*, WACV 2021; Hoyer et al., *DAFormer*, CVPR 2022, and *MIC*, CVPR 2023.
-Each piece's file tells what is taken from whom. (DAFormer's sampling of rare classes is a matter of
-the loader: `loading.rare_class_temperature`.) Labels corrected by distances to anchors (ProDA),
-contrast with anchors (SePiCo) and labels drawn to the source's class shares (ReMixMatch) were tried
-and taken out: docs/LOG.md.
+Each piece's file tells what is taken from whom.
 """
 
 import copy
 from collections.abc import Iterator
-from functools import partial
 from typing import ClassVar, Self
 
 import torch
@@ -87,7 +82,9 @@ class CAGPlus(Method):
         """Copy the student into the teacher; make anchors by it, if labels are pooled with them."""
         self.teacher.load_state_dict(self.segmenter.state_dict())
         if self.adapted is not None:
-            self.keep_anchors(self.adapted.renew(self._teacher_passes(passes)))
+            seen = LabellerPasses.of(self, self.teacher, passes)
+            self.keep_anchors(self.adapted.fit(seen))
+            self.adapted.adapt(seen)
 
     def keep_anchors(self, figures: SourceFigures) -> None:
         """Take the source's anchors, which the run keeps, from figures of its classes."""
@@ -99,7 +96,7 @@ class CAGPlus(Method):
     def refresh(self, passes: Passes) -> None:
         """Adapt the anchors to the target anew, by what the teacher has become."""
         if self.adapted is not None:
-            self.adapted.prepare(self._teacher_passes(passes))
+            self.adapted.prepare(LabellerPasses.of(self, self.teacher, passes))
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yield {source/ce, source/initial}, {mixed/ce}."""
@@ -132,7 +129,7 @@ class CAGPlus(Method):
         """Make the student's target images, and labels for all of their pixels.
 
         Args:
-            batch: of the step.
+            batch: images of the step.
             logits: (B, K, h, w) of the target's labels.
 
         Returns:
@@ -151,15 +148,9 @@ class CAGPlus(Method):
         return labels._replace(weight=confident_share(labels.weight, self.config.confidence))
 
     def paste(self, giving: Labelled, image: Tensor, weight: Tensor) -> Mixed:
-        """Paste half of the classes of images on others (ClassMix).
+        """Paste half of the classes of labelled images on others (B, 3, H, W) (ClassMix).
 
-        Args:
-            giving: images and labels, whose classes are pasted.
-            image: (B, 3, H, W), on which.
-            weight: of their pixels.
-
-        Returns:
-            Images with the labels of pasted pixels, IGNORE elsewhere.
+        `weight` is that of the others' pixels. The labels are IGNORE where nothing is pasted.
         """
         chosen = choose_half_of_classes(giving.label, self.segmenter.num_classes)
         is_mixed = torch.rand(len(chosen), 1) < self.config.mix.probability
@@ -202,10 +193,6 @@ class CAGPlus(Method):
         if self.adapted is None:
             return labels
         return {"adapted": by_confidence(self.pooled(alone), least), **labels}
-
-    def _teacher_passes(self, passes: Passes) -> LabellerPasses:
-        """Wrap sweeps over images such that they give the teacher's predictions."""
-        return LabellerPasses(self.teacher, partial(self.frozen, self.teacher), passes)
 
     def _hide(self, image: Tensor, may_be: Tensor) -> Tensor:
         """Hide random blocks of the pixels (B, H, W) that may be hidden (masked consistency)."""

@@ -1,19 +1,8 @@
 """CAG-plus where the source is not there: a packed network, the figures of its classes, the target.
 
-| CAG-plus                                     | without the source                                |
-|----------------------------------------------|---------------------------------------------------|
-| source's Gaussians by a sweep, at each       | those of the pack; at each refresh carried along  |
-| refresh anew                                 | with the features (`adaptation.carrying`)         |
-| cross entropy on the source                  | the weights are pulled towards the packed ones    |
-| source classes pasted on target images       | classes of one target image pasted on another,    |
-|                                              | by the teacher's labels                           |
-| anchors pooled into the classifier, in a     | the same, at the end of this stage                |
-| stage `anchor-classifier`                    |                                                   |
-| batch norms: both domains' statistics, mixed | the same: the packed network has the source's,    |
-|                                              | which move along with the target's                |
-
-Where a recipe has the source all the same, the network that a stage begins with is packed for it in
-its preparation, and no step sees a source image: as if `cag-uda pack` had been called in between.
+docs/source-free.md tells what takes the place of each part of CAG-plus. Where a recipe has the
+source all the same, the network that a stage begins with is packed for it in its preparation, and
+no step sees a source image: as if `cag-uda pack` had been called in between.
 
 Sources, besides those of `cag_plus`: adaptation without source data is Liang, Hu, Feng, *SHOT*,
 ICML 2020, and for segmentation Liu, Zhang, Wang, *Source-Free Domain Adaptation for Semantic
@@ -23,7 +12,6 @@ pseudo-labels is Olsson et al., *ClassMix*, WACV 2021.
 """
 
 from collections.abc import Iterator
-from functools import partial
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -137,7 +125,7 @@ class CAGPlusSourceFree(CAGPlus):
         if has_moved:
             figures = carried(figures, pairs, passes.all_reduce)
         self.adapted.anchors.begin(figures)
-        self.adapted.adapt(target, self._teacher_passes(passes))
+        self.adapted.adapt(LabellerPasses.of(self, self.teacher, passes), target)
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yield {mixed/ce, source/pull}; the batch's source is not looked at."""
@@ -153,13 +141,8 @@ class CAGPlusSourceFree(CAGPlus):
     def mix(self, batch: Batch, logits: Tensor) -> tuple[Mixed, SoftLabels]:
         """Make the student's images: classes of each target image pasted on the one after it.
 
-        Args:
-            batch: of the step; its target alone is used.
-            logits: (B, K, h, w) of the target's labels.
-
-        Returns:
-            The images, jittered, blurred and partly hidden, with IGNORE where nothing is pasted;
-            and soft labels, those of pasted pixels pasted too.
+        Arguments and results are those of `CAGPlus.mix`; the soft labels of pasted pixels are
+        pasted too.
         """
         image = batch.target.image
         labels = self.soft_labels(logits, image)
@@ -197,8 +180,8 @@ class CAGPlusSourceFree(CAGPlus):
         else:
             begin_with(self.packed, passes.pack.segmenter(), "the pack's network")
         if self.adapted is not None:
-            packed = LabellerPasses(self.packed, partial(self.frozen, self.packed), passes)
-            self.keep_anchors(self.of_pack.fit(packed))
+            seen = LabellerPasses.of(self, self.packed, passes)
+            self.keep_anchors(self.of_pack.fit(seen))
         if self.packed.config.norm == "per-domain":
             self.estimate_target_statistics(passes, self.packed)
 

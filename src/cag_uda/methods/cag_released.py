@@ -52,10 +52,7 @@ class CAGReleasedConfig(ReleasedSettings):
 class ReleasedAnchorLabels(AnchorLabels):
     """Labels by anchors of the released averaging.
 
-    Args:
-        anchors: averaged as configured.
-        margin: of the labels.
-        only_correct: whether anchors leave out pixels that the network gets wrong.
+    With `only_correct`, anchors leave out the pixels that the network gets wrong.
     """
 
     def __init__(self, anchors: CategoryAnchors, margin: MarginConfig, only_correct: bool) -> None:

@@ -52,8 +52,8 @@ class CBST(FrozenLabeller):
     def prepare(self, passes: Passes) -> None:
         """Begin a round: freeze the network as the labeller, and take each class's threshold.
 
-        Where the target has batch-norm statistics of its own they are taken first: a network that
-        was trained on the source alone has none, and its labels would be of no use.
+        The target's own batch-norm statistics, if any, are taken first: a network that was trained
+        on the source alone has none.
         """
         self.renew_target_statistics(passes)
         self.freeze_labeller()
@@ -80,10 +80,6 @@ class CBST(FrozenLabeller):
 
     @torch.no_grad()
     def pseudo_labels(self, image: Tensor) -> dict[str, PseudoLabels]:
-        """Label target images as the round does, on the feature grid.
-
-        Args:
-            image: (B, 3, H, W) target images in [0, 1].
-        """
+        """Label target images (B, 3, H, W) as the round does, on the feature grid."""
         logits = self.frozen(self.labeller, image, "target").logits
         return {"class-balanced": by_class_balance(logits, self.thresholds)}

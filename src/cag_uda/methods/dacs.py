@@ -82,8 +82,7 @@ class DACS(Method):
         yield {"source/ce": self.cross_entropy(source.logits, batch.source.label)}
         mixed = self.mix(batch)
         prediction = self.student(mixed.image, "target")
-        ce = self.cross_entropy(prediction.logits, mixed.label, mixed.weight)
-        yield {"mixed/ce": ce}
+        yield {"mixed/ce": self.cross_entropy(prediction.logits, mixed.label, mixed.weight)}
 
     @torch.no_grad()
     def mix(self, batch: Batch) -> Mixed:
@@ -108,11 +107,7 @@ class DACS(Method):
 
     @torch.no_grad()
     def pseudo_labels(self, image: Tensor) -> dict[str, PseudoLabels]:
-        """Label the pixels that the teacher is sure of, for reporting; training uses all labels.
-
-        Args:
-            image: (B, 3, H, W) target images in [0, 1].
-        """
+        """Label the pixels that the teacher is sure of, for reporting; training uses all labels."""
         with inference(self.teacher):
             logits = self.frozen(self.teacher, image, "target").logits
         return {"confidence": by_confidence(logits, self.config.confidence)}

@@ -1,8 +1,7 @@
 """Kinds of pseudo-label: how a frozen network's predictions become labels of the target.
 
-A kind is prepared once from what the network sees of both domains, and then labels predictions. It
-knows features, logits and labels, but no image and no network, so that a stage of CAG and
-`cag-uda pseudo-label` use the same ones. The paper's own kind, by category anchors, stands in
+A kind is prepared by what the network sees of both domains, and then labels predictions, for a
+stage of CAG and for `cag-uda pseudo-label`. The paper's own kind, by category anchors, is
 `cag.AnchorLabels`; a new one is a class here, or in a file of its own, and a row in
 `CAG.label_kinds`.
 """
@@ -20,27 +19,16 @@ class LabelKind(nn.Module, ABC):
     """One way to label the target; what it is prepared with is held in buffers."""
 
     def prepare(self, seen: LabellerPasses) -> None:
-        """Fit the kind to both domains. Nothing by default.
-
-        Args:
-            seen: what the labeller sees of them.
-        """
+        """Fit the kind to what the labeller sees of both domains. Nothing by default."""
         return
 
     @abstractmethod
     def labels(self, prediction: Prediction) -> PseudoLabels:
-        """Label the pixels that are sure enough.
-
-        Args:
-            prediction: of target images.
-
-        Returns:
-            Labels and weights (B, h, w) on the feature grid; IGNORE and 0 elsewhere.
-        """
+        """Label the pixels (B, h, w) that are sure enough; IGNORE and weight 0 elsewhere."""
 
     @abstractmethod
     def labels_everywhere(self, prediction: Prediction) -> PseudoLabels:
-        """Label all pixels, sure or not; arguments and result as those of `labels`."""
+        """Label all pixels (B, h, w), sure or not."""
 
 
 class ConfidenceLabels(LabelKind):
@@ -60,12 +48,7 @@ class ConfidenceLabels(LabelKind):
 
 
 class CommonLabels(LabelKind):
-    """Labels that two other kinds agree on.
-
-    Args:
-        first: prepared by its owner.
-        second: likewise.
-    """
+    """Labels that two other kinds, which their owner prepares, agree on."""
 
     def __init__(self, first: LabelKind, second: LabelKind) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 from torch import Tensor
@@ -20,6 +21,11 @@ class LabellerPasses:
     predict: Callable[[Tensor, DomainName], Prediction]
     """Function that predicts images (B, 3, H, W) of a domain with the network, without a graph."""
     passes: Passes
+
+    @classmethod
+    def of(cls, method: Method, network: Segmenter, passes: Passes) -> Self:
+        """Let a frozen network of a method see its passes."""
+        return cls(network, partial(method.frozen, network), passes)
 
     def source(self) -> Iterator[tuple[Prediction, Tensor]]:
         """Yield predictions for the source, and its labels (B, h, w) on the feature grid."""
@@ -67,11 +73,3 @@ class FrozenLabeller(Method):
     def freeze_labeller(self) -> None:
         """Copy the segmenter's weights and statistics into the labeller."""
         self.labeller.load_state_dict(self.segmenter.state_dict())
-
-    def labeller_sees(self, image: Tensor, domain: DomainName = "target") -> Prediction:
-        """Predict images (B, 3, H, W) by the labeller; float32, without a graph."""
-        return self.frozen(self.labeller, image, domain)
-
-    def labeller_passes(self, passes: Passes) -> LabellerPasses:
-        """Wrap sweeps over images such that they give the labeller's predictions."""
-        return LabellerPasses(self.labeller, self.labeller_sees, passes)

@@ -51,11 +51,7 @@ class MarginConfig(Config):
         return self.kind == "calibrated" or self.prior_portion is not None
 
     def of(self, threshold: Tensor) -> Margin:
-        """Make the margin of this kind.
-
-        Args:
-            threshold: (K,) by class of the nearest anchor.
-        """
+        """Make the margin of this kind of thresholds (K,), by class of the nearest anchor."""
         kind = AbsoluteMargin if self.kind == "absolute" else RelativeMargin
         return kind(threshold)
 
@@ -75,16 +71,9 @@ class Anchored(Protocol):
 def fit_margin(
     config: MarginConfig, anchored: Anchored, seen: LabellerPasses, *, are_kept: bool = False
 ) -> Tensor:
-    """Fit each class's threshold.
+    """Fit thresholds (K,), or one for all classes, to what the labeller sees of both domains.
 
-    Args:
-        config: kind and value of the margin.
-        anchored: whose anchors label the target.
-        seen: what the labeller sees of both domains.
-        are_kept: whether the anchors are of an earlier labeller.
-
-    Returns:
-        (K,) thresholds, or one for all classes.
+    `are_kept` tells whether the anchors are of an earlier labeller.
     """
     threshold = torch.as_tensor(config.value)
     if config.kind == "calibrated":
@@ -112,7 +101,7 @@ def _target_gaps(anchors: CategoryAnchors, seen: LabellerPasses) -> MarginStatis
 
 
 def _source_gaps(anchored: Anchored, seen: LabellerPasses, are_kept: bool) -> MarginStatistics:
-    """Collect relative gaps of labelled source pixels that made none of the anchors they are of.
+    """Collect relative gaps of labelled source pixels to anchors that they are not part of.
 
     Kept anchors are means of another network's features, so they may judge the source's own images.
     """

@@ -103,7 +103,7 @@ def _by_depth(
 ) -> dict[str, tuple[list[nn.Parameter], float]]:
     """Give the learning parameters and rate of each layer by name, the deepest first.
 
-    The first group's rate is what the log shows.
+    The log shows the rate of the first group.
     """
     learning = {id(parameter) for parameter in parameters}
     parts = {}
@@ -120,9 +120,7 @@ def _by_depth(
 def build_discriminator_optimizer(discriminator: nn.Module, learning_rate: float) -> Optimizer:
     """Make a discriminator's optimiser: Adam, betas 0.9 and 0.99, no weight decay.
 
-    Args:
-        discriminator: all of its parameters are trained.
-        learning_rate: peak rate; the stage's schedule applies to it too.
+    The rate is the peak: the stage's schedule applies to it too.
 
     Source: Tsai et al., *AdaptSegNet*, CVPR 2018, and its released code.
     """
