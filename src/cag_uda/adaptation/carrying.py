@@ -23,8 +23,8 @@ identity in directions in which the pixels' features hardly vary."""
 def carried(figures: SourceFigures, pairs: FeatureSample, all_reduce: AllReduce) -> SourceFigures:
     """Carry a source's figures along with the features.
 
-    Anchors and references are mapped. The variance within classes becomes that of the mapped
-    features and of what the map does not explain; T stays.
+    Anchors and references are mapped; the variance within classes becomes that of the mapped
+    features plus what the map does not explain; T stays.
 
     Args:
         figures: in the features before, of D channels.

@@ -64,16 +64,10 @@ class Centroids(NamedTuple):
         return self._replace(vectors=torch.cat([self.vectors, other.vectors]))
 
     def distance(self, features: Tensor) -> Tensor:
-        """Measure how far each pixel is from the nearest centroid of any class.
+        """Measure how far each pixel (B, h, w) is from the nearest centroid of any class.
 
-        Args:
-            features: (B, D, h, w), any floating type; also under autocast.
-
-        Returns:
-            (B, h, w) root mean square over the channels, in standard deviations within a class.
-
-        Raises:
-            ShapeError: if the channels are not D.
+        Of features (B, D, h, w), any floating type, also under autocast, it is the root mean square
+        over the channels, in standard deviations within a class. Raises ShapeError for another D.
         """
         check_features(features, len(self.spread), "centroids")
         batch, channels, *grid = features.shape

@@ -151,7 +151,7 @@ def anchor_distance(
 def centroid_distance(
     features: Tensor, logits: Tensor, anchors: Tensor, label: Tensor, min_pixels: int = 10
 ) -> Tensor:
-    """The released code's distance loss: mean feature per image and class against its anchor.
+    """Compute the released code's distance loss: an image's mean feature of a class to its anchor.
 
     Per image and class, over pixels where the (pseudo-)label is also what the student predicts:
     the SmoothL1 distance of their mean feature to the anchor, averaged over channels, divided by
@@ -162,7 +162,7 @@ def centroid_distance(
 
     Args:
         features: (B, D, h, w) of the student.
-        logits: (B, K, h, w) of the student; not differentiated.
+        logits: (B, K, h, w) of the student; no gradient flows to them.
         anchors: (K, D); classes whose anchor is not finite are left out.
         label: (B, h, w) int64 train ids with IGNORE, at feature resolution.
         min_pixels: least pixels of a class in an image.

@@ -82,10 +82,7 @@ class AbsoluteMargin:
     """Active iff d₂ − d₁ ≥ value. The paper has >, the released code ≥.
 
     Args:
-        value: in feature units, at least 0; or (K,) by nearest class.
-
-    Raises:
-        UserError: for a negative number.
+        value: in feature units, at least 0, else UserError; or (K,) by nearest class.
 
     Source:
         Zhang et al., NeurIPS 2019 (Δ_d = 2.5); released code models/adaptation_model.py.
@@ -110,10 +107,7 @@ class RelativeMargin:
     A pixel at distance 0 of two anchors is not active.
 
     Args:
-        value: in [0, 1], or inf for never; or (K,) by nearest class.
-
-    Raises:
-        UserError: for a number outside that range.
+        value: in [0, 1], or inf for never, else UserError; or (K,) by nearest class.
     """
 
     value: float | Tensor
@@ -137,14 +131,7 @@ class MarginStatistics(nn.Module):
 
     The gaps of `update` fall into equal bins over [0, 1]; a fitted margin is a bin's lower edge,
     so it is exact to 1 / bins. With a power of two bins (as by default) the edge and the
-    comparison agree to the last bit.
-
-    Args:
-        num_classes: K.
-        bins: of [0, 1].
-
-    Raises:
-        UserError: if there are fewer than two classes or no bin.
+    comparison agree to the last bit. Fewer than two classes or one bin raise UserError.
     """
 
     assigned: Tensor
@@ -201,17 +188,10 @@ class MarginStatistics(nn.Module):
             histogram.copy_(all_reduce(histogram))
 
     def clearest(self, portion: float) -> RelativeMargin:
-        """Fit the margin that labels the clearest part of each class's pixels.
+        """Fit the margin that labels the clearest portion of the pixels nearest to each class.
 
-        Args:
-            portion: in (0, 1], of the pixels whose nearest anchor is the class's.
-
-        Returns:
-            Per class the largest margin with at least that portion active; inf (never) for a
-            class that was nearest to no pixel.
-
-        Raises:
-            UserError: for a portion outside (0, 1].
+        It is the largest one with at least that portion active; inf (never) for a class that was
+        nearest to no pixel. Raises UserError for a portion outside (0, 1].
         """
         check_share("portion", portion)
         at_least = sum_from_each_bin(self.assigned)

@@ -177,17 +177,10 @@ class ConfidenceStatistics(nn.Module):
 
     @torch.no_grad()
     def thresholds(self, portion: float) -> Tensor:
-        """Find the confidence that a portion of each class's pixels reaches.
+        """Find the confidence k_c (K,), float32, that a portion of each class's pixels reaches.
 
-        Args:
-            portion: in (0, 1], of the pixels predicted as the class, the most confident first.
-
-        Returns:
-            (K,) float32 k_c; inf for a class that was predicted nowhere, which is then never
-            assigned. (The released code has 1 there, which no probability exceeds either.)
-
-        Raises:
-            UserError: for a portion outside (0, 1].
+        The portion is of the pixels predicted as the class; outside (0, 1] it raises UserError. A
+        class that was predicted nowhere gets inf: it is never assigned.
         """
         check_share("portion", portion)
         at_least = sum_from_each_bin(self.pixels)

@@ -25,14 +25,9 @@ class SoftLabels(NamedTuple):
 def soften(logits: Tensor, temperature: float) -> SoftLabels:
     """Turn logits into labels that say how sure they are.
 
-    Args:
-        logits: (B, K, H, W), finite.
-        temperature: below 1 sharpens the labels; 0 makes them certain of the likeliest class. The
-            weights do not depend on it.
-
-    Returns:
-        softmax(logits / temperature), weighed by the confidence: the highest probability of
-        softmax(logits). Where classifier and anchors contradict each other, that is low.
+    Of finite logits (B, K, H, W) the labels are softmax(logits / temperature), weighed by the
+    confidence, the highest probability of softmax(logits). A temperature below 1 sharpens the
+    labels; 0 makes them certain of the likeliest class. The weights do not depend on it.
 
     Source: the temperature is the sharpening of Berthelot et al., *MixMatch*, NeurIPS 2019.
     """
@@ -49,9 +44,7 @@ def soften(logits: Tensor, temperature: float) -> SoftLabels:
 def with_known(soft: SoftLabels, known: Tensor) -> SoftLabels:
     """Put certain labels of full weight where the class is known: the pixels of a source image.
 
-    Args:
-        soft: labels of all pixels.
-        known: (B, H, W) int64 train ids, IGNORE where `soft` shall stay as it is.
+    The known train ids (B, H, W) int64 are IGNORE where `soft` shall stay as it is.
     """
     is_known = known != IGNORE
     probability = soft.probability.masked_fill(is_known[:, None], 0.0)
@@ -63,15 +56,8 @@ def with_known(soft: SoftLabels, known: Tensor) -> SoftLabels:
 def soft_cross_entropy(logits: Tensor, soft: SoftLabels) -> Tensor:
     """Cross entropy with soft labels, mean over all pixels; weights are no part of the divisor.
 
-    Args:
-        logits: (B, K, H, W), at the labels' size.
-        soft: (B, K, H, W) and (B, H, W).
-
-    Returns:
-        Scalar mean of −weight · Σ_k y_k · log p_k, in nats.
-
-    Raises:
-        ShapeError: if the two are not of one shape.
+    Of logits (B, K, H, W) at the labels' size it is the mean of −weight · Σ_k y_k · log p_k, in
+    nats. Raises ShapeError if the two are not of one shape.
     """
     if logits.ndim != 4 or logits.shape != soft.probability.shape:
         raise ShapeError(
