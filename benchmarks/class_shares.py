@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from cag_uda.data.domains.domain import Domain
-from cag_uda.data.loading.augment import resize_label
+from cag_uda.data.files.resizing import resize_label
 from cag_uda.evaluation.scores import total_variation
 from cag_uda.models.inference import inference, prepare
 from cag_uda.models.segmenter import Segmenter

@@ -24,7 +24,7 @@ from statistics import mean
 import numpy as np
 import tomli_w
 
-from cag_uda.data.domains.builtin import domain_file
+from cag_uda.data.domains.builtin import domain_files
 from cag_uda.data.domains.domain import Domain
 from cag_uda.data.files.patterns import escaped
 from cag_uda.files import write_json, write_text
@@ -66,7 +66,7 @@ def with_labels(recipe: Recipe, keys: Sequence[str], file: Path) -> Recipe:
     name, split = recipe.target.domain, recipe.target.train
     root = None if recipe.data_root is None else Path(recipe.data_root)
     domain = Domain.open(name, root)
-    place = Path(name) if name.endswith(".toml") else domain_file(name)
+    place = Path(name) if name.endswith(".toml") else domain_files()[name]
     table = tomllib.loads(place.read_text(encoding="utf-8"))
     items = {item.key: item for item in domain.items(split)}
     below = domain.root()

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cag_uda.data.domains.domain import Domain
-from cag_uda.data.loading.augment import resize_label, resize_to_width
+from cag_uda.data.files.resizing import resize_label, resize_to_width
 from cag_uda.files import write_json, write_text
 from cag_uda.recipes import Recipe, as_toml
 from cag_uda.types import IGNORE

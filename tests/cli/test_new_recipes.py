@@ -9,7 +9,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from cag_uda.data.domains.builtin import domain_file, domain_names
+from cag_uda.data.domains.builtin import domain_files
 from cag_uda.errors import UserError
 from cag_uda.recipes import builtin_recipes, load_recipe
 from cag_uda.recipes.json_schema import json_schema
@@ -27,15 +27,15 @@ def problems(kind: Any, tables: dict[str, Any]) -> list[str]:
 
 
 def test_schemas_hold_for_every_built_in_file() -> None:
-    for name in domain_names():
-        assert not problems("domain", tomllib.loads(domain_file(name).read_text())), name
+    for name, file in domain_files().items():
+        assert not problems("domain", tomllib.loads(file.read_text())), name
     for name, path in builtin_recipes().items():
         assert not problems("recipe", tomllib.loads(path.read_text())), name
         assert not problems("recipe", tomllib.loads(run("recipes", "show", name, "--complete")))
 
 
 def test_schemas_refuse_what_the_package_refuses() -> None:
-    domain = tomllib.loads(domain_file("camvid").read_text())
+    domain = tomllib.loads(domain_files()["camvid"].read_text())
     recipe = tomllib.loads(builtin_recipes()["demo"].read_text())
     assert problems("domain", {**domain, "lables": {}})
     assert problems("domain", {**domain, "labels": {"encoding": "colours"}})
@@ -180,7 +180,7 @@ def test_lists_and_files_are_shown_by_name(capsys: pytest.CaptureFixture[str]) -
     assert run("recipes", "demo") == builtin_recipes()["demo"].read_text()
     assert "checkpoint_every" in run("recipes", "show", "demo", "--complete")
     assert "cityscapes-19" in run("domains")
-    assert run("domains", "camvid-dusk") == domain_file("camvid-dusk").read_text()
+    assert run("domains", "camvid-dusk") == domain_files()["camvid-dusk"].read_text()
     assert "3 road" in run("domains", "spaces")
     assert "did you mean 'camvid'" in failure(capsys, "domains", "camvdi")
     assert "no built-in recipe" in failure(capsys, "recipes", "demmo")

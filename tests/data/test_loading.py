@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from cag_uda.data.domains.domain import Domain
-from cag_uda.data.loading.augment import choose_crop, photometric, resize_label, resize_to_width
+from cag_uda.data.files.resizing import resize_label, resize_to_width
+from cag_uda.data.loading.augment import choose_crop, photometric
 from cag_uda.data.loading.config import LoadingConfig
 from cag_uda.data.loading.images import LabelledImages, UnlabelledImages
 from cag_uda.data.loading.sampler import BatchSource, Shard, load_batches

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cag_uda.cli.app import app
-from cag_uda.data.domains.builtin import domain_names
+from cag_uda.data.domains.builtin import domain_files
 from cag_uda.data.domains.domain import Domain
 from cag_uda.data.inspection.check import check_domain
 from cag_uda.errors import DataError
@@ -18,7 +18,7 @@ from tests.support.domain_trees import write_label, write_photo
 from tests.support.published_trees import IGNORE, LAYOUTS, Drawn, Layout, palette_png
 
 
-@pytest.mark.parametrize("name", domain_names())
+@pytest.mark.parametrize("name", domain_files())
 def test_every_built_in_file_is_right(name: str, tmp_path: Path) -> None:
     domain = Domain.open(name, tmp_path)
     assert domain.name == name

@@ -28,29 +28,27 @@ def list_domains(context: typer.Context) -> None:
     """List the built-in domains; show one, or write one for your folder."""
     if context.invoked_subcommand is not None:
         return
-    from cag_uda.data.domains.builtin import domain_file, domain_names
+    from cag_uda.data.domains.builtin import domain_files
 
     table = Table("domain", "label space", "splits", box=None)
-    for each in domain_names():
-        entry = tomllib.loads(domain_file(each).read_text(encoding="utf-8"))
+    for each, file in domain_files().items():
+        entry = tomllib.loads(file.read_text(encoding="utf-8"))
         table.add_row(each, str(entry.get("label_space", "")), ", ".join(entry.get("splits", {})))
     make_console().print(table)
 
 
 @domains.command("show", cls=Command)
-def show_domain(
-    name: Annotated[str, typer.Argument(help="Name of a built-in domain.")],
-) -> None:
+def show_domain(name: Annotated[str, typer.Argument(help="Name of a built-in domain.")]) -> None:
     """Print the file of a built-in domain, to start your own from; `domains NAME` does the same."""
-    from cag_uda.data.domains.builtin import domain_file, domain_names
+    from cag_uda.data.domains.builtin import domain_files
     from cag_uda.data.domains.schema_errors import did_you_mean
 
-    known = domain_names()
+    known = domain_files()
     if name not in known:
         raise UserError(
             f"no built-in domain {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"
         )
-    typer.echo(domain_file(name).read_text(encoding="utf-8"), nl=False)
+    typer.echo(known[name].read_text(encoding="utf-8"), nl=False)
 
 
 @domains.command("new", cls=Command)
@@ -82,10 +80,10 @@ def new_domain(
 @domains.command("spaces", cls=Command)
 def list_spaces() -> None:
     """List the built-in label spaces with their classes."""
-    from cag_uda.data.domains.builtin import label_space_names
+    from cag_uda.data.domains.builtin import label_space_files
     from cag_uda.data.domains.label_space import LabelSpace
 
-    for name in label_space_names():
+    for name in label_space_files():
         space = LabelSpace.load(name)
         listed = ", ".join(f"{train_id} {each}" for train_id, each in enumerate(space.names))
         make_console().print(Text(f"{name}:", "bold"), listed, soft_wrap=True)

@@ -159,7 +159,7 @@ def find_recipe(name_or_path: str | Path) -> Path:
             )
         return path
     if str(name_or_path) not in known:
-        hint = did_you_mean(str(name_or_path), tuple(known))
+        hint = did_you_mean(str(name_or_path), known)
         raise RecipeError(
             f"no built-in recipe {str(name_or_path)!r}{hint}; there are {', '.join(known)}; "
             "a file of your own ends in .toml"

@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 def understood(path: Path, what: str, make: Callable[[Any], T]) -> T:
-    """Make something of the content of a JSON file, which messages call what it should be.
+    """Read a JSON file and make something of its content.
 
-    Raises DataError if it cannot be read, or its content is not of that form.
+    Raises DataError if it cannot be read, or `make` fails; `what` names the form that was expected.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))

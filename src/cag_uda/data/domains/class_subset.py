@@ -18,15 +18,12 @@ from cag_uda.types import IGNORE
 
 
 def with_classes(domain: Domain, names: Sequence[str] | None) -> Domain:
-    """A domain that knows some of its classes only; None keeps all.
+    """Give a domain with some of its classes only; None keeps all.
 
-    Returns:
-        The domain with the train ids 0 … k-1 for the classes that are kept, in the order of its
-        label space, and IGNORE for pixels of the others. The domain itself, where it keeps all its
-        classes or has no label space.
-
-    Raises:
-        DataError: for a name that is no class of the domain, or if one class is left.
+    Classes that are kept have the train ids 0 … k-1, in the order of the domain's label space;
+    pixels of the others are IGNORE. A domain that keeps all its classes, or has no label space, is
+    given as it is. Raises DataError for a name that is no class of the domain, or if one class is
+    left.
     """
     if domain.label_space is None or names is None:
         return domain
@@ -42,12 +39,11 @@ def with_classes(domain: Domain, names: Sequence[str] | None) -> Domain:
 
 
 def in_one_space(domains: Sequence[Domain]) -> list[Domain]:
-    """Domains by the classes of the one that has most, as far as these are among them.
+    """Give domains the train ids of the one with most classes, if it has all of theirs.
 
-    A domain that lacks some has the train ids of the others all the same, whatever their order in
-    its own label space. (What it shows of the classes that it lacks should be ignored by its map,
-    not be of another class.) Domains without a label space, or with classes that the one with most
-    does not have, stay as they are.
+    Their own label spaces may lack some of its classes, and order them otherwise. (What a domain
+    shows of classes that it lacks should be ignored by its map, not be of another class.) Domains
+    without a label space, or with classes that the one with most does not have, stay as they are.
     """
     spaces = [each.label_space for each in domains if each.label_space is not None]
     if not spaces:

@@ -12,7 +12,7 @@ from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 
-from cag_uda.data.domains.builtin import domain_file, domain_names
+from cag_uda.data.domains.builtin import domain_files
 from cag_uda.data.domains.domain_file import (
     DomainFile,
     RenderedTable,
@@ -120,7 +120,7 @@ class Domain:
         if "/" in text or os.sep in text or text.endswith(".toml"):
             path = Path(expanded(text))
             return cls(read_domain_file(path), str(path), path.parent, data_root=data_root)
-        known = domain_names()
+        known = domain_files()
         if text not in known:
             here = f"; for the file in this folder write {text}.toml"
             raise DataError(
@@ -129,7 +129,7 @@ class Domain:
                 "your own is named by the path of its .toml file"
             )
         shown_as = f"the built-in domain {text}"
-        description = parse_domain_file(domain_file(text).read_text(encoding="utf-8"), shown_as)
+        description = parse_domain_file(known[text].read_text(encoding="utf-8"), shown_as)
         base = data_root if data_root is not None else Path(os.environ.get("CAG_UDA_DATA", "data"))
         return cls(description, shown_as, base, base_is_data_root=True)
 
@@ -141,8 +141,7 @@ class Domain:
     def root(self) -> Path:
         """The folder that patterns are relative to: the first of the accepted ones that exists.
 
-        Raises:
-            DataError: if none of them exists.
+        Raises DataError if none of them exists.
         """
         if self._description.rendered is not None:
             return _rendered_folder(self._description.rendered)

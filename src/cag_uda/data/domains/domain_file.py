@@ -262,9 +262,9 @@ class DomainFile(Config):
 
 
 def parse_domain_file(text: str, shown_as: str) -> DomainFile:
-    """Read the TOML of a domain file, which messages call as `shown_as` says.
+    """Read the TOML of a domain file.
 
-    Raises DataError, naming all the problems of the file at once.
+    Raises DataError with all problems of the file; `shown_as` is how messages name it.
     """
     tables = parse_toml(text, shown_as)
     if "stages" in tables and "splits" not in tables:

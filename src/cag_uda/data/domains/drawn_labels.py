@@ -36,15 +36,10 @@ class LabelArtist:
     def draw(self, wanted: Sequence[tuple[str, Path, Path]]) -> dict[str, Path]:
         """Draw the labels of images, or find them in the cache.
 
-        Args:
-            wanted: key of each image, its path, and the file that holds its shapes.
-
-        Returns:
-            The label image of each key, train ids as PNG; without the keys of images that a file
-            for many does not speak of.
-
-        Raises:
-            DataError: if a file cannot be read, or shapes have names that no rule covers.
+        `wanted` has the key of each image, its path, and the file that holds its shapes. The result
+        has the label image of each key, train ids as PNG; images are left out of which a file for
+        many images says nothing. Raises DataError if a file cannot be read, or shapes have names
+        that no rule covers.
         """
         files = {
             path: _File(self.format.read(path)) for path in dict.fromkeys(w[2] for w in wanted)

@@ -150,12 +150,7 @@ def build_label_map(
 ) -> tuple[LabelMap, list[str]]:
     """Make the table of a domain's labels, by the rules of this module.
 
-    Args:
-        encoding: how labels are stored.
-        entries: code, as written, → train id, class name or "ignore".
-        other: class, "ignore", "keep", or None.
-        space: the classes.
-        tolerance: in levels of a channel.
+    Entries are those of `map`: code, as written, → train id, class name or "ignore".
 
     Returns:
         The map, and every problem of the entries; a map with problems is of no use.

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from cag_uda.data.domains.label_map import LabelMap
 from cag_uda.data.files.decoding import Bytes, Codes, Stored, as_ids, bytes_of, stored
+from cag_uda.data.files.resizing import resize_label
 from cag_uda.errors import DataError
 
 _LARGEST_SIZE_DIFFERENCE = 0.01
@@ -71,8 +71,7 @@ def match_sizes(image: Bytes, label: Bytes, path: Path) -> Bytes:
         return label
     if problem := misfit((height, width), (label.shape[0], label.shape[1]), path):
         raise DataError(problem)
-    resized = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    return np.asarray(resized, dtype=np.uint8)
+    return resize_label(label, height, width)
 
 
 @dataclass(frozen=True, eq=False)

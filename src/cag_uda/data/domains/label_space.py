@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, Field, StrictInt, ValidationError, field_validator
 
-from cag_uda.data.domains.builtin import label_space_file, label_space_names
+from cag_uda.data.domains.builtin import label_space_files
 from cag_uda.data.domains.schema_errors import did_you_mean, problems_of
 from cag_uda.errors import DataError
 from cag_uda.types import Config
@@ -94,20 +94,19 @@ class LabelSpace(Config):
     @classmethod
     def load(cls, name: str) -> "LabelSpace":
         """Open a built-in label space. Raises DataError, naming those there are."""
-        known = label_space_names()
+        known = label_space_files()
         if name not in known:
             raise DataError(
                 f"no built-in label space {name!r}{did_you_mean(name, known)}"
                 f" (there are: {', '.join(known)}); or list your own under [[classes]]"
             )
-        return cls.from_dict(tomllib.loads(label_space_file(name).read_text(encoding="utf-8")))
+        return cls.from_dict(tomllib.loads(known[name].read_text(encoding="utf-8")))
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "LabelSpace":
         """Rebuild what `to_dict` gave, for example from a model's config.
 
-        Raises:
-            DataError: naming every field that is not as it should be.
+        Raises DataError, naming every field that is not as it should be.
         """
         try:
             return cls.model_validate(value)
@@ -123,8 +122,7 @@ class LabelSpace(Config):
     def only(self, names: Collection[str]) -> "LabelSpace":
         """The label space of some of the classes, in the order of this one; itself for all.
 
-        Raises:
-            DataError: for a name that is no class of it.
+        Raises DataError for a name that is no class of it.
         """
         if unknown := [name for name in names if name not in self.names]:
             raise DataError(

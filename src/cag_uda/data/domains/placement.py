@@ -18,8 +18,8 @@ def misplaced_root(
 ) -> str:
     """Say what to do where none of the accepted roots exists below the folder that was looked in.
 
-    Patterns are those of the images that the root should hold; whether `base` is the parent folder
-    of all data sets, or that of a domain file, decides what is advised.
+    `base` is the parent folder of all data sets, or else the folder of a domain file; `patterns`
+    are those of the images that the root should hold.
     """
     held = _contents(base)
     if not base_is_data_root:

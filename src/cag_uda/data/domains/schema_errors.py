@@ -4,7 +4,7 @@ Knows pydantic models in general, and no particular one.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin
 
@@ -45,7 +45,7 @@ def is_only_unknown_keys(error: ValidationError) -> bool:
     return all(detail["type"] == "extra_forbidden" for detail in error.errors())
 
 
-def did_you_mean(word: str, known: tuple[str, ...]) -> str:
+def did_you_mean(word: str, known: Collection[str]) -> str:
     """`; did you mean 'x'?` for the nearest of the known words, or nothing."""
     close = get_close_matches(word, known, n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(repr(match) for match in close)}?" if close else ""

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 import PIL.ImageOps
-from pydantic import AfterValidator, Field, StrictInt, WithJsonSchema
+from pydantic import BeforeValidator, Field, StrictInt
 
 from cag_uda.data.files.decoding import (
     MOST_LARGE_PIXELS,
@@ -42,6 +42,7 @@ class Pixels:
 
 
 def _known_scale(value: Any) -> Any:
+    """Say in one line what pydantic would say of each of the two forms."""
     if value in ("auto", "percentile"):
         return value
     is_pair = isinstance(value, list | tuple) and len(value) == 2
@@ -49,23 +50,17 @@ def _known_scale(value: Any) -> Any:
         raise ValueError(f'want "auto", "percentile" or [low, high], got {value!r}')
     if not value[0] < value[1]:
         raise ValueError(f"{list(value)} does not rise; want [low, high], black and white")
-    return float(value[0]), float(value[1])
+    return value
 
 
-_SCALE_SCHEMA = {
-    "anyOf": [
-        {"enum": ["auto", "percentile"]},
-        {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
-    ],
-    "default": "auto",
-}
+_Scale = Literal["auto", "percentile"] | tuple[float, float]
 _Band = Annotated[StrictInt, Field(ge=0)]
 
 
 class ImageReader(Config):
     """Reader of photographs: `[images]` of a domain file, and what a network remembers of it."""
 
-    scale: Annotated[Any, AfterValidator(_known_scale), WithJsonSchema(_SCALE_SCHEMA)] = "auto"
+    scale: Annotated[_Scale, BeforeValidator(_known_scale)] = "auto"
     """Scaling to 8 bits. auto: 8 bits as they are, 16 bits from 0 to 65535, floats from 0
     to 1; [low, high]: these numbers become black and white, the same for all images; percentile:
     the 1st and 99th percentile of each image do."""
@@ -102,17 +97,16 @@ class ImageReader(Config):
     def to_bytes(self, values: npt.NDArray[Any], path: Path) -> Bytes:
         """Bring numbers (H, W, 3) to 8 bits; the path is for messages.
 
-        Raises:
-            DataError: for numbers that "auto" knows no scale of.
+        Raises DataError for numbers that "auto" knows no scale of.
         """
         if values.dtype == np.uint8 and self.scale == "auto":
             return values
-        if self.scale == "percentile":
-            low, high = _percentiles(values)
+        if isinstance(self.scale, tuple):
+            low, high = self.scale
         elif self.scale == "auto":
             low, high = _natural_range(values, path)
         else:
-            low, high = self.scale
+            low, high = _percentiles(values)
         numbers = values.astype(np.float32, copy=False)
         shares = (numbers - low) * (255 / max(high - low, 1e-12))
         shares = np.nan_to_num(shares, nan=0.0, posinf=255.0, neginf=0.0)
@@ -161,17 +155,10 @@ def read_image(path: Path) -> Bytes:
 def as_rgb(
     image: str | Path | PIL.Image.Image | npt.NDArray[Any], reader: ImageReader = DEFAULT
 ) -> Bytes:
-    """An image from wherever it comes, as the array that inference takes.
+    """Give an image as (H, W, 3) uint8 RGB, upright where the file says how it was held.
 
-    Args:
-        image: a path; a PIL image; or an RGB array (H, W, 3) uint8, which is passed through.
-        reader: the rules by which it is read.
-
-    Returns:
-        (H, W, 3) uint8, upright where the file says how it was held.
-
-    Raises:
-        DataError: if it cannot be read as an image.
+    It is a path, a PIL image, or such an array, which is passed through. Raises DataError if it
+    cannot be read as an image.
     """
     if isinstance(image, np.ndarray):
         return image

@@ -162,7 +162,7 @@ def find_images(
 ) -> list[FoundImage]:
     """Find the images below a root that a pattern matches, in no particular order.
 
-    Extensions are those of the files that are meant, with the dot, in small letters. Raises
+    Files with other extensions than these, in small letters with the dot, are passed over. Raises
     DataError if a folder cannot be listed.
     """
     for plain in alternatives(pattern):
@@ -198,10 +198,9 @@ class LabelFinder:
     _listed: dict[str, dict[str, Path]] = field(default_factory=dict, init=False)
 
     def find(self, pattern: str, captured: tuple[str, ...]) -> Path | None:
-        """The file that a label pattern means for one image, or None if there is none.
+        """Find an image's label by a pattern, with or without extension; None if there is none.
 
-        The pattern may leave out the extension; `captured` is what the wildcards of the image's
-        pattern stood for.
+        `captured` is what the wildcards of the image's pattern stood for.
         """
         for plain in alternatives(pattern):
             folder, _, name = fill(plain, captured).rpartition("/")

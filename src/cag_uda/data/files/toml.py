@@ -14,7 +14,7 @@ _LINE = re.compile(r"at line (\d+)")
 def text_of(path: Path, what: str) -> str:
     """Read a text in UTF-8, with or without byte order mark, or in UTF-16 with one.
 
-    Raises DataError, saying what the file is, if it cannot be read or is of another encoding.
+    Raises DataError if it cannot be read or has another encoding; `what` names the kind of file.
     """
     try:
         data = path.read_bytes()

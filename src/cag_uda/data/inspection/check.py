@@ -57,16 +57,13 @@ def check_domain(
     with_labels: bool = True,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> DomainReport:
-    """Read every image and label of a domain.
+    """Read every image and label of a domain; broken data is reported, not raised.
 
     Args:
-        domain: which.
+        domain: to be read.
         split: the only one to read; None reads all.
         with_labels: whether to read labels. Those of a target to adapt to need not be there.
         on_progress: called after each image with the numbers of images read and to be read.
-
-    Returns:
-        Everything that was found. Broken data is reported, not raised.
 
     Raises:
         DataError: if the domain has no such split.
@@ -291,7 +288,7 @@ def _palette_of(reader: LabelReader, path: Path, codes: Codes) -> Bytes | None:
 
 
 class SplitReport:
-    """Findings of reading every file of one split; given are the problems of listing them."""
+    """Findings of reading every file of one split; `problems` are those of listing the files."""
 
     def __init__(
         self, domain: Domain, split: str, findings: Sequence[_Finding], problems: Sequence[str]

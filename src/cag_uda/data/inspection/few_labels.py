@@ -12,7 +12,7 @@ from typing import NamedTuple
 import tomli_w
 
 from cag_uda.data.annotations.formats import FORMATS, FormatName
-from cag_uda.data.domains.builtin import label_space_names
+from cag_uda.data.domains.builtin import label_space_files
 from cag_uda.data.domains.domain import Domain, Item
 from cag_uda.data.domains.label_space import LabelSpace
 from cag_uda.data.domains.placement import first_of
@@ -39,8 +39,8 @@ def draft_few_labels(
     """Draft a domain file that lists the images of a target for which a tool has labels.
 
     Args:
-        target: the domain that the images belong to.
-        split: of it, in which the images are looked for.
+        target: the domain in whose split the images are looked for.
+        split: of the target.
         annotations: the file of an annotation tool that describes several images, or a folder of
             files of one image each: LabelMe's, YOLO's, or PNGs of train ids, named like the images.
         file: where the domain file will lie; it names folders relative to itself.
@@ -50,7 +50,7 @@ def draft_few_labels(
         TOML, and how many images it lists.
 
     Raises:
-        UserError: if no label, or none of an image of the target, is there.
+        UserError: if there is no label, or none of an image of the target.
     """
     found = _found(annotations)
     items = target.items(split, with_labels=False)
@@ -148,7 +148,7 @@ def _text(
         "name": f"{target.name}-labelled",
         "root": relative(root, file.parent),
     }
-    if space.name in label_space_names() and LabelSpace.load(space.name) == space:
+    if space.name in label_space_files() and LabelSpace.load(space.name) == space:
         table["label_space"] = space.name
     if rules := target.images.model_dump(mode="json", exclude_defaults=True, exclude_none=True):
         table["images"] = rules

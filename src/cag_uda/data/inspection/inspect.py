@@ -252,8 +252,8 @@ def _listed_splits(
 def merged_patterns(pairs: Sequence[tuple[Group, Group | None]]) -> list[tuple[str, str]]:
     """Make patterns of images and labels, with wildcards for folders such as cities or drives.
 
-    Given are photographs with their labels, or all without: then the labels' patterns are "".
-    Raises DataError if no pattern tells the photographs from other files of their folder.
+    Either all photographs have labels or none has; without labels their patterns are "". Raises
+    DataError if no pattern tells the photographs from other files of their folder.
     """
     root = pairs[0][0].root
     wanted = {path for photo, _ in pairs for path in photo.paths}
@@ -269,9 +269,7 @@ def merged_patterns(pairs: Sequence[tuple[Group, Group | None]]) -> list[tuple[s
     )
 
 
-def _candidates(
-    pairs: Sequence[tuple[Group, Group | None]],
-) -> Iterator[list[tuple[str, str]]]:
+def _candidates(pairs: Sequence[tuple[Group, Group | None]]) -> Iterator[list[tuple[str, str]]]:
     """Yield patterns that may find the files, the simplest first."""
     has_labels = any(label is not None for _, label in pairs)
     are_suffixes_equal = all(

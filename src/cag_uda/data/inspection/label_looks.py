@@ -78,8 +78,8 @@ class LabelLook:
 def look_of(path: Path, is_named_label: bool = False) -> Look:
     """Tell photographs from labels by how many neighbouring pixels are equal.
 
-    In what folders or names call a label, a few noisy pixels may be overlooked, as JPEG and smooth
-    scaling leave them at edges.
+    In files that are named like labels, a few noisy pixels are overlooked: JPEG and smooth scaling
+    leave them at edges.
 
     Returns:
         "photo" for what changes from pixel to pixel, also for grey and JPEG; "label" for areas of
@@ -193,8 +193,8 @@ def _cleared(
     """Assign the codes of labels with soft edges to class codes, and measure the largest distance.
 
     Class codes are those that fill areas, not only their edges; in JPEGs, where none may do so, the
-    most frequent ones that are far enough from each other. Given are the pixels of each code, and
-    those within an area of it.
+    most frequent ones that are far enough from each other. `pixels` counts the pixels of each code,
+    `inner` those within an area of it.
 
     Returns:
         Code → nearest class code, and the largest distance between two such, in levels of a

@@ -7,7 +7,7 @@ unless file names tell the data set: their classes get placeholders as names.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from cag_uda.data.domains.builtin import label_space_names
+from cag_uda.data.domains.builtin import label_space_files
 from cag_uda.data.domains.label_map import packed
 from cag_uda.data.domains.label_space import MAX_CLASSES, LabelSpace
 from cag_uda.data.domains.shape_names import BACKGROUNDS
@@ -66,9 +66,9 @@ def meaning_of(
 ) -> Meaning:
     """Guess the classes of labels.
 
-    Known are the words of their folders and file names; the built-in label space, where the user
-    named it; and the names of a file beside the labels. Raises DataError if there are too many ids
-    or colours, or no label space of the name.
+    `words` are those of their folders and file names; `label_space` is the built-in one that the
+    user named; `names` come from a file beside the labels. Raises DataError if there are too many
+    ids or colours, or no label space of the name.
     """
     if label_space is not None:
         return _of_named_space(look, LabelSpace.load(label_space))
@@ -85,13 +85,13 @@ def fitting_spaces(look: LabelLook) -> list[str]:
     if look.encoding == "rgb":
         return []
     ids = _ids(look)
-    spaces = [LabelSpace.load(name) for name in label_space_names()]
+    spaces = [LabelSpace.load(name) for name in label_space_files()]
     return [s.name for s in spaces if len(ids) >= _LEAST_CODES and max(ids) <= s.num_classes]
 
 
 def _by_colour(look: LabelLook) -> Meaning | None:
     """Find a label space whose colours the labels have, in the pixels or in their palette."""
-    for name in label_space_names():
+    for name in label_space_files():
         space = LabelSpace.load(name)
         if look.encoding == "rgb":
             colours = _colours(space)
@@ -260,7 +260,7 @@ def meaning_of_shapes(look: AnnotationLook, names: ClassNames | None) -> Meaning
     """Guess the classes of shapes; a file of names beside them serves formats of numbers."""
     if look.encoding == "yolo":
         return _of_numbers(look, names)
-    for each in label_space_names():
+    for each in label_space_files():
         space = LabelSpace.load(each)
         known = [name for name in look.names if name in space.names]
         if len(known) >= max(_LEAST_CODES, _LEAST_NAMED * space.num_classes):

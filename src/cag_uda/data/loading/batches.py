@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cag_uda.data.loading.augment import Image
+from cag_uda.data.files.resizing import Image
 from cag_uda.types import Batch, Labelled, Unlabelled
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cag_uda.data.files.cache import cache_entry, keep_array, kept_array
-from cag_uda.data.loading.augment import Image, resize_label, resize_to_width
+from cag_uda.data.files.resizing import Image, resize_label, resize_to_width
 from cag_uda.data.loading.config import LoadingConfig
 
 _FORMAT = 1
@@ -36,15 +36,12 @@ class DecodedImages:
     def read(
         self, paths: Sequence[Path], salt: str, decode: Callable[[], tuple[Image, ...]]
     ) -> tuple[Image, ...]:
-        """An image and what goes with it, as they are kept, or decoded and then kept.
+        """Give what `decode` gives, shrunk to the width that is kept: from disk, if it is there.
 
         Args:
-            paths: the files that the arrays are made of; other sizes or times of them are others.
+            paths: the files that the arrays are made of; if one has changed, `decode` is called.
             salt: what else the arrays depend on: how labels are read, for example.
-            decode: gives an image (H, W, 3) uint8 and perhaps its label (H, W) uint8.
-
-        Returns:
-            The arrays of `decode`, which may raise, shrunk to the width that is kept.
+            decode: gives an image (H, W, 3) uint8 and perhaps its label (H, W) uint8; may raise.
         """
         place = cache_entry("decoded", ".npy", f"{_FORMAT} {self._width_px} {salt}", paths)
         kept = kept_array(place, map_file=True)

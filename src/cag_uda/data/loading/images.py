@@ -14,7 +14,7 @@ from cag_uda.data.domains.domain import Domain, Item
 from cag_uda.data.files.ahead import ahead
 from cag_uda.data.files.cache import cache_entry, keep_array, kept_array, warn_once
 from cag_uda.data.files.decoding import IF_UNREADABLE
-from cag_uda.data.loading.augment import Image, resize_image, resize_label
+from cag_uda.data.files.resizing import Image, resize_image, resize_label
 from cag_uda.data.loading.config import LoadingConfig
 from cag_uda.data.loading.decoded import DecodedImages
 from cag_uda.errors import DataError
@@ -94,15 +94,9 @@ class LabelledImages(Images[tuple[Image, Image]]):
     ) -> Counts:
         """Count the pixels of each class in each label, at the labels' own sizes.
 
-        Counts are kept below the cache folder and taken from there, until a label or the domain's
-        classes change. Where that folder cannot be written, they are made every time.
-
-        Args:
-            config: whose `on_unreadable` is obeyed; an unreadable label has no pixel.
-            note: told before all labels are read, which takes long.
-
-        Raises:
-            DataError: for an unreadable label.
+        Counts are kept in the cache until a label or the domain's classes change; if it cannot be
+        written, labels are counted every time. `note` is told before all labels are read, which
+        takes long. An unreadable label raises DataError or, if `config` says "skip", has no pixels.
         """
         if self._counts is None:
             self._counts = self._kept_counts(config, note)

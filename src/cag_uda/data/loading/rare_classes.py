@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cag_uda.data.loading.augment import Crop, Image
+from cag_uda.data.files.resizing import Image
+from cag_uda.data.loading.augment import Crop
 from cag_uda.data.loading.images import Counts
 from cag_uda.errors import DataError
 from cag_uda.types import IGNORE
@@ -75,10 +76,10 @@ def crop_showing(train_id: int, label: Image, draw: Callable[[], Crop]) -> Crop:
 
 
 def crop_with_labels(label: Image, draw: Callable[[], Crop]) -> Crop:
-    """Draw crops until one shows enough that is labelled, of an image that is so in a few places.
+    """Draw crops of an image that is labelled in few places until one shows enough labels.
 
-    Returns:
-        The first of which a class's least share is labelled, or of a hundred that with most.
+    Enough is the least share that a class must have of a crop. If none of a hundred crops has it,
+    the one with most labels is taken.
     """
     best, most = draw(), -1.0
     crop = best

@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from cag_uda.data.loading.augment import Crop, Image, choose_crop, photometric
+from cag_uda.data.files.resizing import Image
+from cag_uda.data.loading.augment import choose_crop, photometric
 from cag_uda.data.loading.batches import on_device, stack_images, stack_labels
 from cag_uda.data.loading.config import LoadingConfig
 from cag_uda.data.loading.images import LabelledImages, UnlabelledImages, read_or_next
@@ -161,14 +162,14 @@ class BatchSource(Dataset["Batch | UserError"]):
         image, label = read_or_next(images, place, self.config)
         draw = partial(choose_crop, label.shape, self.config, rng)
         crop = draw() if train_id is None else crop_showing(train_id, label, draw)
-        return self._cropped(image, crop, rng), crop.of_label(label)
+        return photometric(crop.of_image(image), self.config.photometric, rng), crop.of_label(label)
 
     def _of_labelled(self, step: int, slot: int) -> tuple[Image, Image]:
         rng = np.random.default_rng((self.seed, self.stage, 3, step, slot))
         images, place, _ = self._labelled_of(step, slot)
         image, label = read_or_next(images, place, self.config)
         crop = crop_with_labels(label, partial(choose_crop, label.shape, self.config, rng))
-        return self._cropped(image, crop, rng), crop.of_label(label)
+        return photometric(crop.of_image(image), self.config.photometric, rng), crop.of_label(label)
 
     def _of_target(self, step: int, slot: int) -> tuple[Image, Image]:
         """The crop of a target image, with photometric augmentation and without."""
@@ -176,9 +177,6 @@ class BatchSource(Dataset["Batch | UserError"]):
         image = read_or_next(self.target, self._target_of(step, slot), self.config)
         plain = choose_crop(image.shape[:2], self.config, rng).of_image(image)
         return photometric(plain, self.config.photometric, rng), plain
-
-    def _cropped(self, image: Image, crop: Crop, rng: np.random.Generator) -> Image:
-        return photometric(crop.of_image(image), self.config.photometric, rng)
 
 
 def _stacked(pairs: Sequence[tuple[Image, Image]]) -> Labelled:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from cag_uda.data.files.ahead import ahead
-from cag_uda.data.loading.augment import Image, resize_label, resize_to_width
+from cag_uda.data.files.resizing import Image, resize_label, resize_to_width
 from cag_uda.data.loading.batches import labelled_on, stack_images, stack_labels, unlabelled_on
 from cag_uda.data.loading.config import LoadingConfig
 from cag_uda.data.loading.images import LabelledImages, UnlabelledImages, read_or_none
@@ -71,7 +71,7 @@ def sweep_target(
 def _chunks(
     read: Callable[[int], T | None], visited: Sequence[int], chunk: int, shard: Shard
 ) -> Iterator[list[T]]:
-    """This process's chunks of the `read` of each of `visited`, read ahead, without the Nones.
+    """Read ahead, chunk by chunk, what this process is to visit; `read` gives None for a gap.
 
     Which images share a chunk depends on neither the number of processes nor unreadable images.
     """

@@ -7,24 +7,14 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 
-def domain_names() -> tuple[str, ...]:
-    """Names of the built-in domains, sorted."""
-    return tuple(_toml_files(files(__name__)))
+def domain_files() -> dict[str, Traversable]:
+    """The files of the built-in domains, sorted by name."""
+    return _toml_files(files(__name__))
 
 
-def domain_file(name: str) -> Traversable:
-    """The file of a built-in domain. Raises KeyError if there is none of that name."""
-    return _toml_files(files(__name__))[name]
-
-
-def label_space_names() -> tuple[str, ...]:
-    """Names of the built-in label spaces, sorted."""
-    return tuple(_toml_files(files(__name__) / "label_spaces"))
-
-
-def label_space_file(name: str) -> Traversable:
-    """The file of a built-in label space. Raises KeyError if there is none of that name."""
-    return _toml_files(files(__name__) / "label_spaces")[name]
+def label_space_files() -> dict[str, Traversable]:
+    """The files of the built-in label spaces, sorted by name."""
+    return _toml_files(files(__name__) / "label_spaces")
 
 
 def _toml_files(folder: Traversable) -> dict[str, Traversable]:
