@@ -22,7 +22,7 @@ import torch
 from cag_uda.data.files.images import read_image
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.inference import prepare
-from cag_uda.models.label_maps import labels_of_batch
+from cag_uda.models.label_maps import label_batch
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.prediction.predict import predict_files
 from cag_uda.prediction.stream import BATCH_SIZE
@@ -94,7 +94,7 @@ def measure(asked: argparse.Namespace) -> Throughput:
 
         def bare() -> None:
             for start in range(0, len(prepared), BATCH_SIZE):
-                labels_of_batch(segmenter, prepared[start : start + BATCH_SIZE], tuple(asked.size))
+                label_batch(segmenter, prepared[start : start + BATCH_SIZE], tuple(asked.size))
 
         def predict() -> None:
             kinds = asked.kinds.split(",")

@@ -22,7 +22,7 @@ from cag_uda.models.inference import class_logits, prepare
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.views import Views
 from cag_uda.types import IGNORE
-from tests.support.stub_network import CLASSES, Image, Stub, picture
+from tests.support.stub_network import CLASSES, Image, picture, stub_network
 
 # ---- read-ahead -------------------------------------------------------------------------------
 
@@ -91,7 +91,7 @@ def fake_domain(count: int = 7) -> Domain:
     return cast(Domain, FakeDomain(frames))
 
 
-def by_hand(segmenter: Stub, domain: Domain, key: str) -> npt.NDArray[np.int64]:
+def by_hand(segmenter: Segmenter, domain: Domain, key: str) -> npt.NDArray[np.int64]:
     """A frame's counts, pixel by pixel, at the resolution of the label."""
     image, label = cast(FakeDomain, domain).frames[key]
     with torch.no_grad():
@@ -105,7 +105,7 @@ def by_hand(segmenter: Stub, domain: Domain, key: str) -> npt.NDArray[np.int64]:
 
 
 def test_evaluation_counts_every_frame_at_the_size_of_its_label() -> None:
-    domain, stub = fake_domain(), Stub(20)
+    domain, stub = fake_domain(), stub_network(20)
     told: list[tuple[int, int]] = []
     evaluation = evaluate(
         stub, domain, "test", batch_size=2, progress=lambda done, total: told.append((done, total))
@@ -122,7 +122,7 @@ def test_evaluation_counts_every_frame_at_the_size_of_its_label() -> None:
 
 def test_large_frames_are_held_and_labelled_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """And counted in parts; all of that changes nothing."""
-    domain, stub = fake_domain(), Stub()
+    domain, stub = fake_domain(), stub_network()
     expected = evaluate(stub, domain, "test")
     together = max(shape[0] for shape, *_ in stub.calls)
     stub.calls.clear()
@@ -142,7 +142,7 @@ def test_room_is_for_one_at_first_and_then_by_the_largest() -> None:
 
 
 def test_shards_merge_into_the_whole_whatever_their_number() -> None:
-    domain, stub = fake_domain(), Stub()
+    domain, stub = fake_domain(), stub_network()
     whole = merge([evaluate(stub, domain, "test")])
     for world_size in (2, 9):
         parts = [evaluate(stub, domain, "test", shard=(r, world_size)) for r in range(world_size)]
@@ -154,7 +154,7 @@ def test_shards_merge_into_the_whole_whatever_their_number() -> None:
 
 
 def test_frames_survive_the_file(tmp_path: Path) -> None:
-    evaluation = evaluate(Stub(), fake_domain(), "test")
+    evaluation = evaluate(stub_network(), fake_domain(), "test")
     path = tmp_path / "new" / "frames.npz"
     evaluation.save_frames(path)
     assert {each.name for each in path.parent.iterdir()} == {path.name, "SHA256SUMS"}
@@ -165,7 +165,7 @@ def test_frames_survive_the_file(tmp_path: Path) -> None:
 
 def test_damaged_and_missing_frame_files_are_user_errors(tmp_path: Path) -> None:
     whole = tmp_path / "whole.npz"
-    evaluate(Stub(), fake_domain(), "test").save_frames(whole)
+    evaluate(stub_network(), fake_domain(), "test").save_frames(whole)
     content = whole.read_bytes()
     bad: dict[str, bytes] = {
         "empty": b"",
@@ -184,7 +184,10 @@ def test_damaged_and_missing_frame_files_are_user_errors(tmp_path: Path) -> None
 
 def test_gain_pairs_frames_by_key() -> None:
     domain = fake_domain()
-    first, second = evaluate(Stub(), domain, "test"), evaluate(Stub(20), domain, "test")
+    first, second = (
+        evaluate(stub_network(), domain, "test"),
+        evaluate(stub_network(20), domain, "test"),
+    )
     shuffled = Evaluation(second.keys[::-1], second.confusions[::-1], second.names)
     gain = first.gain_over(second)
     assert first.gain_over(shuffled) == gain
@@ -197,7 +200,7 @@ def test_gain_pairs_frames_by_key() -> None:
 
 def test_a_split_without_labels_is_refused() -> None:
     with pytest.raises(DataError, match="split 'train' has no labels"):
-        evaluate(Stub(), fake_domain(), "train")
+        evaluate(stub_network(), fake_domain(), "train")
 
 
 def test_a_real_network_is_scored_on_a_real_folder(
@@ -238,9 +241,9 @@ def test_a_real_network_is_scored_on_a_real_folder(
 
 def test_a_network_of_other_classes_is_refused() -> None:
     with pytest.raises(DataError, match="tells 4 classes apart, but the domain has 5"):
-        evaluate(Stub(num_classes=4), fake_domain(), "test")
+        evaluate(stub_network(num_classes=4), fake_domain(), "test")
 
 
 def test_a_shard_out_of_range_is_refused() -> None:
     with pytest.raises(ShapeError, match="shard"):
-        evaluate(Stub(), fake_domain(), "test", shard=(2, 2))
+        evaluate(stub_network(), fake_domain(), "test", shard=(2, 2))

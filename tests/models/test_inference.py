@@ -17,8 +17,9 @@ from cag_uda.models.inference import (
     upsample,
 )
 from cag_uda.models.label_maps import label_map, label_maps
+from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.views import WHOLE, Views
-from tests.support.stub_network import CLASSES, Image, Stub, picture
+from tests.support.stub_network import CLASSES, Image, picture, stub_network
 
 # ---- prepare ----------------------------------------------------------------------------------
 
@@ -74,7 +75,7 @@ def test_anything_but_rgb_of_8_bits_is_refused(image: Image) -> None:
 
 @pytest.mark.parametrize("width_px", [None, 24, 100])
 def test_label_maps_have_the_size_of_their_images(width_px: int | None) -> None:
-    stub = Stub(width_px)
+    stub = stub_network(width_px)
     label = label_map(stub, picture(37, 53))
     assert label.shape == (37, 53)
     assert label.dtype == np.uint8
@@ -82,7 +83,7 @@ def test_label_maps_have_the_size_of_their_images(width_px: int | None) -> None:
 
 
 def test_a_label_map_is_the_argmax_of_the_class_logits() -> None:
-    stub = Stub(40).eval()
+    stub = stub_network(40).eval()
     image = picture(60, 80)
     logits = class_logits(stub, prepare(image, 40), (60, 80))
     assert logits.shape == (1, CLASSES, 60, 80)
@@ -91,7 +92,7 @@ def test_a_label_map_is_the_argmax_of_the_class_logits() -> None:
 
 
 def test_class_logits_take_bytes_and_floats_alike_and_let_gradients_flow() -> None:
-    stub = Stub().eval()
+    stub = stub_network().eval()
     image = prepare(picture(8, 8), None)
     logits = class_logits(stub, image, (8, 8))
     assert torch.equal(logits, class_logits(stub, image.float() / 255, (8, 8)))
@@ -120,7 +121,7 @@ def test_more_classes_than_a_byte_are_refused() -> None:
 def test_label_maps_come_in_order_whatever_the_batches() -> None:
     sizes = [(20, 30)] * 3 + [(30, 20)] + [(20, 30)] * 2
     images = [picture(*size, seed) for seed, size in enumerate(sizes)]
-    stub = Stub()
+    stub = stub_network()
     alone = [label_map(stub, image) for image in images]
     stub.calls.clear()
     together = list(label_maps(stub, iter(images), batch_size=2))
@@ -131,7 +132,10 @@ def test_label_maps_come_in_order_whatever_the_batches() -> None:
 
 def test_images_that_meet_at_the_input_width_keep_their_own_sizes() -> None:
     images = [picture(40, 60), picture(20, 30)]
-    assert [m.shape for m in label_maps(Stub(30), images, batch_size=2)] == [(40, 60), (20, 30)]
+    assert [m.shape for m in label_maps(stub_network(30), images, batch_size=2)] == [
+        (40, 60),
+        (20, 30),
+    ]
 
 
 def test_images_are_read_one_batch_at_a_time() -> None:
@@ -142,12 +146,12 @@ def test_images_are_read_one_batch_at_a_time() -> None:
             read.append(seed)
             yield picture(8, 8, seed)
 
-    next(label_maps(Stub(), images(), batch_size=2))
+    next(label_maps(stub_network(), images(), batch_size=2))
     assert len(read) <= 3
 
 
 def test_every_module_gets_its_mode_back_and_results_are_plain() -> None:
-    stub = Stub().train()
+    stub = stub_network().train()
     stub.frozen_norm.eval()
     for _ in label_maps(stub, [picture(8, 8)] * 2, batch_size=1):
         assert stub.training  # between results, too
@@ -161,7 +165,7 @@ def test_modes_come_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None
     def out_of_memory(image: Tensor) -> Tensor:
         raise RuntimeError("out of memory")
 
-    stub = Stub().train()
+    stub = stub_network().train()
     monkeypatch.setattr(stub.encoder, "forward", out_of_memory)
     with pytest.raises(RuntimeError, match="out of memory"):
         label_map(stub, picture(8, 8))
@@ -170,7 +174,7 @@ def test_modes_come_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_flip_averages_with_the_mirrored_image() -> None:
-    stub = Stub().eval()
+    stub = stub_network().eval()
     image = prepare(picture(16, 24), None)
     mirrored = class_logits(stub, image.flip(-1), (16, 24)).flip(-1)
     expected = (class_logits(stub, image, (16, 24)) + mirrored) / 2
@@ -183,19 +187,19 @@ def test_flip_averages_with_the_mirrored_image() -> None:
 
 def test_a_batch_size_of_0_is_refused() -> None:
     with pytest.raises(DataError, match="batch size"):
-        next(label_maps(Stub(), [picture(8, 8)], batch_size=0))
+        next(label_maps(stub_network(), [picture(8, 8)], batch_size=0))
 
 
 # ---- views ------------------------------------------------------------------------------------
 
 
-def logits_of(stub: Stub, image: Tensor, views: Views = WHOLE) -> Tensor:
+def logits_of(stub: Segmenter, image: Tensor, views: Views = WHOLE) -> Tensor:
     with torch.no_grad():
         return class_logits(stub.eval(), image, (image.shape[-2], image.shape[-1]), views)
 
 
 def test_scales_average_the_logits_of_resized_images() -> None:
-    stub, image = Stub(), prepare(picture(40, 60), None)
+    stub, image = stub_network(), prepare(picture(40, 60), None)
     looks = []
     for size in ((20, 30), (40, 60), (60, 90)):
         shrinks = size[0] < 40
@@ -214,12 +218,14 @@ def test_scales_average_the_logits_of_resized_images() -> None:
 
 
 def test_scales_are_relative_to_the_width_that_the_network_was_trained_at() -> None:
-    stub = Stub(input_width_px=40)
+    stub = stub_network(input_width_px=40)
     assert label_map(stub, picture(60, 80), Views(scales=(0.5, 2.0))).shape == (60, 80)
     assert [shape[2:] for shape, *_ in stub.calls] == [(15, 20), (60, 80)]
 
 
-def by_windows(stub: Stub, image: Tensor, tops: list[int], lefts: list[int], side: int) -> Tensor:
+def by_windows(
+    stub: Segmenter, image: Tensor, tops: list[int], lefts: list[int], side: int
+) -> Tensor:
     """The mean over windows, pixel by pixel."""
     height, width = image.shape[-2:]
     total, looks = torch.zeros(1, CLASSES, height, width), torch.zeros(height, width)
@@ -233,7 +239,7 @@ def by_windows(stub: Stub, image: Tensor, tops: list[int], lefts: list[int], sid
 
 
 def test_windows_average_where_they_overlap_and_end_with_the_image() -> None:
-    stub, image = Stub(), prepare(picture(70, 100), None)
+    stub, image = stub_network(), prepare(picture(70, 100), None)
     # Steps of round(33 · 2/3) = 22: 0, 22, then 70 - 33; 0, 22, 44, 66, then 100 - 33.
     expected = by_windows(stub, image, [0, 22, 37], [0, 22, 44, 66, 67], 33)
     views = Views(window_px=(33, 33))
@@ -243,7 +249,7 @@ def test_windows_average_where_they_overlap_and_end_with_the_image() -> None:
 
 
 def test_windows_without_overlap_tile_the_image() -> None:
-    stub, image = Stub(), prepare(picture(64, 96), None)
+    stub, image = stub_network(), prepare(picture(64, 96), None)
     expected = by_windows(stub, image, [0, 32], [0, 32, 64], 32)
     views = Views(window_px=(32, 32), overlap=0.0)
     torch.testing.assert_close(logits_of(stub, image, views), expected)
@@ -252,14 +258,14 @@ def test_windows_without_overlap_tile_the_image() -> None:
 
 @pytest.mark.parametrize("window_px", [(40, 60), (400, 600), (40, 999)])
 def test_a_window_that_holds_the_image_is_the_whole(window_px: tuple[int, int]) -> None:
-    stub, image = Stub(), prepare(picture(40, 60), None)
+    stub, image = stub_network(), prepare(picture(40, 60), None)
     views = Views(window_px=window_px)
     assert torch.equal(logits_of(stub, image, views), logits_of(stub, image))
 
 
 def test_windows_flips_and_scales_go_together() -> None:
     # Of sizes whose windows lie alike from both ends, so that mirroring pieces or images is one.
-    stub, image = Stub(), prepare(picture(60, 96), None)
+    stub, image = stub_network(), prepare(picture(60, 96), None)
     plain = Views(scales=(1.0, 2.0), window_px=(40, 48), overlap=0.5)
     mirrored = logits_of(stub, image.flip(-1), plain).flip(-1)
     expected = (logits_of(stub, image, plain) + mirrored) / 2
@@ -268,14 +274,14 @@ def test_windows_flips_and_scales_go_together() -> None:
 
 def test_a_batch_is_looked_at_like_its_images() -> None:
     views = Views(flip=True, scales=(0.75, 1.0), window_px=(32, 32))
-    images, stub = [picture(50, 70, seed) for seed in range(3)], Stub()
+    images, stub = [picture(50, 70, seed) for seed in range(3)], stub_network()
     together = list(label_maps(stub, images, batch_size=3, views=views))
     for image, label in zip(images, together, strict=True):
         np.testing.assert_array_equal(label_map(stub, image, views), label)
 
 
 def test_the_released_way_of_enlarging_aligns_corners() -> None:
-    stub, image = Stub(), prepare(picture(40, 60), None)
+    stub, image = stub_network(), prepare(picture(40, 60), None)
     with torch.no_grad():
         grid = stub.eval()(image.float() / 255).logits
     expected = torch.nn.functional.interpolate(grid, (40, 60), mode="bilinear", align_corners=True)

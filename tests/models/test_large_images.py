@@ -14,7 +14,6 @@ from cag_uda.models import label_maps as label_maps_module
 from cag_uda.models import memory
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.inference import (
-    AnySegmenter,
     as_trained,
     inference,
     most_likely,
@@ -27,7 +26,7 @@ from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.strips import Stretch, label_strips, plan_windows
 from cag_uda.models.views import WHOLE, Views
 from cag_uda.models.windows import Window
-from tests.support.stub_network import Stub, picture
+from tests.support.stub_network import picture, stub_network
 from tests.support.trees import read_pixels
 
 _CPU = torch.device("cpu")
@@ -45,7 +44,7 @@ def network(decoder: str = "light", backbone: str = "resnet-tiny", **settings: o
 
 
 def in_strips(
-    segmenter: AnySegmenter,
+    segmenter: Segmenter,
     image: np.ndarray,
     size: tuple[int, int],
     views: Views,
@@ -64,7 +63,7 @@ def in_strips(
 
 
 def at_once(
-    segmenter: AnySegmenter, image: np.ndarray, size: tuple[int, int], views: Views
+    segmenter: Segmenter, image: np.ndarray, size: tuple[int, int], views: Views
 ) -> np.ndarray:
     views = as_trained(views, segmenter)
     prepared = prepare(image, segmenter.config.input_width_px)
@@ -84,7 +83,7 @@ def test_strips_of_windows_equal_the_whole(
 ) -> None:
     """To the bit almost everywhere: the margins hold all that the network sees around a pixel."""
     monkeypatch.setattr("cag_uda.models.strips._PIXELS_PER_STRIP", 3000)
-    stub, image = Stub(), picture(*size)
+    stub, image = stub_network(), picture(*size)
     expected = at_once(stub, image, size, views)
     stub.calls.clear()
     found = in_strips(stub, image, size, views, 70 * 70)
@@ -99,14 +98,14 @@ def test_scales_come_together_in_strips(
     scales: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cag_uda.models.strips._PIXELS_PER_STRIP", 3000)
-    stub, image, views = Stub(), picture(131, 173), Views(scales=scales)
+    stub, image, views = stub_network(), picture(131, 173), Views(scales=scales)
     found = in_strips(stub, image, (131, 173), views, 60 * 60)
     # Other sizes of the image are rounded to 8 bits.
     assert np.mean(found != at_once(stub, image, (131, 173), views)) < 0.01
 
 
 def test_results_of_another_size_than_the_image() -> None:
-    stub, image = Stub(100), picture(150, 200)
+    stub, image = stub_network(100), picture(150, 200)
     for size in ((150, 200), (40, 50), (601, 799)):
         found = in_strips(stub, image, size, WHOLE, 40 * 40)
         assert np.mean(found != at_once(stub, image, size, WHOLE)) < 1e-4

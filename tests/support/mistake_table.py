@@ -214,7 +214,7 @@ MODELS = [
     Mistake("evaluate cut-off-config --domain day.toml", ("damaged or foreign", "copy or")),
     Mistake("evaluate cut-off-weights --domain day.toml", ("damaged or foreign", "copy or")),
     Mistake("evaluate of-the-future --domain day.toml", ("format 9", "reads 1", "the version of")),
-    Mistake("evaluate unfitting --domain day.toml", ("do not fit their config.json", "one model")),
+    Mistake("evaluate unfitting --domain day.toml", ("do not fit", "one model")),
     Mistake(
         "evaluate other-model --domain day.toml",
         ("tells wall, door, roof, lawn apart", "has road, car, tree, sky", "same classes"),

@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,11 @@ class Stub(nn.Module):
         self.calls.append((tuple(image.shape), self.training, torch.is_inference_mode_enabled()))
         features = self.encoder(image)
         return Prediction(features, self.frozen_norm(features))
+
+
+def stub_network(input_width_px: int | None = None, num_classes: int = CLASSES) -> Any:
+    """Make a stub, for mypy of any type: it stands for a `Segmenter`."""
+    return Stub(input_width_px, num_classes)
 
 
 def picture(height: int, width: int, seed: int = 0) -> Image:

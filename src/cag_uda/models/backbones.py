@@ -177,18 +177,12 @@ A row's mean and standard deviation are those of its segmenter, unless a recipe 
 
 
 def build_backbone(
-    name: str,
-    weights: str | None,
-    output_stride: int,
-    multi_grid: Sequence[int] | None = None,
+    name: str, weights: str | None, output_stride: int, multi_grid: Sequence[int] | None = None
 ) -> Backbone:
     """Build a row of `BACKBONES`; see `Backbone`.
 
-    Its `weights` may also be "imagenet", for the row's published ones.
-
-    Raises:
-        ModelError: for an unknown name, weights that cannot be had, or a multi-grid of another
-            length than the last stage.
+    Its `weights` may also be "imagenet", for the row's published ones. Raises ModelError for an
+    unknown name, weights that cannot be had, or a multi-grid of another length than the last stage.
     """
     entry = backbone_entry(name)
     if weights == "imagenet":
@@ -209,14 +203,10 @@ def backbone_entry(name: str) -> BackboneEntry:
 
 
 def find_backbone(build: type[Backbone], form: Config) -> str:
-    """The row of `BACKBONES` that is a network of a class and a form.
+    """Find the row of `BACKBONES` that builds a network of a class and a form.
 
-    Args:
-        build: the class.
-        form: `depths`, `hidden_sizes`, and more where these do not tell the rows apart.
-
-    Raises:
-        ModelError: if there is none.
+    The form is `depths`, `hidden_sizes`, and more where these do not tell the rows apart. Raises
+    ModelError if there is no such row.
     """
     rows = {name: entry.config for name, entry in BACKBONES.items() if entry.build is build}
     for name, config in rows.items():

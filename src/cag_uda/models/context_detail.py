@@ -115,7 +115,10 @@ class ContextDetail(nn.Module):
             places = [self._draw_place(units)]
             attention = self._within(attention, places, units)
         else:
-            tops, lefts = map(_half_overlapping, units, self.crop)
+            tops, lefts = (
+                offsets(count, part, overlap=1 / 2)
+                for count, part in zip(units, self.crop, strict=True)
+            )
             places = [(top, left) for top in tops for left in lefts]
         detail = self._detail(self._enlarged(image), places, units, logits_of)
         # A pooling that reaches beyond the edge may give a cell more.
@@ -202,7 +205,3 @@ class ContextDetail(nn.Module):
         rows, columns = self._units((height, width))
         below, right = rows * self.unit_px - height, columns * self.unit_px - width
         return F.pad(image, (0, right, 0, below), mode="replicate")
-
-
-def _half_overlapping(length: int, window: int) -> list[int]:
-    return offsets(length, window, overlap=1 / 2)

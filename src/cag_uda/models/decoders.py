@@ -381,9 +381,7 @@ def _up(channels: int, times: int) -> nn.Sequential:
 def _down(channels: int) -> nn.Sequential:
     """Halve height and width."""
     return nn.Sequential(
-        nn.Conv2d(channels, channels, 3, stride=2, padding=1),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(),
+        nn.Conv2d(channels, channels, 3, stride=2, padding=1), nn.BatchNorm2d(channels), nn.ReLU()
     )
 
 

@@ -34,11 +34,9 @@ class Discriminator(nn.Module):
     def of(cls, segmenter: Segmenter, channels: int | None) -> "Discriminator":
         """Make a discriminator of a network's outputs.
 
-        Args:
-            segmenter: that is to fool it.
-            channels: width of the first layer. None takes the published 64, or a quarter of the
-                segmenter's feature channels where these are fewer than 256: on a small network the
-                published one costs several times what the segmenter does.
+        Without `channels` its first layer has the published 64, or a quarter of the segmenter's
+        feature channels where these are fewer than 256: on a small network the published one costs
+        several times what the segmenter does.
         """
         if channels is None:
             channels = max(1, min(64, segmenter.feature_channels // 4))

@@ -192,8 +192,7 @@ def _scaled(channels: int, width: float) -> int:
 def _load(network: nn.Module, weights: str) -> str:
     """Give the body its published weights, in place; returns one line on what was placed.
 
-    Raises:
-        ModelError: if they cannot be read, or any tensor but those of the head has no place.
+    Raises ModelError if they cannot be read, or any tensor but those of the head has no place.
     """
     tensors = read_tensors(Path(weights))
     placed = {

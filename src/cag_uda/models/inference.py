@@ -3,23 +3,25 @@
 Knows images and networks; knows no label and no score.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from __future__ import annotations
 
-import cv2
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from cag_uda.data.files.images import as_rgb as as_rgb
+from cag_uda.data.files.resizing import resize_to_width
 from cag_uda.errors import DataError, ShapeError
 from cag_uda.models.views import WHOLE, Views
-from cag_uda.models.windows import Window
-from cag_uda.types import Prediction
+
+if TYPE_CHECKING:
+    from cag_uda.models.segmenter import Segmenter
 
 Image = npt.NDArray[np.uint8]
 """(H, W, 3) RGB."""
@@ -27,45 +29,6 @@ LabelMap = npt.NDArray[np.uint8]
 """(H, W) train ids."""
 
 T = TypeVar("T")
-
-
-class InferenceConfig(Protocol):
-    """The part of a segmenter's configuration that inference uses."""
-
-    @property
-    def input_width_px(self) -> int | None:
-        """Width that the network was trained at; None takes images as they are."""
-
-    @property
-    def align_corners(self) -> bool:
-        """True if the network was trained with its logits enlarged corner on corner."""
-
-
-class AnySegmenter(Protocol):
-    """The part of a segmenter that inference uses: a torch module that knows its input width."""
-
-    @property
-    def config(self) -> InferenceConfig:
-        """Its configuration."""
-
-    @property
-    def grid_px(self) -> int:
-        """Least shift of an image, in pixels, that shifts its logits by whole cells."""
-
-    def in_window(self, window: Window) -> AbstractContextManager[None]:
-        """Let what is segmented be a window of an image, in whose place it is."""
-
-    def __call__(self, image: Tensor, /) -> Prediction:
-        """Segment images (B, 3, H, W), float in [0, 1], of the target domain."""
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Its parameters, of which the first tells the device."""
-
-    def modules(self) -> Iterator[nn.Module]:
-        """Itself and all modules inside."""
-
-    def eval(self) -> Any:
-        """Turn evaluation mode on."""
 
 
 def prepare(image: Image, input_width_px: int | None) -> Tensor:
@@ -87,42 +50,30 @@ def prepare(image: Image, input_width_px: int | None) -> Tensor:
             f"wanted an RGB image (H, W, 3) of 8 bits, got {image.shape} {image.dtype}; "
             "convert it first"
         )
-    height, width = image.shape[:2]
-    if input_width_px is not None and input_width_px != width:
-        # Area averages while shrinking, or fine structures alias; it is no good for growing.
-        method = cv2.INTER_AREA if input_width_px < width else cv2.INTER_LINEAR
-        input_height_px = max(1, round(height * input_width_px / width))
-        size = (input_width_px, input_height_px)
-        image = np.asarray(cv2.resize(image, size, interpolation=method), dtype=np.uint8)
-    return torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)[None]
+    resized = resize_to_width(image, input_width_px)
+    return torch.from_numpy(np.require(resized, requirements=["C", "W"])).permute(2, 0, 1)[None]
 
 
 def class_logits(
-    segmenter: AnySegmenter, image_batch: Tensor, size: tuple[int, int], views: Views = WHOLE
+    segmenter: Segmenter, image_batch: Tensor, size: tuple[int, int], views: Views = WHOLE
 ) -> Tensor:
-    """Logits for every pixel. The module's mode is left as it is, and gradients flow.
+    """Compute the logits (B, K, H, W) of every pixel, float32, averaged over views.
 
-    Args:
-        segmenter: the network.
-        image_batch: (B, 3, H', W') uint8, or float in [0, 1], on any device.
-        size: (H, W) of the result, in pixels.
-        views: whose logits to average.
-
-    Returns:
-        (B, K, H, W) float32.
+    Images are (B, 3, H', W') uint8, or float in [0, 1], on any device. The network's mode is left
+    as it is, and gradients flow.
     """
     views = as_trained(views, segmenter)
     looks = view_logits(segmenter, image_batch, views)
     return torch.stack([upsample(look, size, views.align_corners) for look in looks]).mean(0)
 
 
-def as_trained(views: Views, segmenter: AnySegmenter) -> Views:
+def as_trained(views: Views, segmenter: Segmenter) -> Views:
     """The views, with logits enlarged corner on corner if the network was trained so."""
     aligned = views.align_corners or segmenter.config.align_corners
     return replace(views, align_corners=aligned)
 
 
-def view_logits(segmenter: AnySegmenter, image_batch: Tensor, views: Views) -> list[Tensor]:
+def view_logits(segmenter: Segmenter, image_batch: Tensor, views: Views) -> list[Tensor]:
     """Run the network, in whatever mode it is, on images as `class_logits` takes them.
 
     Returns:
@@ -141,19 +92,19 @@ def view_logits(segmenter: AnySegmenter, image_batch: Tensor, views: Views) -> l
     return looks
 
 
-def on_device(image: Tensor, segmenter: AnySegmenter) -> Tensor:
+def on_device(image: Tensor, segmenter: Segmenter) -> Tensor:
     """Images (B, 3, H, W), uint8 or float in [0, 1], as float on the network's device."""
     image = image.to(device_of(segmenter))
     return image.float().div_(255) if image.dtype == torch.uint8 else image
 
 
-def device_of(segmenter: AnySegmenter) -> torch.device:
+def device_of(segmenter: Segmenter) -> torch.device:
     """Return the device that a network is on; the CPU if it has no parameters."""
     parameter = next(iter(segmenter.parameters()), None)
     return torch.device("cpu") if parameter is None else parameter.device
 
 
-def _logits_of_windows(segmenter: AnySegmenter, image: Tensor, views: Views) -> Tensor:
+def _logits_of_windows(segmenter: Segmenter, image: Tensor, views: Views) -> Tensor:
     size = (image.shape[-2], image.shape[-1])
     windows = list(views.windows(size))
     if len(windows) == 1:
@@ -169,10 +120,10 @@ def _logits_of_windows(segmenter: AnySegmenter, image: Tensor, views: Views) -> 
     return total / looks
 
 
-def _logits_with_flip(segmenter: AnySegmenter, image: Tensor, flip: bool) -> Tensor:
-    logits = segmenter(image).logits.float()
+def _logits_with_flip(segmenter: Segmenter, image: Tensor, flip: bool) -> Tensor:
+    logits: Tensor = segmenter(image).logits.float()
     if flip:
-        mirrored = segmenter(image.flip(-1)).logits.float()
+        mirrored: Tensor = segmenter(image.flip(-1)).logits.float()
         logits = (logits + mirrored.flip(-1)) / 2
     return logits
 
@@ -187,19 +138,14 @@ def most_likely(
 ) -> Tensor:
     """The classes with the highest upsampled logits, without holding all of these.
 
-    Equal to `upsample(logits, size).argmax(1)`, the first class winning a tie; of several views,
-    the mean of the upsampled logits counts.
-
-    Args:
-        logits: (B, K, h, w) float, K at most 255; or several, whose grids may differ.
-        size: (H, W) of the result, in pixels.
-        align_corners: as in `upsample`.
+    Equal to `upsample(logits, size).argmax(1)`, the first class winning a tie; of several logits
+    (B, K, h, w), whose grids may differ, the mean of the upsampled ones counts.
 
     Returns:
         (B, H, W) uint8 train ids.
 
     Raises:
-        ShapeError: if there are too many classes for 8 bits.
+        ShapeError: if there are more than 255 classes, too many for 8 bits.
     """
     looks = [logits] if isinstance(logits, Tensor) else list(logits)
     classes = looks[0].shape[1]
@@ -228,7 +174,7 @@ def most_likely(
 
 
 @contextmanager
-def inference(segmenter: AnySegmenter) -> Iterator[None]:
+def inference(segmenter: Segmenter) -> Iterator[None]:
     """Evaluation mode without gradients; every module gets its own mode back at the end."""
     modes = [(module, module.training) for module in segmenter.modules()]
     segmenter.eval()
@@ -249,10 +195,8 @@ def batches_of_one_kind(
     """Cut a stream into batches of neighbours of one kind, in order.
 
     No more than a batch and one item are held. `most_like` says how many items like one share a
-    batch at most, from 1 on, where that is less than the batch size.
-
-    Raises:
-        DataError: if the batch size is below 1.
+    batch at most, from 1 on, where that is less than the batch size. Raises DataError if the batch
+    size is below 1.
     """
     if batch_size < 1:
         raise DataError(f"batch size should be at least 1, got {batch_size}")

@@ -4,8 +4,11 @@ Whole images share passes as far as memory allows; an image that is too large fo
 window by window. Knows images and networks; knows no label that is true.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +18,6 @@ from torch import Tensor
 from cag_uda.errors import DataError
 from cag_uda.models.config import Classes
 from cag_uda.models.inference import (
-    AnySegmenter,
     Image,
     LabelMap,
     as_trained,
@@ -31,6 +33,9 @@ from cag_uda.models.memory import bytes_per_pixel, free_bytes
 from cag_uda.models.segmentation import Segmentation
 from cag_uda.models.strips import label_strips
 from cag_uda.models.views import WHOLE, Views
+
+if TYPE_CHECKING:
+    from cag_uda.models.segmenter import Segmenter
 
 _SHARE = 0.7
 """Share of the free memory that one pass may take."""
@@ -84,8 +89,16 @@ class Labelling:
             self.confidence[images, rows] = sure.cpu().numpy()
         self.label[images, rows] = best.cpu().numpy()
 
+    def segmentations(self, images: Sequence[Image], classes: Classes) -> Iterator[Segmentation]:
+        """Put each image (H, W, 3) together with what was found of it."""
+        sure, shares = self.confidence, self.probabilities
+        for index, image in enumerate(images):
+            of_label = None if sure is None else sure[index]
+            of_classes = None if shares is None else shares[index]
+            yield Segmentation(image, self.label[index], of_label, classes, of_classes)
 
-def label_map(segmenter: AnySegmenter, image: Image, views: Views = WHOLE) -> LabelMap:
+
+def label_map(segmenter: Segmenter, image: Image, views: Views = WHOLE) -> LabelMap:
     """Segment one image (H, W, 3) uint8, RGB, at its own resolution; the mode is restored.
 
     Returns:
@@ -98,21 +111,13 @@ def label_map(segmenter: AnySegmenter, image: Image, views: Views = WHOLE) -> La
 
 
 def label_maps(
-    segmenter: AnySegmenter,
-    images: Iterable[Image],
-    batch_size: int = 4,
-    views: Views = WHOLE,
+    segmenter: Segmenter, images: Iterable[Image], batch_size: int = 4, views: Views = WHOLE
 ) -> Iterator[LabelMap]:
     """Segment images at their own resolutions, one after the other.
 
-    Neighbours of one size share a pass of the network. Between two results the module is in the
-    mode that the caller left it in.
-
-    Args:
-        segmenter: the network.
-        images: (H, W, 3) uint8 each, RGB, of any sizes; read one batch at a time.
-        batch_size: images a pass, at most.
-        views: whose logits to average.
+    They are (H, W, 3) uint8 each, RGB, of any sizes, and are read one batch at a time; neighbours
+    of one size share a pass of the network. Between two results the network is in the mode that the
+    caller left it in.
 
     Yields:
         (H, W) uint8 train ids per image, in the order of the images.
@@ -123,11 +128,11 @@ def label_maps(
     width = segmenter.config.input_width_px
     prepared = ((prepare(image, width), image.shape[:2]) for image in images)
     for batch in batches_of_one_kind(prepared, lambda pair: (pair[0].shape, pair[1]), batch_size):
-        yield from labels_of_batch(segmenter, [image for image, _ in batch], batch[0][1], views)
+        yield from label_batch(segmenter, [image for image, _ in batch], batch[0][1], views).label
 
 
 def segmentations(
-    segmenter: AnySegmenter,
+    segmenter: Segmenter,
     images: Iterable[Image],
     classes: Classes,
     *,
@@ -147,35 +152,11 @@ def segmentations(
             with_confidence=True,
             with_probabilities=with_probabilities,
         )
-        for index, image in enumerate(batch):
-            sure, shares = found.confidence, found.probabilities
-            yield Segmentation(
-                image,
-                found.label[index],
-                None if sure is None else sure[index],
-                classes,
-                None if shares is None else shares[index],
-            )
-
-
-def labels_of_batch(
-    segmenter: AnySegmenter,
-    prepared: list[Tensor],
-    size: tuple[int, int],
-    views: Views = WHOLE,
-    *,
-    num_classes: int | None = None,
-) -> npt.NDArray[np.uint8]:
-    """Segment prepared images, in one pass where memory allows; as `label_batch`.
-
-    Returns:
-        (B, H, W) uint8 train ids.
-    """
-    return label_batch(segmenter, prepared, size, views, num_classes=num_classes).label
+        yield from found.segmentations(batch, classes)
 
 
 def label_batch(
-    segmenter: AnySegmenter,
+    segmenter: Segmenter,
     prepared: Sequence[Tensor],
     size: tuple[int, int],
     views: Views = WHOLE,
@@ -191,12 +172,9 @@ def label_batch(
         prepared: results of `prepare`, (1, 3, H', W') uint8 each, of one size.
         size: (H, W) of the result, in pixels.
         views: whose logits to average.
-        with_confidence: whether to give the probabilities of the labels too.
-        with_probabilities: whether to give those of all classes too.
+        with_confidence: give the probabilities of the labels too.
+        with_probabilities: give those of all classes too.
         num_classes: K that the caller counts on; None takes what comes.
-
-    Returns:
-        Labels and, if asked for, probabilities.
 
     Raises:
         DataError: if the network has another number of classes than the caller counts on.
@@ -224,11 +202,7 @@ def label_batch(
 
 
 def _images_a_pass(
-    segmenter: AnySegmenter,
-    count: int,
-    shape: tuple[int, int],
-    size: tuple[int, int],
-    views: Views,
+    segmenter: Segmenter, count: int, shape: tuple[int, int], size: tuple[int, int], views: Views
 ) -> int:
     """Count the whole images of a shape (H', W') that fit into one pass; 0 if not even one does.
 
@@ -249,7 +223,7 @@ def _images_a_pass(
     return min(count, int(most / each))
 
 
-def _window_pixels(segmenter: AnySegmenter, views: Views) -> int:
+def _window_pixels(segmenter: Segmenter, views: Views) -> int:
     """Pixels of a window that fits into memory. Tells once for each network, in the log."""
     if views.window_px is not None:
         return math.prod(views.window_px)

@@ -46,12 +46,7 @@ _EMBEDDING = {
 }
 _LAYOUTS: tuple[tuple[int, str, str, str], ...] = (
     (1, r"patch_embed([1-4])\.(\w+)", r"block([1-4])\.(\d+)\.(.+)", r"norm([1-4])"),
-    (
-        0,
-        r"layers\.([0-3])\.0\.(\w+)",
-        r"layers\.([0-3])\.1\.(\d+)\.(.+)",
-        r"layers\.([0-3])\.2",
-    ),
+    (0, r"layers\.([0-3])\.0\.(\w+)", r"layers\.([0-3])\.1\.(\d+)\.(.+)", r"layers\.([0-3])\.2"),
     (
         0,
         r"encoder\.patch_embeddings\.([0-3])\.(\w+)",

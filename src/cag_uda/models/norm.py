@@ -74,11 +74,7 @@ class DomainBatchNorm2d(SharedBatchNorm2d):
     source_var: Tensor
 
     def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float = 0.1,
-        target_share: float = 1.0,
+        self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, target_share: float = 1.0
     ) -> None:
         super().__init__(num_features, eps=eps, momentum=momentum)
         self.domain: DomainName = "target"

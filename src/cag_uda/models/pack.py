@@ -32,9 +32,9 @@ from cag_uda.errors import ModelError
 from cag_uda.files import write_with
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.models.storage import WEIGHTS, place, refuse_not_finite
+from cag_uda.models.storage import WEIGHTS, refuse_not_finite
 from cag_uda.models.tuning import merged_state
-from cag_uda.models.weight_files import below, first_line
+from cag_uda.models.weight_files import below, fill, first_line
 
 _FORMAT = "cag-uda-pack-1"
 _NETWORK, _SOURCE = "network.", "source."
@@ -88,7 +88,7 @@ class Pack:
     def segmenter(self) -> Segmenter:
         """Build the network, in evaluation mode, on the CPU. Raises ModelError if it cannot be."""
         segmenter = Segmenter(self.config, self.classes)
-        place(dict(self.weights), segmenter, "the pack")
+        fill(segmenter, self.weights, "the pack")
         wanted = (segmenter.num_classes, segmenter.feature_channels)
         if self.figures.vectors.shape != wanted:
             raise ModelError(
@@ -121,8 +121,7 @@ def save_pack(path: Path, pack: Pack) -> None:
 def read_pack_header(path: Path) -> PackHeader:
     """Read what a pack says of its network; its tensors are not looked at.
 
-    Raises:
-        ModelError: if it is missing, or no pack.
+    Raises ModelError if it is missing, or no pack.
     """
     try:
         if not path.is_file():
@@ -157,8 +156,7 @@ def read_pack_header(path: Path) -> PackHeader:
 def read_pack(path: Path) -> Pack:
     """Read a pack and compare it with its checksum.
 
-    Raises:
-        ModelError: if it is missing, damaged, not finite, or no pack.
+    Raises ModelError if it is missing, damaged, not finite, or no pack.
     """
     header = read_pack_header(path)
     try:

@@ -33,15 +33,9 @@ BLOCKS = "blocks"
 def recompute(segmenter: Segmenter, names: Sequence[str]) -> None:
     """Let parts of a segmenter, in place, keep nothing but their inputs for the backward pass.
 
-    Its tensors keep their names. Done twice it is done once.
-
-    Args:
-        segmenter: to be trained.
-        names: of its modules, with `*` for anything, or `BLOCKS`. Of modules within each other
-            the outermost counts.
-
-    Raises:
-        ModelError: if a name is that of no module.
+    Parts are named as modules, with `*` for anything, or `BLOCKS`; of modules within each other the
+    outermost counts. Tensors keep their names. A second call changes nothing. Raises ModelError if
+    a name is that of no module.
     """
     for name in names:
         for place in _outermost(segmenter, name):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self, cast, overload
+from typing import Any, Self, cast, overload
 
 import numpy as np
 import PIL.Image
@@ -35,6 +35,7 @@ from cag_uda.models.norm import (
 )
 from cag_uda.models.segmentation import Segmentation
 from cag_uda.models.tuning import merged_state
+from cag_uda.models.weight_files import fill
 from cag_uda.models.windows import Window
 from cag_uda.types import DomainName, Prediction
 
@@ -110,16 +111,6 @@ class Segmenter(nn.Module):
         finally:
             for part in parts:
                 part.window = None
-
-    @overload
-    def forward(
-        self, image: Tensor, domain: DomainName = ..., *, last_map: Literal[False] = ...
-    ) -> Prediction: ...
-
-    @overload
-    def forward(
-        self, image: Tensor, domain: DomainName = ..., *, last_map: Literal[True]
-    ) -> tuple[Prediction, Tensor]: ...
 
     def forward(
         self, image: Tensor, domain: DomainName = "target", *, last_map: bool = False
@@ -388,7 +379,7 @@ class Segmenter(nn.Module):
         config, classes, weights, card = storage.read(path_or_hub_id, revision)
         segmenter = cls(config.model_copy(update={"weights": None}), classes)
         segmenter.config, segmenter.card = config, card
-        storage.place(weights, segmenter, str(path_or_hub_id))
+        fill(segmenter, weights, str(path_or_hub_id), "; copy both files of one model")
         return segmenter.eval()
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:

@@ -13,33 +13,25 @@ _SHARED = (
 def start_from(segmenter: Segmenter, path_or_hub_id: str) -> None:
     """Give a segmenter the weights of what `Segmenter.from_pretrained` takes, in place.
 
-    Raises:
-        ModelError: if the model is missing or damaged, or as `begin_with`.
+    Raises ModelError if the model is missing or damaged, or as `begin_with`.
     """
     model = Segmenter.from_pretrained(path_or_hub_id)
     begin_with(segmenter, model, f"segmenter.start: the network in {path_or_hub_id}")
 
 
 def begin_with(segmenter: Segmenter, model: Segmenter, what: str) -> None:
-    """Give a segmenter the weights of another one, in place, whose statistics may be changed.
+    """Give a segmenter the weights of another one, the model, in place.
 
-    Norm and tuning may be others than the model's: without statistics per domain there, both
-    domains begin with those that there are; without them here, with those that the model
-    normalises the target's images by.
-
-    Args:
-        segmenter: as the recipe describes it.
-        model: the other one.
-        what: it is, for messages.
-
-    Raises:
-        ModelError: naming all that differs, if it is of other classes or another form.
+    The segmenter's norm and tuning may differ from the model's. If the model has no statistics per
+    domain, both domains begin with those that it has. If the segmenter has none, it begins with
+    those by which the model normalises the target's images, and the model itself is changed. Raises
+    ModelError, naming all that differs, if the model has other classes or another form; `what` is
+    how messages name it.
     """
     problems = []
     if model.classes.names != segmenter.classes.names:
         problems.append(
-            f"{what} tells "
-            f"{', '.join(model.classes.names)} apart, but the recipe's domains "
+            f"{what} tells {', '.join(model.classes.names)} apart, but the recipe's domains "
             f"{', '.join(segmenter.classes.names)}; start from one of the same classes in the same "
             "order, or choose the recipe's `classes` so"
         )

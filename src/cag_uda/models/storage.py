@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from cag_uda.errors import ModelError
 from cag_uda.files import SUMS, copy_file, is_sound, write_json, write_text, write_with
@@ -65,11 +65,8 @@ def save(model: ModelFolder, folder: Path) -> None:
 def read(path_or_hub_id: str | Path, revision: str | None = None) -> ModelFolder:
     """Read a model folder; `owner/name` that is no folder here is fetched from the hub.
 
-    A run folder stands for the network that it delivers.
-
-    Raises:
-        ModelError: if it is missing, damaged, or not one of this package's; or if its weights are
-            not finite.
+    A run folder stands for the network that it delivers. Raises ModelError if it is missing,
+    damaged, or not one of this package's; or if its weights are not finite.
     """
     folder = locate(path_or_hub_id, revision)
     check(folder)
@@ -103,8 +100,7 @@ def read(path_or_hub_id: str | Path, revision: str | None = None) -> ModelFolder
 def check(folder: Path) -> None:
     """Compare a model folder with its checksums; one without them is noted.
 
-    Raises:
-        ModelError: naming the file that is damaged.
+    Raises ModelError, naming the file that is damaged.
     """
     for name in (WEIGHTS, CONFIG):
         is_whole = is_sound(folder / name) if (folder / name).exists() else True
@@ -157,22 +153,6 @@ def refuse_not_finite(weights: Mapping[str, Tensor], what: str) -> None:
         )
 
 
-def place(weights: dict[str, Tensor], network: nn.Module, origin: str) -> None:
-    """Load weights into a network; every tensor must find its place.
-
-    Raises:
-        ModelError: naming what is missing, unexpected or of another shape.
-    """
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:]]
-        raise ModelError(
-            f"the weights in {origin} do not fit their config.json: {' '.join(lines)[:500]}; "
-            "copy both files of one model"
-        ) from error
-
-
 def push(model: ModelFolder, repo_id: str, *, private: bool, token: str | None) -> str:
     """Upload a model folder to the hub; returns its address. Raises ModelError if refused."""
     api = HfApi(token=token)
@@ -194,8 +174,7 @@ def push(model: ModelFolder, repo_id: str, *, private: bool, token: str | None) 
 def locate(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
     """Find a model folder; `owner/name` that is no folder here is fetched from the hub.
 
-    Raises:
-        ModelError: if there is none.
+    Raises ModelError if there is none.
     """
     path = Path(path_or_hub_id)
     if path.is_dir():

@@ -5,20 +5,26 @@ logits are put together on the grid that the whole image would have. Of this gri
 a strip of the result needs are held. Knows windows and grids, not how large they should be.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cag_uda.models.inference import AnySegmenter, on_device, upsample
+from cag_uda.models.inference import on_device, upsample
 from cag_uda.models.views import Views, offsets
 from cag_uda.models.windows import Window
+
+if TYPE_CHECKING:
+    from cag_uda.models.segmenter import Segmenter
 
 _PIXELS_PER_STRIP = 1 << 22
 _MARGIN_SHARE = 17
@@ -37,11 +43,7 @@ class Stretch:
 
 
 def label_strips(
-    segmenter: AnySegmenter,
-    image: Tensor,
-    size: tuple[int, int],
-    views: Views,
-    most_pixels: int,
+    segmenter: Segmenter, image: Tensor, size: tuple[int, int], views: Views, most_pixels: int
 ) -> Iterator[tuple[slice, list[Tensor]]]:
     """Give the logits of an image strip by strip.
 
@@ -71,9 +73,7 @@ def label_strips(
 class _Look:
     """Logits of an image at one scale, made from top to bottom, a row of windows at a time."""
 
-    def __init__(
-        self, segmenter: AnySegmenter, image: Tensor, views: Views, most_pixels: int
-    ) -> None:
+    def __init__(self, segmenter: Segmenter, image: Tensor, views: Views, most_pixels: int) -> None:
         self._segmenter, self._image, self._views = segmenter, image, views
         size = image.shape[2], image.shape[3]
         self._cell = Fraction(1)
@@ -175,7 +175,8 @@ class _Look:
     def _seen(self, piece: Tensor, mirrored: bool, rows: Stretch, columns: Stretch) -> Tensor:
         window = on_device(piece, self._segmenter)
         with self._placed((rows.start, columns.start)):
-            logits = self._segmenter(window.flip(-1) if mirrored else window).logits.float()
+            seen = self._segmenter(window.flip(-1) if mirrored else window)
+        logits: Tensor = seen.logits.float()
         height, width = (
             self._on_grid(each.stop) - self._on_grid(each.start) for each in (rows, columns)
         )

@@ -22,8 +22,7 @@ _ADDITION, _BASE = ".lora_", ".base_layer."
 def check_tuning(config: SegmenterConfig, backbone: Backbone) -> None:
     """Check that a backbone can be trained as its segmenter's configuration says.
 
-    Raises:
-        ModelError: if that is by LoRA, and peft is not installed or there is no linear layer.
+    Raises ModelError if that is by LoRA, and peft is not installed or there is no linear layer.
     """
     if config.tuning != "lora":
         return
@@ -42,10 +41,7 @@ def check_tuning(config: SegmenterConfig, backbone: Backbone) -> None:
 def tune(config: SegmenterConfig, backbone: Backbone) -> None:
     """Freeze a backbone or add LoRA to it, in place, as its segmenter's configuration says.
 
-    Done twice it is done once.
-
-    Raises:
-        ModelError: as `check_tuning`.
+    A second call changes nothing. Raises ModelError as `check_tuning` does.
     """
     check_tuning(config, backbone)
     if config.tuning == "frozen":

@@ -51,10 +51,8 @@ def read_torch_file(path: Path) -> Any:
     """Read what `torch.save` wrote, as long as it is tensors, numbers, texts, lists and dicts.
 
     Numpy arrays and scalars of float64 inside are allowed too, which the released CAG-UDA code
-    saves. Tensors come to lie on the CPU.
-
-    Raises:
-        ModelError: if it is missing, damaged, or wants to run code; it is then not run.
+    saves. Tensors come to lie on the CPU. Raises ModelError if it is missing, damaged, or wants to
+    run code; it is then not run.
     """
     if path.exists() and not path.is_file():
         raise ModelError(f"{path} is a folder, pipe or device; give a file that torch.save wrote")
@@ -83,8 +81,7 @@ def read_torch_file(path: Path) -> Any:
 def read_weights(path: Path) -> Any:
     """Read what lies in a safetensors file, or what `torch.save` wrote (see `read_torch_file`).
 
-    Raises:
-        ModelError: if it is missing, damaged, or wants to run code.
+    Raises ModelError if it is missing, damaged, or wants to run code.
     """
     if path.suffix != ".safetensors":
         return read_torch_file(path)
@@ -97,8 +94,7 @@ def read_weights(path: Path) -> Any:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read one network's tensors by name, alone or inside a checkpoint (see `network_in`).
 
-    Raises:
-        ModelError: if it is missing, damaged, wants to run code, or holds something else.
+    Raises ModelError if it is missing, damaged, wants to run code, or holds something else.
     """
     return network_in(read_weights(path), path)[0]
 
@@ -175,14 +171,12 @@ def _tensor_names(content: Any, name: str, depth: int = 0) -> Iterator[str]:
             yield from _tensor_names(value, f"{name}.{index}", depth + 1)
 
 
-def fill(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], origin: str, advice: str = "") -> None:
     """Give a network all of its tensors, by its own names.
 
     Only the counters of batch norm may be missing (files older than PyTorch 0.4.1 have none); they
-    do not enter the computation.
-
-    Raises:
-        ModelError: naming `origin` and what is missing, unexpected or of another shape.
+    do not enter the computation. Raises ModelError, naming `origin` and what is missing, unexpected
+    or of another shape; it ends in `advice`.
     """
     own = network.state_dict()
     counters = {
@@ -200,17 +194,16 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None
             if own[name].shape != tensors[name].shape
         ),
     ]
-    refuse_misfits(problems, origin)
+    refuse_misfits(problems, origin, advice)
     network.load_state_dict({**counters, **tensors})
 
 
-def refuse_misfits(problems: Sequence[str], origin: str) -> None:
+def refuse_misfits(problems: Sequence[str], origin: str, advice: str = "") -> None:
     """Raise ModelError, naming the first five, if there are problems with weights."""
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ModelError(
-            f"the weights of {origin} do not fit the network: {'; '.join(problems[:5])}{more}"
-        )
+        listed = f"{'; '.join(problems[:5])}{more}{advice}"
+        raise ModelError(f"the weights of {origin} do not fit the network: {listed}")
 
 
 def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

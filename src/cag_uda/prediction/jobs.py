@@ -46,10 +46,8 @@ def find_jobs(inputs: Sequence[str], out: Path) -> list[Job]:
     """Find all inputs, sorted within each folder, each once.
 
     They are files, folders (all images and videos below, hidden ones left out) and globs. What is
-    in the output folder is no input, even where that lies inside an input folder.
-
-    Raises:
-        UserError: naming every input that is not there or holds no image.
+    in the output folder is no input, even where that lies inside an input folder. Raises UserError,
+    naming every input that is not there or holds no image.
     """
     bases: dict[str, str] = {}
     problems = []

@@ -142,13 +142,9 @@ def make_labeller(
     source: Source | None,
     watch: Watch,
 ) -> Labeller:
-    """Make anchors with a network, or load those in its folder, and fit the margin.
+    """Make anchors of the source, or load the model's own; fit the margin to the target.
 
-    Anchors are made of the source, or without one taken from the model's folder; a margin is fitted
-    to the target.
-
-    Raises:
-        UserError: if there are no anchors, or the margin cannot be fitted without a source.
+    Raises UserError if there is neither a source nor anchors, or the margin wants a source.
     """
     device = segmenter.mean.device
     loading = LoadingConfig(width_px=segmenter.config.input_width_px)
@@ -205,16 +201,11 @@ def keep_anchors(labeller: Labeller, model: str) -> Path:
 
 
 def source_of(
-    recipe: Recipe,
-    config: CAGSettings,
-    segmenter: Segmenter,
-    model: str,
-    data_root: Path | None,
+    recipe: Recipe, config: CAGSettings, segmenter: Segmenter, model: str, data_root: Path | None
 ) -> Source:
     """Open the labelled images that a run learned from, and those for calibrating margins.
 
-    Raises:
-        UserError: if they are not there (any more).
+    Raises UserError if they are not there (any more).
     """
     if data_root is not None:
         recipe = recipe.model_copy(update={"data_root": str(data_root)})
@@ -232,8 +223,7 @@ def source_of(
 def labelled_images(recipe: Recipe, segmenter: Segmenter, model: str) -> list[LabelledImages]:
     """Open the labelled images that a run learned from, with the classes of its network.
 
-    Raises:
-        UserError: if they are not there (any more).
+    Raises UserError if they are not there (any more).
     """
     if recipe.pack is not None:
         raise UserError(

@@ -47,8 +47,7 @@ class PredictionLog:
     def refuse_others(self, outputs: Mapping[Job, list[str]]) -> None:
         """Make sure that only predictions of the same input are replaced.
 
-        Raises:
-            UserError: if a file stands where another input's prediction, or none, was written.
+        Raises UserError if a file stands where another input's prediction, or none, was written.
         """
         if self._may_overwrite:
             return

@@ -17,8 +17,7 @@ from cag_uda.training.compute import settle_arithmetic
 def open_model(name: str, accelerator: str) -> Segmenter:
     """Load the network of a model folder, a run folder or a hub id onto auto, cpu or cuda.
 
-    Raises:
-        UserError: if the model or the device cannot be had.
+    Raises UserError if the model or the device cannot be had.
     """
     device = _device(accelerator)
     return Segmenter.from_pretrained(name).to(device)
@@ -46,8 +45,7 @@ def _device(accelerator: str) -> str:
 def computing_in(precision: str, segmenter: Segmenter) -> Iterator[None]:
     """Let a network compute in float32 or, asked for, in bfloat16.
 
-    Raises:
-        UserError: for another precision.
+    Raises UserError for another precision.
     """
     if precision not in ("32", "bf16"):
         raise UserError(f"--precision is 32 or bf16 here, got {precision!r}")
@@ -58,8 +56,7 @@ def computing_in(precision: str, segmenter: Segmenter) -> Iterator[None]:
 def as_learned(domain: Domain, segmenter: Segmenter, name: str) -> Domain:
     """Reduce a domain to the classes of a network; pixels of other classes are ignored.
 
-    Raises:
-        UserError: if the domain lacks some of them, or has them in another order.
+    Raises UserError if the domain lacks some of them, or has them in another order.
     """
     learned, space = segmenter.classes.names, domain.label_space
     if space is None or set(learned) <= set(space.names):

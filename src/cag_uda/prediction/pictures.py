@@ -47,10 +47,8 @@ FOR_LOOKING = ("overlay", "overlay-legend", "color")
 def video_file(path: Path, frames_per_s: float) -> Iterator[Callable[[int, Picture], None]]:
     """Give a function that adds a frame to an MP4, which appears when the block has succeeded.
 
-    Frames are taken in the order in which they come; their numbers are ignored.
-
-    Raises:
-        RunError: if it cannot be written.
+    Frames are taken in the order in which they come; their numbers are ignored. Raises RunError if
+    it cannot be written.
     """
     writers: list[cv2.VideoWriter] = []
     with whole_file(path) as temporary:

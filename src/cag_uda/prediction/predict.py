@@ -20,11 +20,7 @@ from cag_uda.models.views import WHOLE, Views
 from cag_uda.prediction.jobs import Job, find_jobs, refuse_overwriting
 from cag_uda.prediction.log import PredictionLog
 from cag_uda.prediction.opening import computing_in, open_model
-from cag_uda.prediction.pictures import (
-    FOR_LOOKING,
-    PAINTERS,
-    video_file,
-)
+from cag_uda.prediction.pictures import FOR_LOOKING, PAINTERS, video_file
 from cag_uda.prediction.shapes import WRITABLE, LabelFile, write_shapes
 from cag_uda.prediction.stream import (
     BATCH_SIZE,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cag_uda.data.domains.domain import Domain, Item
+from cag_uda.data.files.resizing import resize_to_width
 from cag_uda.errors import DataError
 from cag_uda.files import copy_file
 from cag_uda.models.segmentation import Picture, write_picture
@@ -85,10 +86,6 @@ def _heat(frame: Frame[Item], cells: NDArray[np.float32]) -> Picture:
 
 def _write_small(out: Path, name: str, picture: Picture) -> str:
     """Write a picture, at most so wide that a page can hold it; gives its path below `out`."""
-    height, width = picture.shape[:2]
-    if width > _PICTURE_PX:
-        size = (_PICTURE_PX, max(1, round(height * _PICTURE_PX / width)))
-        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        picture = np.asarray(small, dtype=np.uint8)
-    write_picture(out / PICTURES / name, picture)
+    small = resize_to_width(picture, min(picture.shape[1], _PICTURE_PX))
+    write_picture(out / PICTURES / name, small)
     return f"{PICTURES}/{name}"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cag_uda.data.domains.domain import Domain, Item
 from cag_uda.data.domains.label_reader import match_sizes
-from cag_uda.data.loading.augment import resize_label
+from cag_uda.data.files.resizing import resize_label
 from cag_uda.data.loading.images import LabelledImages, UnlabelledImages
 from cag_uda.errors import UserError
 from cag_uda.evaluation.pseudo_label_scores import PseudoLabelTally
@@ -38,12 +38,7 @@ from cag_uda.prediction.shapes import WRITABLE, LabelFile, write_shapes
 from cag_uda.prediction.stream import BATCH_SIZE, Behind, Frame, batches_of_one_size, read_frames
 from cag_uda.recipes import Recipe
 from cag_uda.runs.progress import Progress, Silent
-from cag_uda.runs.records.prediction import (
-    COVERAGE,
-    Coverage,
-    CoverageByClass,
-    KindCoverage,
-)
+from cag_uda.runs.records.prediction import COVERAGE, Coverage, CoverageByClass, KindCoverage
 
 KINDS = ("anchor", "confidence")
 
@@ -117,7 +112,11 @@ def pseudo_label_split(
     items = target.items(split, with_labels=asked.score)
     _refuse(items, out, asked.overwrite)
     with computing_in(asked.precision, segmenter):
-        labeller = _labeller(segmenter, model, target, split, asked, config, recipe, progress)
+        source = _source(asked, recipe, config, segmenter, model)
+        images = UnlabelledImages(target, split)
+        labeller = make_labeller(segmenter, model, config, images, source, progress.update)
+        if source is not None and asked.source is None:
+            progress.note(f"anchors kept in {keep_anchors(labeller, model)}")
         counts, broken = _label(labeller, target, items, out, asked.score, progress)
     for form in asked.forms:
         for kind in KINDS:
@@ -142,31 +141,16 @@ def pseudo_label_split(
     return LabelledSplit(written, broken)
 
 
-def _labeller(
-    segmenter: Segmenter,
-    model: str,
-    target: Domain,
-    split: str,
-    asked: Asked,
-    config: CAGSettings,
-    recipe: Recipe | None,
-    progress: Progress,
-) -> Labeller:
-    """Give the network anchors: of the source that is named, its own, or of its run's source."""
-    source: Source | None = None
-    wants_run = asked.source is None and (anchors_of(model) is None or config.margin.is_of_source)
+def _source(
+    asked: Asked, recipe: Recipe | None, config: CAGSettings, segmenter: Segmenter, model: str
+) -> Source | None:
+    """Open the source that is named, or that of the model's run; None if its own anchors do."""
     if asked.source is not None:
         opened = as_learned(Domain.open(asked.source, asked.data_root), segmenter, model)
-        source = Source([LabelledImages(opened, asked.source_split)])
-    elif wants_run and recipe is not None:
-        source = source_of(recipe, config, segmenter, model, asked.data_root)
-    labeller = make_labeller(
-        segmenter, model, config, UnlabelledImages(target, split), source, progress.update
-    )
-    if asked.source is None and source is not None:
-        kept = keep_anchors(labeller, model)
-        progress.note(f"anchors kept in {kept}")
-    return labeller
+        return Source([LabelledImages(opened, asked.source_split)])
+    if recipe is not None and (anchors_of(model) is None or config.margin.is_of_source):
+        return source_of(recipe, config, segmenter, model, asked.data_root)
+    return None
 
 
 class _Counts:

@@ -39,13 +39,11 @@ def write_shapes(
     class_names: Sequence[str],
     tolerance_px: float = TOLERANCE_PX,
 ) -> None:
-    """Write label maps in the form of an annotation tool.
+    """Write label maps in the format of an annotation tool; `name` is its row in `WRITABLE`.
 
-    The folder gets one file for all images, or one for each at its place, as the format of that
-    name, of `WRITABLE`, has it. No outline runs farther from its region's border than allowed.
-
-    Raises:
-        RunError: if the disk is full or the folder cannot be written.
+    Some formats want one file for all images, others one for each image, at its place. Outlines run
+    at most `tolerance_px` from their region's border. Raises RunError if the disk is full or the
+    folder cannot be written.
     """
     form = WRITABLE[name]
     assert form.write is not None, "formats without a writer are not listed"

@@ -143,11 +143,8 @@ def segment(
         size = (batch[0].image.shape[0], batch[0].image.shape[1])
         prepared = [frame.prepared for frame in batch]
         found = label_batch(segmenter, prepared, size, views, with_confidence=wants_confidence)
-        confidences = [None] * len(batch) if found.confidence is None else found.confidence
-        yield [
-            (frame.origin, Segmentation(frame.image, label, confidence, segmenter.classes))
-            for frame, label, confidence in zip(batch, found.label, confidences, strict=True)
-        ]
+        segmented = found.segmentations([frame.image for frame in batch], segmenter.classes)
+        yield [(frame.origin, each) for frame, each in zip(batch, segmented, strict=True)]
 
 
 class Behind:
@@ -178,12 +175,7 @@ class Behind:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def call(self, function: Callable[[], None], pixels: int = 0) -> None:
-        """Run a function in a thread.
-
-        Args:
-            function: what to run.
-            pixels: of the picture that it holds; large ones count as several calls.
-        """
+        """Run a function in a thread; one that holds many pixels counts as several calls."""
         cost = max(1, pixels * self._depth // _PIXELS_AHEAD)
         while self._pending and sum(cost for _, cost in self._pending) + cost > self._depth:
             self._pending.popleft()[0].result()

@@ -26,7 +26,7 @@ from cag_uda.adaptation.teaching import (
     class_weights,
     measure,
 )
-from cag_uda.data.domains.domain import Domain, Item
+from cag_uda.data.domains.domain import Item
 from cag_uda.data.loading.config import LoadingConfig
 from cag_uda.data.loading.images import LabelledImages, UnlabelledImages
 from cag_uda.errors import DataError, UserError
@@ -144,9 +144,9 @@ class _Suggester:
     broken: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        root = None if self.recipe.data_root is None else Path(self.recipe.data_root)
         target = self.recipe.target
-        self.domain = as_learned(Domain.open(target.domain, root), self.segmenter, self.run)
+        opened = self.recipe.open_domain(target.domain)
+        self.domain = as_learned(opened, self.segmenter, self.run)
         self.images = UnlabelledImages(self.domain, target.train)
         self.labelled = labelled_target(self.recipe)
         known = {path.resolve() for path in self.labelled.paths()} if self.labelled else set()

@@ -68,11 +68,7 @@ _OTHERS: tuple[tuple[tuple[str, ...], str, str], ...] = (
         "a Mask2Former or OneFormer, which classifies masks in place of pixels",
         "train a network of another form",
     ),
-    (
-        (r"\d+\.(conv|cv1)\.",),
-        "a YOLO of Ultralytics",
-        "train a network of another form",
-    ),
+    ((r"\d+\.(conv|cv1)\.",), "a YOLO of Ultralytics", "train a network of another form"),
     ((r"(down|inc|up)\d?\..*double_conv\.",), "a plain U-Net", "train a network of another form"),
 )
 """Known networks that cannot be built here: patterns, each of which matches some tensor's name; the

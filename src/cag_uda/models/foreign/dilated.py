@@ -5,7 +5,6 @@ Knows the names that both save under, and how they dilate.
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -106,8 +105,7 @@ _LAYOUTS = (
 def of_dilated(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Foreign | None:
     """Read a DeepLab v3 or an FCN of output stride 8; None if the tensors' names are not those.
 
-    Raises:
-        ModelError: if there is no backbone here of its form.
+    Raises ModelError if there is no backbone here of its form.
     """
     layout = next((each for each in _LAYOUTS if all(name in state for name in each.told_by)), None)
     if layout is None:
@@ -135,5 +133,5 @@ def of_dilated(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Fore
         raise unknown_part(layout.family, name)
 
     classes = len(wanted(state, f"{layout.classifier}.weight"))
-    found = sorted_out(layout.family, config, classes, state, part, why_not, left_out)
-    return replace(found, notes=(f"a {layout.decoder} in the layout of {layout.family}",))
+    notes = (f"a {layout.decoder} in the layout of {layout.family}",)
+    return sorted_out(layout.family, config, classes, state, part, why_not, left_out, notes)

@@ -55,8 +55,7 @@ class Foreign:
     def build(self, classes: Classes) -> Segmenter:
         """Build the network, in evaluation mode.
 
-        Raises:
-            ModelError: if a tensor is missing or misshapen, or the classes are not as many.
+        Raises ModelError if a tensor is missing or misshapen, or the classes are not as many.
         """
         if len(classes.names) != self.num_classes:
             raise ModelError(
@@ -76,6 +75,7 @@ def sorted_out(
     part: Part,
     why_not: Callable[[str], str],
     left_out: Mapping[str, str],
+    notes: tuple[str, ...] = (),
 ) -> Foreign:
     """Rename every tensor of a network by `part`, or note by `why_not` why it is left out.
 
@@ -92,7 +92,7 @@ def sorted_out(
         else:
             placed[name] = ", ".join(parts)
             tensors |= parts
-    return Foreign(family, config, num_classes, tensors, placed, {**rest, **left_out})
+    return Foreign(family, config, num_classes, tensors, placed, {**rest, **left_out}, notes)
 
 
 def unknown_part(whose: str, name: str) -> ModelError:
@@ -124,10 +124,8 @@ def renamed(
 def resnet_row(state: Mapping[str, Tensor], kind: type[ResNet]) -> str:
     """Find the row of `BACKBONES` with a ResNet's tensors, named as by torchvision.
 
-    The class decides strides and dilation: the weights do not tell them.
-
-    Raises:
-        ModelError: if there is none, or a tensor is missing.
+    The class decides strides and dilation: the weights do not tell them. Raises ModelError if there
+    is none, or a tensor is missing.
     """
     is_bottleneck = any(".conv3." in name for name in state)
     last = "conv3" if is_bottleneck else "conv2"

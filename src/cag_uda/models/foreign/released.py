@@ -5,7 +5,6 @@ Knows the names that they save under, and how they normalise images.
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 
 from torch import Tensor
 
@@ -87,9 +86,10 @@ def of_v2(
     row = resnet_row(state, CaffeResNet)
     channels = wanted(state, f"layer4.{resnet_depths(state)[-1] - 1}.conv3.weight").shape[0]
     head = _main_classifier(state, channels)
-    note = ""
+    notes = ["conv1.weight: input channels turned from BGR to RGB"]
     if family is None:
-        family, note = _told_from_branches(state, head)
+        family, evidence = _told_from_branches(state, head)
+        notes.append(evidence)
     has_two = family == "adaptsegnet"
     config = SegmenterConfig(
         backbone=row,
@@ -112,11 +112,11 @@ def of_v2(
     # The network's input channels are blue, green, red; ours are red, green, blue. Reversing the
     # input channels of the first convolution makes up for that.
     turned = {**state, "conv1.weight": wanted(state, "conv1.weight").flip(1)}
-    found = sorted_out(
-        family, config, num_classes, turned, part, lambda name: _why_not(name, state), left_out
-    )
-    bgr = "conv1.weight: input channels turned from BGR to RGB"
-    return replace(found, notes=tuple(filter(None, (bgr, note))))
+
+    def why_not(name: str) -> str:
+        return _why_not(name, state)
+
+    return sorted_out(family, config, num_classes, turned, part, why_not, left_out, tuple(notes))
 
 
 def _why_not(name: str, state: Mapping[str, Tensor]) -> str:

@@ -4,7 +4,6 @@ Knows the names that transformers, NVIDIA, mmsegmentation and DAFormer save thei
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -120,8 +119,7 @@ _LAYOUTS = (
 def of_segformer(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Foreign | None:
     """Read a MiT with a SegFormer's or DAFormer's head; None if the names are not those.
 
-    Raises:
-        ModelError: if there is no backbone or decoder here of its form.
+    Raises ModelError if there is no backbone or decoder here of its form.
     """
     layout = next((each for each in _LAYOUTS if f"{_HEAD}{each.told_by}" in state), None)
     prefix = None if layout is None else _prefix_of(state)
@@ -148,15 +146,16 @@ def of_segformer(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Fo
             return "a classifier that the original's forward pass never reaches"
         raise unknown_part(layout.whose, name)
 
+    depths, sizes = mit_form(in_transformers_names(below(state, prefix)))
     config = SegmenterConfig(
-        backbone=_backbone_row(state, prefix),
+        backbone=find_backbone(MixTransformer, {"depths": depths, "hidden_sizes": sizes}),
         decoder=_decoder_row(state, layout),
         norm="shared",
         input_width_px=_DAFORMER_WIDTH_PX if layout.family == "daformer" else None,
     )
     classes = len(wanted(state, f"{_HEAD}{layout.classifier}.weight"))
-    found = sorted_out(layout.family, config, classes, state, part, why_not, left_out)
-    return replace(found, notes=_notes(layout))
+    notes = _notes(layout)
+    return sorted_out(layout.family, config, classes, state, part, why_not, left_out, notes)
 
 
 def _prefix_of(state: Mapping[str, Tensor]) -> str | None:
@@ -165,11 +164,6 @@ def _prefix_of(state: Mapping[str, Tensor]) -> str | None:
         if any(mit_parts(name, tensor) for name, tensor in below(state, prefix).items()):
             return prefix
     return None
-
-
-def _backbone_row(state: Mapping[str, Tensor], prefix: str) -> str:
-    depths, sizes = mit_form(in_transformers_names(below(state, prefix)))
-    return find_backbone(MixTransformer, {"depths": depths, "hidden_sizes": sizes})
 
 
 def _decoder_row(state: Mapping[str, Tensor], layout: _Layout) -> str:

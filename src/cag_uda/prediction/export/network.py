@@ -22,8 +22,7 @@ from cag_uda.models.segmenter import Segmenter
 class LabelNetwork(nn.Module):
     """A segmenter as a function of 8-bit images, with the target's batch-norm statistics.
 
-    Args:
-        segmenter: in evaluation mode; it may be in half precision.
+    It is in evaluation mode, and may be in half precision.
     """
 
     def __init__(self, segmenter: Segmenter) -> None:

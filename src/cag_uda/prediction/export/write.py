@@ -110,8 +110,7 @@ def export(
 def check_exporter(path: Path) -> None:
     """Make sure that a file can be written, before a network is read.
 
-    Raises:
-        UserError: for another ending than those of `EXPORTERS`, or if a package is missing.
+    Raises UserError for another ending than those of `EXPORTERS`, or if a package is missing.
     """
     if path.suffix not in EXPORTERS:
         raise UserError(f"cannot export to {path}: give a file ending in {' or '.join(EXPORTERS)}")
@@ -232,10 +231,7 @@ def _write_program(
     return label
 
 
-EXPORTERS: dict[str, Exporter] = {
-    ".onnx": _write_onnx,
-    ".pt2": _write_program,
-}
+EXPORTERS: dict[str, Exporter] = {".onnx": _write_onnx, ".pt2": _write_program}
 """Writers of each kind of file, by its ending; the result labels images by the file."""
 
 
