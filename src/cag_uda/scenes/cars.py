@@ -88,25 +88,16 @@ def footprint(body: Body, heading_rad: float) -> tuple[float, float]:
     """Give half of a car's extent across the street and along it, in metres."""
     sine, cosine = abs(math.sin(heading_rad)), abs(math.cos(heading_rad))
     half_length, half_width = body.length_m / 2, body.width_m / 2
-    return (
-        half_length * sine + half_width * cosine,
-        half_length * cosine + half_width * sine,
-    )
+    return half_length * sine + half_width * cosine, half_length * cosine + half_width * sine
 
 
 def park_car(
     scene: Scene, dice: Dice, body: Body, x: float, z: float, heading_rad: float, *, drives: bool
 ) -> None:
-    """Add a car whose middle is at x and z.
+    """Add a car whose middle is at x across and z along the street, in metres.
 
-    Args:
-        scene: receives the car.
-        dice: random numbers.
-        body: its shape.
-        x: across the street, in metres.
-        z: along the street, in metres.
-        heading_rad: 0 along the street away from the camera, turning to the right.
-        drives: whether its lights burn when lamps are on.
+    At heading 0 it looks along the street away from the camera; headings turn to the right. The
+    lights of one that drives burn when lamps are on.
     """
     half_x, half_z = footprint(body, heading_rad)
     scene.begin((x - half_x, x + half_x), (z - half_z, z + half_z))

@@ -13,10 +13,8 @@ _DRAWN_AT_ONCE = 1024
 class Dice:
     """A stream of random choices, the same for the same key on every machine.
 
-    Scalars are handed out of a block drawn at once: NumPy's own scalar draws cost ten times more.
-
-    Args:
-        key: whole numbers >= 0; different keys give independent streams.
+    A key is whole numbers from 0 on; different keys give independent streams. Scalars are handed
+    out of a block drawn at once: NumPy's own scalar draws cost ten times more.
     """
 
     def __init__(self, *key: int) -> None:

@@ -22,6 +22,8 @@ class Spots(NamedTuple):
     x: Floats
     y: Floats
     z: Floats
+    depth: Floats
+    """Metres forward from the camera."""
     along: Floats
     """Metres along a wall from its first corner."""
     pixel_m: Floats

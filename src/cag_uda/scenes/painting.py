@@ -62,11 +62,7 @@ def back_to_front(footprints: Points, viewer: tuple[float, float]) -> list[int]:
 
 
 def paint_from_camera(surfaces: Surfaces, camera: Camera) -> tuple[Numbers, NDArray[np.float32]]:
-    """Paint the number of the surface seen at each pixel.
-
-    Args:
-        surfaces: the scene.
-        camera: with the size to paint at.
+    """Paint the number of the surface seen at each pixel of a camera.
 
     Returns:
         (H, W) surface numbers, 0 for the sky, and (S, 3) inverse depths as

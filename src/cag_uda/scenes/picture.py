@@ -59,11 +59,7 @@ def render(seed: int, index: int, look: Look, height_px: int, width_px: int) -> 
 
 
 def check_arguments(seed: int, index: int, look: str, height_px: int, width_px: int) -> None:
-    """Refuse what `render` cannot render.
-
-    Raises:
-        DataError: all problems at once.
-    """
+    """Refuse what `render` cannot render. Raises DataError, all problems at once."""
     problems = []
     if seed < 0 or index < 0:
         problems.append(f"seed {seed} and index {index} of a rendered scene must be 0 or more")
@@ -91,12 +87,8 @@ def _majority(fine: Bytes) -> Bytes:
     rank[_BY_FREQUENCY] = np.arange(len(_BY_FREQUENCY), dtype=np.uint8)
     ranks = rank[fine]
     a, b, c, d = ranks[::2, ::2], ranks[::2, 1::2], ranks[1::2, ::2], ranks[1::2, 1::2]
-    low_1, high_1, low_2, high_2 = (
-        np.minimum(a, b),
-        np.maximum(a, b),
-        np.minimum(c, d),
-        np.maximum(c, d),
-    )
+    low_1, high_1 = np.minimum(a, b), np.maximum(a, b)
+    low_2, high_2 = np.minimum(c, d), np.maximum(c, d)
     first, last = np.minimum(low_1, low_2), np.maximum(high_1, high_2)
     inner_1, inner_2 = np.maximum(low_1, low_2), np.minimum(high_1, high_2)
     second, third = np.minimum(inner_1, inner_2), np.maximum(inner_1, inner_2)

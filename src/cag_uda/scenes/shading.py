@@ -5,8 +5,6 @@ Per pixel there are only operations that IEEE 754 rounds exactly (+ − × ÷ �
 make the same bytes.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,16 +25,6 @@ _HAZE_STEPS = 1024
 _HAZE_STEP_M = 0.5
 
 
-class _Points(NamedTuple):
-    """The world points of N pixels of one material."""
-
-    surface: NDArray[np.intp]
-    depth: Floats
-    x: Floats
-    y: Floats
-    z: Floats
-
-
 def shade(
     surfaces: Surfaces,
     numbers: Numbers,
@@ -47,13 +35,8 @@ def shade(
 ) -> Floats:
     """Give the linear light (3, H, W) that reaches the camera: red, green, blue.
 
-    Args:
-        surfaces: the scene.
-        numbers: (H, W) surface seen at each pixel.
-        inverse_depth: (S, 3) from `paint_from_camera`.
-        camera: of that painting.
-        light: sun, sky, air.
-        lamps: where street lamps hang, in world metres.
+    The numbers (H, W) of the surfaces seen, and their inverse depths (S, 3), are those that
+    `paint_from_camera` gave for this camera; `lamps` are the places of street lamps.
     """
     stage = _Stage(surfaces, inverse_depth, camera, light, lamps)
     flat = numbers.reshape(-1)
@@ -102,24 +85,12 @@ class _Stage:
         self, kind: Material, pixel: NDArray[np.intp], surface: NDArray[np.intp]
     ) -> list[Floats]:
         """Give the light from pixels of one material: red, green, blue."""
-        points = self._points(pixel, surface)
-        a, b, c = (np.take(self.along[:, axis], surface) for axis in range(3))
-        spots = Spots(
-            surface=surface,
-            x=points.x,
-            y=points.y,
-            z=points.z,
-            along=np.abs(points.x * a + points.z * b + c),
-            pixel_m=points.depth * (1 / self.camera.focal_px),
-            colour=[np.take(self.surfaces.colour[:, axis], surface) for axis in range(3)],
-            glow=np.take(self.surfaces.emission, surface),
-            surfaces=self.surfaces,
-        )
+        spots = self._spots(pixel, surface)
         PATTERNS[kind](spots, self.light)
-        bright = self._falling_on(points)
+        bright = self._falling_on(spots)
         if self.light.lamps > 0:
-            self._add_lamps(bright, points)
-        step = np.minimum(points.depth * (1 / _HAZE_STEP_M), _HAZE_STEPS - 1)
+            self._add_lamps(bright, spots)
+        step = np.minimum(spots.depth * (1 / _HAZE_STEP_M), _HAZE_STEPS - 1)
         veil = self.haze[step.astype(np.int32)]
         own = spots.glow * self.light.lamps
         seen = []
@@ -138,7 +109,8 @@ class _Stage:
         column = narrow - row * self.camera.width_px
         return column.astype(np.float32), row.astype(np.float32)
 
-    def _points(self, pixel: NDArray[np.intp], surface: NDArray[np.intp]) -> _Points:
+    def _spots(self, pixel: NDArray[np.intp], surface: NDArray[np.intp]) -> Spots:
+        """Find the world points that pixels show, and the paint there."""
         column, row = self._place(pixel)
         a, b, c = (np.take(self.inverse_depth[:, axis], surface) for axis in range(3))
         inverse = a * column + b * row + c
@@ -147,9 +119,21 @@ class _Stage:
             ray * depth + start
             for ray, start in zip(self.camera.rays(column, row), self.camera.position, strict=True)
         )
-        return _Points(surface, depth, x, y, z)
+        a, b, c = (np.take(self.along[:, axis], surface) for axis in range(3))
+        return Spots(
+            surface=surface,
+            x=x,
+            y=y,
+            z=z,
+            depth=depth,
+            along=np.abs(x * a + z * b + c),
+            pixel_m=depth * (1 / self.camera.focal_px),
+            colour=[np.take(self.surfaces.colour[:, axis], surface) for axis in range(3)],
+            glow=np.take(self.surfaces.emission, surface),
+            surfaces=self.surfaces,
+        )
 
-    def _falling_on(self, points: _Points) -> list[Floats]:
+    def _falling_on(self, points: Spots) -> list[Floats]:
         """Give the light that falls on points from sun and sky."""
         sky = np.take(self.open_sky, points.surface)
         low = np.flatnonzero(points.y < 0.625)
@@ -167,16 +151,12 @@ class _Stage:
             for diffuse, beam in zip(self.light.sky, self.light.sun, strict=True)
         ]
 
-    def _add_lamps(self, bright: list[Floats], points: _Points) -> None:
+    def _add_lamps(self, bright: list[Floats], points: Spots) -> None:
         """Add the pools of street lamps and of the camera car's own headlights, in place."""
         lamp_tint, beam_tint = (1.0, 0.72, 0.40), (0.95, 0.92, 0.82)
         pools = np.zeros_like(points.depth)
         for x, y, z in self.lamps:
-            away_x, down, away_z = (
-                points.x - x,
-                y - points.y,
-                points.z - z,
-            )
+            away_x, down, away_z = points.x - x, y - points.y, points.z - z
             square = away_x * away_x + down * down + away_z * away_z + 1.5
             pools += np.maximum(down, 0) / (square * np.sqrt(square)) * (0.16 * y * y)
         width = 1.0 + np.maximum(points.z, 0) * 0.32

@@ -133,9 +133,7 @@ class Scene:
     def begin(self, x: tuple[float, float], z: tuple[float, float]) -> None:
         """Start a thing; the polygons that follow belong to it, each hiding those before.
 
-        Args:
-            x: the two ends of its footprint across the street, in any order.
-            z: those along the street.
+        Its footprint lies between two x and two z, in any order.
         """
         self._footprints.append((min(x), max(x), min(z), max(z)))
 

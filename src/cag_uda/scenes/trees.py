@@ -149,11 +149,8 @@ class _Crown:
         colour = varied(self._dice, scaled(self._leaf.colour, 0.72 + 0.42 * level), 0.035)
         right_x, right_z = self._right
         outward = across / self._radius
-        x, y, z = (
-            outward * right_x + right_z * 0.6,
-            2 * level - 0.5,
-            outward * right_z - right_x * 0.6,
-        )
+        x, z = outward * right_x + right_z * 0.6, outward * right_z - right_x * 0.6
+        y = 2 * level - 0.5
         size = math.sqrt(x * x + y * y + z * z) or 1.0
         flat = self._flat
         outline = [flat(a, b) for a, b in rim]
