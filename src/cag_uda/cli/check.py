@@ -107,8 +107,7 @@ class _Looked:
     ) -> _Looked:
         """Open a recipe's domains and the network; its pack is described.
 
-        Raises:
-            UserError: if one of them cannot be had, or they tell other classes apart.
+        Raises UserError if one of them cannot be had, or they tell other classes apart.
         """
         from cag_uda.prediction.opening import open_network
         from cag_uda.recipes import load_recipe
@@ -135,19 +134,14 @@ class _Looked:
 
     def wanted(self) -> list[tuple[Domain, str | None, bool]]:
         """List the recipe's domains, the split of each to read, and whether with labels."""
-        from cag_uda.data.domains.domain import Domain
-
-        recipe = self.recipe
-        root = None if recipe.data_root is None else Path(recipe.data_root)
+        target, opened = self.recipe.target, self.recipe.open_domain
         wanted: list[tuple[Domain, str | None, bool]] = [
-            (Domain.open(source.domain, root), source.split, True) for source in recipe.source
+            (opened(source.domain), source.split, True) for source in self.recipe.source
         ]
-        target = Domain.open(recipe.target.domain, root)
-        wanted.append((target, recipe.target.train, False))
-        if recipe.target.labelled is not None:
-            few = Domain.open(recipe.target.labelled_domain, root)
-            wanted.append((few, recipe.target.labelled.split, True))
-        test, split = Domain.open(recipe.target.scored_domain, root), recipe.target.test
+        wanted.append((opened(target.domain), target.train, False))
+        if target.labelled is not None:
+            wanted.append((opened(target.labelled_domain), target.labelled.split, True))
+        test, split = opened(target.scored_domain), target.test
         if split in test.splits:
             wanted.append((test, split, test.is_labelled(split)))
         return wanted

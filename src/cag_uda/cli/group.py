@@ -56,12 +56,7 @@ def _without_types_of_flags(parameters: Any) -> Any:
 
 
 def group(name: str, text: str) -> typer.Typer:
-    """Make a group: without a command it lists, with a name it shows.
-
-    Args:
-        name: of the group on the command line.
-        text: its help.
-    """
+    """Make a group, `text` being its help: without a command it lists, with a name it shows."""
     return typer.Typer(
         name=name,
         help=text,

@@ -78,8 +78,7 @@ def recipe_of(
 ) -> Recipe:
     """Load a recipe with changes; with `steps`, each stage that trains takes so many.
 
-    Raises:
-        RecipeError: naming all that is wrong.
+    Raises RecipeError, naming all that is wrong.
     """
     from cag_uda.recipes import load_recipe
 
@@ -93,8 +92,7 @@ def views_of(
 ) -> Views:
     """Make views of `--flip`, `--scale`, `--window` and `--align-corners`.
 
-    Raises:
-        UserError: for a window that is not HEIGHTxWIDTH, or anything out of range.
+    Raises UserError for a window that is not HEIGHTxWIDTH, or anything out of range.
     """
     from cag_uda.models.views import Views
 

@@ -12,7 +12,7 @@ from cag_uda.cli import options
 from cag_uda.cli.console import OnConsole, begin, make_table
 
 if TYPE_CHECKING:
-    from cag_uda.runs.planning import Forecast, Setting, StageForecast
+    from cag_uda.runs.planning import Forecast, Setting
 
 _WAITS = 0.9
 """Share of a step's time: where loading a batch takes this or more, training waits for it."""
@@ -82,7 +82,11 @@ def _conclusions(forecast: Forecast, workers: int, devices: int) -> list[str]:
             return [f"it does not fit: {has}; choose a smaller backbone, or a larger device"]
         return [f"it does not fit: {has}; what fits, tried out:", *map(_option, forecast.settings)]
     lines = [f"{duration(forecast.total_s)} in all; at most {has}"]
-    waiting = [stage.name for stage in forecast.stages if _waits(stage, forecast.load_s)]
+    waiting = [
+        stage.name
+        for stage in forecast.stages
+        if stage.step_s and forecast.load_s and forecast.load_s >= _WAITS * stage.step_s
+    ]
     if waiting:
         lines.append(
             f"{', '.join(waiting)}: training waits for the loader, which takes "
@@ -100,10 +104,6 @@ def _option(setting: Setting) -> str:
     """Write a setting as the command line takes it."""
     changes = " ".join(f"--set '{change}'" for change in setting.changes())
     return f"  {_gib(setting.peak_memory_mib)}: {changes}"
-
-
-def _waits(stage: StageForecast, load_s: float | None) -> bool:
-    return bool(stage.step_s and load_s and load_s >= _WAITS * stage.step_s)
 
 
 def _gib(mib: float) -> str:

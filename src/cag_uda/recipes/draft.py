@@ -218,10 +218,9 @@ def _refuse_unequal_classes(source: Domain, target: Domain) -> None:
 def _sizes(
     splits: Sequence[tuple[Domain, str]], machine: str, of_pack_px: int | None = None
 ) -> tuple[int | None, tuple[int, int]]:
-    """Width to bring images to, None for their own, and (height, width) of crops, in pixels.
+    """Choose the width to bring images to, None for their own, and (height, width) of crops.
 
-    The target's split is the last of those that are read. A packed network may want images to be
-    `of_pack_px` wide.
+    The target's split comes last. `of_pack_px` is the width that a packed network wants, if any.
     """
     shapes = []
     for domain, split in splits:

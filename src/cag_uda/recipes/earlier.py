@@ -35,9 +35,8 @@ _OF_PIECES = {*_PIECES, "contrast", "label_anchors", "prior_momentum", "anchor_m
 def as_now(table: Any) -> Any:
     """Give a method's table as it is written now; what is none of CAG or CAG-plus stays as it is.
 
-    Raises:
-        ValueError: for a piece of CAG-plus that was taken out and is on, or an unknown kind of
-            `anchors` of CAG.
+    Raises ValueError for a piece of CAG-plus that was taken out and is on, or an unknown kind of
+    `anchors` of CAG.
     """
     if not isinstance(table, dict):
         return table

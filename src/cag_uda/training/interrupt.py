@@ -9,11 +9,7 @@ from typing import Any
 
 
 class Interrupted(Exception):
-    """A run that stopped on a signal, with everything saved.
-
-    Args:
-        number: of the signal.
-    """
+    """A run that stopped on the signal of a number, with everything saved."""
 
     def __init__(self, number: int) -> None:
         self.exit_code = 128 + number

@@ -17,14 +17,7 @@ from cag_uda.errors import RunError
 from cag_uda.files import unwritable, write_text
 from cag_uda.methods.base import Method
 from cag_uda.runs.records.base import line_of, parse_line, write_record
-from cag_uda.runs.records.stage import (
-    METRICS,
-    REACHED,
-    LeftOut,
-    MetricsLine,
-    Reached,
-    read_reached,
-)
+from cag_uda.runs.records.stage import METRICS, REACHED, LeftOut, MetricsLine, Reached, read_reached
 from cag_uda.training.callbacks import Callbacks
 from cag_uda.training.checkpoint import Progress, Rows
 from cag_uda.training.processes import Processes
@@ -40,8 +33,8 @@ Files: TypeAlias = Callable[[int], Sequence[str]]
 class StageLog:
     """Collects a stage's losses and writes down their means over steps and processes.
 
-    Losses that the log had yet to write at the checkpoint `done` are taken over; records beyond its
-    step, which a resumed run repeats, are dropped. Raises RunError if the disk is full or gone.
+    It goes on from the checkpoint `done`: it takes over the losses that were not written yet, and
+    drops records beyond that step. Raises RunError if the disk is full or gone.
     """
 
     def __init__(

@@ -18,10 +18,10 @@ from cag_uda.types import Batch, Labelled, Losses, Unlabelled
 
 
 class Trainer:
-    """State of a stage that its steps share: networks, optimisers, precision and processes.
+    """State of a stage that its steps share: networks, optimisers by network, precision, processes.
 
-    The seed is of everything random on the device in this stage; the loader has its own. A
-    checkpoint must be loaded into the optimisers, which go by network, before.
+    Load a checkpoint into the optimisers before. The seed is that of everything random on the
+    device in this stage; the loader has its own.
     """
 
     def __init__(
