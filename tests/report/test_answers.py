@@ -13,6 +13,7 @@ from cag_uda.errors import RunError
 from cag_uda.report import write_comparison
 from cag_uda.report.answers import mean_curve
 from cag_uda.report.charts import curve_charts
+from cag_uda.runs.records.stage import CurvesPerClass, LabelCurves
 from tests.support.report_trees import text_of
 
 HOSTILE = "<script>window.hacked=1</script>\"'><img src=x>"
@@ -163,11 +164,18 @@ def test_long_curves_are_thinned(tmp_path: Path) -> None:
 
 
 def test_mean_curve_reads_between_points() -> None:
-    points = mean_curve([([0.5, None, 0.9], [1.0, 0.6, 0.2])], 5)
+    by_class = CurvesPerClass(precision=[], coverage=[])
+    curves = LabelCurves(
+        thresholds=[0.0, 0.5, 1.0],
+        precision=[0.5, None, 0.9],
+        coverage=[1.0, 0.6, 0.2],
+        per_class=by_class,
+    )
+    points = mean_curve([curves.points(None)], 5)
     coverage, precision = zip(*points, strict=True)
     assert coverage == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert precision == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5])
-    assert mean_curve([], 5) == mean_curve([([None], [1.0])], 5) == []
+    assert mean_curve([], 5) == mean_curve([points, []], 5) == []
 
 
 def test_charts_of_curves_share_one_scale() -> None:

@@ -103,8 +103,8 @@ def test_the_adapted_network_is_held_against_source_only(
     assert (found.source_only, found.judged) == ("source-only", "cag-plus"), "the longest"
     assert (found.says, found.safe) == (says, safe)
     place = {"source-only": 1, "cag-plus": 2}[safe]
-    assert found.network_of(safe) == f"stages/{place}-{safe}/model"
-    assert found.value_of("cag-plus") == last
+    assert found.of(safe).network == f"stages/{place}-{safe}/model"
+    assert found.of("cag-plus").value == last
     assert f"expected IoU 30.0 (source-only) to {100 * last:.1f} (cag-plus)" in found.in_words()
 
 
@@ -168,7 +168,7 @@ def test_the_network_that_was_given_is_held_against(ends: Ends, last: float, saf
     found = ends.judge()
     assert (found.source_only, found.given, found.safe) == ("initial", "start", safe)
     assert [each.stage for each in found.networks] == ["initial", "warmup", "cag-plus"]
-    assert found.network_of("initial") == "stages/initial/model"
+    assert found.of("initial").network == "stages/initial/model"
     assert "expected IoU 30.0 (the given network) to" in found.in_words()
 
 

@@ -3,12 +3,14 @@
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 from cag_uda.comparison.plan import Entry
 from cag_uda.errors import InUseError, RunError
 from cag_uda.files import owned
 from cag_uda.recipes import Recipe
+from cag_uda.recipes.schema import Stage
 from cag_uda.runs.folder import RunFolder
 from cag_uda.runs.progress import Progress
 from cag_uda.runs.records.run import Scores
@@ -53,7 +55,7 @@ class Cell:
 
 
 def cells_of(entries: Sequence[Entry], seeds: Sequence[int], out: Path) -> list[Cell]:
-    """Every run that the rows need, each once: all rows of one seed before the next seed."""
+    """List every run that the rows need, once: all rows of one seed before the next seed."""
     runs = {entry.run: entry for entry in entries}
     return [
         Cell(entry, seed, out / f"{run}-{seed}") for seed in seeds for run, entry in runs.items()
@@ -63,7 +65,7 @@ def cells_of(entries: Sequence[Entry], seeds: Sequence[int], out: Path) -> list[
 def run_missing(
     cells: Sequence[Cell], progress: Progress, after_each: Callable[[], object]
 ) -> list[str]:
-    """Run what is missing, and after each cell a function.
+    """Run what is missing, and call a function after each cell.
 
     A stage that another cell has taken alike, from the same beginning and seed, is copied. A cell
     that another process is running is left to it.
@@ -102,7 +104,7 @@ def run_missing(
 
 
 def _like_the_first(cell: Cell, cells: Sequence[Cell]) -> Cell:
-    """A cell with the device, precision and layout that the first of all was begun with.
+    """Give a cell the device, precision and layout with which the first cell was begun.
 
     What "auto" finds depends on how busy the machine is; a comparison is made with one of them.
     """
@@ -116,20 +118,21 @@ def _like_the_first(cell: Cell, cells: Sequence[Cell]) -> Cell:
 
 def _take_over(cell: Cell, others: Sequence[Cell]) -> None:
     """Begin a cell with the first stages of another one, where it would take the same."""
-    best, most = None, 0
-    for other in others:
-        if other.seed == cell.seed and other.is_begun and _begin_alike(cell.recipe, other.recipe):
-            common = _common_stages(cell, other)
-            best, most = (other, common) if common > most else (best, most)
-    if best is None:
+    alike = [
+        other
+        for other in others
+        if other.seed == cell.seed and other.is_begun and _begin_alike(cell.recipe, other.recipe)
+    ]
+    best = max(alike, key=lambda other: len(_common_stages(cell, other)), default=None)
+    common = [] if best is None else _common_stages(cell, best)
+    if best is None or not common:
         return
     run, donor = RunFolder(cell.folder), RunFolder(best.folder)
     scores = donor.read_scores()
-    if scores is None:
-        return
+    assert scores is not None, "stages that are done are scored"
     run.create(cell.recipe)
-    names = [stage.name for stage in cell.recipe.stages[:most]]
-    for index, stage in enumerate(cell.recipe.stages[:most]):
+    names = [stage.name for stage in common]
+    for index, stage in enumerate(common):
         shutil.copytree(
             donor.stage(index, stage.name), run.stage(index, stage.name), ignore=_LEFT_BEHIND
         )
@@ -149,15 +152,12 @@ def _begin_alike(one: Recipe, other: Recipe) -> bool:
     return one.model_dump(exclude=free) == other.model_dump(exclude=free)
 
 
-def _common_stages(cell: Cell, other: Cell) -> int:
-    """Count the first stages that a cell could take from another, which has done them."""
+def _common_stages(cell: Cell, other: Cell) -> list[Stage]:
+    """List the first stages that a cell could take from another, which has done them."""
     done = _names_of(RunFolder(other.folder).read_scores())
-    count = 0
-    for mine, theirs in zip(cell.recipe.stages, other.recipe.stages, strict=False):
-        if mine != theirs or theirs.name not in done:
-            break
-        count += 1
-    return count
+    pairs = zip(cell.recipe.stages, other.recipe.stages, strict=False)
+    common = takewhile(lambda pair: pair[0] == pair[1] and pair[1].name in done, pairs)
+    return [mine for mine, _ in common]
 
 
 def _names_of(scores: Scores | None) -> list[str]:

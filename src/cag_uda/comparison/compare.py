@@ -19,7 +19,6 @@ from cag_uda.comparison.settings import (
     read_variants,
 )
 from cag_uda.comparison.table import Finished, make_table
-from cag_uda.data.domains.domain import Domain
 from cag_uda.errors import RecipeError, UserError
 from cag_uda.files import write_text
 from cag_uda.recipes import Recipe
@@ -35,25 +34,20 @@ _MEASURED = "RQ1"
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison that is planned: its rows and the folder of its runs.
-
-    Args:
-        recipe: the pair, the network, the budget and CAG's own stages.
-        rows: all that there are, in order.
-        wanted: names of those to run; others are shown too where they have been run.
-        seeds: of every row.
-        out: the folder of all runs.
-        kind: "methods" or "ablation"; also how the files are called.
-        notes: what is to be known about the figures.
-    """
+    """A comparison that is planned."""
 
     recipe: Recipe
+    """The pair, the network, the budget and CAG's own stages."""
     rows: list[Entry]
     wanted: frozenset[str]
+    """Names of the rows to run; others are shown too where they have been run."""
     seeds: list[int]
     out: Path
+    """The folder of all runs."""
     kind: str
+    """"methods" or "ablation"."""
     notes: list[str]
+    """Remarks on the figures."""
 
     @property
     def cells(self) -> list[Cell]:
@@ -83,12 +77,7 @@ class Comparison:
     def run(self, progress: Progress) -> list[str]:
         """Run what is missing, and measure what the research questions ask of an ablation.
 
-        Returns:
-            What went wrong in which runs; the others were run nevertheless.
-
-        Raises:
-            UserError: if a run was begun with another recipe, or data or device cannot be used.
-            Interrupted: on a signal, with everything saved: the same call goes on.
+        Returns and raises what `run_missing` does; after a signal, the same call goes on.
         """
         problems = run_missing(self.cells, progress, self.write)
         if self.kind == "ablation":
@@ -169,8 +158,7 @@ def plan_comparison(
         )
     contenders = read_contenders(None if ablation else settings)
     notes = ["peak memory: of the GPU, or on a CPU of the whole process without its loaders"]
-    root = None if recipe.data_root is None else Path(recipe.data_root)
-    if not Domain.open(recipe.target.domain, root).is_labelled(recipe.target.train):
+    if not recipe.open_domain(recipe.target.domain).is_labelled(recipe.target.train):
         del contenders[ORACLE]
         notes.append(f"no oracle: split {recipe.target.train!r} of the target has no labels")
     always = {FLOOR, ORACLE} & set(contenders)
@@ -203,7 +191,7 @@ def _possible(
     plan_some: Callable[[dict[str, Row]], object],
     notes: list[str],
 ) -> dict[str, Row]:
-    """The rows that this recipe can have; where all are wanted, notes tell which it cannot.
+    """Choose the rows that are possible with a recipe; if all are wanted, notes name the others.
 
     Raises:
         RecipeError: for a row that is asked for by its name, and for a name that is unknown.

@@ -21,7 +21,7 @@ Lines = Sequence[tuple[str, str, StageAnswers]]
 
 
 def to_markdown(table: ComparisonRecord) -> str:
-    """The comparison for reading: methods, classes, stages, budget. mIoU in per cent."""
+    """Write a comparison for reading: methods, classes, stages, budget; mIoU in per cent."""
     rows = [(row, row.summary) for row in table.methods if row.summary is not None]
     parts = [
         f"# {table.name}: {table.source} → {table.target}",
@@ -34,7 +34,7 @@ def to_markdown(table: ComparisonRecord) -> str:
 
 
 def to_csv(table: ComparisonRecord) -> str:
-    """The comparison for a spreadsheet: one line a method and seed, shares of 1."""
+    """Write a comparison for a spreadsheet: a line for each method and seed, shares of 1."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     heads = ["method", "seed", "steps", "miou", "gap_share", "time_s", "peak_memory_mib"]
@@ -49,20 +49,20 @@ def to_csv(table: ComparisonRecord) -> str:
 def answers_to_markdown(
     answered: Mapping[str, Mapping[str, StageAnswers]], entries: Sequence[Entry]
 ) -> str:
-    """Three sections, one for each question, of what `questions.answers` gives, by rows."""
+    """Write the result of `questions.answers` as a section for each question, by rows."""
     order = [run for run in dict.fromkeys(entry.run for entry in entries) if run in answered]
     lines = [(name, stage, record) for name in order for stage, record in answered[name].items()]
     return "\n".join(["", _separation(lines), "", _precision(lines), "", _errors(lines), ""])
 
 
 def table_of(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is of words, the others of numbers."""
+    """Write a Markdown table; the first column has words, the others numbers."""
     lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def per_cent(value: float | None, digits: int = 1, unit: str = "") -> str:
-    """A share of 1 in per cent; a dash where there is none."""
+    """Write a share of 1 in per cent; a dash for None."""
     return "–" if value is None else f"{100 * value:.{digits}f}{unit}"
 
 

@@ -37,7 +37,7 @@ class Entry:
 
 
 def delivered_stages(recipe: Recipe) -> tuple[Stage, ...]:
-    """The stages that lead from the initial network to the delivered one, in order."""
+    """List the stages that lead from the initial network to the delivered one."""
     names = [stage.name for stage in recipe.stages]
     found: list[Stage] = []
     index = len(names) - 1
@@ -50,18 +50,18 @@ def delivered_stages(recipe: Recipe) -> tuple[Stage, ...]:
 
 
 def base_of(recipe: Recipe) -> str:
-    """The row that an ablation varies: what the recipe trains last, or CAG."""
+    """Name the row that an ablation varies: what the recipe trains last, or CAG."""
     last = last_trained(delivered_stages(recipe)).method.family
     return last if last in ABLATIONS else BASE
 
 
 def last_trained(stages: Sequence[Stage]) -> Stage:
-    """The last stage that takes steps; the last one if none does."""
+    """Find the last stage that takes steps; the last one if none does."""
     return next((stage for stage in reversed(stages) if stage.trains), stages[-1])
 
 
 def plan_methods(recipe: Recipe, contenders: Mapping[str, Contender]) -> list[Entry]:
-    """One entry for each method, on the network, data, optimisers and steps of the recipe.
+    """Plan each method with the network, data, optimisers and steps of the recipe.
 
     Raises:
         RecipeError: if a method cannot be run so, naming it.
@@ -100,7 +100,7 @@ def plan_methods(recipe: Recipe, contenders: Mapping[str, Contender]) -> list[En
 
 
 def plan_ablation(base: Entry, variants: Mapping[str, Variant]) -> list[Entry]:
-    """One entry for each variant of the base, one of `ABLATIONS`; equal ones share a run.
+    """Plan each variant of the base, one of `ABLATIONS`; equal ones share a run.
 
     Raises:
         RecipeError: if the base has not that form, or a variant cannot be.
@@ -127,7 +127,7 @@ def plan_ablation(base: Entry, variants: Mapping[str, Variant]) -> list[Entry]:
 
 
 def _recipe(recipe: Recipe, name: str, stages: Sequence[Stage], of: str | None = None) -> Recipe:
-    """The recipe with other stages, checked as if it came from a file. Raises RecipeError."""
+    """Give a recipe other stages, and check it as if it came from a file; RecipeError."""
     changed = recipe.model_copy(
         update={
             "name": f"{of or recipe.name}-{name}",
@@ -144,7 +144,7 @@ def _recipe(recipe: Recipe, name: str, stages: Sequence[Stage], of: str | None =
 
 
 def _planned(templates: Sequence[Stage], contender: Contender, recipe: Recipe) -> tuple[Stage, ...]:
-    """A method's stages: names and methods of its own, all else as the recipe's stages have it."""
+    """Make a method's stages: names and methods of its own, the rest from the recipe's."""
     assert isinstance(contender.stages, tuple)
     total = sum(stage.steps for stage in templates)
     edges = [0]
@@ -178,12 +178,12 @@ def _refuse_without(name: str, stages: Sequence[Stage]) -> None:
 
 
 def _every(steps: int, rounds: int) -> int | None:
-    """Steps between the rounds of a stage, of which the last is the shortest."""
+    """Compute the steps between the rounds of a stage, of which the last is the shortest."""
     return None if rounds == 1 else max(1, -(-steps // rounds))
 
 
 def _with_loading(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """The recipe with other settings of its loader; `_recipe` checks them."""
+    """Give a recipe other settings of its loader; `_recipe` checks them."""
     return recipe.model_copy(update={"loading": recipe.loading.model_copy(update=dict(changes))})
 
 
@@ -192,7 +192,7 @@ def _trains_alike(one: Recipe, other: Recipe) -> bool:
 
 
 def _with_target_labels(recipe: Recipe) -> Recipe:
-    """The recipe whose source has the target's train split, in half of each batch."""
+    """Add the target's train split to the source, for half of each batch."""
     target = Source(domain=recipe.target.domain, split=recipe.target.train)
     source = (*recipe.source, *[target] * len(recipe.source))
     loading = recipe.loading.model_copy(update={"batch_size": 2 * recipe.loading.batch_size})
@@ -219,7 +219,7 @@ def _parts(stages: Sequence[Stage], base: str) -> tuple[list[Stage], list[Stage]
 
 
 def _varied(stages: Sequence[Stage], variant: Variant, base: str) -> list[Stage]:
-    """The stages of the base with a variant's changes. Raises ValueError if that makes no sense."""
+    """Change the stages of the base as a variant says. Raises ValueError if it cannot be."""
     before, anchored, after = _parts(stages, base)
     steps = sum(stage.steps for stage in anchored)
     if variant.warmup:
@@ -243,7 +243,7 @@ def _varied(stages: Sequence[Stage], variant: Variant, base: str) -> list[Stage]
 
 
 def _split(anchored: Sequence[Stage], count: int, steps: int) -> list[Stage]:
-    """So many stages of as many steps in all; those beyond the recipe's are like its last."""
+    """Split steps among some stages; those beyond the recipe's are like its last."""
     edges = [round(steps * place / count) for place in range(count + 1)]
     return [
         (anchored[place] if place < len(anchored) else anchored[-1]).model_copy(

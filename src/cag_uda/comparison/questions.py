@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.adaptation.margins import relative_gap, two_nearest
-from cag_uda.data.loading.augment import Image
+from cag_uda.data.files.resizing import Image
 from cag_uda.evaluation.class_separation import ClassScatter, centroid_shift, separation
 from cag_uda.evaluation.precision_curves import PrecisionCurves, precision_at
 from cag_uda.evaluation.scores import or_nones
@@ -80,7 +80,7 @@ class Questions:
         return Segmenter.from_pretrained(stage_folder / "model").to(self._device)
 
     def _separation(self, segmenter: Segmenter, label: str) -> Separation:
-        """RQ1 of one network."""
+        """Measure RQ1 of one network."""
         width_px = segmenter.config.input_width_px
 
         def scatter_of(domain: DomainName, pairs: Iterator[tuple[Tensor, Tensor]]) -> ClassScatter:
@@ -103,7 +103,7 @@ class Questions:
         )
 
     def _curves(self, labeller: Segmenter, anchors: CategoryAnchors, label: str) -> StageCurves:
-        """RQ2 of one labeller and its anchors, over all of the target's test split."""
+        """Measure RQ2 of a labeller and its anchors, over all of the target's test split."""
         classes = labeller.num_classes
         kinds = {
             "anchor": PrecisionCurves(classes, _GAPS),
@@ -145,12 +145,9 @@ class Questions:
 def answers(runs: Sequence[tuple[str, Path]]) -> dict[str, dict[str, StageAnswers]]:
     """Average over seeds what was measured; a run has a name and, for every seed, a folder.
 
-    Returns:
-        By run and stage: the separation (RQ1), precision at `COVERAGES` of both kinds of label
-        (RQ2), the error of each kind beside the mIoU (RQ3), each a mean over the seeds.
-
-    Raises:
-        RunError: if a file of a run is damaged.
+    By run and stage, these are the separation (RQ1), precision at `COVERAGES` of both kinds of
+    label (RQ2), and the error of each kind beside the mIoU (RQ3). Raises RunError if a file is
+    damaged.
     """
     gathered: dict[str, dict[str, list[StageAnswers]]] = {}
     for name, run in runs:
@@ -208,7 +205,7 @@ def _errors_of(folder: Path) -> dict[str, LabelError] | None:
 
 
 def _mean_of(records: Sequence[Any]) -> Any:
-    """Means of numbers in equally nested records; None where no record has one."""
+    """Average the numbers of equally nested records; None where no record has one."""
     present = [record for record in records if record is not None]
     if not present:
         return None

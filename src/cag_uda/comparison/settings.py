@@ -79,7 +79,7 @@ Row = TypeVar("Row", Contender, Variant)
 
 
 def read_contenders(path: Path | None = None) -> dict[str, Contender]:
-    """The methods by name, in the order of the file; None reads the package's.
+    """Read the methods by name, in the order of the file; None reads the package's.
 
     Raises:
         UserError: with all that is wrong with the file.
@@ -97,7 +97,7 @@ def read_contenders(path: Path | None = None) -> dict[str, Contender]:
 
 
 def read_variants(path: Path | None = None, base: str = BASE) -> dict[str, Variant]:
-    """The variants of a row by name, in the order of the file; None reads the package's for it.
+    """Read a row's variants by name, in the order of the file; None reads the package's.
 
     Raises:
         UserError: with all that is wrong with the file.
@@ -106,7 +106,7 @@ def read_variants(path: Path | None = None, base: str = BASE) -> dict[str, Varia
 
 
 def choose(rows: dict[str, Row], wanted: list[str] | None) -> dict[str, Row]:
-    """Some of the rows, in the order of the file; all if none are named.
+    """Choose rows by name, in the order of the file; all if none are named.
 
     Raises:
         RecipeError: for a name that is not there.

@@ -41,12 +41,12 @@ class Finished:
         return next((scores for scores in self._scores.values() if scores), None)
 
     def stages(self, entry: Entry, seed: int) -> dict[str, StageScores]:
-        """Scores of the finished stages of a row's run, by name, in order."""
+        """Map names of a row's finished stages, in order, to their scores."""
         scores = self._scores[entry.run, seed]
         return {} if scores is None else {stage.name: stage for stage in scores.stages}
 
     def miou(self, entry: Entry, seed: int, stage: str) -> float:
-        """The mIoU of a finished stage, as a share. Raises RunError if it was not scored."""
+        """Return a finished stage's mIoU, a share. Raises RunError if it was not scored."""
         miou = self.stages(entry, seed)[stage].miou
         if miou is None:
             raise RunError(
@@ -56,7 +56,7 @@ class Finished:
         return miou
 
     def scored(self, entry: Entry) -> str:
-        """The stage that a row's figures are of: of several the best in the mean over seeds."""
+        """Name the stage that a row is scored by: of several the best in the mean over seeds."""
 
         def mean(name: str) -> float:
             found = [
@@ -69,7 +69,7 @@ class Finished:
         return max(entry.scored, key=mean)
 
     def frames(self, entry: Entry, seed: int) -> Any:
-        """Confusion matrices (N, K, K + 1) of the scored stage's frames, in the order of keys."""
+        """Read confusion matrices (N, K, K + 1) of the scored stage's frames, by key."""
         stage = self.stages(entry, seed)[self.scored(entry)]
         path = self.out / f"{entry.run}-{seed}" / "stages" / stage.folder / "frames.npz"
         evaluation = load_frames(path)
@@ -77,7 +77,7 @@ class Finished:
         return evaluation.confusions[order]
 
     def seeds_of(self, entry: Entry) -> list[int]:
-        """The seeds for which a row is scored."""
+        """List the seeds for which a row is scored."""
         name = self.scored(entry)
         return [seed for seed in self.seeds if name in self.stages(entry, seed)]
 
@@ -125,7 +125,7 @@ def _row(entry: Entry, finished: Finished) -> ComparedMethod:
 
 
 def _cell(entry: Entry, seed: int, finished: Finished) -> Cell:
-    """One method with one seed."""
+    """Put together one method with one seed."""
     stages = finished.stages(entry, seed)
     scored = finished.scored(entry)
     until = list(stages.values())[: list(stages).index(scored) + 1]
@@ -143,7 +143,7 @@ def _cell(entry: Entry, seed: int, finished: Finished) -> Cell:
 
 
 def _summary(entry: Entry, cells: Sequence[Cell], finished: Finished) -> OverSeeds | None:
-    """One method over its seeds; None where none has finished."""
+    """Summarise a method over its seeds; None where none has finished."""
     if not cells:
         return None
     mious = [cell.miou for cell in cells if cell.miou is not None]
@@ -165,7 +165,7 @@ def _summary(entry: Entry, cells: Sequence[Cell], finished: Finished) -> OverSee
 
 
 def _stages(entry: Entry, finished: Finished) -> list[ComparedStage]:
-    """The stages of a row's run up to the scored one, each over the seeds that have it."""
+    """Summarise the stages up to the scored one, each over the seeds that have it."""
     found = []
     names = [stage.name for stage in entry.recipe.stages]
     for name in names[: names.index(finished.scored(entry)) + 1]:
@@ -186,13 +186,13 @@ def _stages(entry: Entry, finished: Finished) -> list[ComparedStage]:
 
 
 def _steps(entry: Entry, stage: str) -> int:
-    """Steps that the network of a stage has taken in all."""
+    """Count the steps that the network of a stage has taken in all."""
     names = [each.name for each in entry.recipe.stages]
     return sum(each.steps for each in entry.recipe.stages[: names.index(stage) + 1])
 
 
 def _share(miou: float, seeds: Sequence[int], finished: Finished) -> float | None:
-    """Share of the gap between floor and oracle, where both are scored for all of the seeds."""
+    """Compute the share of the gap, if floor and oracle are scored for all of the seeds."""
     bounds = []
     for name in (FLOOR, ORACLE):
         entry = finished.by_name.get(name)
@@ -205,7 +205,7 @@ def _share(miou: float, seeds: Sequence[int], finished: Finished) -> float | Non
 
 
 def _difference(entry: Entry, other_name: str, finished: Finished) -> Gain | None:
-    """Points of mIoU above another row over the seeds that both have, with its interval."""
+    """Compute the gain over another row, for the seeds that both have, with its interval."""
     other = finished.by_name.get(other_name)
     if other is None or other is entry:
         return None

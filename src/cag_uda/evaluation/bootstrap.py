@@ -1,7 +1,4 @@
-"""Confidence intervals of differences between segmenters, by bootstrap over labelled frames.
-
-Knows counts per frame; knows no image and no network.
-"""
+"""Confidence intervals of differences between segmenters, by bootstrap over labelled frames."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -35,10 +32,9 @@ def bootstrap_of_means(
 ) -> Interval:
     """Estimate how far the mean mIoU of some segmenters is above that of others.
 
-    The frames are the sample: each resample draws N of them with replacement, the same for all
-    segmenters, and adds up their confusion matrices. Frames of one drive resemble each other, so
-    that the interval is of these drives' kind of frame, not of other cities. Nor is it of the
-    training: with few seeds, the spread over seeds stands beside it.
+    Each resample draws N of the frames with replacement, the same for all segmenters, and adds up
+    their confusion matrices. The interval is of these drives' kind of frame, not of other cities,
+    and not of the training: the spread over seeds stands beside it.
 
     Args:
         first: for each seed (N, K, K) or (N, K, K + 1), confusion matrices of the same N frames in
@@ -80,7 +76,7 @@ def bootstrap_of_means(
 
 
 def _miou(draws: npt.NDArray[np.int64], counts: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """The mIoU (R,) of each row of draws (R, N): how often each frame's counts (N, K, C) enter."""
+    """Compute the mIoU (R,) of draws (R, N), how often each frame's counts (N, K, C) enter."""
     # Sums of float64 are exact up to 2^53 pixels and, unlike those of int64, a BLAS product.
     weights = draws.astype(np.float64)
     intersection, union = (weights @ part for part in intersection_and_union(counts))

@@ -1,7 +1,6 @@
 """Separation of classes in a network's features, and the shift between two domains' features.
 
-Needs labels of both domains, so it is for the report alone: nothing in training may read it. Knows
-features and labels on one grid; not the network.
+Needs labels of both domains, so it is for the report alone: nothing in training may read it.
 """
 
 import numpy as np
@@ -15,12 +14,7 @@ from cag_uda.runs.records.stage import DomainSeparation
 
 
 class ClassScatter:
-    """Sums of features by class, from which means and scatter follow.
-
-    Args:
-        num_classes: K.
-        feature_channels: D.
-    """
+    """Sums of features by class, from which means and scatter follow."""
 
     def __init__(self, num_classes: int, feature_channels: int) -> None:
         self.counts = torch.zeros(num_classes, dtype=torch.float64)
@@ -33,12 +27,8 @@ class ClassScatter:
     def update(self, features: Tensor, label: Tensor) -> None:
         """Count the labelled pixels of one batch in.
 
-        Args:
-            features: (B, D, h, w), any floating type.
-            label: (B, h, w) integer train ids on the same grid; ids outside 0 … K-1 are left out.
-
-        Raises:
-            ShapeError: if the two are not on one grid.
+        Features are (B, D, h, w), labels integer train ids (B, h, w) on their grid, else ShapeError
+        is raised; ids outside 0 … K-1 are left out.
         """
         if label.shape != (len(features), *features.shape[2:]):
             raise ShapeError(
@@ -65,8 +55,7 @@ class ClassScatter:
 def separation(scatter: ClassScatter) -> DomainSeparation:
     """Measure how far apart the classes of one domain lie: more is better, without a unit.
 
-    Returns:
-        Both ratios; None where fewer than two classes have pixels.
+    Both ratios are None where fewer than two classes have pixels.
 
     Source: Fisher, *The use of multiple measurements in taxonomic problems*, 1936; the ratio of
         traces.
@@ -87,9 +76,8 @@ def separation(scatter: ClassScatter) -> DomainSeparation:
 def centroid_shift(source: ClassScatter, target: ClassScatter) -> NDArray[np.float64]:
     """Measure how far each class's centroid lies in the target from where it lies in the source.
 
-    Returns:
-        (K,) distances over the mean distance between two different classes' centroids in the
-        source: 1 is as far as another class. NaN for a class that either lacks.
+    Distances (K,) are over the mean distance between two classes' centroids in the source: 1 is as
+    far as another class. NaN for a class that either domain lacks.
     """
     means = source.means
     distances = torch.cdist(means, means)

@@ -1,7 +1,4 @@
-"""Exact counts of which class was predicted for which.
-
-Knows label maps; knows no image, no network and no score.
-"""
+"""Exact counts of which class was predicted for which."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -25,8 +22,8 @@ class ConfusionMatrix:
     """Pixels by true class and predicted class.
 
     A pixel whose truth is IGNORE is left out. A pixel whose prediction is no class (an id outside
-    0 … K-1, for example 255) is wrong: it misses its true class and is a false alarm of none. This
-    is how the official evaluator treats a prediction of an id that it does not score.
+    0 … K-1, for example 255) misses its true class and is a false alarm of none, as in the official
+    evaluator.
 
     Args:
         num_classes: K.
@@ -92,7 +89,7 @@ class ConfusionMatrix:
         self.counts[:, classes] += table[:classes, classes:].sum(axis=1)
 
     def reduced(self, add_up: Callable[[Tensor], Tensor]) -> "ConfusionMatrix":
-        """The sum over all processes, on every process; `add_up` all-reduces an int64 tensor."""
+        """Sum over all processes, on every process; `add_up` all-reduces an int64 tensor."""
         total = add_up(torch.from_numpy(self.counts.copy()))
         return ConfusionMatrix(self.num_classes, total.cpu().numpy())
 

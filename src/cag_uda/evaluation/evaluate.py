@@ -1,7 +1,6 @@
 """Scores a segmenter on the labelled frames of a split, one confusion matrix a frame.
 
-Opens labels, which no other package does for a target; knows no training. Matrices are kept frame
-by frame so that two segmenters can be compared by resampling frames.
+So two segmenters can be compared by resampling frames.
 """
 
 import zipfile
@@ -23,12 +22,14 @@ from cag_uda.evaluation.bootstrap import Interval, bootstrap_of_means
 from cag_uda.evaluation.confusion import ConfusionMatrix
 from cag_uda.evaluation.scores import Scores, scores
 from cag_uda.files import is_sound, whole_file
-from cag_uda.models.inference import AnySegmenter, LabelMap, batches_of_one_kind, prepare
-from cag_uda.models.label_maps import labels_of_batch
+from cag_uda.models.inference import LabelMap, batches_of_one_kind, prepare
+from cag_uda.models.label_maps import label_batch
+from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.views import WHOLE, Views
 
 _LARGE_PIXELS, _HELD_BATCHES = 2048 * 1024, 4
 """Larger frames share a pass, and are read ahead, as far as so many of this size would."""
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 _MEND = "evaluate again; for a run, delete its scores.json and go on with --resume"
 Progress = Callable[[int, int], None]
 """Function that takes the number of frames that are done, and of all frames."""
@@ -54,16 +55,13 @@ class Evaluation:
         return self.scores_by(None)
 
     def scores_by(self, protocol: str | None) -> Scores:
-        """Scores by a protocol, or over all classes. Raises as `scores.scores` does."""
+        """Score by a protocol, or over all classes. Raises as `scores.scores` does."""
         return scores(self.confusion, self.names, protocol)
 
     def gain_over(self, other: "Evaluation") -> Interval:
-        """Estimate the gain over another segmenter on the same frames, with a 95 % interval.
+        """Estimate the gain over another segmenter, with a 95 % interval; frames pair by key.
 
-        Frames are paired by key, whatever their order.
-
-        Raises:
-            DataError: if the two were not evaluated on the same frames and classes.
+        Raises DataError if the two were not evaluated on the same frames and classes.
         """
         mine, theirs = np.argsort(self.keys), np.argsort(other.keys)
         if self.names != other.names or sorted(self.keys) != sorted(other.keys):
@@ -74,11 +72,7 @@ class Evaluation:
         return bootstrap_of_means([self.confusions[mine]], [other.confusions[theirs]])
 
     def save_frames(self, path: Path) -> None:
-        """Write everything to an npz file, whole or not at all.
-
-        Raises:
-            RunError: if the disk is full or the folder cannot be written.
-        """
+        """Write everything to an npz file, whole or not at all; raises RunError if it cannot."""
         with whole_file(path, sealed=True) as temporary, temporary.open("wb") as file:
             np.savez_compressed(
                 file,
@@ -89,25 +83,13 @@ class Evaluation:
 
 
 def load_frames(path: Path) -> Evaluation:
-    """Read what `Evaluation.save_frames` wrote.
-
-    Raises:
-        DataError: if the file is missing, damaged, or holds something else.
-    """
+    """Read what `save_frames` wrote; raises DataError if it is missing, damaged or another file."""
     if path.exists() and is_sound(path) is False:
         raise DataError(f"{path} is damaged: its checksum differs; {_MEND}")
     try:
         with np.load(path, allow_pickle=False) as file:
             keys, confusions, names = file["keys"], file["confusions"], file["names"]
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except _DAMAGE as error:
         raise DataError(
             f"cannot read the frames of an evaluation from {path}: {error}; {_MEND}"
         ) from error
@@ -122,12 +104,9 @@ def load_frames(path: Path) -> Evaluation:
 
 
 def merge(parts: Sequence[Evaluation]) -> Evaluation:
-    """Put the shards of one evaluation together, in the order of the frames' keys.
+    """Put the shards of one evaluation, one of each process, together in the order of the keys.
 
-    They are one a process, in any order; that of a process without frames is empty.
-
-    Raises:
-        ShapeError: if there is no part, or the parts are not shards of one evaluation.
+    Raises ShapeError if there is no part, or the parts are not shards of one evaluation.
     """
     if len({part.names for part in parts}) != 1:
         raise ShapeError("merge wants the parts of one evaluation, of the same classes")
@@ -150,7 +129,7 @@ class _Frame(NamedTuple):
 
 
 def evaluate(
-    segmenter: AnySegmenter,
+    segmenter: Segmenter,
     domain: Domain,
     split: str,
     *,
@@ -170,12 +149,11 @@ def evaluate(
         batch_size: frames a pass of the network, at most; only frames of one size share a pass.
         views: how the network looks at each image: whole or in windows, mirrored too, at scales.
         progress: told after every pass.
-        shard: (rank, world size): this process takes every world-size-th frame; put the parts
-            together by `merge`.
+        shard: (rank, world size): this process takes every world-size-th frame, maybe none; put
+            the parts together by `merge`.
 
     Returns:
-        Confusion matrices in the order of the split; possibly of no frame where there are more
-        processes than frames.
+        Confusion matrices in the order of the split.
 
     Raises:
         DataError: if the split has no labels, a file cannot be read, or the network has another
@@ -213,10 +191,8 @@ def evaluate(
         ):
             height, width = batch[0].truth.shape
             images = [frame.image for frame in batch]
-            labels = labels_of_batch(
-                segmenter, images, (height, width), views, num_classes=len(names)
-            )
-            for frame, label in zip(batch, labels, strict=True):
+            found = label_batch(segmenter, images, (height, width), views, num_classes=len(names))
+            for frame, label in zip(batch, found.label, strict=True):
                 confusion = ConfusionMatrix(len(names))
                 confusion.update(frame.truth, label)
                 keys.append(frame.key)

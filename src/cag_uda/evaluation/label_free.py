@@ -1,7 +1,6 @@
 """Label-free criteria: estimates of a segmenter's quality on unlabelled images, to choose one by.
 
-Every function takes images, or what a network made of images: there is no argument that a label of
-the target could come in by. Knows no run folder; ranking is elsewhere.
+Every function takes images, or what a network made of images: no label of the target can come in.
 """
 
 from collections.abc import Callable, Iterable
@@ -45,18 +44,12 @@ def look_at(
     images: Iterable[Tensor],
     distances: Callable[[Tensor], Tensor],
 ) -> Seen:
-    """Run a network over a few images of the target.
+    """Run a network over a few images of the target: every cell of their feature grids, in order.
 
     Args:
         segmenter: the network; its mode is restored.
-        images: batches (B, 3, H, W) float in [0, 1], on its device.
+        images: batches (B, 3, H, W) float in [0, 1], on its device; at least one, else ShapeError.
         distances: gives each feature's distance to each anchor, (B, D, h, w) to (B, K, h, w).
-
-    Returns:
-        Every cell of the feature grids of all images, in order.
-
-    Raises:
-        ShapeError: if there is no image.
     """
     parts: list[Seen] = []
     with inference(segmenter):
@@ -84,7 +77,7 @@ def _views(segmenter: Segmenter, image: Tensor, like: Tensor) -> Tensor:
 
 
 def target_criteria(seen: Seen) -> dict[CriterionName, float]:
-    """Every criterion that needs the target's images alone, by its name."""
+    """Compute every criterion that needs the target's images alone, by its name."""
     log_probability = seen.logits.log_softmax(dim=1)
     probability = log_probability.exp()
     chosen = _spread(len(seen.logits), _NEIGHBOURS).to(seen.logits.device)
@@ -101,12 +94,12 @@ def target_criteria(seen: Seen) -> dict[CriterionName, float]:
 
 
 def mean_entropy(log_probability: Tensor) -> Tensor:
-    """Mean entropy H(p), in nats, of class probabilities given as logarithms (N, K)."""
+    """Compute the mean entropy H(p), in nats, of logarithms of class probabilities (N, K)."""
     return -(log_probability.exp() * log_probability).sum(dim=1).mean()
 
 
 def information_maximisation(log_probability: Tensor) -> Tensor:
-    """Compute the mutual information of pixel and class: sure of each pixel, and of many classes.
+    """Compute the mutual information of pixel and class: high if sure of pixels, of many classes.
 
     It is H(mean p) − mean H(p), in nats, of class probabilities given as logarithms (N, K).
 
@@ -121,16 +114,9 @@ def information_maximisation(log_probability: Tensor) -> Tensor:
 def expected_iou(predicted: Tensor, probability: Tensor) -> Tensor:
     """Compute the mIoU that predictions have in expectation, were the probabilities true.
 
-    It is a mean over classes, so that a class that swallows the others, and a rare one that the
-    network has lost, both cost.
-
-    Args:
-        predicted: (N,) int64, the class of each pixel.
-        probability: (N, K), rows that add up to 1.
-
-    Returns:
-        Scalar in [0, 1], mean over all K classes of E[TP] / (E[TP] + E[FP] + E[FN]); a class of no
-        mass counts as 0, so that networks of the same classes compare.
+    Of classes (N,) int64 and probabilities (N, K) it is the mean, over all K classes, of
+    E[TP] / (E[TP] + E[FP] + E[FN]), a scalar in [0, 1]. A class that swallows the others, and a
+    rare one that the network has lost, both cost; a class of no mass counts as 0.
 
     Source: Nowozin, *Optimal Decisions from Probabilistic Models: the Intersection-over-Union
         Case*, CVPR 2014, for the ratio of expectations.
@@ -146,13 +132,11 @@ def expected_iou(predicted: Tensor, probability: Tensor) -> Tensor:
 def expected_iou_between_views(probability: Tensor, views: Tensor) -> Tensor:
     """Compute the expected mIoU of predictions by the probabilities of other views of the images.
 
-    A network that is sure of what it does not see again in the mirrored or the smaller image is
-    not believed: confidence alone is high where batch-norm statistics are wrong, too. Probabilities
-    are sharpened first, so that a network counts little for being the more confident of two.
+    Confidence alone is high where batch-norm statistics are wrong, too: so a network must see the
+    same in the mirrored or the smaller image, and probabilities are sharpened first.
 
-    Returns:
-        Of probabilities (N, K) and those of V views (V, N, K), back in the images' geometry: the
-        mean, in [0, 1], over the views and over which of both gives the predictions.
+    Of probabilities (N, K) and those of V views (V, N, K), back in the images' geometry, it is the
+    mean, in [0, 1], over the views and over which of both gives the predictions.
     """
     here, known = probability.argmax(dim=1), _sharpened(probability)
     found = [
@@ -173,10 +157,7 @@ def neighbourhood_density(features: Tensor) -> Tensor:
     """Compute the soft neighbourhood density: how many neighbours pixels have in feature space.
 
     It is, in [0, log(N − 1)], the mean over i of the entropy of softmax_{j≠i}(f_i·f_j / τ) of the
-    directions of features (N, D).
-
-    Raises:
-        ShapeError: if there are fewer than two pixels.
+    directions of features (N, D). Raises ShapeError if there are fewer than two pixels.
 
     Source: Saito et al., *Tune it the Right Way: Unsupervised Validation of Domain Adaptation via
         Soft Neighborhood Density*, ICCV 2021 (which takes the classifier's outputs as features).
@@ -192,15 +173,15 @@ def neighbourhood_density(features: Tensor) -> Tensor:
 
 
 def agreement(distances: Tensor, logits: Tensor) -> Tensor:
-    """Share of pixels whose nearest anchor is of the class that the classifier gives them.
+    """Compute the share of pixels whose nearest anchor is of the classifier's class.
 
-    Distances (N, K) are +inf for a class without an anchor; logits are (N, K).
+    Distances and logits are (N, K), distances +inf for a class without an anchor.
     """
     return (distances.argmin(dim=1) == logits.argmax(dim=1)).float().mean()
 
 
 def active_share(distances: Tensor, margin: float = _MARGIN) -> Tensor:
-    """Share of pixels whose nearest anchor wins by a margin, the least (d₂ − d₁) / (d₁ + d₂).
+    """Compute the share of pixels with (d₂ − d₁) / (d₁ + d₂) of at least a margin.
 
     Distances (N, K) are +inf for a class without an anchor.
     """
@@ -209,5 +190,5 @@ def active_share(distances: Tensor, margin: float = _MARGIN) -> Tensor:
 
 
 def _spread(count: int, most: int) -> Tensor:
-    """At most `most` of `count` pixels, at random but the same for every network."""
+    """Choose at most `most` of `count` pixels at random, the same for every network."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:most]

@@ -1,7 +1,6 @@
 """Precision against coverage of pseudo-labels, over every threshold that could be set.
 
-Knows scores, labels and truth on one grid; not what made the scores. For the report alone: nothing
-in training may read it.
+For the report alone: nothing in training may read it.
 """
 
 import numpy as np
@@ -80,17 +79,12 @@ class PrecisionCurves:
 
 
 def precision_at(curve: LabelCurves, coverage: float) -> float | None:
-    """Precision over all classes where a curve labels that share of the pixels, in [0, 1].
+    """Find the precision, over all classes, where a curve labels that share of the pixels.
 
     It is linear between the curve's points; None where the curve does not reach so far.
     """
-    points = [
-        (c, p)
-        for c, p in zip(curve.coverage, curve.precision, strict=True)
-        if c is not None and p is not None
-    ]
-    if not points or not min(points)[0] <= coverage <= max(points)[0]:
+    points = curve.points(None)
+    if not points or not points[0][0] <= coverage <= points[-1][0]:
         return None
-    points.sort()
-    x, y = (np.array(each) for each in zip(*points, strict=True))
+    x, y = zip(*points, strict=True)
     return float(np.interp(coverage, x, y))

@@ -1,9 +1,7 @@
 """Named ways in which the literature turns a confusion matrix into one number.
 
-Knows class names and counts; knows no image and no network.
-
-All of the protocols speak of classes by the names of Cityscapes, so that they hold for the 19-class
-label space and for any smaller one that has the classes they need.
+All protocols name classes as Cityscapes does, so that they hold for its label space of 19 classes
+and for any smaller one that has the classes they need.
 """
 
 from collections.abc import Sequence
@@ -73,11 +71,7 @@ class ProtocolCounts(NamedTuple):
 
 
 def find_protocol(name: str) -> Protocol:
-    """Look a protocol up.
-
-    Raises:
-        UserError: if there is none of that name; the message lists those there are.
-    """
+    """Look a protocol up; raises UserError, with those that there are, for an unknown name."""
     if name not in PROTOCOLS:
         raise UserError(f"no protocol {name!r}; choose from {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
@@ -92,9 +86,6 @@ def apply_protocol(
         counts: (…, K, K) or (…, K, K + 1), true classes × predicted classes (and "no class").
         names: the K class names of the label space.
         protocol: a name among `PROTOCOLS`; None counts every class and averages over all.
-
-    Returns:
-        The counted classes, in the order of the label space.
 
     Raises:
         UserError: for an unknown protocol.

@@ -1,7 +1,4 @@
-"""Published figures, to stand beside one's own: adaptation to Cityscapes, in per cent.
-
-Knows numbers of papers; knows no network and no score of this package.
-"""
+"""Published figures, to stand beside one's own: adaptation to Cityscapes, in per cent."""
 
 from dataclasses import dataclass
 
@@ -87,7 +84,7 @@ PUBLISHED = (
 
 
 def published_rows(domain: str, split: str, protocol: str | None) -> list[PublishedRow]:
-    """The rows that a score on this split by this protocol may be held against; mostly none."""
+    """Find the rows that a score on this split by this protocol may be compared with."""
     if domain != "cityscapes":
         return []
     return [row for row in PUBLISHED if (row.split, row.protocol) == (split, protocol)]

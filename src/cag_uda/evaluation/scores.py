@@ -1,7 +1,4 @@
-"""From counts to IoU per class and mIoU.
-
-Knows confusion matrices; knows no image, no network, and not where counts come from.
-"""
+"""From counts to IoU per class and mIoU."""
 
 import math
 from collections.abc import Sequence
@@ -77,7 +74,7 @@ def scores(
 def intersection_and_union(
     counts: npt.NDArray[Any],
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Intersections and unions (…, K) in pixels, whose ratio is the IoU; both add up over frames.
+    """Compute intersections and unions (…, K) in pixels, whose ratio is the IoU.
 
     Counts are (…, K, K) or (…, K, K + 1), true classes × predicted ones and "no class"; else
     ShapeError is raised.

@@ -1,7 +1,4 @@
-"""Checks of a folder of predictions for a test server: names, sizes and ids.
-
-Knows image files and label ids; opens no label and computes no score.
-"""
+"""Checks of a folder of predictions for a test server: names, sizes and ids."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -35,7 +32,7 @@ def submission_problems(
 
     Args:
         folder: the predictions, as `cag-uda predict --as label-ids` writes them.
-        domain: whose images were segmented; its label space has label ids.
+        domain: the domain of their images; its label space has label ids.
         on_progress: called after each image with the numbers of images checked and to be checked.
 
     Returns:

@@ -1,7 +1,6 @@
 """The answers to the paper's research questions, for the page of an ablation.
 
-Knows what ablation.json has under `answers` and the curves in the run folders beside it; the look
-is in `answers.html`.
+They are those of ablation.json, and the curves in the run folders beside it.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -9,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cag_uda.report.charts import Chart, Points, category_chart, curve_charts
 from cag_uda.report.labelling import kind_name
 from cag_uda.runs.records.comparison import ComparisonRecord, LabelError, StageAnswers
-from cag_uda.runs.records.stage import Curve, LabelCurves, read_curves
+from cag_uda.runs.records.stage import LabelCurves, read_curves
 
 _INTERVALS, _INTERVALS_BY_CLASS = 100, 40
 """Points of a line at most: the curves on disk are longer than can be seen."""
@@ -95,7 +93,7 @@ def make_answers(comparison: ComparisonRecord, folder: Path) -> Answers | None:
 
 
 def _those(runs: Runs, wanted: Callable[[StageAnswers], bool]) -> Runs:
-    """The stages that have something to show, of the runs that have such stages."""
+    """Choose the stages that have something to show, and the runs that have such stages."""
     chosen = {
         name: {stage: of for stage, of in stages.items() if wanted(of)}
         for name, stages in runs.items()
@@ -104,14 +102,14 @@ def _those(runs: Runs, wanted: Callable[[StageAnswers], bool]) -> Runs:
 
 
 def _largest(values: Iterable[float | None]) -> float:
-    """The largest, to divide by: 1 where there is nothing."""
+    """Find the largest value, to divide by: 1 where there is none."""
     return max((value for value in values if value is not None), default=0.0) or 1.0
 
 
 def _curve_charts(
     comparison: ComparisonRecord, base: str, first_kinds: Sequence[str], folder: Path
 ) -> CurveCharts | None:
-    """RQ2 of the base: every stage over all classes, the last one class by class."""
+    """Draw RQ2 of the base: every stage over all classes, the last one class by class."""
     held = _curves_of(comparison, base, folder)
     by_stage = _drawn({stage: _lines(seeds, None, _INTERVALS) for stage, seeds in held.items()})
     if not by_stage:
@@ -139,7 +137,7 @@ def _curve_charts(
 def _curves_of(
     comparison: ComparisonRecord, base: str, folder: Path
 ) -> dict[str, dict[str, list[LabelCurves]]]:
-    """Stage → kind of pseudo-label → its curves, of every seed that has them."""
+    """Read the curves of every seed: stage → kind of pseudo-label → curves."""
     held: dict[str, dict[str, list[LabelCurves]]] = {}
     cells = next((method.cells for method in comparison.methods if method.name == base), [])
     for cell in cells:
@@ -160,38 +158,26 @@ def _lines(
 ) -> dict[str, Points]:
     """Map the name of each kind to the mean of its curves over seeds, where there is one."""
     means = {
-        kind_name(kind): mean_curve([curves.of(class_id) for curves in each], intervals)
+        kind_name(kind): mean_curve([curves.points(class_id) for curves in each], intervals)
         for kind, each in seeds.items()
     }
     return {name: points for name, points in means.items() if points}
 
 
-def mean_curve(seeds: Sequence[tuple[Curve, Curve]], intervals: int) -> Points:
-    """Mean over curves, between their points linearly, at evenly spaced coverages from 0 to 1.
+def mean_curve(seeds: Sequence[Points], intervals: int) -> Points:
+    """Average curves, between their points linearly, at evenly spaced coverages from 0 to 1.
 
-    A curve is precision and coverage, each (T,); T may differ. The points are (coverage,
-    precision), by coverage, where every one of the curves reaches.
+    Points are (coverage, precision), by coverage; the mean has those that every curve reaches.
     """
-    grid = np.arange(1, intervals + 1) / intervals
-    read = [_precision_at(grid, precision, coverage) for precision, coverage in seeds]
-    if not read:
+    if not seeds or not all(seeds):
         return []
+    grid = np.arange(1, intervals + 1) / intervals
+    read = [
+        np.interp(grid, coverage, precision, left=np.nan, right=np.nan)
+        for coverage, precision in (np.array(points).T for points in seeds)
+    ]
     mean = np.mean(read, axis=0)
     return [(float(x), float(y)) for x, y in zip(grid, mean, strict=True) if not np.isnan(y)]
-
-
-def _precision_at(
-    grid: NDArray[np.float64], precision: Curve, coverage: Curve
-) -> NDArray[np.float64]:
-    """Precision (G,) at coverages (G,); NaN where the curve does not reach."""
-    points = sorted(
-        (c, p) for c, p in zip(coverage, precision, strict=True) if c is not None and p is not None
-    )
-    if not points:
-        return np.full(len(grid), np.nan)
-    x, y = np.array(points).T
-    found: NDArray[np.float64] = np.interp(grid, x, y, left=np.nan, right=np.nan)
-    return found
 
 
 def _drawn(charts: Mapping[str, Mapping[str, Points]]) -> dict[str, Mapping[str, Points]]:
@@ -199,7 +185,7 @@ def _drawn(charts: Mapping[str, Mapping[str, Points]]) -> dict[str, Mapping[str,
 
 
 def _marks(of: StageAnswers, lines: Collection[str]) -> dict[str, tuple[float, float]]:
-    """Coverage and precision of the labels that a stage was trained on, by kind with a line."""
+    """Give coverage and precision of a stage's labels, by kind that has a line."""
     return {
         kind_name(kind): (labels.coverage, 1 - labels.error)
         for kind, labels in (of.label_error or {}).items()
@@ -208,7 +194,7 @@ def _marks(of: StageAnswers, lines: Collection[str]) -> dict[str, tuple[float, f
 
 
 def _course(base: str, stages: Mapping[str, StageAnswers], kinds: Sequence[str]) -> list[Chart]:
-    """MIoU and label error by stage; a single stage has no course."""
+    """Draw mIoU and label error by stage; nothing for a single stage."""
     if len(stages) < 2:
         return []
     miou = {base: [of.miou for of in stages.values()]}

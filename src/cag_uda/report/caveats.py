@@ -1,7 +1,4 @@
-"""Caveats of a verdict, in sentences: one seed, frames of one drive, networks of little use.
-
-Knows what a run recorded; judges nothing.
-"""
+"""Caveats of a verdict, in sentences: one seed, frames of one drive, networks of little use."""
 
 from collections.abc import Sequence
 
@@ -16,7 +13,7 @@ OF_USE = 0.25
 
 
 def which_hardly_learned(miou: float | None) -> str:
-    """Give the words that follow a baseline's name if it has hardly learned; else nothing."""
+    """Write what follows a baseline's name if it has hardly learned; else nothing."""
     if miou is None or miou >= HARDLY_LEARNED:
         return ""
     return f", which hardly learned ({percent(miou)})"

@@ -2,7 +2,7 @@
 
 A chart is drawn in a square of SIZE × SIZE units that the page stretches to any width, with strokes
 that do not scale and labels that are HTML beside it: text keeps its size on a phone, and colours
-follow the page's theme. Knows nothing of runs.
+follow the page's theme.
 """
 
 import math
@@ -63,7 +63,7 @@ class Axis:
     """Between ticks, where the ends were rounded to it."""
 
     def percent(self, value: float) -> float:
-        """Place of `value` on the axis, 0 to 100."""
+        """Find the place of a value on the axis, 0 to 100."""
         low, high = self.low, self.high
         if self.logarithmic:
             value, low, high = math.log10(max(value, low)), math.log10(low), math.log10(high)
@@ -178,15 +178,16 @@ def category_chart(
     """
     count = max(len(categories), 1)
     x_axis = Axis(0, count)
-    shown = [100 * value for row in series.values() for value in row if value is not None]
-    y_axis = _rounded_axis(shown)
-    lines = []
-    for colour, (name, row) in enumerate(series.items()):
-        places = [
-            (index + 0.5, 100 * value) for index, value in enumerate(row) if value is not None
-        ]
-        if places:
-            lines.append(_line(name, colour, places, x_axis, y_axis, dotted=places))
+    placed = {
+        name: [(index + 0.5, 100 * value) for index, value in enumerate(row) if value is not None]
+        for name, row in series.items()
+    }
+    y_axis = _rounded_axis([value for places in placed.values() for _, value in places])
+    lines = [
+        _line(name, colour, places, x_axis, y_axis, dotted=places)
+        for colour, (name, places) in enumerate(placed.items())
+        if places
+    ]
     bands = [Band(name, 100 * index / count, 100 / count) for index, name in enumerate(categories)]
     return Chart(title, lines, x_axis, y_axis, y_label, bands=bands)
 
@@ -196,11 +197,11 @@ def curve_charts(
     marks: Mapping[str, Mapping[str, tuple[float, float]]],
     colours: Mapping[str, int],
 ) -> list[Chart]:
-    """Draw precision against coverage, all charts on one scale so that they can be held together.
+    """Draw precision against coverage, all charts on one scale so that they can be compared.
 
     Args:
         curves: title → name → (coverage, precision) points, both in [0, 1], by coverage.
-        marks: title → name → the one point of its curve that is set off by a dot.
+        marks: title → name → point of the curve that gets a dot.
         colours: name → series colour, the same in every chart.
     """
     points = [point for lines in curves.values() for line in lines.values() for point in line]
@@ -228,7 +229,7 @@ def _in_percent(points: Points) -> list[tuple[float, float]]:
 
 
 def _alone(points: Points) -> Points:
-    """The points to dot: a single one, which has no line to be seen by."""
+    """Choose the points to dot: a single one, which has no line."""
     return points if len(points) == 1 else []
 
 
@@ -266,7 +267,7 @@ def _thinned(points: Points, most: int) -> list[tuple[float, float]]:
 
 
 def _smoothed(points: Points) -> list[tuple[float, float]]:
-    """Centred running mean over a fifteenth of the line, so that a trend shows through noise."""
+    """Average around each point, over a fifteenth of the line, so that a trend shows."""
     thin = _thinned(points, MOST_POINTS)
     reach = round(len(thin) / 30)
     smooth = []
@@ -287,7 +288,7 @@ def _loss_axis(values: list[float]) -> Axis:
 
 
 def _rounded_axis(values: list[float]) -> Axis:
-    """An axis of percent around `values`, ending at round numbers; from 0 if that is near."""
+    """Make an axis of percent around values, with round ends; it begins at 0 if that is near."""
     if not values:
         return Axis(0, 100)
     low, high = min(values), max(values)
@@ -298,7 +299,7 @@ def _rounded_axis(values: list[float]) -> Axis:
 
 
 def _round_interval(extent: float, count: int) -> float:
-    """The 1, 2 or 5 × 10ⁿ that divides `extent` into about `count` parts."""
+    """Find the 1, 2 or 5 × 10ⁿ that divides `extent` into about `count` parts."""
     rough = extent / count
     power = 10.0 ** math.floor(math.log10(rough))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)

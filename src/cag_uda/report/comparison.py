@@ -1,7 +1,4 @@
-"""Puts a comparison of methods on one page: which is best, by how much, at what cost.
-
-Knows comparison.json and the run folders beside it; the look is in the templates beside this file.
-"""
+"""Puts a comparison of methods on one page: which is best, by how much, at what cost."""
 
 import statistics
 from collections.abc import Iterable
@@ -14,7 +11,7 @@ from cag_uda.files import write_text
 from cag_uda.report.answers import make_answers
 from cag_uda.report.charts import bar_scale
 from cag_uda.report.gallery import Gallery, Look, Sample, make_gallery
-from cag_uda.report.run_folder import find_samples
+from cag_uda.report.run_folder import find_samples, numeric_order
 from cag_uda.report.summary import Tone, Verdict
 from cag_uda.report.templates import render_page
 from cag_uda.report.words import NO_BREAK, counted, percent, plain, signed
@@ -128,7 +125,7 @@ def _with_role(rows: list[Row], role: str) -> Row | None:
 
 
 def _ranked(rows: list[Row]) -> list[Row]:
-    """The methods that are scored, best first; neither floor nor oracle takes part."""
+    """Sort the scored methods, best first, without floor and oracle."""
     scored = [row for row in rows if row.role == "method" and row.miou is not None]
     return sorted(scored, key=lambda row: -(row.miou or 0.0))
 
@@ -167,7 +164,7 @@ def _ahead(best: Row, second: Row) -> str:
 
 
 def _best_by_class(comparison: ComparisonRecord, rows: list[Row]) -> list[float | None]:
-    """The best IoU of each class among methods: oracle and floor take no part."""
+    """Find the best IoU of each class among the methods, without floor and oracle."""
     columns = [row.iou for row in rows if row.role == "method" and row.iou]
     return [
         max(_known(column[index] for column in columns), default=None)
@@ -191,7 +188,7 @@ def _missing(comparison: ComparisonRecord) -> list[str]:
 def _gallery(
     comparison: ComparisonRecord, rows: list[Row], best: Row | None, folder: Path
 ) -> Gallery:
-    """The sample images as each method's first run sees them."""
+    """Show the sample images as each method's first run sees them."""
     merged: dict[str, Sample] = {}
     for method in comparison.methods:
         run = next((cell.run for cell in method.cells if cell.run and cell.miou is not None), None)
@@ -205,13 +202,9 @@ def _gallery(
             if stage in sample.predictions:
                 known.predictions[method.name] = sample.predictions[stage]
     looks = [
-        Look(
-            row.of.name,
-            row.of.name,
-            "" if row.role in ("method", row.of.name) else row.role,
-            row.miou,
-        )
+        Look(name, name, "" if row.role in ("method", name) else row.role, row.miou)
         for row in rows
+        for name in [row.of.name]
     ]
     return make_gallery(
         list(merged.values()),
@@ -223,13 +216,7 @@ def _gallery(
 
 
 def _stage_folder(run: Path, name: str | None) -> str | None:
-    """The folder of the stage of that name; of the last stage if there is no name."""
-    root = run / "stages"
-    folders = [folder.name for folder in root.iterdir()] if root.is_dir() else []
-    numbered = {
-        int(head): folder for folder in folders if (head := folder.split("-", 1)[0]).isdecimal()
-    }
-    named = [
-        folder for _, folder in sorted(numbered.items()) if name in (None, folder.split("-", 1)[-1])
-    ]
+    """Find the folder of a stage by its name; of the last stage if there is no name."""
+    folders = sorted(run.glob("stages/[0-9]*"), key=numeric_order)
+    named = [each.name for each in folders if name in (None, each.name.split("-", 1)[-1])]
     return named[-1] if named else None

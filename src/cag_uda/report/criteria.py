@@ -110,7 +110,7 @@ def rank_correlation(
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks from 1, equal values sharing the mean of theirs."""
+    """Rank values from 1; equal ones share the mean of their ranks."""
     below = (values[:, None] > values).sum(axis=1)
     equal = (values[:, None] == values).sum(axis=1)
     return np.asarray(below + (equal + 1) / 2)

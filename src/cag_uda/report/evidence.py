@@ -85,7 +85,7 @@ def read_features(folder: Path, num_classes: int, remarks: list[str]) -> Feature
 
 
 def read_anchor_distances(folder: Path, num_classes: int, remarks: list[str]) -> Floats | None:
-    """The distances (K, K) between the anchors that guided a stage, in feature units."""
+    """Measure distances (K, K) between the anchors that guided a stage, in feature units."""
 
     def read(file: Path) -> Floats:
         vectors = _tensors(file)[0]["vectors"].astype(np.float64)
@@ -127,17 +127,15 @@ def read_frame_keys(folder: Path) -> list[str]:
 
 
 def pseudo_label_pictures(folder: Path) -> dict[str, dict[str, Path]]:
-    """Kind → sample → picture of pseudo-labels on the feature grid."""
+    """Find pictures of pseudo-labels on the feature grid: kind → sample → file."""
     found: dict[str, dict[str, Path]] = {}
-    root = folder / "pseudo_labels"
-    for file in sorted(root.glob("*-*.png")) if root.is_dir() else []:
+    for file in sorted(folder.glob("pseudo_labels/*-*.png")):
         sample, kind = file.stem.split("-", 1)
         found.setdefault(kind, {})[sample] = file
     return found
 
 
 def _tensors(file: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    # safe_open has no annotations.
     with safe_open(file, framework="numpy") as opened:
         names = opened.keys()
         return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}

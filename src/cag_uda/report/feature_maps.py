@@ -63,7 +63,7 @@ def make_feature_maps(found: Sequence[tuple[StageRecord, FeatureMap]]) -> Featur
 def _turn(
     anchors: NDArray[np.floating], before: NDArray[np.floating] | None
 ) -> NDArray[np.floating]:
-    """The rotation or reflection (2, 2) that brings anchors closest to those of the map before.
+    """Find the rotation or reflection (2, 2) that brings anchors closest to those before.
 
     Source: Schönemann, "A generalized solution of the orthogonal Procrustes problem", 1966.
     """
@@ -82,7 +82,7 @@ def _columns(points: NDArray[np.floating], classes: NDArray[np.uint8]) -> list[l
 
 
 def _extent(points: list[NDArray[np.floating]]) -> list[float]:
-    """Left, right, bottom and top of all maps: the same for each, with a margin."""
+    """Find left, right, bottom and top of all maps together, with a margin."""
     together = np.concatenate([*points, np.zeros((0, 2))]).astype(float)
     together = together[np.isfinite(together).all(axis=1)]
     if not len(together):

@@ -1,7 +1,4 @@
-"""Target images before and after: one image, what each network sees in it, and the truth.
-
-Knows pictures and how many of their pixels are right; does not know what a network went through.
-"""
+"""Target images before and after: one image, what each network sees in it, and the truth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,14 +88,10 @@ def make_gallery(
     before: str | None,
     after: str | None,
 ) -> Gallery:
-    """Embed the pictures of all samples.
+    """Embed the pictures of all samples, with the predictions of some networks.
 
-    Args:
-        samples: the images.
-        networks: whose predictions are shown, in order.
-        palette: (K, 3) RGB of label pictures; empty: they are shown as they are.
-        before: key of the network to begin with on the left; None: the image.
-        after: key of the network on the right; None: the last one.
+    With an empty palette (K, 3), label pictures are shown as they are. `before` and `after` are the
+    keys of the networks that are shown first, left and right; None: the image, and the last one.
     """
     colours = Colours(palette) if palette else None
     labels = _read_labels(samples, colours)

@@ -55,7 +55,7 @@ def make_labelling(
     *,
     align_corners: bool = False,
 ) -> Labelling:
-    """Gather the pseudo-labels of all stages, held against the truths of the samples.
+    """Gather the pseudo-labels of all stages, compared with the truths of the samples.
 
     Without a palette (K, 3) there are no pictures. With `align_corners` the network has its cells
     on the pixels' corners, not on their centres.
@@ -83,7 +83,7 @@ def make_labelling(
 
 
 def _picture(file: Any, colours: Colours, truth: Any, corners: bool) -> dict[str, Any] | None:
-    """One picture on the feature grid, with its own precision and coverage."""
+    """Make a picture on the feature grid, with its own precision and coverage."""
     ids = colours.ids(file)
     if ids is None:
         return None
@@ -97,7 +97,7 @@ def _picture(file: Any, colours: Colours, truth: Any, corners: bool) -> dict[str
 
 
 def _charts(stages: list[StageRecord]) -> list[Chart]:
-    """Precision and coverage by stage, a line for each kind; a single stage has no course."""
+    """Draw precision and coverage by stage, a line for each kind; nothing for a single stage."""
     if len(stages) < 2:
         return []
     kinds = list(dict.fromkeys(kind for stage in stages for kind in stage.pseudo_labels))

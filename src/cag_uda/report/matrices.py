@@ -73,7 +73,7 @@ def make_matrices(
 
 
 def _distance_matrix(name: str, distances: NDArray[np.floating]) -> Matrix:
-    """Near anchors are shaded: those are the classes that the margin finds hard to tell apart."""
+    """Shade near anchors: the classes that the margin finds hard to tell apart."""
     apart = np.where(np.eye(len(distances), dtype=bool), np.nan, distances)
     finite = apart[np.isfinite(apart)]
     low, high = (finite.min(), np.quantile(finite, 0.9)) if len(finite) else (0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Reads metrics.jsonl, the log of one stage. Knows no run."""
+"""Reads metrics.jsonl, the log of one stage."""
 
 import json
 import math
@@ -28,11 +28,9 @@ class Metrics:
 
 
 def read_metrics(file: Path, remarks: list[str]) -> Metrics:
-    """Read the log of one stage; a last line that an interruption cut short is passed over.
+    """Read the log of one stage, if it is there; what is wrong with it is added to the remarks.
 
-    Args:
-        file: metrics.jsonl, which need not be there.
-        remarks: what is wrong with it is added here.
+    A last line that an interruption cut short is passed over.
     """
     metrics = Metrics()
     try:

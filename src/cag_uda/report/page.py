@@ -1,7 +1,6 @@
 """Puts a run on one HTML page that asks nothing of any host.
 
-Knows the page's sections and which figures go into each; the look is in the templates, styles and
-scripts beside this file.
+The look is in the templates, styles and scripts beside this file.
 """
 
 from collections.abc import Callable, Sequence
@@ -103,7 +102,7 @@ def _gallery(run: RunRecord, summary: Summary) -> Gallery:
 
 
 def _evidence(run: RunRecord, summary: Summary, remarks: list[str]) -> tuple[FeatureMaps, Matrices]:
-    """Feature maps of all stages; matrices before and after, which tell most in least room."""
+    """Make feature maps of all stages, and the matrices before and after adaptation."""
     pair = _before_and_after(run.stages, summary)
 
     def read_all(stages: list[StageRecord], read: Reader[T]) -> list[tuple[StageRecord, T]]:
@@ -122,7 +121,7 @@ def _evidence(run: RunRecord, summary: Summary, remarks: list[str]) -> tuple[Fea
 
 
 def _before_and_after(stages: Sequence[StageRecord], summary: Summary) -> list[StageRecord]:
-    """The baseline and the delivered stage; the first and the last where those are not known."""
+    """Choose baseline and delivered stage; first and last where those are not known."""
     names = [stage.scores.name for stage in stages]
     after = summary.delivered.stage.name if summary.delivered else "".join(names[-1:])
     before = summary.baseline.name if summary.baseline else "".join(names[:1])
@@ -130,7 +129,7 @@ def _before_and_after(stages: Sequence[StageRecord], summary: Summary) -> list[S
 
 
 def _climb_scale(summary: Summary) -> Scale:
-    """Room for every mIoU and for the upper end of every interval that is drawn."""
+    """Scale the bars to every mIoU and to the upper end of every interval."""
     ends = [step.miou for step in summary.steps]
     ends += [
         summary.baseline_miou + step.gain.high / 100
@@ -156,7 +155,7 @@ class ShareRow:
 
 
 def _share_rows(found: ClassShares | None) -> list[ShareRow]:
-    """All classes, those whose shares differ most first."""
+    """List all classes, those whose shares differ most first."""
     if found is None:
         return []
     both = zip(found.classes, found.source, found.target, strict=True)
@@ -171,10 +170,14 @@ class ClassRow:
     index: int
     name: str
     iou: list[float | None]
-    best: float | None
     before: float | None
     after: float | None
     change: float | None
+
+    @property
+    def best(self) -> float | None:
+        """The highest IoU of all stages."""
+        return max((value for value in self.iou if value is not None), default=None)
 
 
 @dataclass(frozen=True)
@@ -198,20 +201,17 @@ def _class_table(run: RunRecord, summary: Summary) -> ClassTable:
     nothing: list[float | None] = [None] * len(run.scores.classes)
     before = columns.get(summary.baseline.name, nothing) if summary.baseline else nothing
     after = columns.get(summary.delivered.stage.name, nothing) if summary.delivered else nothing
-    rows = []
-    for index, name in enumerate(run.scores.classes):
-        iou = [column[index] for column in columns.values()]
-        rows.append(
-            ClassRow(
-                index=index,
-                name=name,
-                iou=iou,
-                best=max((value for value in iou if value is not None), default=None),
-                before=before[index],
-                after=after[index],
-                change=changes.get(name),
-            )
+    rows = [
+        ClassRow(
+            index=index,
+            name=name,
+            iou=[column[index] for column in columns.values()],
+            before=before[index],
+            after=after[index],
+            change=changes.get(name),
         )
+        for index, name in enumerate(run.scores.classes)
+    ]
     return ClassTable(stages, rows if stages else [])
 
 
@@ -238,7 +238,7 @@ def _training_notes(stage: StageRecord) -> list[str]:
 
 
 def _score_chart(stages: list[StageRecord]) -> Chart | None:
-    """MIoU over the steps of the run, where it was measured while training."""
+    """Draw mIoU over the steps of the run, if it was measured during training."""
     if not any(stage.metrics.miou for stage in stages):
         return None
     measured: list[tuple[str, int, list[tuple[int, float]]]] = []

@@ -48,7 +48,7 @@ _DARKEST, _LIGHTEST = 0.3, 0.97
 
 @cache
 def safe_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
-    """Colours for that many classes, in the order of train ids."""
+    """Choose colours for that many classes, in the order of train ids."""
     levels = np.array(_LEVELS)
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     lightness = oklab(grid / 255)[:, 0]
@@ -64,15 +64,15 @@ def safe_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
 
 
 def as_seen(colours: NDArray[np.integer], vision: str) -> Floats:
-    """RGB levels (n, 3) as a kind of vision sees them.
+    """Convert RGB levels (n, 3) to OKLab (n, 3), as a kind of vision sees them.
 
-    They are OKLab (n, 3), in which distances are alike everywhere; black to white is 1.
+    Distances in OKLab are alike everywhere; black to white is 1.
     """
     return oklab(_encode((_decode(colours / 255) @ VISIONS[vision].T).clip(0, 1)))
 
 
 def oklab(rgb: Floats) -> Floats:
-    """SRGB (n, 3) in [0, 1] to OKLab.
+    """Convert sRGB (n, 3) in [0, 1] to OKLab.
 
     Source: Ottosson, "A perceptual color space for image processing", 2020.
     """
@@ -95,7 +95,7 @@ def oklab(rgb: Floats) -> Floats:
 
 
 def _distance(seen: Floats, colour: NDArray[np.integer]) -> Floats:
-    """The worst distance over visions of candidates (n, visions, 3) from one colour."""
+    """Measure how far candidates (n, visions, 3) are from a colour, by the worst vision."""
     other = np.stack([as_seen(colour[None], vision)[0] for vision in VISIONS])
     worst: Floats = np.linalg.norm(seen - other, axis=2).min(axis=1)
     return worst

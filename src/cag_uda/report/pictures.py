@@ -1,7 +1,6 @@
 """Turns image files into data URIs small enough for one page.
 
-Knows image formats, the colours of classes, and a budget of bytes; does not know what the pictures
-show. Label pictures stay exact: they are indexed, and shrunk without blending.
+Label pictures stay exact: they are indexed, and shrunk without blending.
 """
 
 import base64
@@ -40,10 +39,9 @@ class Colours:
         self._levels = np.vstack([levels, [self.no_class]]).astype(np.uint8)
 
     def ids(self, file: Path) -> Ids | None:
-        """Read a label picture: grey levels as train ids, colours by the palette.
+        """Read train ids (H, W) of a label picture: grey levels, or colours of the palette.
 
-        Returns:
-            (H, W); NO_CLASS where a colour is of no class; None if the file cannot be read.
+        NO_CLASS where a colour is of no class; None if the file cannot be read.
         """
         try:
             with _opened(file) as image:
@@ -102,7 +100,7 @@ def embed_all(
 
 
 def size_of(file: Path) -> tuple[int, int] | None:
-    """Width and height of a picture; None if it cannot be read."""
+    """Read width and height of a picture; None if it cannot be read."""
     try:
         with _opened(file) as image:
             return image.size
@@ -111,7 +109,7 @@ def size_of(file: Path) -> tuple[int, int] | None:
 
 
 def at_cells(ids: Ids, cells: tuple[int, int], *, align_corners: bool = False) -> Ids:
-    """The id of the pixel at the centre, or at the first corner, of each of (h, w) cells."""
+    """Read the id at the centre, or at the first corner, of each of (h, w) cells."""
     within = 0 if align_corners else 1
     rows, columns = (
         (2 * np.arange(count) + within) * pixels // (2 * count)
@@ -154,10 +152,9 @@ def _shrunk_size(size: tuple[int, int], width_px: int) -> tuple[int, int]:
 
 
 def _codes(colours: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """One number for each RGB colour (…, 3)."""
-    packed: NDArray[np.uint32] = colours.astype(np.uint32) @ np.array(
-        [1 << 16, 1 << 8, 1], dtype=np.uint32
-    )
+    """Make one number of each RGB colour (…, 3)."""
+    weights = np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
+    packed: NDArray[np.uint32] = colours.astype(np.uint32) @ weights
     return packed
 
 

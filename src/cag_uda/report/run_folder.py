@@ -1,8 +1,7 @@
 """Reads a run folder into plain values.
 
-Knows the files of a run and what may be missing from it; knows nothing of figures or HTML. A run
-that was interrupted, or whose target has no labels, is a good run with less to show: what cannot
-be read is named in `RunRecord.remarks`. Only a folder that is no run is refused.
+A run that was interrupted, or whose target has no labels, is a good run with less to show: what
+cannot be read is named in `RunRecord.remarks`. Only a folder that is no run is refused.
 """
 
 import filecmp
@@ -67,7 +66,7 @@ class StageRecord:
     """Steps taken → label-free criteria of the network as it then was."""
 
     def per_class_kinds(self, count: int) -> dict[str, PseudoLabelScores]:
-        """The kinds of pseudo-label that are told class by class, for `count` classes."""
+        """Choose the kinds of pseudo-label whose scores are by class, for `count` classes."""
         return {
             kind: scores
             for kind, scores in self.pseudo_labels.items()
@@ -200,12 +199,11 @@ def _read_stage(
 
 
 def _metrics_of(folder: Path, finished: bool, known_step: int, remarks: list[str]) -> Metrics:
-    """The log of a stage that, by its other files, has taken at least `known_step` steps."""
+    """Read the log of a stage that has, by its other files, taken at least `known_step` steps."""
     path = folder / METRICS
     name = f"{folder.name}/{METRICS}"
     metrics = read_metrics(path, remarks)
-    is_changed = finished and path.exists() and is_sound(path) is False
-    if is_changed:
+    if finished and path.exists() and is_sound(path) is False:
         remarks.append(f"{name} was changed after its stage had ended: its curves may be wrong.")
     elif not finished and (step := _step_before_change(path, remarks)) is not None:
         remarks.append(
@@ -226,7 +224,7 @@ def _metrics_of(folder: Path, finished: bool, known_step: int, remarks: list[str
 
 
 def _step_before_change(log: Path, remarks: list[str]) -> int | None:
-    """The step of a checkpoint at which a log held what it no longer does; None if there is none.
+    """Find the step of the last checkpoint, if the log up to it has changed since; else None.
 
     What an unfinished stage has logged since its last checkpoint cannot be checked.
     """
@@ -284,7 +282,7 @@ def _or_left_out(file: Path, read: Callable[[Path], T], otherwise: T, remarks: l
 
 
 def _parsed(recipe: str | None) -> dict[str, Any]:
-    """The recipe's tables; empty where there is no recipe to be understood."""
+    """Parse a recipe; empty if it is missing or not TOML."""
     try:
         return tomllib.loads(recipe or "")
     except tomllib.TOMLDecodeError:
@@ -292,20 +290,19 @@ def _parsed(recipe: str | None) -> dict[str, Any]:
 
 
 def _table(tables: dict[str, Any], name: str) -> dict[str, Any]:
-    """One of a recipe's tables; empty where there is none, or something else in its place."""
+    """Return one of a recipe's tables; empty if it is missing or no table."""
     table = tables.get(name)
     return table if isinstance(table, dict) else {}
 
 
 def _planned_stages(plan: dict[str, Any]) -> list[str]:
-    """Names of the recipe's stages."""
     stages = plan.get("stages")
     tables = stages if isinstance(stages, list) else []
     return [str(stage["name"]) for stage in tables if isinstance(stage, dict) and "name" in stage]
 
 
 def _without_folders(recipe: str) -> str:
-    """The recipe for a page: names in place of folders of the machine."""
+    """Put names in place of this machine's folders in a recipe, for the page."""
     return re.sub(r'(?m)^(data_root|start) = ".*?([^"/\\\\]*)"$', r'\1 = "\2"', recipe)
 
 
@@ -330,7 +327,7 @@ def _few_labels(plan: dict[str, Any]) -> str | None:
 
 
 def _criterion(plan: dict[str, Any], verdict: Verdict | None) -> str | None:
-    """The label-free choice of the network to deliver, in words; None delivers the last."""
+    """Name the label-free choice of the delivered network; None: it is the last one."""
     deliver = str(plan.get("deliver", "safe"))
     if deliver == "safe":
         return None if verdict is None else BY_VERDICT
@@ -343,7 +340,7 @@ def _network_of(stage: StageScores) -> Path:
 
 
 def _delivered(path: Path, scores: Scores) -> str | None:
-    """The stage whose final network is, byte by byte, the delivered one."""
+    """Find the stage whose final network is, byte by byte, the delivered one."""
     delivered = path / "model" / "model.safetensors"
     for stage in scores.stages:
         try:
@@ -358,9 +355,7 @@ def _with_unfinished_folders(path: Path, scores: Scores, planned: list[str]) -> 
     """Add the stages under way, which have a folder but no line in scores.json yet."""
     known = {stage.folder for stage in scores.stages}
     listed = list(scores.stages)
-    root = path / "stages"
-    folders = sorted(root.iterdir(), key=_numeric_order) if root.is_dir() else []
-    for folder in folders:
+    for folder in sorted(path.glob("stages/*"), key=numeric_order):
         if not folder.is_dir() or folder.name in known or folder.name.startswith("."):
             continue
         name = folder.name.split("-", 1)[-1]
@@ -370,11 +365,9 @@ def _with_unfinished_folders(path: Path, scores: Scores, planned: list[str]) -> 
 
 
 def find_samples(path: Path, stage_folders: list[str]) -> list[Sample]:
-    """The sample images of a run, with the predictions of the given stages, by folder."""
-    root = path / "samples"
-    folders = [folder for folder in root.iterdir() if folder.is_dir()] if root.is_dir() else []
+    """Find the sample images of a run, with the predictions of some stages, by folder."""
     samples = []
-    for folder in sorted(folders, key=_numeric_order):
+    for folder in sorted(filter(Path.is_dir, path.glob("samples/*")), key=numeric_order):
         found = {
             stage: _picture(path / "stages" / stage / "samples", folder.name)
             for stage in stage_folders
@@ -395,7 +388,7 @@ def _picture(folder: Path, stem: str) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _numeric_order(folder: Path) -> tuple[int, str]:
+def numeric_order(folder: Path) -> tuple[int, str]:
     """Order 2 before 10, and "2-stage-1" before "10-stage-9"; names without a number last."""
     head = folder.name.split("-", 1)[0]
     return (int(head) if head.isdecimal() else 1 << 30, folder.name)

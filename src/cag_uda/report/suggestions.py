@@ -1,7 +1,4 @@
-"""Puts suggestions on one page: which images of the target to label next, and why each.
-
-Knows suggestions.json and the pictures beside it; the look is in the templates beside this file.
-"""
+"""Puts suggestions on one page: which images of the target to label next, and why each."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

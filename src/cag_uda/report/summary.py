@@ -1,7 +1,4 @@
-"""Answers "did it work?" from the scores of a run.
-
-Knows which stages follow from which and what each one added; does not know how it is shown.
-"""
+"""Answers "did it work?" from the scores of a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -121,14 +118,14 @@ class _Ladder:
             self.total_points = (self.delivered.miou - self.baseline.miou) * 100
 
     def before(self, one: _Scored) -> _Scored | None:
-        """The stage it starts from, where that is scored; else the baseline."""
+        """Find the stage that one starts from, if that is scored; else the baseline."""
         if one is self.baseline:
             return None
         parent = self.scored.get(one.stage.start or "")
         return parent if parent is not None and parent is not one else self.baseline
 
     def lineage(self) -> set[str]:
-        """Names of the stages after the baseline that led to the delivered network, its too."""
+        """Name the stages from after the baseline up to the delivered one."""
         names: set[str] = set()
         current = self.delivered
         while current is not None and current.stage.name not in names:
@@ -137,14 +134,14 @@ class _Ladder:
         return names - ({self.baseline.stage.name} if self.baseline else set())
 
     def gap_closed(self) -> float | None:
-        """The delivered network's share of the way from the baseline to the oracle."""
+        """Compute the delivered network's share of the way from the baseline to the oracle."""
         if self.total_points is None or self.baseline is None or self.oracle is None:
             return None
         gap = (self.oracle.miou - self.baseline.miou) * 100
         return self.total_points / gap if gap >= NOISE_POINTS else None
 
     def gain(self, one: _Scored) -> Gain | None:
-        """The gain that scores.json gives, with its interval; else the plain difference."""
+        """Give the gain in scores.json, with its interval; else the plain difference."""
         if one.stage.gain is not None or self.baseline is None or one is self.baseline:
             return one.stage.gain
         over = self.baseline.stage.in_words
@@ -248,8 +245,8 @@ _TONES: dict[str, Tone] = {"helps": "good", "makes no difference": "unsure", "ha
 
 def _evidence(run: RunRecord, verdict: RunVerdict) -> str:
     """Tell what the verdict rests on, and which network is delivered by it."""
-    before, after = verdict.value_of(verdict.source_only), verdict.value_of(verdict.judged)
-    collapse = ", whose predictions have collapsed" if verdict.collapsed else ""
+    before, after = verdict.of(verdict.source_only), verdict.of(verdict.judged)
+    collapse = ", whose predictions have collapsed" if after.is_collapsed else ""
     delivered = ""
     if run.chosen_by == BY_VERDICT:
         safe = verdict.name_of(verdict.safe)
@@ -257,8 +254,8 @@ def _evidence(run: RunRecord, verdict: RunVerdict) -> str:
         delivered = f" {whose[0].upper()}{whose[1:]} is delivered by it."
     return (
         f"Without labels, the verdict is that adaptation {verdict.says} here: expected IoU on the "
-        f"target {percent(before)} ({verdict.name_of(verdict.source_only)}) and {percent(after)} "
-        f"({verdict.judged}{collapse}).{delivered}"
+        f"target {percent(before.value)} ({verdict.name_of(verdict.source_only)}) and "
+        f"{percent(after.value)} ({verdict.judged}{collapse}).{delivered}"
     )
 
 
@@ -341,11 +338,12 @@ def _judged(miou: str, subject: str, gain: Gain, unfinished: bool, hardly: str) 
     so_far = " so far" if unfinished else ""
     over = gain.over + hardly
     score = f"{so_far}: {miou}{NO_BREAK}mIoU"
+    tone: Tone
     if low > 0:
-        headline = f"It worked{score}, {size}{NO_BREAK}points above {over}."
-        return Verdict("good", headline, f"{subject} {certainty}")
-    if high < 0:
-        headline = f"It did not work{score}, {size}{NO_BREAK}points below {over}."
-        return Verdict("bad", headline, f"{subject} {certainty}")
-    headline = f"Undecided{score}, {signed(gain.points)}{NO_BREAK}points on {over}."
-    return Verdict("unsure", headline, f"{subject} {certainty}")
+        tone, headline = "good", f"It worked{score}, {size}{NO_BREAK}points above {over}."
+    elif high < 0:
+        tone, headline = "bad", f"It did not work{score}, {size}{NO_BREAK}points below {over}."
+    else:
+        points = signed(gain.points)
+        tone, headline = "unsure", f"Undecided{score}, {points}{NO_BREAK}points on {over}."
+    return Verdict(tone, headline, f"{subject} {certainty}")

@@ -1,4 +1,4 @@
-"""Fills the page templates beside this file. Knows how a page hangs together, not what it tells."""
+"""Fills the page templates beside this file."""
 
 import base64
 import hashlib

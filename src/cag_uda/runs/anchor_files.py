@@ -46,13 +46,10 @@ def read_released_anchors(path: Path, num_classes: int, feature_channels: int) -
 
     Args:
         path: a `torch.save` of the dict `objective_vectors` and `objective_num`, as shipped, or of
-            the bare array of vectors, as its anchor script writes it.
+            the bare array of vectors, as its anchor script writes it. A vector of zeros is a class
+            never seen: the script starts from zeros.
         num_classes: K of the network that the anchors are for.
         feature_channels: D of it.
-
-    Returns:
-        The anchors. A class whose vector is zero in all channels was never seen, whatever its
-        number: the script starts from zeros, and a mean of features after a ReLU is not zero.
 
     Raises:
         ModelError: if it is missing, damaged, wants to run code, or is of another network.

@@ -53,21 +53,16 @@ def estimate_class_shares(
 ) -> ClassShares | None:
     """Estimate the class shares of a recipe's domains by a network, before any run.
 
-    A few images of each domain are read, fewer of the target than at the end of a run. The network
-    is of the same classes, on whatever device.
-
-    Returns:
-        The shares; None if there is no label or no image.
-
-    Raises:
-        DataError: if an image cannot be read.
+    Fewer images of the target are read than at the end of a run. The network is of the same
+    classes, on whatever device. Returns None if there is no label or no image; raises DataError if
+    an image cannot be read.
     """
     counts = _count(recipe, scenario, segmenter, (0, 1), _FEW, watch)
     return _shares_of(counts, scenario, segmenter, "model")
 
 
 def settings_for_equal_shares(recipe: Recipe) -> list[str]:
-    """List the settings of a recipe that assume equal class shares, as it says them.
+    """List the settings of a recipe that assume equal class shares, as its file has them.
 
     They are statistics of the target alone, and labels bounded by the source's shares.
     """

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cag_uda.adaptation.anchors import CategoryAnchors
-from cag_uda.data.loading.augment import Image, resize_label
+from cag_uda.data.files.resizing import Image, resize_label
 from cag_uda.data.loading.images import read_or_next
 from cag_uda.errors import RunError
 from cag_uda.evaluation.confusion import ConfusionMatrix
@@ -58,13 +58,13 @@ class Criteria:
         self.source_validation: Literal["held-out", "train"] | None = "train"
 
     def measure(self, segmenter: Segmenter, step: int, network: str | None) -> CriteriaRecord:
-        """Compute every criterion of a network; one that is not defined is left out.
+        """Compute every criterion of a network that is defined, after some steps of its stage.
 
-        Without the source, criteria of its images are left out too.
+        Without the source, criteria of its images are left out.
 
         Args:
             segmenter: the network, on whatever device; its mode is restored.
-            step: steps of its stage that it has taken.
+            step: number of steps.
             network: where it is kept, relative to its stage's folder; None where it is not.
         """
         begun_s = time.monotonic()
@@ -101,7 +101,7 @@ class Criteria:
         write_record(folder / CRITERIA, made)
 
     def _source_shares(self, num_classes: int) -> list[float] | None:
-        """Share of each class (K,) in the source's labels, by a pack's counts if there is one."""
+        """Compute each class's share (K,) of the source's labels, or of a pack's counts."""
         if self._scenario.pack is not None:
             counts = self._scenario.pack.figures.counts.double()
             found: list[float] = (counts / counts.sum().clamp(min=1)).tolist()
@@ -196,7 +196,7 @@ def _is_measured(stage_folder: Path) -> bool:
 
 
 def _shares(train_ids: Tensor, num_classes: int) -> list[float]:
-    """Share of each class (K,) among pixels (N,), those without a class left out."""
+    """Compute the share of each class (K,) among pixels (N,) that have one."""
     counts = torch.bincount(train_ids[train_ids < num_classes].long(), minlength=num_classes)
     found: list[float] = (counts.double() / counts.sum().clamp(min=1)).tolist()
     return found

@@ -57,7 +57,7 @@ class RunFolder:
         return self.path / "model"
 
     def stage(self, index: int, name: str) -> Path:
-        """The folder of a stage."""
+        """Return the folder of a stage."""
         return self.path / "stages" / f"{index}-{name}"
 
     @property
@@ -231,7 +231,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree, where the package runs from one."""
+    """Find the commit of the source tree, where the package runs from one."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty"],

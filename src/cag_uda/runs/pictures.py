@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cag_uda.adaptation.anchors import CategoryAnchors
-from cag_uda.data.loading.augment import Image
+from cag_uda.data.files.resizing import Image
 from cag_uda.errors import RunError
 from cag_uda.files import write_with
 from cag_uda.methods.base import Method
@@ -84,9 +84,9 @@ def write_features(
     Args:
         path: of the safetensors file.
         segmenter: the network; its mode is restored.
-        source: image (H, W, 3) uint8 RGB and label (H, W) uint8 train ids. The plane is fitted to
-            every other image, and the rest are shown in it.
-        target: the same; the label is None where there is none, and the prediction serves instead.
+        source: images (H, W, 3) uint8 RGB and labels (H, W) uint8 train ids. The plane is fitted to
+            every other image; the rest are shown in it.
+        target: the same; where the label is None, the prediction takes its place.
     """
     target = list(target)
     anchors, features, labels = _cells(segmenter, source, "source")
@@ -124,14 +124,9 @@ def plane(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tensor, Te
 
     Distances in it are in standard deviations within a class, along its two axes.
 
-    Args:
-        features: (n, D) float64.
-        label: (n,) int64 train ids.
-        num_classes: K.
-
-    Returns:
-        Centre (D,) and axes (D, 2), to be used as (features − centre) @ axes. With fewer than
-        three classes or two channels the axes that are missing are arbitrary, or zero.
+    Of features (n, D) float64 and train ids (n,) int64 it returns centre (D,) and axes (D, 2), to
+    be used as (features − centre) @ axes. With fewer than three classes or two channels the axes
+    that are missing are arbitrary, or zero.
 
     Source: Fisher, *The use of multiple measurements in taxonomic problems*, 1936; the shrinkage is
     that of Friedman, *Regularized discriminant analysis*, 1989.
@@ -159,10 +154,10 @@ def plane(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tensor, Te
 def _cells(
     segmenter: Segmenter, images: Iterable[tuple[Image, Image | None]], domain: DomainName
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Take cells of the feature grid of a few images, at most so many of each class and image.
+    """Take some cells of each class from the feature grid of a few images.
 
-    The label of an image without one is the network's own. Returns the classes' mean features, over
-    all cells, (K, D) float64; and of each image its cells' features (n, D) float64 and labels (n,).
+    An image without a label is labelled by the network. Returns the classes' mean features (K, D)
+    float64, over all cells; and of each image its cells' features (n, D) float64 and labels (n,).
     """
     device = segmenter.mean.device
     anchors = CategoryAnchors(segmenter.num_classes, segmenter.feature_channels).to(device)
@@ -186,7 +181,7 @@ def _cells(
 
 
 def _at_most(label: Tensor, most: int) -> Tensor:
-    """Choose at most so many cells of each class at random, always the same: their indices."""
+    """Choose indices of at most so many cells of each class at random, always the same."""
     chosen: list[NDArray[np.int64]] = []
     rng = np.random.default_rng(0)
     ids = label.numpy()

@@ -7,7 +7,7 @@ import torch
 
 from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.data.domains.domain import Item
-from cag_uda.data.loading.augment import Image
+from cag_uda.data.files.resizing import Image
 from cag_uda.errors import DataError, RunError
 from cag_uda.evaluation.evaluate import Evaluation, evaluate, load_frames, merge
 from cag_uda.evaluation.pseudo_label_scores import PseudoLabelTally
@@ -31,7 +31,7 @@ from cag_uda.runs.pictures import (
 )
 from cag_uda.runs.progress import Progress
 from cag_uda.runs.records.base import write_record
-from cag_uda.runs.records.run import INITIAL, Gain, Given, Scores, StageScores
+from cag_uda.runs.records.run import INITIAL, Given, Scores, StageScores
 from cag_uda.runs.records.stage import METRICS, PSEUDO_LABELS, PseudoLabelScores, StagePseudoLabels
 from cag_uda.runs.scenario import Scenario
 from cag_uda.runs.verdict import baseline
@@ -200,9 +200,7 @@ class Results:
         if floor is None or floor.name == entry.name:
             return entry
         frames = self._frames_of(self._run.path / "stages" / floor.folder, device)
-        points = [100 * value for value in evaluation.gain_over(frames)]
-        gain = Gain(over=floor.in_words, points=points[0], low=points[1], high=points[2])
-        return entry.with_changes(gain=gain)
+        return entry.with_changes(gain=evaluation.gain_over(frames).over(floor.in_words))
 
     def _frames_of(self, folder: Path, device: torch.device) -> Evaluation:
         """Read the evaluation of a finished stage, or make it again where it is damaged."""

@@ -274,7 +274,7 @@ class StageRunner:
         verdict = judge(path, self.recipe)
         write_record(path / VERDICT, verdict)
         if self.recipe.deliver == "safe" and isinstance(verdict, Verdict):
-            return path / verdict.network_of(verdict.safe)
+            return path / verdict.of(verdict.safe).network
         if self.recipe.deliver in ("safe", "last"):
             return self.run_folder.stage(len(stages) - 1, stages[-1].name) / "model"
         chosen = best_kept(checkpoints(path), self.recipe.deliver)

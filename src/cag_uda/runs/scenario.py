@@ -123,13 +123,13 @@ def labelled_target(
     decoded: DecodedImages | None = None,
     classes: Sequence[str] | None = None,
 ) -> LabelledImages | None:
-    """Open the images of the target whose labels a recipe lets into training.
+    """Open the images of the target whose labels a recipe lets into training, if it names some.
 
     Args:
-        recipe: whose `[target] labelled` names them; nothing else does. None are opened without.
-        label_space: the source's, to compare with.
+        recipe: its `[target] labelled` names them.
+        label_space: the source's; the classes must be the same.
         decoded: where decoded images are kept; None decodes every time.
-        classes: that are learned; None: the recipe's.
+        classes: learned classes; None: the recipe's.
 
     Raises:
         UserError: if one of them is scored, or the classes differ from the source's.
@@ -156,13 +156,10 @@ def labelled_target(
 
 
 def held_out(recipe: Recipe) -> LabelledImages | None:
-    """Labelled images of a source that are neither trained on nor the target's.
+    """Find labelled images of a source that are neither trained on nor the target's.
 
-    Returns:
-        All such images of the first split, "val" or "test", that has some; None where none has.
-
-    Raises:
-        UserError: if a domain cannot be opened.
+    All such images of the first split, "val" or "test", that has some; None where none has. Raises
+    UserError if a domain cannot be opened.
     """
     if not recipe.source:
         return None

@@ -1,7 +1,6 @@
-"""Rank the networks of one or more runs by criteria that need no label of the target.
+"""Rank the networks of one or more runs by recorded criteria that need no label of the target.
 
-Reads the criteria that runs have recorded; knows neither images nor networks. A criterion that is
-unknown is a UserError everywhere.
+An unknown criterion raises UserError everywhere.
 """
 
 from collections.abc import Sequence
@@ -75,15 +74,10 @@ def parts_of(criterion: str) -> tuple[CriterionName, ...]:
 
 
 def ranks(candidates: Sequence[Checkpoint], criterion: str) -> npt.NDArray[np.float64]:
-    """Rank the candidates by a criterion, or by their mean rank over several.
+    """Rank N candidates by a criterion, or by their mean rank over several, "a+b+…".
 
-    Args:
-        candidates: N networks.
-        criterion: one name, or several joined by "+".
-
-    Returns:
-        (N,), 1 for the best; equals share the mean of their ranks, and a candidate of which the
-        criterion is not known comes after all others.
+    Of the ranks (N,) 1 is the best; equals share the mean of theirs, and a candidate of which the
+    criterion is not known comes after all others.
     """
     found = []
     for name in parts_of(criterion):

@@ -1,8 +1,8 @@
 """The verdict of a run: does adaptation help on this target, as far as can be told without labels?
 
 Compares the networks at the ends of the stages by the mIoU that each expects of itself on images of
-the target (`evaluation.label_free.expected_iou`). Reads the criteria that the run has recorded;
-knows neither images nor networks. How often it is right: docs/RESULTS.md.
+the target (`evaluation.label_free.expected_iou`), as the run has recorded it. How often it is
+right: docs/RESULTS.md.
 """
 
 from collections.abc import Collection
@@ -44,7 +44,7 @@ def baseline(recipe: Recipe) -> str | None:
 
 
 def _without_adaptation(recipe: Recipe) -> set[str]:
-    """Names of the stages whose networks know nothing of the target, and INITIAL if it is given.
+    """Name the stages whose networks know nothing of the target, and INITIAL if it is given.
 
     Batch-norm statistics of the source alone (`adabn` with a target share of 0) add nothing of the
     target to such a network.
@@ -66,8 +66,7 @@ def judge(run: Path, recipe: Recipe, only: Collection[str] | None = None) -> Ver
     """Judge the adapted networks of a run against the one without adaptation.
 
     Compares the finished stages, or those of them that `only` names. Returns the verdict, or why
-    there is none: nothing to hold the adapted networks against, nothing that is adapted, or nothing
-    measured. Raises RunError if the criteria are damaged.
+    there is none. Raises RunError if the criteria are damaged.
     """
     stages = [stage for stage in recipe.stages if only is None or stage.name in only]
     known = _without_adaptation(recipe)

@@ -31,7 +31,7 @@ GROWTH = {
 
 
 def over_product(device: torch.device, rounds: int) -> Row:
-    """Labels plus anchors over the float32 product of features and anchors alone."""
+    """Time labels plus anchors over the float32 product of features and anchors alone."""
     product, ours = _work(PAPER, device)
     times = interleaved_s({"product": product, "ours": ours}, rounds, device)
     what = (
@@ -42,7 +42,7 @@ def over_product(device: torch.device, rounds: int) -> Row:
 
 
 def growth(device: torch.device, rounds: int) -> list[Row]:
-    """Time of labels plus anchors when one size grows, over their time at the paper's sizes."""
+    """Time labels plus anchors when one size grows, over the time at the paper's sizes."""
     parts = {name: _work(size, device)[1] for name, size in GROWTH.items()}
     times = interleaved_s({"paper": _work(PAPER, device)[1], **parts}, rounds, device)
     return [
@@ -54,7 +54,7 @@ def growth(device: torch.device, rounds: int) -> list[Row]:
 def _work(
     size: Features, device: torch.device
 ) -> tuple[Callable[[], object], Callable[[], object]]:
-    """The bare product, and the labels and anchors of a step."""
+    """Make functions that compute the bare product, and a step's labels and anchors."""
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(size.num_classes, size.channels, generator=generator).to(device)
     shape = (size.batch, size.channels, size.height, size.width)

@@ -30,7 +30,7 @@ RUNGS: dict[str, tuple[bool, bool, bool]] = {
 
 
 def ladder(backbone: str, rounds: int) -> list[Row]:
-    """Throughput of every rung over the first one's, by a row of BACKBONES with the light decoder.
+    """Measure the throughput of every rung over the first, with a backbone and the light decoder.
 
     The fastest of `rounds` timed runs, in turn, counts. Returns one row a rung, and the best one,
     which is held to 3 (on a machine with AMX).
@@ -52,7 +52,7 @@ def ladder(backbone: str, rounds: int) -> list[Row]:
 
 
 def measure(backbone: str, rung: tuple[bool, bool, bool], steps: int = 5) -> float:
-    """Seconds of a training step with a rung's settings: the median of `steps` after one."""
+    """Time a training step with a rung's settings: the median of `steps` after one."""
     is_bf16, is_channels_last, is_prepared = rung
     if is_prepared:
         prepare_process()

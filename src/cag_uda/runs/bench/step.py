@@ -84,7 +84,7 @@ Made = Callable[[Segmenter], Method]
 
 
 def overhead(size: Size, compute: ComputeConfig, rounds: int) -> Row:
-    """Time of a CAG step over the same step without the method; the wanted bound is 1.05.
+    """Time a CAG step over the same step without the method; the wanted bound is 1.05.
 
     What is "auto" in `compute` is resolved for this size. Each round is one step.
     """
@@ -99,7 +99,7 @@ def overhead(size: Size, compute: ComputeConfig, rounds: int) -> Row:
 
 
 def plus_over_dacs(size: Size, compute: ComputeConfig, rounds: int) -> list[Row]:
-    """Time and peak memory of CAG-plus steps over those of DACS; arguments as `overhead`.
+    """Measure time and peak memory of CAG-plus steps over DACS's; arguments as `overhead`.
 
     The wanted bounds are 1.10 and 1.15.
     """
@@ -150,7 +150,7 @@ class StepBench:
         return memory.mib() - held_mib
 
     def time_ratio(self, over: Made, under: Made, rounds: int) -> float:
-        """Time of one method's step over another's, for copies of the network."""
+        """Time one method's step over another's, for copies of the network."""
         steps = {"over": self.stepper(over), "under": self.stepper(under)}
         times = interleaved_s(steps, rounds, self.fabric.device)
         return median_ratio(times["over"], times["under"])

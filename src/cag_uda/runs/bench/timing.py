@@ -58,5 +58,5 @@ def interleaved_s(
 
 
 def median_ratio(over: list[float], under: list[float]) -> float:
-    """The median over rounds of the ratio within each round."""
+    """Compute the median over rounds of the ratio within each round."""
     return statistics.median(a / b for a, b in zip(over, under, strict=True))

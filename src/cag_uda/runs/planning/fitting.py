@@ -1,7 +1,4 @@
-"""Find settings with which a recipe's steps fit into a device's memory.
-
-Pure arithmetic on measurements of a few steps; nothing is trained here.
-"""
+"""Find settings with which a recipe's steps fit into a device's memory, by measured steps."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,11 +34,11 @@ class Growth:
     more: Trial
 
     def mib(self, pixels: int) -> float:
-        """Peak memory of steps on so many pixels."""
+        """Estimate the peak memory of steps on so many pixels."""
         return self._at(pixels, self.less.mib, self.more.mib)
 
     def step_s(self, pixels: int) -> float:
-        """Seconds of a step on so many pixels."""
+        """Estimate the seconds of a step on so many pixels."""
         return self._at(pixels, self.less.step_s, self.more.step_s)
 
     def _at(self, pixels: int, less: float, more: float) -> float:
@@ -93,10 +90,10 @@ def settings_that_fit(
     """Find the smallest changes with which every stage fits.
 
     Args:
-        recipe: whose crop and batch do not fit.
-        devices: that share a batch.
-        growths: by how steps are computed, the recipe's own first, those of each kind of stage;
-            they were measured with the recipe's accumulation.
+        recipe: its crop and batch do not fit.
+        devices: number of those that share a batch.
+        growths: measured with the recipe's accumulation: for each way to compute steps, the
+            recipe's own first, the growth of each kind of stage.
         available_mib: memory of a device.
 
     Returns:
@@ -163,7 +160,7 @@ def _least_share(recipe: Recipe) -> float:
 
 
 def _smaller_crop(crop_px: tuple[int, int], share: float) -> tuple[int, int]:
-    """A crop with about this share of each side, in multiples of 8 px, at least 32 px."""
+    """Shrink a crop to about this share of each side, in multiples of 8 px, at least 32 px."""
     height, width = (max(32, round(side * share / 8) * 8) for side in crop_px)
     return height, width
 
@@ -171,8 +168,7 @@ def _smaller_crop(crop_px: tuple[int, int], share: float) -> tuple[int, int]:
 def _batches(recipe: Recipe, devices: int) -> Iterator[tuple[tuple[int, int], int, int]]:
     """Halve the batch, and the part of it that is computed at once, as long as a recipe may.
 
-    Yields:
-        Steps down of accumulation and batch; batch size; accumulation.
+    Yields the steps down of accumulation and batch, the batch size, and the accumulation.
     """
     whole, least = recipe.loading.batch_size, max(1, len(recipe.source))
     for notch in range(whole.bit_length()):
@@ -193,7 +189,7 @@ def _batches(recipe: Recipe, devices: int) -> Iterator[tuple[tuple[int, int], in
 
 
 def available_mib(device: torch.device) -> float:
-    """Find the memory of a device for this process, with that which it already holds.
+    """Find the memory that this process can have of a device, with what it already holds.
 
     Of the CPU it is what the system can give without swapping, or the process's limit if less.
     """

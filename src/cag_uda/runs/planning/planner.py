@@ -58,8 +58,8 @@ def plan(
     Of several devices the share of one is measured, but not what they exchange.
 
     Args:
-        recipe: whose data can be read.
-        memory_mib: of a device that is meant in place of this one; None: what this one has.
+        recipe: a recipe whose data can be read.
+        memory_mib: memory of another device that is meant; None: what this one has.
         progress: receives what is being measured.
 
     Raises:

@@ -1,7 +1,6 @@
 """Run a recipe in small as `adapt` does, and time its parts by callbacks.
 
-Sweeps and scores see a part of their images; the seconds of a sweep, or of a frame's share in the
-scores, are scaled to all of them at once.
+Sweeps and scores see a part of their images; their seconds are scaled to all of them.
 """
 
 import math

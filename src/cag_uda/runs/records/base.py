@@ -55,7 +55,7 @@ class Record(BaseModel):
         return {name: each for name, each in value.items() if each is not None or name not in made}
 
     def plain(self) -> dict[str, Any]:
-        """The values that were set, for JSON, in the order of the fields."""
+        """List the values that were set; see `plain`."""
         return plain(self)
 
     def with_changes(self, **changes: Any) -> Self:
@@ -64,7 +64,7 @@ class Record(BaseModel):
 
 
 def plain(record: BaseModel) -> dict[str, Any]:
-    """The values of a record that were set, for JSON, in the order of the fields."""
+    """List the values of a record that were set, for JSON, in the order of the fields."""
     return record.model_dump(exclude_unset=True, by_alias=True)
 
 

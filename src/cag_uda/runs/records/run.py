@@ -137,7 +137,7 @@ class Scores(Record):
         return self
 
     def stage(self, name: str) -> StageScores | None:
-        """A finished stage by its name."""
+        """Find a finished stage by its name."""
         return next((stage for stage in self.stages if stage.name == name), None)
 
     def with_stage(self, stage: StageScores) -> Self:
@@ -244,18 +244,9 @@ class Verdict(Record):
             raise ValueError("names a stage that is not among its networks")
         return self
 
-    def network_of(self, stage: str) -> str:
-        """Return the model folder of a stage's network, relative to the run's."""
-        return next(each.network for each in self.networks if each.stage == stage)
-
-    @property
-    def collapsed(self) -> bool:
-        """True if the predictions of the network that is judged have collapsed."""
-        return next(each.is_collapsed for each in self.networks if each.stage == self.judged)
-
-    def value_of(self, stage: str) -> float:
-        """Return the criterion's value for a stage's network."""
-        return next(each.value for each in self.networks if each.stage == stage)
+    def of(self, stage: str) -> JudgedNetwork:
+        """Return the network of a stage that was compared."""
+        return next(each for each in self.networks if each.stage == stage)
 
     def name_of(self, stage: str) -> str:
         """Name a stage's network in a sentence: by the stage, or "the pack's network"."""
@@ -263,11 +254,12 @@ class Verdict(Record):
 
     def in_words(self) -> str:
         """Write it as one sentence, with the evidence."""
-        before, after = self.value_of(self.source_only), self.value_of(self.judged)
-        judged = self.judged + (", whose predictions have collapsed" if self.collapsed else "")
+        before, after = self.of(self.source_only), self.of(self.judged)
+        collapse = ", whose predictions have collapsed" if after.is_collapsed else ""
         return (
             f"adaptation {self.says} here: judged without labels, expected IoU "
-            f"{100 * before:.1f} ({self.name_of(self.source_only)}) to {100 * after:.1f} ({judged})"
+            f"{100 * before.value:.1f} ({self.name_of(self.source_only)}) to "
+            f"{100 * after.value:.1f} ({self.judged}{collapse})"
         )
 
 

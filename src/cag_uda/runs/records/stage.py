@@ -192,11 +192,17 @@ class LabelCurves(Record):
             raise ValueError(f"precision of {len(precision)} classes, coverage of {len(coverage)}")
         return self
 
-    def of(self, class_id: int | None) -> tuple[Curve, Curve]:
-        """Precision and coverage (T,) of one class, or over all."""
-        if class_id is None:
-            return self.precision, self.coverage
-        return self.per_class.precision[class_id], self.per_class.coverage[class_id]
+    def points(self, class_id: int | None) -> list[tuple[float, float]]:
+        """List (coverage, precision) of one class, or over all, by coverage."""
+        precision, coverage = self.precision, self.coverage
+        if class_id is not None:
+            precision = self.per_class.precision[class_id]
+            coverage = self.per_class.coverage[class_id]
+        return sorted(
+            (c, p)
+            for c, p in zip(coverage, precision, strict=True)
+            if c is not None and p is not None
+        )
 
 
 class StageCurves(RootModel[dict[str, LabelCurves]]):
