@@ -89,9 +89,11 @@ def test_every_folder_has_its_place() -> None:
     assert inside - doors - {"__init__.py"} == set(INSIDE_DATA)
 
 
-def test_the_modules_that_users_import_data_from_stay() -> None:
+def test_the_places_that_users_import_from_stay() -> None:
     from cag_uda.data import domain, reading
+    from cag_uda.models.inference import as_rgb
 
+    assert as_rgb is reading.as_rgb
     assert domain.Domain.open("camvid-day").name == "camvid-day"
     assert reading.read_image is not None
     assert {"ImageReader", "LabelReader", "as_rgb", "read_image"} == set(reading.__all__)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cag_uda.data.files.images import as_rgb as as_rgb  # Python users import it from here.
 from cag_uda.data.files.resizing import resize_to_width
 from cag_uda.errors import DataError, ShapeError
 from cag_uda.models.views import WHOLE, Views
