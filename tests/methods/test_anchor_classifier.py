@@ -2,13 +2,17 @@
 
 import copy
 
+import pytest
 import torch
+import torch.nn.functional as F
 
 from cag_uda.adaptation.adapted_anchors import pool
 from cag_uda.methods.anchor_classifier import AnchorClassifier, AnchorClassifierConfig
+from cag_uda.methods.base import Passes
 from cag_uda.models.config import SegmenterConfig
 from cag_uda.models.segmenter import Segmenter
-from tests.support.batches import make_batch, make_passes
+from cag_uda.types import Labelled
+from tests.support.batches import make_batch, make_passes, same
 
 
 def test_the_merged_network_answers_with_the_pool(segmenter: Segmenter) -> None:
@@ -32,6 +36,25 @@ def test_no_weight_leaves_the_network_as_it_is(segmenter: Segmenter) -> None:
     method.prepare(make_passes())
     assert all(value.equal(before[name]) for name, value in segmenter.state_dict().items())
     assert segmenter.training
+
+
+@pytest.mark.parametrize("most_lost_points", [0.0, 100.0])
+def test_anchors_that_cost_too_much_on_the_source_are_left_out(
+    segmenter: Segmenter, most_lost_points: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = make_batch(5).source.image
+    with torch.no_grad():
+        predicted = segmenter.eval()(image, "source").logits.argmax(1, keepdim=True)
+    # Labels for which the classifier as it is has an mIoU of 1.
+    label = F.interpolate(predicted.float(), image.shape[2:]).squeeze(1).long()
+    assert len(label.unique()) > 1
+    passes = Passes(lambda: [Labelled(image, label)], lambda: [make_batch(9).target], same)
+    before = copy.deepcopy(segmenter.state_dict())
+    config = AnchorClassifierConfig(weight=1.0, most_lost_points=most_lost_points)
+    AnchorClassifier(segmenter, config).prepare(passes)
+    is_as_before = all(value.equal(before[name]) for name, value in segmenter.state_dict().items())
+    assert is_as_before == (most_lost_points == 0)
+    assert ("anchors are left out" in caplog.text) == is_as_before
 
 
 def test_networks_of_another_form_are_refused_by_name() -> None:

@@ -56,10 +56,15 @@ class AdaptedLabels(LabelKind):
             labelled.update(prediction.features, label)
         self.anchors.adapt(target, seen.all_reduce, labelled=labelled)
 
-    def fit(self, seen: LabellerPasses) -> SourceFigures:
+    def fit(self, seen: LabellerPasses, sample: FeatureSample | None = None) -> SourceFigures:
         """Fit Gaussians to the source's features, or take a pack's; returns their figures.
 
-        Raises UserError if the labeller is not the network of the pack.
+        Args:
+            seen: what the labeller sees of the source.
+            sample: takes labelled pixels of the sweep; stays empty where there is a pack.
+
+        Raises:
+            UserError: if the labeller is not the network of the pack.
         """
         if (pack := seen.passes.pack) is not None:
             if not pack.is_of(seen.network):
@@ -74,6 +79,8 @@ class AdaptedLabels(LabelKind):
         source = SourceFeatures(num_classes, channels, self.anchors.vectors.device)
         for prediction, label in seen.source():
             source.update(prediction.features, label)
+            if sample is not None:
+                sample.update(prediction.features, label)
         source.reduce(seen.all_reduce)
         self.anchors.fit(source, seen.all_reduce)
         return self.anchors.figures(source.anchors.counts)

@@ -8,12 +8,15 @@ Sources: those of `adaptation.adapted_anchors`. Kin that average a trained class
 of prototypes: Iwasawa & Matsuo, *T3A*, NeurIPS 2021.
 """
 
+import logging
 from typing import Literal, cast
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
+from cag_uda.adaptation.adapted_anchors import FeatureSample
 from cag_uda.methods.adapted_labels import AdaptedLabels
 from cag_uda.methods.base import MethodConfig, Passes, TrainingFree
 from cag_uda.methods.labeller import LabellerPasses
@@ -51,6 +54,9 @@ class AnchorClassifierConfig(MethodConfig):
     weight: float = Field(default=0.5, ge=0, le=1)
     """Weight of the anchors in the pooled classifier: 0 leaves the trained classifier as it is, 1
     replaces it by the anchors."""
+    most_lost_points: float = Field(default=5.0, ge=0)
+    """Most mIoU points that pooling may cost on labelled pixels of the source. Where it costs more,
+    anchors describe these features badly, and the classifier stays as it is (docs/LOG.md)."""
 
     def problem_with(self, segmenter: SegmenterConfig) -> str | None:
         """Refuse networks whose logits are not linear in the features of one cell."""
@@ -70,6 +76,7 @@ class AnchorClassifier(TrainingFree):
 
     def __init__(self, segmenter: Segmenter, config: AnchorClassifierConfig) -> None:
         super().__init__(segmenter, config)
+        self.config = config
         self.adapted = AdaptedLabels(segmenter, threshold=0.0, weight=config.weight)
 
     def prepare(self, passes: Passes) -> None:
@@ -79,6 +86,45 @@ class AnchorClassifier(TrainingFree):
         """
         was_training = self.segmenter.training
         self.segmenter.eval()
-        self.adapted.prepare(LabellerPasses.of(self, self.segmenter, passes))
+        seen, sample = LabellerPasses.of(self, self.segmenter, passes), FeatureSample(50_000)
+        self.adapted.fit(seen, sample)
+        self.adapted.adapt(seen)
         self.segmenter.train(was_training)
+        lost = self._points_lost(sample, seen)
+        if lost > self.config.most_lost_points:
+            logging.getLogger(__name__).warning(
+                "anchors are left out of the classifier: pooled, it loses %.1f points of mIoU on "
+                "the source's labels; most_lost_points = 100 pools them all the same",
+                lost,
+            )
+            return
         merge(self.segmenter, self.adapted, self.adapted.weight)
+
+    @torch.no_grad()
+    def _points_lost(self, sample: FeatureSample, seen: LabellerPasses) -> float:
+        """Find the mIoU points that pooling costs on labelled source pixels; 0 without any."""
+        classifier = cast(nn.Conv2d, self.segmenter.classifier)
+        vectors = self.adapted.anchors.source
+        features, label = sample.rows(vectors.shape[1], vectors)
+        own = F.linear(features, classifier.weight[:, :, 0, 0].float(), classifier.bias)
+        pooled = own.lerp(F.linear(features, *self.adapted.anchors.linear()), self.adapted.weight)
+        before, after = (
+            _mean_iou(seen.all_reduce(_confusion(logits, label))) for logits in (own, pooled)
+        )
+        return 100 * (before - after)
+
+
+def _confusion(logits: Tensor, label: Tensor) -> Tensor:
+    """Count pixels by true and predicted class: (K, K) of logits (N, K) and ids (N,)."""
+    classes = logits.shape[1]
+    is_class = (label >= 0) & (label < classes)
+    pairs = label[is_class] * classes + logits.argmax(dim=1)[is_class]
+    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+
+
+def _mean_iou(confusion: Tensor) -> float:
+    """Average the IoU in [0, 1] over the classes that have pixels; 0 if none has."""
+    hits = confusion.diagonal().double()
+    present = confusion.sum(dim=1) > 0
+    union = confusion.sum(dim=0) + confusion.sum(dim=1) - hits
+    return float((hits / union)[present].mean()) if bool(present.any()) else 0.0
