@@ -55,6 +55,8 @@ from cag_uda.types import IGNORE
 
 _NEVER = -1e4
 """Log-likelihood of a class that the source never showed: finite, so that it can be resized."""
+SAMPLED = 50_000
+"""Most labelled source pixels that a sweep keeps."""
 _TEMPERATURES = torch.logspace(0, 3, 61)
 """T is looked for among these: independent channels would have 1, equal ones D."""
 
@@ -125,11 +127,18 @@ class SourceFeatures:
         num_classes: K.
         feature_channels: D.
         device: where the sums are kept.
+        sample: takes the pixels; None: a new one of SAMPLED.
     """
 
-    def __init__(self, num_classes: int, feature_channels: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        feature_channels: int,
+        device: torch.device,
+        sample: FeatureSample | None = None,
+    ) -> None:
         self.anchors = CategoryAnchors(num_classes, feature_channels).to(device)
-        self.sample = FeatureSample(capacity=50_000)
+        self.sample = FeatureSample(SAMPLED) if sample is None else sample
         self._squares = torch.zeros(feature_channels, dtype=torch.float64, device=device)
 
     @torch.no_grad()

@@ -61,7 +61,8 @@ class AdaptedLabels(LabelKind):
 
         Args:
             seen: what the labeller sees of the source.
-            sample: takes labelled pixels of the sweep; stays empty where there is a pack.
+            sample: takes labelled pixels of the sweep, in place of a sample that is forgotten; it
+                stays empty where there is a pack.
 
         Raises:
             UserError: if the labeller is not the network of the pack.
@@ -76,11 +77,9 @@ class AdaptedLabels(LabelKind):
             self.anchors.begin(pack.figures)
             return pack.figures
         num_classes, channels = self.anchors.vectors.shape
-        source = SourceFeatures(num_classes, channels, self.anchors.vectors.device)
+        source = SourceFeatures(num_classes, channels, self.anchors.vectors.device, sample)
         for prediction, label in seen.source():
             source.update(prediction.features, label)
-            if sample is not None:
-                sample.update(prediction.features, label)
         source.reduce(seen.all_reduce)
         self.anchors.fit(source, seen.all_reduce)
         return self.anchors.figures(source.anchors.counts)

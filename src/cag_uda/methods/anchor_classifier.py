@@ -5,7 +5,8 @@ So the pool of both (`adaptation.adapted_anchors.pool`) is one such convolution 
 replace the classifier's, and the network stays what it was for prediction, export and training.
 
 Sources: those of `adaptation.adapted_anchors`. Kin that average a trained classifier with one made
-of prototypes: Iwasawa & Matsuo, *T3A*, NeurIPS 2021.
+of prototypes: Iwasawa & Matsuo, *T3A*, NeurIPS 2021. Leaving anchors out where the source's labels
+speak against them is this project's (docs/LOG.md).
 """
 
 import logging
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from cag_uda.adaptation.adapted_anchors import FeatureSample
+from cag_uda.adaptation.adapted_anchors import SAMPLED, FeatureSample
 from cag_uda.methods.adapted_labels import AdaptedLabels
 from cag_uda.methods.base import MethodConfig, Passes, TrainingFree
 from cag_uda.methods.labeller import LabellerPasses
@@ -86,7 +87,7 @@ class AnchorClassifier(TrainingFree):
         """
         was_training = self.segmenter.training
         self.segmenter.eval()
-        seen, sample = LabellerPasses.of(self, self.segmenter, passes), FeatureSample(50_000)
+        seen, sample = LabellerPasses.of(self, self.segmenter, passes), FeatureSample(SAMPLED)
         self.adapted.fit(seen, sample)
         self.adapted.adapt(seen)
         self.segmenter.train(was_training)
@@ -117,8 +118,7 @@ class AnchorClassifier(TrainingFree):
 def _confusion(logits: Tensor, label: Tensor) -> Tensor:
     """Count pixels by true and predicted class: (K, K) of logits (N, K) and ids (N,)."""
     classes = logits.shape[1]
-    is_class = (label >= 0) & (label < classes)
-    pairs = label[is_class] * classes + logits.argmax(dim=1)[is_class]
+    pairs = label * classes + logits.argmax(dim=1)
     return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
 

@@ -153,7 +153,7 @@ def _train_split(target: Domain) -> str:
 
 
 def _told_of_source(source: Domain, target: Domain, tested: Domain, machine: str) -> dict[str, Any]:
-    """What the template of a recipe from a source is told of it, and of sizes."""
+    """Gather what the template needs for a recipe from a source: its split, and sizes in pixels."""
     _refuse_unequal_classes(source, target)
     _refuse_unequal_classes(source, tested)
     split = _labelled(source, ("train", *source.splits))
@@ -169,7 +169,7 @@ def _told_of_source(source: Domain, target: Domain, tested: Domain, machine: str
 def _told_of_pack(
     pack: Path, target: Domain, tested: Domain, folder: Path, machine: str
 ) -> dict[str, Any]:
-    """What the template of a recipe from a pack is told of it, whose width and form it keeps."""
+    """Gather what the template needs for a recipe from a pack, whose width and network stay."""
     header = read_pack_header(pack)
     width_px = header.config.input_width_px
     for domain in (target, tested):

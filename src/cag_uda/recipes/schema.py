@@ -235,7 +235,7 @@ class Recipe(Config):
         return self
 
     def _problems_of_a_pack(self) -> Iterator[str]:
-        """What stands beside the pack though this brings it, and what wants the source's images."""
+        """Yield problems: settings that the pack brings already, or that need source images."""
         if self.source:
             yield "pack stands in place of source: leave one of them out"
         if self.classes is not None:

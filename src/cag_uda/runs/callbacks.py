@@ -1,4 +1,4 @@
-"""What a run does at the points of a stage: progress, pseudo-label quality, scores, pictures."""
+"""Callbacks of a run's stages: show progress, record label quality, scores and pictures."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -78,12 +78,7 @@ def train_stage(
     with processes.agreed():
         done = load_checkpoint(folder / "checkpoint", method, state)
     if done is None:
-        seed_for(seed, 0)
-        begun_s = time.monotonic()
-        method.prepare(data.passes)
-        done = Progress(0, time.monotonic() - begun_s)
-        for callback in callbacks:
-            callback.on_prepared(method)
+        done = _prepare(method, data, callbacks, seed)
     trainer = Trainer(fabric, processes, method, settings, compute, seed, optimizers)
     log = StageLog(processes, folder, done, callbacks)
     for callback in callbacks:
@@ -130,12 +125,30 @@ def train_stage(
     with processes.agreed():
         stop.check()
 
-    # Again where a stage without steps left is resumed: weights and images alone decide the result.
-    seed_for(seed, settings.steps)
+    _finish(method, data, callbacks, seed, settings.steps)
+    return Progress(settings.steps, log.elapsed_s)
+
+
+def _prepare(method: Method, data: StageData, callbacks: Callbacks, seed: int) -> Progress:
+    """Prepare the method, and call the callbacks; returns the time that preparation took."""
+    seed_for(seed, 0)
+    begun_s = time.monotonic()
+    method.prepare(data.passes)
+    done = Progress(0, time.monotonic() - begun_s)
+    for callback in callbacks:
+        callback.on_prepared(method)
+    return done
+
+
+def _finish(method: Method, data: StageData, callbacks: Callbacks, seed: int, steps: int) -> None:
+    """Finish the method, and call the callbacks.
+
+    A resumed stage without steps left does so again: weights and images alone decide the result.
+    """
+    seed_for(seed, steps)
     method.finish(data.passes)
     for callback in callbacks:
         callback.on_end(method)
-    return Progress(settings.steps, log.elapsed_s)
 
 
 def _is_saved(settings: StageSettings, taken: int) -> bool:
