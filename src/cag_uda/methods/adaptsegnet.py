@@ -18,7 +18,7 @@ from cag_uda.methods.optim import OptimConfig, build_discriminator_optimizer, bu
 from cag_uda.models.discriminator import Discriminator
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.two_levels import TwoLevelSegmenter, auxiliary_classifier
-from cag_uda.types import Batch, DomainName, Losses, Prediction
+from cag_uda.types import Batch, DomainName, Labelled, Losses
 
 
 class TwoLevelConfig(MethodConfig):
@@ -94,8 +94,7 @@ class AdaptSegNet(Method):
         """
         config, kind = self.config, self.config.loss
         source = self._two_levels(batch.source.image, "source")
-        ce, auxiliary_ce = (self.cross_entropy(each, batch.source.label) for each in source)
-        yield {"source/ce": ce, "source/ce_auxiliary": config.auxiliary_ce_weight * auxiliary_ce}
+        yield self._cross_entropies("source", source, batch.source.label)
 
         target = self._two_levels(batch.target.image, "target")
         seen, auxiliary_seen = (
@@ -119,10 +118,16 @@ class AdaptSegNet(Method):
             ),
         }
 
-    def student(self, image: Tensor, domain: DomainName = "target") -> Prediction:
-        """Predict as `Method.student` does: the last level."""
-        prediction: Prediction = self.wrapped("segmenter")(image, domain)[0]
-        return prediction
+    def labelled_losses(self, labelled: Labelled) -> Iterator[Losses]:
+        """Yield {labelled/ce, …_auxiliary}: both levels learn, as on the source."""
+        levels = self._two_levels(labelled.image, "target")
+        yield self._cross_entropies("labelled", levels, labelled.label)
+
+    def _cross_entropies(self, name: str, levels: tuple[Tensor, Tensor], label: Tensor) -> Losses:
+        """Compute the cross entropies of both levels' logits, the last one first."""
+        ce, auxiliary_ce = (self.cross_entropy(each, label) for each in levels)
+        weight = self.config.auxiliary_ce_weight
+        return {f"{name}/ce": ce, f"{name}/ce_auxiliary": weight * auxiliary_ce}
 
     def _two_levels(self, image: Tensor, domain: DomainName) -> tuple[Tensor, Tensor]:
         """Predict logits of both levels, the last one first."""
