@@ -34,6 +34,15 @@ EXACT = (
 )
 EVERY_STEP = ("--set", "stages.*.log_every=1")
 
+_TWO_LEVELS = """
+[[stages]]
+name = "adaptsegnet"
+start = "initial"
+steps = 3
+method = { name = "adaptsegnet" }
+"""
+"""A stage whose network gives a second output, which only some losses are of."""
+
 
 def adapt(recipe: Path, out: Path, *more: object, processes: int = 1, **keywords: Any) -> Run:
     return Run(recipe, "--out", out, *EVERY_STEP, *more, processes=processes, **keywords)
@@ -83,8 +92,9 @@ def test_two_processes_train_as_one_does(exact: tuple[Path, Path], tmp_path: Pat
     assert said.count("network: ") == said.count("2 processes") == 1, "one process speaks"
 
 
-def test_two_processes_share_the_labelled_images_of_the_target(tmp_path: Path) -> None:
-    recipe, log = write_few_labels(tmp_path, EXACT), tmp_path / "log"
+@pytest.mark.parametrize("more", ["", _TWO_LEVELS], ids=["exact", "adaptsegnet"])
+def test_two_processes_share_the_labelled_images_of_the_target(tmp_path: Path, more: str) -> None:
+    recipe, log = write_few_labels(tmp_path, EXACT + more), tmp_path / "log"
     assert adapt(recipe, tmp_path / "one").wait() == [0]
     assert adapt(recipe, tmp_path / "two", processes=2, log=log).wait() == [0, 0], log.read_text()
     assert_close_metrics(tmp_path / "one", tmp_path / "two")
