@@ -1,7 +1,6 @@
 """A whole step of CAG-plus against one written out in plain torch, and a row for every piece."""
 
 import copy
-from typing import Any
 
 import pytest
 import torch
@@ -65,8 +64,10 @@ def test_the_losses_of_a_step_are_those_written_out(
     given: list[tuple[Mixed, SoftLabels]] = []
     mix = method.mix
 
-    def note(*arguments: Any) -> tuple[Mixed, SoftLabels]:
-        given.append(mix(*arguments))
+    def note(of: Batch, logits: Tensor) -> tuple[Mixed, SoftLabels]:
+        nonlocal batch
+        batch = of  # its source images are recoloured
+        given.append(mix(of, logits))
         return given[-1]
 
     monkeypatch.setattr(method, "mix", note)  # what was drawn at random is looked at
@@ -75,6 +76,7 @@ def test_the_losses_of_a_step_are_those_written_out(
         got |= {name: loss.detach() for name, loss in losses.items()}
     ((mixed, _),) = given
 
+    assert not batch.source.image.equal(make_batch(3).source.image)
     label = batch.source.label
     _, logits = reference.segmenter(batch.source.image, "source")
     expected = {"source/ce": F.cross_entropy(enlarged(logits), label, ignore_index=IGNORE)}

@@ -23,6 +23,7 @@ ACTIVE: dict[str, dict[str, Any]] = {
         **ALL_KINDS,
         "labels": [*KINDS, "adapted"],
         "adapted_confidence": 0.6,
+        "colour_transfer": True,
         "margin": CLEAREST,
     },
     "cag-released": {**ALL_KINDS, "margin": {"value": 0.05}, "min_pixels": 2},

@@ -12,6 +12,7 @@ from cag_uda.methods.cag_plus import CAGPlus
 from cag_uda.methods.cag_plus_source_free import CAGPlusSourceFree
 from cag_uda.methods.cag_released import CAGReleased
 from cag_uda.methods.cbst import CBST
+from cag_uda.methods.colour_transfer import RecolouredSource
 from cag_uda.methods.dacs import DACS
 from cag_uda.methods.minent import MinEnt
 from cag_uda.methods.source_only import SourceOnly
@@ -20,6 +21,7 @@ METHODS: dict[str, type[Method]] = {
     "source-only": SourceOnly,
     "adabn": AdaBN,
     "anchor-classifier": AnchorClassifier,
+    "colour-transfer": RecolouredSource,
     "adversarial": Adversarial,
     "adaptsegnet": AdaptSegNet,
     "advent": Advent,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cag_uda.adaptation.colours import ColourTransfer
 from cag_uda.adaptation.losses import class_balance, cross_entropy
 from cag_uda.adaptation.tensors import at_least_float32
 from cag_uda.methods.optim import OptimConfig, build_optimizer
@@ -51,6 +52,11 @@ class MethodConfig(Config):
     def family(self) -> str:
         """The row as which a comparison counts this one."""
         return self.variant_of or self.name
+
+    @property
+    def recolours_source(self) -> bool:
+        """Tell whether a step's source images are recoloured as if they were of the target."""
+        return False
 
     def problem_with(self, segmenter: SegmenterConfig) -> str | None:
         """Say why the method cannot train such a network, or None; recipes are checked so."""
@@ -100,6 +106,7 @@ class Method(nn.Module, ABC):
         super().__init__()
         tune(segmenter.config, segmenter.backbone)
         self.segmenter = segmenter
+        self.colours = ColourTransfer() if config.recolours_source else None
         self._calls: dict[str, Callable[..., Any]] = {}
         self._autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
@@ -137,6 +144,10 @@ class Method(nn.Module, ABC):
         """Predict as `student` does; give the backbone's last map (B, C, h', w') too."""
         prediction, last_map = self.wrapped("segmenter")(image, domain, last_map=True)
         return prediction, last_map
+
+    def recoloured(self, batch: Batch) -> Batch:
+        """Recolour the source images of a batch, where the settings say so."""
+        return batch if self.colours is None else batch._replace(source=self.colours(batch))
 
     def cross_entropy(
         self,

@@ -127,6 +127,7 @@ class CAG(FrozenLabeller):
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yield {source/ce, source/distance}, {target/<kind>, …, target/distance}."""
+        batch = self.recoloured(batch)
         source = self.student(batch.source.image, "source")
         label = self.segmenter.on_grid(batch.source.label, source.logits)
         self.watch(source.features.detach(), label)
@@ -136,11 +137,8 @@ class CAG(FrozenLabeller):
         target = self.student(batch.target.image, "target")
         beta, logits = self.config.class_balance, target.logits
         ce = {k: self.cross_entropy(logits, p.label, balance=beta) for k, p in pseudo.items()}
-        first = pseudo[self.config.labels[0]].label
-        yield {
-            **{f"target/{k}": self.config.target_weight / len(ce) * ce[k] for k in ce},
-            **self.distance_loss("target", target, first),
-        }
+        losses = {f"target/{k}": self.config.target_weight / len(ce) * ce[k] for k in ce}
+        yield losses | self.distance_loss("target", target, pseudo[self.config.labels[0]].label)
 
     def distance_loss(self, domain: DomainName, prediction: Prediction, label: Tensor) -> Losses:
         """Weigh L_dis by λ; nothing where λ is 0."""

@@ -75,9 +75,16 @@ class CAGPlusConfig(MethodConfig):
     weighs each by its own probability."""
     label_temperature: float = Field(default=0.5, ge=0)
     """Below 1 sharpens soft labels (MixMatch: 0.5); 0 makes them hard."""
+    colour_transfer: bool = True
+    """Recolour the source's images as if they were of the target (`adaptation.colours`)."""
     mix: MixConfig = MixConfig()
     mask: MaskConfig = MaskConfig()
     initial: InitialConfig = InitialConfig()
+
+    @property
+    def recolours_source(self) -> bool:
+        """Tell whether `colour_transfer` is on."""
+        return self.colour_transfer
 
     def problem_with(self, segmenter: SegmenterConfig) -> str | None:
         """Refuse a distance to initial features of a backbone with random weights."""

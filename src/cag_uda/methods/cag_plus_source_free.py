@@ -43,6 +43,8 @@ class CAGPlusSourceFreeConfig(CAGPlusConfig):
     """Settings of a stage: those of CAG-plus, but for the pieces that want source images."""
 
     name: Literal["cag-plus-source-free"] = "cag-plus-source-free"  # type: ignore[assignment]  # its own row
+    colour_transfer: Literal[False] = False
+    """No source image is there to be recoloured."""
     pull: float = Field(default=0.01, ge=0)
     """α of α/2 · ‖w − w₀‖², the pull of the weights towards those of the packed network; 0 takes it
     out. L2-SP has 0.01 to 0.1 for stochastic gradient descent."""

@@ -25,10 +25,16 @@ class CAGSettings(MethodConfig):
     """λ of the distance losses of source and target; 0.7 in the released code."""
     target_weight: float = Field(default=1.0, ge=0)
     """Weight of the target's cross entropy."""
-
+    colour_transfer: bool = False
+    """Recolour the source's images as if they were of the target (`adaptation.colours`)."""
     class_balance: float = Field(default=0.0, ge=0, le=1)
     """β: in the target's cross entropy a pixel of class c weighs n_c^−β, n_c its class's labels in
     the batch. 0, all pixels alike, in the paper; 1 gives every class the same say."""
+
+    @property
+    def recolours_source(self) -> bool:
+        """Tell whether `colour_transfer` is on."""
+        return self.colour_transfer
 
     @model_validator(mode="after")
     def _some_labels(self) -> Self:
