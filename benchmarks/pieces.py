@@ -1,4 +1,4 @@
-"""Measure what each piece of CAG-plus brings, on small pairs on which settings may be chosen.
+"""Measure what pieces of CAG-plus and of CAG bring, on pairs on which settings may be chosen.
 
 Usage: python benchmarks/pieces.py FOLDER [--pairs A,B,…] [--variants A,B,…] [--seeds N]
            [--steps N] [--rare-classes T] [--data-root DIR]
@@ -36,13 +36,21 @@ class Variant(NamedTuple):
     method: Mapping[str, Any] = {}
     """Settings of the stage that differ from the defaults."""
     warmup: float = 0.0
-    """Share of the steps that come before, on the source alone."""
+    """Share of the steps that come before."""
+    before: str = "source-only"
+    """Method of these."""
+    mixes: bool = False
+    """True: the target's batch-norm statistics are mixed in after these."""
+    stages: int = 1
+    """Stages that share the other steps."""
     refreshes: bool = False
     """True: anchors are fitted anew after each fifth of the steps."""
 
 
 DEFAULT = "default"
 ANCHORED = {"adapted_weight": 0.5}
+CAG = {"name": "cag", "labels": ("adapted",), "class_balance": 1.0, "distance_weight": 0.0}
+COLOURS = {"colour_transfer": True}
 VARIANTS = {
     DEFAULT: Variant(),
     "dacs": Variant({"name": "dacs"}),
@@ -54,6 +62,12 @@ VARIANTS = {
     "unsharpened": Variant({"label_temperature": 1.0}),
     "pixel-weights": Variant({"confidence": 0.0}),
     "teacher-none": Variant({"momentum": 0.0}),
+    "colours": Variant(COLOURS),
+    "colour-transfer": Variant({"name": "colour-transfer"}),
+    "cag": Variant(CAG, warmup=0.5, mixes=True, stages=3),
+    "cag-colours": Variant(
+        CAG | COLOURS, warmup=0.5, before="colour-transfer", mixes=True, stages=3
+    ),
     "mask": Variant({"mask": {"probability": 0.5, "block": 0.1}}),
 }
 CHOSEN = ("drives", "drives-dark", "rendered", "building-least")
@@ -73,11 +87,16 @@ def recipe_of(
         variant, start = VARIANTS[each], INITIAL
         count = round(variant.warmup * steps)
         if count:
-            add(f"{each}-before", start, count, method={"name": "source-only"})
+            add(f"{each}-before", start, count, method={"name": variant.before})
             start = f"{each}-before"
+        if variant.mixes:
+            add(f"{each}-statistics", start, 0, method={"name": "adabn"})
+            start = f"{each}-statistics"
         every = {"refresh_every": -(-steps // 5)} if variant.refreshes else {}
         method = {"name": "cag-plus", **variant.method}
-        add(each, start, steps - count, method=method, **every)
+        for stage in [*(f"{each}-{number}" for number in range(1, variant.stages)), each]:
+            add(stage, start, (steps - count) // variant.stages, method=method, **every)
+            start = stage
         add(f"{each}-pooled", each, 0, method={"name": "anchor-classifier"})
     recipe = recipe_on(name, pairs, f"pieces-{name}", stages, seed=seed, deliver="last")
     loading = recipe.loading.model_copy(update={"rare_class_temperature": rare_classes})

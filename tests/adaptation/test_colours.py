@@ -1,5 +1,7 @@
 """Colour transfer between domains: made-up images whose colours are known."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,12 @@ from cag_uda.types import IGNORE, Batch, Labelled, Unlabelled
 from tests.support.batches import seeded
 
 TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+
+
+def logit(light: float) -> float:
+    """Of light between one step of 8 bits and that below 1."""
+    light = min(max(light, 1 / 255), 254 / 255)
+    return math.log(light / (1 - light))
 
 
 def images(generator: torch.Generator, centre: float, spread: float, between: float) -> Tensor:
@@ -29,7 +37,7 @@ def test_statistics_are_those_of_a_plain_loop() -> None:
     for number in range(2):
         for row, weights in enumerate(TO_YIQ):
             values = [
-                sum(w * image[number, c, y, x].item() for c, w in enumerate(weights))
+                sum(w * logit(image[number, c, y, x].item()) for c, w in enumerate(weights))
                 for y in range(5)
                 for x in range(7)
             ]
@@ -40,7 +48,7 @@ def test_statistics_are_those_of_a_plain_loop() -> None:
 
 
 def test_recoloured_images_have_the_statistics_asked_for() -> None:
-    image = images(seeded(1), 0.5, 0.3, 0.0)
+    image = images(seeded(1), 0.5, 0.3, 0.05)
     seen = colour_statistics(image)
     shift = torch.tensor([[0.05, 0.02, -0.01, 0.2, -0.3, 0.1]]).expand(4, 6)
     torch.testing.assert_close(
@@ -48,9 +56,12 @@ def test_recoloured_images_have_the_statistics_asked_for() -> None:
     )
     same = recolour(image, seen, torch.zeros(4, 6))
     torch.testing.assert_close(same, image, rtol=0, atol=1e-5)
-    flat = torch.full((1, 3, 4, 4), 0.5)
-    dark = recolour(flat, colour_statistics(flat), shift[:1])
-    assert dark.isfinite().all()
+    extremes = torch.tensor([0.0, 1.0]).expand(1, 3, 1, 2).contiguous()
+    for hard in (torch.full((1, 3, 4, 4), 0.5), extremes):
+        changed = recolour(hard, colour_statistics(hard), shift[:1])
+        assert changed.isfinite().all()
+        assert changed.min() >= 0
+        assert changed.max() <= 1
 
 
 def test_source_images_get_the_mean_and_the_variation_of_the_targets() -> None:
@@ -63,7 +74,7 @@ def test_source_images_get_the_mean_and_the_variation_of_the_targets() -> None:
             recoloured.append(colour_statistics(got.image))
             wanted.append(colour_statistics(target))
     found, target_statistics = torch.cat(recoloured), torch.cat(wanted)
-    torch.testing.assert_close(found.mean(0), target_statistics.mean(0), rtol=0, atol=0.02)
+    torch.testing.assert_close(found.mean(0), target_statistics.mean(0), rtol=0, atol=0.1)
     luma = found[:, 0].std().item()
     assert luma == pytest.approx(target_statistics[:, 0].std().item(), rel=0.2)
 

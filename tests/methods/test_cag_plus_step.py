@@ -20,6 +20,7 @@ from cag_uda.types import IGNORE, Batch
 from tests.support.batches import make_batch, make_passes
 
 SETTINGS = {
+    "colour_transfer": True,
     "adapted_weight": 0.3,
     "label_temperature": 0.5,
     "mix": {"jitter": 0.0, "blur_probability": 0.0},

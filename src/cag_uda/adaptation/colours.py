@@ -5,7 +5,8 @@ that transfers content too: a crop of sky turns a crop of road blue. So statisti
 matched here: an image is described by mean and log deviation of its luma and chromas; what differs
 between the domains' means of these six numbers is added to each source image, and where the
 target's images vary more than the source's, random draws make up for the difference. Between
-domains that look alike nothing changes.
+domains that look alike nothing changes. Luma and chromas are those of the logits of RGB, so that a
+shift darkens like less light does, and no pixel is cut off at black or white.
 
 Sources: Reinhard et al., *Color Transfer between Images*, IEEE CG&A 2001; between domains, Ma et
 al., *Coarse-to-Fine Domain Adaptive Semantic Segmentation with Photometric Alignment and
@@ -21,7 +22,9 @@ from cag_uda.types import Batch, Labelled
 
 TO_YIQ = torch.tensor([(0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)])
 FROM_YIQ: Tensor = torch.linalg.inv(TO_YIQ)
-_LEAST_DEVIATION = 1e-3
+_LEAST_LIGHT = 1 / 255
+"""Bound on RGB, from below and from 1 − it above, for its logit: one step of 8 bits."""
+_LEAST_DEVIATION = 1e-2
 """Of a flat image, which has no contrast to raise."""
 _MOST_CONTRAST = 1.6
 """Bound on the logarithm of what a deviation is multiplied by: a factor of 5."""
@@ -73,15 +76,15 @@ class ColourTransfer(nn.Module):
 
 
 def colour_statistics(image: Tensor) -> Tensor:
-    """Describe images (B, 3, H, W) by means and log deviations of Y, I and Q: (B, 6)."""
+    """Describe images (B, 3, H, W) by means and log deviations of Y, I and Q of logits: (B, 6)."""
     with without_autocast(image):
-        flat = TO_YIQ.to(image, non_blocking=True) @ image.flatten(2)
+        flat = TO_YIQ.to(image, non_blocking=True) @ _logits(image)
     deviation = flat.std(dim=2, correction=0).clamp_min(_LEAST_DEVIATION)
     return torch.cat([flat.mean(dim=2), deviation.log()], dim=1)
 
 
 def recolour(image: Tensor, statistics: Tensor, shift: Tensor) -> Tensor:
-    """Shift the colour statistics of images: one 3×3 matrix and one offset each.
+    """Shift the colour statistics of images: one 3×3 matrix and one offset each, of logits.
 
     Args:
         image: (B, 3, H, W) float in [0, 1].
@@ -89,7 +92,7 @@ def recolour(image: Tensor, statistics: Tensor, shift: Tensor) -> Tensor:
         shift: (B, 6), what is added to them; a deviation is multiplied by 5 at most.
 
     Returns:
-        (B, 3, H, W) float in [0, 1]; contiguous as `image` is.
+        (B, 3, H, W) float in (0, 1); contiguous as `image` is.
     """
     to_yiq, from_yiq = (m.to(image, non_blocking=True) for m in (TO_YIQ, FROM_YIQ))
     brighter, log_gain = shift.chunk(2, dim=1)
@@ -98,5 +101,10 @@ def recolour(image: Tensor, statistics: Tensor, shift: Tensor) -> Tensor:
     with without_autocast(image):
         matrix = from_yiq @ (gain * to_yiq)
         offset = from_yiq @ ((1 - gain) * mean + brighter[:, :, None])
-        recoloured = torch.baddbmm(offset, matrix, image.flatten(2))
-    return recoloured.clamp_(0, 1).view(image.shape)
+        recoloured = torch.baddbmm(offset, matrix, _logits(image))
+    return recoloured.sigmoid_().view(image.shape)
+
+
+def _logits(image: Tensor) -> Tensor:
+    """Take the logits (B, 3, H·W) of images in [0, 1]."""
+    return image.flatten(2).logit(eps=_LEAST_LIGHT)
