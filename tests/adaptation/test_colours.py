@@ -68,7 +68,7 @@ def test_source_images_get_the_mean_and_the_variation_of_the_targets() -> None:
     transfer, generator = ColourTransfer(), seeded(2)
     recoloured, wanted = [], []
     for step in range(60):
-        source, target = images(generator, 0.35, 0.2, 0.02), images(generator, 0.5, 0.4, 0.08)
+        source, target = images(generator, 0.45, 0.2, 0.02), images(generator, 0.48, 0.4, 0.08)
         got = transfer(batch_of(source, target), generator)
         if step >= 10:
             recoloured.append(colour_statistics(got.image))
@@ -105,3 +105,13 @@ def test_running_statistics_are_those_of_all_images() -> None:
         torch.testing.assert_close(
             transfer.variance[domain], every.var(0, correction=0), rtol=1e-3, atol=1e-6
         )
+
+
+def test_domains_of_inverted_contrast_move_by_one_deviation() -> None:
+    transfer, generator = ColourTransfer(), seeded(5)
+    dark, bright = images(generator, 0.1, 0.1, 0.0), images(generator, 0.9, 0.1, 0.0)
+    got = transfer(batch_of(dark, bright), generator)
+    before, after = colour_statistics(dark), colour_statistics(got.image)
+    moved = after[:, 0] - before[:, 0]
+    torch.testing.assert_close(moved, before[:, 3].mean().exp().expand(4), rtol=0.05, atol=0.01)
+    assert (colour_statistics(bright)[:, 0] - before[:, 0]).min() > 5 * moved.max()

@@ -6,7 +6,9 @@ matched here: an image is described by mean and log deviation of its luma and ch
 between the domains' means of these six numbers is added to each source image, and where the
 target's images vary more than the source's, random draws make up for the difference. Between
 domains that look alike nothing changes. Luma and chromas are those of the logits of RGB, so that a
-shift darkens like less light does, and no pixel is cut off at black or white.
+shift darkens like less light does, and no pixel is cut off at black or white. A mean is shifted by
+one deviation of the source's images at most: where domains lie further apart, as bright cells on
+dark ground and dark ones on bright, colours do not mean the same.
 
 Sources: Reinhard et al., *Color Transfer between Images*, IEEE CG&A 2001; between domains, Ma et
 al., *Coarse-to-Fine Domain Adaptive Semantic Segmentation with Photometric Alignment and
@@ -57,9 +59,14 @@ class ColourTransfer(nn.Module):
         seen = colour_statistics(source)
         self.update(seen, colour_statistics(batch.target.plain))
         drawn = torch.randn(seen.shape, generator=generator).to(seen, non_blocking=True)
-        missing = (self.variance[1] - self.variance[0]).clamp_min(0).sqrt()
-        shift = self.mean[1] - self.mean[0] + drawn * missing
+        shift = self.difference() + drawn * (self.variance[1] - self.variance[0]).relu().sqrt()
         return batch.source._replace(image=recolour(source, seen, shift))
+
+    def difference(self) -> Tensor:
+        """Compute how far the domains' statistics (6,) differ; means by a deviation at most."""
+        mean, log_deviation = (self.mean[1] - self.mean[0]).chunk(2)
+        most = self.mean[0, 3:].exp()
+        return torch.cat([mean.clamp(-most, most), log_deviation])
 
     def update(self, source: Tensor, target: Tensor) -> None:
         """Count in statistics (B, 6) of source images and of as many target images."""

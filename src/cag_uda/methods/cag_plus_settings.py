@@ -75,9 +75,8 @@ class CAGPlusConfig(MethodConfig):
     weighs each by its own probability."""
     label_temperature: float = Field(default=0.5, ge=0)
     """Below 1 sharpens soft labels (MixMatch: 0.5); 0 makes them hard."""
-    colour_transfer: bool = False
-    """Recolour the source's images as if they were of the target (`adaptation.colours`): a gain
-    where light and colour differ most, a loss where contrast is inverted (docs/LOG.md)."""
+    colour_transfer: bool = True
+    """Recolour the source's images as if they were of the target (`adaptation.colours`)."""
     mix: MixConfig = MixConfig()
     mask: MaskConfig = MaskConfig()
     initial: InitialConfig = InitialConfig()
