@@ -40,6 +40,8 @@ def _resnet(depths: list[int], layer: str, sizes: list[int], stem: int = 64) -> 
     return {"depths": depths, "layer_type": layer, "hidden_sizes": sizes, "embedding_size": stem}
 
 
+_RESNET_18 = _resnet([2, 2, 2, 2], "basic", [64, 128, 256, 512])
+_RESNET_34 = _resnet([3, 4, 6, 3], "basic", [64, 128, 256, 512])
 _RESNET_50 = _resnet([3, 4, 6, 3], "bottleneck", [256, 512, 1024, 2048])
 _RESNET_101 = _resnet([3, 4, 23, 3], "bottleneck", [256, 512, 1024, 2048])
 _CAFFE = {"downsample_in_bottleneck": True}
@@ -77,7 +79,8 @@ def _dinov3(depth: int, width: int, heads: int, hub_id: str | None) -> BackboneE
     return BackboneEntry(_vit(depth, width, heads) | own, hub_id, DINOv3)
 
 
-def _convnext(depths: list[int], sizes: list[int], hub_id: str | None) -> BackboneEntry:
+def _convnext(depths: list[int], sizes: list[int], name: str | None) -> BackboneEntry:
+    hub_id = name and f"facebook/convnextv2-{name}-22k-224"
     return BackboneEntry({"depths": depths, "hidden_sizes": sizes}, hub_id, ConvNextV2)
 
 
@@ -87,14 +90,14 @@ def _swin(
     heads: list[int],
     window: int,
     before: int,
-    hub_id: str | None,
+    name: str | None,
     image_px: int = 256,
 ) -> BackboneEntry:
     """`before`: cells of a window in pretraining at a smaller size; 0 where there was none."""
     earlier = [before, before, before, before // 2]
     own = {"depths": depths, "embed_dim": width, "num_heads": heads, "window_size": window}
     sizes = {"image_size": image_px, "pretrained_window_sizes": earlier}
-    return BackboneEntry(own | sizes, hub_id, SwinV2)
+    return BackboneEntry(own | sizes, name and f"microsoft/swinv2-{name}", SwinV2)
 
 
 BACKBONES: dict[str, BackboneEntry] = {
@@ -104,12 +107,8 @@ BACKBONES: dict[str, BackboneEntry] = {
     "resnet-18-half": BackboneEntry(
         _resnet([2, 2, 2, 2], "basic", [32, 64, 128, 256], 32), None, ResNet
     ),
-    "resnet-18": BackboneEntry(
-        _resnet([2, 2, 2, 2], "basic", [64, 128, 256, 512]), "microsoft/resnet-18", ResNet
-    ),
-    "resnet-34": BackboneEntry(
-        _resnet([3, 4, 6, 3], "basic", [64, 128, 256, 512]), "microsoft/resnet-34", ResNet
-    ),
+    "resnet-18": BackboneEntry(_RESNET_18, "microsoft/resnet-18", ResNet),
+    "resnet-34": BackboneEntry(_RESNET_34, "microsoft/resnet-34", ResNet),
     "resnet-50": BackboneEntry(_RESNET_50, "microsoft/resnet-50", ResNet),
     "resnet-101": BackboneEntry(_RESNET_101, "microsoft/resnet-101", ResNet),
     # The backbone of DeepLab v2; the published weights were trained with the stride in the 3×3.
@@ -142,34 +141,20 @@ BACKBONES: dict[str, BackboneEntry] = {
     "dinov3-base": _dinov3(12, 768, 12, "facebook/dinov3-vitb16-pretrain-lvd1689m"),
     "dinov3-large": _dinov3(24, 1024, 16, "facebook/dinov3-vitl16-pretrain-lvd1689m"),
     "convnextv2-micro": _convnext([1, 1, 1, 1], [8, 16, 24, 32], None),
-    "convnextv2-nano": _convnext(
-        [2, 2, 8, 2], [80, 160, 320, 640], "facebook/convnextv2-nano-22k-224"
-    ),
-    "convnextv2-tiny": _convnext(
-        [3, 3, 9, 3], [96, 192, 384, 768], "facebook/convnextv2-tiny-22k-224"
-    ),
-    "convnextv2-base": _convnext(
-        [3, 3, 27, 3], [128, 256, 512, 1024], "facebook/convnextv2-base-22k-224"
-    ),
-    "convnextv2-large": _convnext(
-        [3, 3, 27, 3], [192, 384, 768, 1536], "facebook/convnextv2-large-22k-224"
-    ),
+    "convnextv2-nano": _convnext([2, 2, 8, 2], [80, 160, 320, 640], "nano"),
+    "convnextv2-tiny": _convnext([3, 3, 9, 3], [96, 192, 384, 768], "tiny"),
+    "convnextv2-base": _convnext([3, 3, 27, 3], [128, 256, 512, 1024], "base"),
+    "convnextv2-large": _convnext([3, 3, 27, 3], [192, 384, 768, 1536], "large"),
     "swinv2-micro": _swin([1, 2, 1, 1], 8, [1, 2, 2, 2], 4, 0, None, image_px=64),
-    "swinv2-tiny": _swin(
-        [2, 2, 6, 2], 96, [3, 6, 12, 24], 8, 0, "microsoft/swinv2-tiny-patch4-window8-256"
-    ),
-    "swinv2-small": _swin(
-        [2, 2, 18, 2], 96, [3, 6, 12, 24], 8, 0, "microsoft/swinv2-small-patch4-window8-256"
-    ),
+    "swinv2-tiny": _swin([2, 2, 6, 2], 96, [3, 6, 12, 24], 8, 0, "tiny-patch4-window8-256"),
+    "swinv2-small": _swin([2, 2, 18, 2], 96, [3, 6, 12, 24], 8, 0, "small-patch4-window8-256"),
     "swinv2-base": _swin(
-        [2, 2, 18, 2], 128, [4, 8, 16, 32], 16, 12,
-        "microsoft/swinv2-base-patch4-window12to16-192to256-22kto1k-ft",
+        [2, 2, 18, 2], 128, [4, 8, 16, 32], 16, 12, "base-patch4-window12to16-192to256-22kto1k-ft"
     ),
     "swinv2-large": _swin(
-        [2, 2, 18, 2], 192, [6, 12, 24, 48], 16, 12,
-        "microsoft/swinv2-large-patch4-window12to16-192to256-22kto1k-ft",
+        [2, 2, 18, 2], 192, [6, 12, 24, 48], 16, 12, "large-patch4-window12to16-192to256-22kto1k-ft"
     ),
-}  # fmt: skip
+}
 """Every backbone by the name that recipes use. A new one is one row here.
 
 A row's mean and standard deviation are those of its segmenter, unless a recipe gives others.
