@@ -12,9 +12,10 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 import cag_uda
 from cag_uda.errors import ModelError
 from cag_uda.models import storage
-from cag_uda.models.card import StageFacts, Training, model_card
+from cag_uda.models.card import Training, model_card
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import load_recipe
+from cag_uda.runs.records.run import StageScores
 from cag_uda.runs.runner import adapt
 from tests.support.trees import write_recipe
 
@@ -114,8 +115,17 @@ TRAINING = Training(
     source="day/train",
     target="dusk/train",
     stages=[
-        StageFacts("source-only", "source-only", "initial", 10, 0.25),
-        StageFacts("stage-1", "cag", "source-only", 20, 0.375),
+        StageScores(
+            folder="0-source-only", name="source-only", method="source-only", steps=10, miou=0.25
+        ),
+        StageScores(
+            folder="1-stage-1",
+            name="stage-1",
+            method="cag",
+            start="source-only",
+            steps=20,
+            miou=0.375,
+        ),
     ],
     delivered="the network of stage-1",
     reads_target_labels=False,
@@ -135,6 +145,7 @@ def test_a_card_tells_classes_domains_recipe_and_scores(segmenter: Segmenter) ->
     assert result["metrics"][0]["value"] == 0.375
     assert result["dataset"]["name"] == "dusk/test"
     for expected in (
+        "| source-only | source-only | initial | 10 | 25.0 |",
         "| 0 | road | #804080 | 50.0 |",
         "| 2 | tree | #6b8e23 | – |",
         "| stage-1 | cag | source-only | 20 | 37.5 |",

@@ -9,22 +9,11 @@ from dataclasses import dataclass
 from huggingface_hub import EvalResult, ModelCardData
 
 from cag_uda.models.config import Classes, SegmenterConfig
+from cag_uda.runs.records.run import INITIAL, StageScores
 
 CARD = "README.md"
 PLACEHOLDER = "owner/name"
 """Stands for the model's name on the hub, until it has one."""
-
-
-@dataclass(frozen=True)
-class StageFacts:
-    """One stage of the training."""
-
-    name: str
-    method: str
-    start: str
-    steps: int
-    miou: float | None
-    """mIoU in [0, 1]; None where nothing was scored."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +26,7 @@ class Training:
     """DOMAIN/SPLIT, joined by + where there are several."""
     target: str
     """DOMAIN/SPLIT whose images were adapted to."""
-    stages: Sequence[StageFacts]
+    stages: Sequence[StageScores]
     delivered: str
     """Description of the run's network that this is."""
     reads_target_labels: bool
@@ -140,8 +129,8 @@ def _classes(classes: Classes, training: Training | None) -> str:
 
 def _training(training: Training) -> str:
     rows = [
-        (stage.name, stage.method, stage.start, str(stage.steps), _per_cent(stage.miou))
-        for stage in training.stages
+        (each.name, each.method, each.start or INITIAL, str(each.steps or 0), _per_cent(each.miou))
+        for each in training.stages
     ]
     scored = (
         f"Scores are mIoU in per cent on {training.scored_on}, whose labels served for nothing else"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cag_uda.files import write_text
-from cag_uda.models.card import CARD, StageFacts, Training, model_card
+from cag_uda.models.card import CARD, Training, model_card
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import Recipe
 from cag_uda.recipes.schema import INITIAL
@@ -33,11 +33,7 @@ def write_card(
         description=recipe.description,
         source=source_words(recipe),
         target=f"{target}/{recipe.target.train}",
-        stages=[
-            StageFacts(each.name, each.method, each.start or INITIAL, each.steps or 0, each.miou)
-            for each in scores.stages
-            if each.name != INITIAL
-        ],
+        stages=[each for each in scores.stages if each.name != INITIAL],
         delivered=f"{network}{step}",
         reads_target_labels=recipe.target.domain in [entry.domain for entry in recipe.source],
         few_labels=None if few is None else f"{name_of(recipe.target.labelled_domain)}/{few.split}",
