@@ -12,9 +12,10 @@ from cag_uda.methods.cag import CAG
 from cag_uda.methods.cag_settings import CAGConfig
 from cag_uda.methods.source_only import SourceOnly, SourceOnlyConfig
 from cag_uda.models.inference import prepare
+from cag_uda.models.segmentation import write_picture
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.report.evidence import FeatureMap, pseudo_label_pictures, read_features
-from cag_uda.runs.pictures import evenly, plane, write_features, write_picture, write_pseudo_labels
+from cag_uda.runs.pictures import evenly, plane, write_features, write_pseudo_labels
 from tests.support.trees import COLOURS, draw
 
 Pair = tuple[np.ndarray, np.ndarray]

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cag_uda.errors import UserError
+from cag_uda.errors import RunError, UserError
 from cag_uda.files import write_with
 from cag_uda.models.config import Classes
 from cag_uda.types import IGNORE
@@ -142,10 +142,15 @@ def legend_of(classes: Classes, train_ids: list[int], width_px: int) -> Picture:
     return picture
 
 
-def write_picture(path: Path, picture: Picture) -> None:
-    """Write a PNG, whole or not at all. Raises RunError if it cannot be written."""
-    encoded = cv2.imencode(".png", as_opencv(picture))[1]
-    write_with(path, lambda temporary: temporary.write_bytes(encoded.data))
+def write_picture(path: Path, picture: Picture, *, sealed: bool = False) -> None:
+    """Write a picture, whole or not at all, in the format of the path's ending.
+
+    `sealed` is as in `files.whole_file`. Raises RunError if it cannot be encoded or written.
+    """
+    is_encoded, encoded = cv2.imencode(path.suffix, as_opencv(picture))
+    if not is_encoded:
+        raise RunError(f"cannot encode the picture {path}")
+    write_with(path, lambda temporary: temporary.write_bytes(encoded.data), sealed=sealed)
 
 
 def as_opencv(picture: Picture) -> Picture:

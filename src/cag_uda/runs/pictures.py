@@ -25,10 +25,10 @@ from torch import Tensor
 
 from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.data.files.resizing import Image
-from cag_uda.errors import RunError
 from cag_uda.files import write_with
 from cag_uda.methods.base import Method
 from cag_uda.models.inference import inference, prepare
+from cag_uda.models.segmentation import write_picture
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import IGNORE, DomainName
 
@@ -39,15 +39,6 @@ _TRACKED_HEIGHT_PX = 256
 _SHRINKAGE = 0.1
 """Part of the within-class covariance that is replaced by its mean variance: few cells estimate it,
 and without it the plane separates by noise."""
-
-
-def write_picture(path: Path, picture: Image) -> None:
-    """Write an RGB (H, W, 3) or a grey (H, W) picture of 8 bits, whole or not at all."""
-    stored = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    ok, encoded = cv2.imencode(path.suffix, stored)
-    if not ok:
-        raise RunError(f"cannot encode the picture {path}")
-    write_with(path, lambda temporary: temporary.write_bytes(encoded.tobytes()), sealed=True)
 
 
 def side_by_side(*pictures: Image | None) -> Image:
@@ -70,7 +61,7 @@ def write_pseudo_labels(folder: Path, method: Method, images: Iterable[Image]) -
         pixels = prepare(image, network.config.input_width_px).to(network.mean.device)
         for kind, pseudo in method.pseudo_labels(pixels).items():
             label = pseudo.label[0].to(torch.uint8).cpu().numpy()
-            write_picture(folder / "pseudo_labels" / f"{number}-{kind}.png", label)
+            write_picture(folder / "pseudo_labels" / f"{number}-{kind}.png", label, sealed=True)
 
 
 def write_features(

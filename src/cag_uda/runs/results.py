@@ -15,6 +15,7 @@ from cag_uda.files import seal
 from cag_uda.methods.base import Method
 from cag_uda.models.inference import prepare
 from cag_uda.models.label_maps import label_map
+from cag_uda.models.segmentation import write_picture
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import Recipe
 from cag_uda.recipes.schema import Stage
@@ -22,13 +23,7 @@ from cag_uda.runs.anchor_files import ANCHORS, save_anchors
 from cag_uda.runs.criteria import Criteria
 from cag_uda.runs.folder import RunFolder
 from cag_uda.runs.own_files import name_of, source_words
-from cag_uda.runs.pictures import (
-    evenly,
-    side_by_side,
-    write_features,
-    write_picture,
-    write_pseudo_labels,
-)
+from cag_uda.runs.pictures import evenly, side_by_side, write_features, write_pseudo_labels
 from cag_uda.runs.progress import Progress
 from cag_uda.runs.records.base import write_record
 from cag_uda.runs.records.run import INITIAL, Given, Scores, StageScores
@@ -246,13 +241,13 @@ class Results:
     def _keep_samples(self, segmenter: Segmenter, folder: Path, step: int) -> None:
         """Write coloured predictions of a few test images; images and truths once for the run."""
         for number, image, colours, truth in self._predicted(segmenter):
-            write_picture(folder / "samples" / f"{number}.png", colours)
+            write_picture(folder / "samples" / f"{number}.png", colours, sealed=True)
             self._loggers.picture(step, f"samples/{number}", side_by_side(image, colours, truth))
             shared = self._run.path / "samples" / str(number)
             if not (shared / "image.jpg").exists():
                 if truth is not None:
-                    write_picture(shared / "truth.png", truth)
-                write_picture(shared / "image.jpg", image)
+                    write_picture(shared / "truth.png", truth, sealed=True)
+                write_picture(shared / "image.jpg", image, sealed=True)
 
     def _predicted(self, segmenter: Segmenter) -> Iterator[tuple[int, Image, Image, Image | None]]:
         """Yield number, image, coloured prediction and coloured truth, if any, of each sample."""
