@@ -18,7 +18,7 @@ from cag_uda.comparison.settings import (
     read_contenders,
     read_variants,
 )
-from cag_uda.comparison.table import Finished, make_table
+from cag_uda.comparison.table import Finished, compared
 from cag_uda.errors import RecipeError, UserError
 from cag_uda.files import write_text
 from cag_uda.recipes import Recipe
@@ -95,13 +95,20 @@ class Comparison:
 
     def write(self) -> ComparisonRecord:
         """Put together what has been run and measured, in every form; returns the table."""
-        table = make_table(
-            Finished(self.shown, self.seeds, self.out),
+        finished = Finished(self.shown, self.seeds, self.out)
+        table = ComparisonRecord(
             name=self.recipe.name,
             kind=self.kind,
             source=source_words(self.recipe),
+            target=finished.about.target,
+            classes=finished.about.classes,
+            palette=finished.about.palette,
+            floor=FLOOR,
+            oracle=ORACLE if ORACLE in finished.by_name else None,
+            seeds=self.seeds,
             budget=budget_of(self.recipe),
             notes=self.notes,
+            methods=[compared(entry, finished) for entry in finished.entries],
         )
         text = to_markdown(table)
         if self.kind == "ablation":

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -119,7 +120,7 @@ def plan_ablation(base: Entry, variants: Mapping[str, Variant]) -> list[Entry]:
             scored = before[-1] if variant.scored == "first" else anchored[-1]
         entry = Entry(name, variant.description, name, made, (scored.name,), variant.question)
         for same in (base, *entries):
-            if _trains_alike(same.recipe, made):
+            if (same.recipe.stages, same.recipe.loading) == (made.stages, made.loading):
                 entry = replace(entry, run=same.run, recipe=same.recipe)
                 break
         entries.append(entry)
@@ -147,11 +148,8 @@ def _planned(templates: Sequence[Stage], contender: Contender, recipe: Recipe) -
     """Make a method's stages: names and methods of its own, the rest from the recipe's."""
     assert isinstance(contender.stages, tuple)
     total = sum(stage.steps for stage in templates)
-    edges = [0]
-    share = 0.0
-    for planned in contender.stages:
-        share += planned.share
-        edges.append(round(total * share))
+    shares = accumulate((planned.share for planned in contender.stages), initial=0.0)
+    edges = [round(total * share) for share in shares]
     stages = []
     for index, planned in enumerate(contender.stages):
         whose = planned.optimiser_of or ("last" if index else "first")
@@ -185,10 +183,6 @@ def _every(steps: int, rounds: int) -> int | None:
 def _with_loading(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """Give a recipe other settings of its loader; `_recipe` checks them."""
     return recipe.model_copy(update={"loading": recipe.loading.model_copy(update=dict(changes))})
-
-
-def _trains_alike(one: Recipe, other: Recipe) -> bool:
-    return one.stages == other.stages and one.loading == other.loading
 
 
 def _with_target_labels(recipe: Recipe) -> Recipe:

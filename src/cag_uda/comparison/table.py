@@ -4,7 +4,7 @@ The file is as `cag_uda.runs.records.comparison` describes it.
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,7 @@ from cag_uda.comparison.settings import ABLATIONS, FLOOR, ORACLE
 from cag_uda.errors import RunError
 from cag_uda.evaluation.bootstrap import bootstrap_of_means
 from cag_uda.evaluation.evaluate import load_frames
-from cag_uda.runs.records.comparison import (
-    Cell,
-    ComparedMethod,
-    ComparedStage,
-    ComparisonRecord,
-    OverSeeds,
-)
+from cag_uda.runs.records.comparison import Cell, ComparedMethod, ComparedStage, OverSeeds
 from cag_uda.runs.records.run import Gain, Scores, StageScores, read_scores
 
 
@@ -36,34 +30,36 @@ class Finished:
         }
 
     @property
-    def about(self) -> Scores | None:
-        """Any of the runs' scores, which tell of the domains and classes; None for no run."""
-        return next((scores for scores in self._scores.values() if scores), None)
+    def about(self) -> Scores:
+        """Any of the runs' scores, which tell of the domains and classes; empty for no run."""
+        found = (scores for scores in self._scores.values() if scores)
+        return next(found, Scores(recipe="", classes=[]))
 
     def stages(self, entry: Entry, seed: int) -> dict[str, StageScores]:
         """Map names of a row's finished stages, in order, to their scores."""
         scores = self._scores[entry.run, seed]
         return {} if scores is None else {stage.name: stage for stage in scores.stages}
 
-    def miou(self, entry: Entry, seed: int, stage: str) -> float:
-        """Return a finished stage's mIoU, a share. Raises RunError if it was not scored."""
-        miou = self.stages(entry, seed)[stage].miou
-        if miou is None:
-            raise RunError(
-                f"{self.out / f'{entry.run}-{seed}'}: stage {stage!r} has no score; delete the run "
-                "and compare again"
-            )
-        return miou
+    def mious(self, entry: Entry, stage: str) -> dict[int, float]:
+        """Map the seeds that have a stage to its mIoU. Raises RunError if one was not scored."""
+        found = {}
+        for seed in self.seeds:
+            scores = self.stages(entry, seed).get(stage)
+            if scores is None:
+                continue
+            if scores.miou is None:
+                raise RunError(
+                    f"{self.out / f'{entry.run}-{seed}'}: stage {stage!r} has no score; delete the "
+                    "run and compare again"
+                )
+            found[seed] = scores.miou
+        return found
 
     def scored(self, entry: Entry) -> str:
         """Name the stage that a row is scored by: of several the best in the mean over seeds."""
 
         def mean(name: str) -> float:
-            found = [
-                self.miou(entry, seed, name)
-                for seed in self.seeds
-                if name in self.stages(entry, seed)
-            ]
+            found = self.mious(entry, name).values()
             return statistics.mean(found) if found else -1.0
 
         return max(entry.scored, key=mean)
@@ -76,42 +72,16 @@ class Finished:
         order = sorted(range(len(evaluation.keys)), key=evaluation.keys.__getitem__)
         return evaluation.confusions[order]
 
-    def seeds_of(self, entry: Entry) -> list[int]:
-        """List the seeds for which a row is scored."""
-        name = self.scored(entry)
-        return [seed for seed in self.seeds if name in self.stages(entry, seed)]
+    def mious_of(self, entry: Entry) -> dict[int, float]:
+        """Map the seeds for which a row is scored to its mIoU."""
+        return self.mious(entry, self.scored(entry))
 
 
-def make_table(
-    finished: Finished,
-    *,
-    name: str,
-    kind: str,
-    source: str,
-    budget: Mapping[str, Any],
-    notes: Sequence[str],
-) -> ComparisonRecord:
-    """Put together everything that the table and the page show."""
-    about = finished.about
-    return ComparisonRecord(
-        name=name,
-        kind=kind,
-        source=source,
-        target=about.target if about else None,
-        classes=about.classes if about else [],
-        palette=about.palette if about else [],
-        floor=FLOOR,
-        oracle=ORACLE if ORACLE in finished.by_name else None,
-        seeds=list(finished.seeds),
-        budget=dict(budget),
-        notes=list(notes),
-        methods=[_row(entry, finished) for entry in finished.entries],
-    )
-
-
-def _row(entry: Entry, finished: Finished) -> ComparedMethod:
+def compared(entry: Entry, finished: Finished) -> ComparedMethod:
+    """Put together what the table and the page show of one row."""
     scored = finished.scored(entry)
-    cells = [_cell(entry, seed, finished) for seed in finished.seeds_of(entry)]
+    mious = finished.mious_of(entry)
+    cells = [_cell(entry, seed, miou, finished) for seed, miou in mious.items()]
     return ComparedMethod(
         name=entry.name,
         description=entry.description,
@@ -124,13 +94,12 @@ def _row(entry: Entry, finished: Finished) -> ComparedMethod:
     )
 
 
-def _cell(entry: Entry, seed: int, finished: Finished) -> Cell:
+def _cell(entry: Entry, seed: int, miou: float, finished: Finished) -> Cell:
     """Put together one method with one seed."""
     stages = finished.stages(entry, seed)
     scored = finished.scored(entry)
     until = list(stages.values())[: list(stages).index(scored) + 1]
     peaks = [stage.peak_memory_mib for stage in until if stage.peak_memory_mib]
-    miou = finished.miou(entry, seed, scored)
     return Cell(
         seed=seed,
         miou=miou,
@@ -169,17 +138,16 @@ def _stages(entry: Entry, finished: Finished) -> list[ComparedStage]:
     found = []
     names = [stage.name for stage in entry.recipe.stages]
     for name in names[: names.index(finished.scored(entry)) + 1]:
-        seeds = [seed for seed in finished.seeds if name in finished.stages(entry, seed)]
-        mious = [finished.miou(entry, seed, name) for seed in seeds]
+        mious = finished.mious(entry, name)
         if mious:
-            miou = statistics.mean(mious)
+            miou = statistics.mean(mious.values())
             found.append(
                 ComparedStage(
                     name=name,
                     steps=_steps(entry, name),
                     miou=miou,
-                    deviation=_deviation(mious),
-                    gap_share=_share(miou, seeds, finished),
+                    deviation=_deviation(mious.values()),
+                    gap_share=_share(miou, mious, finished),
                 )
             )
     return found
@@ -191,15 +159,15 @@ def _steps(entry: Entry, stage: str) -> int:
     return sum(each.steps for each in entry.recipe.stages[: names.index(stage) + 1])
 
 
-def _share(miou: float, seeds: Sequence[int], finished: Finished) -> float | None:
+def _share(miou: float, seeds: Collection[int], finished: Finished) -> float | None:
     """Compute the share of the gap, if floor and oracle are scored for all of the seeds."""
     bounds = []
     for name in (FLOOR, ORACLE):
         entry = finished.by_name.get(name)
-        if entry is None or not set(seeds) <= set(finished.seeds_of(entry)):
+        mious: dict[int, float] = {} if entry is None else finished.mious_of(entry)
+        if not set(seeds) <= set(mious):
             return None
-        scored = finished.scored(entry)
-        bounds.append(statistics.mean(finished.miou(entry, seed, scored) for seed in seeds))
+        bounds.append(statistics.mean(mious[seed] for seed in seeds))
     floor, ceiling = bounds
     return None if ceiling == floor else (miou - floor) / (ceiling - floor)
 
@@ -209,14 +177,15 @@ def _difference(entry: Entry, other_name: str, finished: Finished) -> Gain | Non
     other = finished.by_name.get(other_name)
     if other is None or other is entry:
         return None
-    seeds = [seed for seed in finished.seeds_of(entry) if seed in finished.seeds_of(other)]
+    theirs_by_seed = finished.mious_of(other)
+    seeds = [seed for seed in finished.mious_of(entry) if seed in theirs_by_seed]
     if not seeds:
         return None
     mine, theirs = ([finished.frames(each, seed) for seed in seeds] for each in (entry, other))
     return bootstrap_of_means(mine, theirs).over(other.name)
 
 
-def _deviation(values: Sequence[float]) -> float | None:
+def _deviation(values: Collection[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
