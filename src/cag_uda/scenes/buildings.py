@@ -4,7 +4,7 @@ from cag_uda.scenes.camera import Vector
 from cag_uda.scenes.dice import Dice
 from cag_uda.scenes.palettes import WHITE, blended, cloth, roof, scaled, varied, wall
 from cag_uda.scenes.street import KERB_M, Side, Street
-from cag_uda.scenes.surfaces import Category, Colour, Material, Paint, Scene
+from cag_uda.scenes.surfaces import Category, Colour, Material, Paint, Scene, Span
 
 _NEAR_M = 40.0
 """Houses farther than this from the street are seen through gaps: they go without roofs."""
@@ -53,13 +53,7 @@ def build_end(scene: Scene, street: Street, dice: Dice, theme: str) -> None:
 
 
 def _house(
-    scene: Scene,
-    dice: Dice,
-    side: Side,
-    along: tuple[float, float],
-    across: tuple[float, float],
-    storeys: int,
-    theme: str,
+    scene: Scene, dice: Dice, side: Side, along: Span, across: Span, storeys: int, theme: str
 ) -> None:
     front, depth = across
     inner, outer = side.sign * front, side.sign * (front + depth)
@@ -72,13 +66,7 @@ def _house(
 
 
 def _block(
-    scene: Scene,
-    dice: Dice,
-    x: tuple[float, float],
-    z: tuple[float, float],
-    storeys: int,
-    theme: str,
-    faces: int = 0,
+    scene: Scene, dice: Dice, x: Span, z: Span, storeys: int, theme: str, faces: int = 0
 ) -> Paint:
     """Add one house with its roof; give its paint.
 
@@ -158,7 +146,7 @@ def _pitched_roof(
         scene.box((x - 0.4, y + rise * 0.6, z - 0.4), (x + 0.4, y + rise + 0.9, z + 0.4), stack)
 
 
-def _awning(scene: Scene, dice: Dice, side: Side, along: tuple[float, float], front: float) -> None:
+def _awning(scene: Scene, dice: Dice, side: Side, along: Span, front: float) -> None:
     """Add a sloping awning over a shop, with a hanging edge."""
     out = min(dice.uniform(0.8, 1.3), side.front_m - side.walk_m)
     low, high = along[0] + 0.5, along[1] - 0.5

@@ -61,8 +61,8 @@ class Camera:
         level_right = (turn_cos, 0.0, -turn_sin)
         level_up = (turn_sin * tilt_sin, tilt_cos, turn_cos * tilt_sin)
         self.forward: Vector = (turn_sin * tilt_cos, -tilt_sin, turn_cos * tilt_cos)
-        self.right: Vector = _mix(level_right, roll_cos, level_up, roll_sin)
-        self.up: Vector = _mix(level_up, roll_cos, level_right, -roll_sin)
+        self.right: Vector = mixed(level_right, roll_cos, level_up, roll_sin)
+        self.up: Vector = mixed(level_up, roll_cos, level_right, -roll_sin)
 
     def to_camera(self, points: Points) -> Points:
         """Turn world points (N, 3) in metres into the camera's axes: right, up and forward."""
@@ -111,7 +111,8 @@ class Camera:
         ]
 
 
-def _mix(first: Vector, first_share: float, second: Vector, second_share: float) -> Vector:
+def mixed(first: Vector, first_share: float, second: Vector, second_share: float) -> Vector:
+    """Add two vectors, or colours, each by its share."""
     a, b, c = (
         one * first_share + other * second_share for one, other in zip(first, second, strict=True)
     )

@@ -4,7 +4,7 @@ from cag_uda.scenes.camera import Vector
 from cag_uda.scenes.dice import Dice
 from cag_uda.scenes.palettes import BLACK, STEEL, WHITE, scaled, varied
 from cag_uda.scenes.street import KERB_M
-from cag_uda.scenes.surfaces import Category, Colour, Material, Paint, Scene
+from cag_uda.scenes.surfaces import Category, Colour, Material, Paint, Scene, Span
 
 KINDS = ("boards", "pickets", "rails", "railing", "barrier")
 """The kinds of fences that `build_fence` knows."""
@@ -12,9 +12,7 @@ KINDS = ("boards", "pickets", "rails", "railing", "barrier")
 _WOODS: tuple[Colour, ...] = ((0.55, 0.4, 0.26), (0.42, 0.3, 0.2), (0.62, 0.54, 0.44))
 
 
-def build_fence(
-    scene: Scene, dice: Dice, x: float, sign: int, z: tuple[float, float], kind: str
-) -> None:
+def build_fence(scene: Scene, dice: Dice, x: float, sign: int, z: Span, kind: str) -> None:
     """Add a straight fence along the street, of one of `KINDS`.
 
     It stands at x, on the side `sign` of the street, and faces the other; z is from and to.
@@ -22,8 +20,7 @@ def build_fence(
     scene.begin((x - 0.06, x + 0.06), z)
     wood = varied(dice, WHITE if dice.chance(0.25) else dice.pick(_WOODS), 0.05)
     metal = varied(dice, dice.pick((BLACK, (0.16, 0.3, 0.2), STEEL)), 0.04)
-    normal = (-float(sign), 0.0, 0.0)
-    fence = _Fence(scene, x, z, normal)
+    fence = _Fence(scene, x, z, normal=(-float(sign), 0.0, 0.0))
     if kind == "boards":
         height = dice.uniform(1.5, 1.9)
         planks = Paint(Category.FENCE, wood, Material.PLANKS, numbers=(dice.uniform(0.14, 0.3),))
@@ -57,7 +54,7 @@ def build_fence(
 class _Fence:
     """The upright plane of one fence, and the parts that can be put on it."""
 
-    def __init__(self, scene: Scene, x: float, z: tuple[float, float], normal: Vector) -> None:
+    def __init__(self, scene: Scene, x: float, z: Span, normal: Vector) -> None:
         self._scene, self._x, self._z, self._normal = scene, x, z, normal
 
     def band(self, low: float, high: float, paint: Paint) -> None:
@@ -69,15 +66,11 @@ class _Fence:
         low, high = self._z
         count = max(2, int((high - low) / 0.2))
         step = (high - low) / count
-        top: list[Vector] = []
-        for number in range(count):
-            start = low + number * step
-            top.append((self._x, height - 0.1, start))
-            top.append((self._x, height, start + step / 2))
-        top.append((self._x, height - 0.1, high))
-        self._scene.polygon(
-            [*top, (self._x, KERB_M, high), (self._x, KERB_M, low)], paint, self._normal
-        )
+        outline: list[Vector] = []
+        for start in (low + number * step for number in range(count)):
+            outline += [(self._x, height - 0.1, start), (self._x, height, start + step / 2)]
+        outline += [(self._x, up, high) for up in (height - 0.1, KERB_M)]
+        self._scene.polygon([*outline, (self._x, KERB_M, low)], paint, self._normal)
 
     def rows(self, every: float, wide: float, height: float, paint: Paint) -> None:
         """Add posts or bars at even distances, both ends included."""

@@ -115,16 +115,12 @@ def _render(job: _Job, missing: list[int], processes: int | None) -> None:
     processes = min(processes, len(missing))
     size = min(_BATCH, max(1, len(missing) // (4 * processes))) if processes > 1 else _BATCH
     batches = [missing[start : start + size] for start in range(0, len(missing), size)]
-    if processes > 1:
-        _write_together(job, batches, processes)
+    if processes == 1:
+        for batch in batches:
+            job.write(batch)
         return
-    for batch in batches:
-        job.write(batch)
-
-
-def _write_together(job: _Job, batches: Sequence[Sequence[int]], processes: int) -> None:
-    """Write pictures on processes that start afresh, so that no thread's lock is inherited."""
-    # The processes share the cores already: OpenCV's own threads would only get in the way.
+    # They start afresh, so that no thread's lock is inherited. They share the cores already:
+    # OpenCV's own threads would only get in the way.
     pool = ProcessPoolExecutor(
         processes, get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
     )

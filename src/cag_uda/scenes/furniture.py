@@ -17,11 +17,12 @@ from cag_uda.scenes.palettes import (
     scaled,
     varied,
 )
+from cag_uda.scenes.people import CIRCLE
 from cag_uda.scenes.street import KERB_M
 from cag_uda.scenes.surfaces import Category, Colour, Flat, Paint, Scene
 
 _SHAPES: dict[str, list[tuple[float, float]]] = {
-    "disc": [(math.cos(a * math.pi / 8), math.sin(a * math.pi / 8)) for a in range(16)],
+    "disc": CIRCLE,
     "triangle": [(-1.0, -0.75), (1.0, -0.75), (0.0, 0.98)],
     "yield": [(-1.0, 0.75), (1.0, 0.75), (0.0, -0.98)],
     "octagon": [(math.cos((a + 0.5) * math.pi / 4), math.sin((a + 0.5) * math.pi / 4))
@@ -33,8 +34,9 @@ _SHAPES: dict[str, list[tuple[float, float]]] = {
     "bar": [(-0.7, -0.18), (0.7, -0.18), (0.7, 0.18), (-0.7, 0.18)],
     "upright": [(-0.16, -0.55), (0.16, -0.55), (0.16, 0.55), (-0.16, 0.55)],
 }  # fmt: skip
-# Each sign: shape, rim, face, mark, colour of the mark.
-_SIGNS: tuple[tuple[str, Colour, Colour, str, Colour], ...] = (
+Sign = tuple[str, Colour, Colour, str, Colour]
+"""Shape, rim, face, mark, colour of the mark."""
+_SIGNS: tuple[Sign, ...] = (
     ("disc", SIGNAL_RED, WHITE, "upright", BLACK),
     ("disc", SIGNAL_RED, SIGNAL_BLUE, "bar", SIGNAL_RED),
     ("disc", WHITE, SIGNAL_BLUE, "upright", WHITE),
@@ -148,13 +150,7 @@ def _strip(
 
 
 def _plate(
-    scene: Scene,
-    flat: Flat,
-    centre: float,
-    size: float,
-    kind: tuple[str, Colour, Colour, str, Colour],
-    *,
-    is_behind: bool,
+    scene: Scene, flat: Flat, centre: float, size: float, kind: Sign, *, is_behind: bool
 ) -> None:
     shape, rim, face, mark, mark_colour = kind
 

@@ -26,7 +26,7 @@ def lay_ground(scene: Scene, street: Street, dice: Dice) -> None:
     line = dice.weighted({0.0: 0.15, 1.0: 0.6, 2.0: 0.25})
     edge = dice.uniform(0.25, 0.45) if dice.chance(0.4) else 0.0
     numbers = (line, dice.uniform(4.5, 9.0), street.lane_m if street.lanes > 1 else 0.0, edge)
-    kerbs = (-street.left.kerb_m, street.right.kerb_m)
+    kerbs = [side.sign * side.kerb_m for side in street.sides]
     road = Paint(Category.ROAD, asphalt, Material.ROAD, marks, (*numbers, *kerbs))
     plain_road = Paint(Category.ROAD, asphalt, Material.ROAD, marks)
     base = grass if street.has_grass else paved
@@ -89,7 +89,7 @@ def _crossings(scene: Scene, street: Street, dice: Dice, asphalt: Colour, marks:
         if not dice.chance(0.6):
             continue
         near, far = start - dice.uniform(4.0, 5.0), start - 1.2
-        left, right = -street.left.kerb_m + 0.3, street.right.kerb_m - 0.3
+        left, right = (side.sign * (side.kerb_m - 0.3) for side in street.sides)
         _flat(scene, left, right, near - 0.3, far + 0.3, 0.0, Paint(Category.ROAD, asphalt))
         count = int((right - left) / 1.0)
         step = (right - left) / count

@@ -41,7 +41,7 @@ def lay_out(dice: Dice) -> tuple[Scene, Pose]:
         _fronts(scene, side, dice, leaf_season, street)
         kerb = _Kerb(side)
         _lamps(scene, street, side, dice, kerb)
-        _signs(scene, street, side, dice, kerb)
+        _signs(scene, side, dice, kerb)
         _street_trees(scene, street, side, dice, kerb, leaf_season)
         _walkers(scene, side, dice)
         _parked(scene, street, side, dice)
@@ -121,7 +121,7 @@ def _lamps(scene: Scene, street: Street, side: Side, dice: Dice, kerb: _Kerb) ->
         z += every
 
 
-def _signs(scene: Scene, street: Street, side: Side, dice: Dice, kerb: _Kerb) -> None:
+def _signs(scene: Scene, side: Side, dice: Dice, kerb: _Kerb) -> None:
     """Put signs, traffic lights at side streets, and poles."""
     for low, _ in side.openings:
         z = low - dice.uniform(0.8, 1.6)

@@ -5,6 +5,7 @@ Several classes share colours on purpose: a class must not be told by one colour
 
 import colorsys
 
+from cag_uda.scenes.camera import mixed
 from cag_uda.scenes.dice import Dice
 from cag_uda.scenes.surfaces import Colour
 
@@ -103,7 +104,4 @@ def scaled(colour: Colour, factor: float) -> Colour:
 
 def blended(first: Colour, second: Colour, share: float) -> Colour:
     """Mix two colours; `share` is that of the second."""
-    red, green, blue = (
-        one * (1 - share) + two * share for one, two in zip(first, second, strict=True)
-    )
-    return (red, green, blue)
+    return mixed(first, 1 - share, second, share)

@@ -44,7 +44,6 @@ class _Figure:
         )
 
     def oval(self, centre: Joint, half: Joint, colour: Colour) -> None:
-        """Fill an oval."""
         self.shape([(centre[0] + half[0] * a, centre[1] + half[1] * b) for a, b in CIRCLE], colour)
 
     def ring(self, centre: Joint, half: Joint, thick: float, colour: Colour) -> None:

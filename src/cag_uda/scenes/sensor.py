@@ -39,7 +39,10 @@ def develop(light: Floats, sensor: Sensor, dice: Dice) -> Image:
     screen *= sensor.contrast
     screen += 0.5 * (1 - sensor.lift)
     screen = screen * (1 - sensor.lift) + sensor.lift
-    image = _to_bytes(screen)
+    screen *= 255
+    screen += 0.5
+    np.clip(screen, 0, 255, out=screen)
+    image: Image = np.ascontiguousarray(screen.transpose(1, 2, 0).astype(np.uint8))
     side = (height * width) ** 0.5
     if sensor.blur > 0:
         spread = sensor.blur * 1e-3 * side
@@ -92,10 +95,3 @@ def _noisy(image: Image, noise: float, dice: Dice) -> Image:
     values += drawn
     values += 0.5
     return np.clip(values, 0, 255).astype(np.uint8)
-
-
-def _to_bytes(screen: Floats) -> Image:
-    screen *= 255
-    screen += 0.5
-    np.clip(screen, 0, 255, out=screen)
-    return np.ascontiguousarray(screen.transpose(1, 2, 0).astype(np.uint8))

@@ -52,8 +52,8 @@ class Street:
     """A straight street along z, its middle line at x = 0."""
 
     kind: Kind
-    left: Side
-    right: Side
+    sides: tuple[Side, Side]
+    """Left and right."""
     lanes: int
     """Lanes in each direction."""
     lane_m: float
@@ -62,11 +62,6 @@ class Street:
     end_m: float
     ending: Literal["houses", "trees", "open"]
     has_grass: bool
-
-    @property
-    def sides(self) -> tuple[Side, Side]:
-        """Both sides."""
-        return self.left, self.right
 
     @classmethod
     def sample(cls, dice: Dice) -> Self:
@@ -86,8 +81,7 @@ class Street:
         )
         return cls(
             kind=kind,
-            left=left,
-            right=right,
+            sides=(left, right),
             lanes=lanes,
             lane_m=lane_m,
             drives_on=dice.sign(),

@@ -17,6 +17,8 @@ from cag_uda.scenes.camera import Points, Vector
 
 Colour = tuple[float, float, float]
 """Red, green, blue in [0, 1] as a screen shows them."""
+Span = tuple[float, float]
+"""From and to along one axis, in metres."""
 Flat = Callable[[float, float], Vector]
 """From across and up, in metres, to a point of an upright plane turned towards the viewer."""
 
@@ -130,7 +132,7 @@ class Scene:
         ]
         """Paint, normal, whether one-sided, whether casting shadows, and the thing's number."""
 
-    def begin(self, x: tuple[float, float], z: tuple[float, float]) -> None:
+    def begin(self, x: Span, z: Span) -> None:
         """Start a thing; the polygons that follow belong to it, each hiding those before.
 
         Its footprint lies between two x and two z, in any order.
@@ -238,7 +240,7 @@ class Scene:
             footprints=np.asarray(self._footprints, np.float64).reshape(-1, 4),
         )
 
-    def is_free(self, x: tuple[float, float], z: tuple[float, float]) -> bool:
+    def is_free(self, x: Span, z: Span) -> bool:
         """Tell whether nothing stands yet on the ground between two x and two z."""
         return not any(
             low_x < x[1] and x[0] < high_x and low_z < z[1] and z[0] < high_z

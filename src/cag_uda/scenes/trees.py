@@ -5,8 +5,10 @@ import math
 from cag_uda.scenes.camera import Vector
 from cag_uda.scenes.dice import Dice
 from cag_uda.scenes.palettes import scaled, varied
-from cag_uda.scenes.surfaces import Category, Colour, Flat, Material, Paint, Scene
+from cag_uda.scenes.surfaces import Category, Colour, Flat, Material, Paint, Scene, Span
 
+Extent = tuple[float, float, float]
+"""Heights of a crown's foot and top, and its radius, in metres."""
 _CIRCLES = {
     count: [
         tuple(
@@ -52,14 +54,7 @@ def plant_tree(
     crown.clumps(5 if form == "slim" else 7)
 
 
-def plant_hedge(
-    scene: Scene,
-    dice: Dice,
-    x: tuple[float, float],
-    z: tuple[float, float],
-    height: float,
-    colour: Colour,
-) -> None:
+def plant_hedge(scene: Scene, dice: Dice, x: Span, z: Span, height: float, colour: Colour) -> None:
     """Add a hedge along the street, its top uneven; the first `x` is of the face to the road."""
     scene.begin(x, z)
     paint = Paint(Category.TREE, colour, Material.FOLIAGE, numbers=(dice.uniform(4.0, 7.0),))
@@ -85,14 +80,7 @@ class _Crown:
     """The leaves of one tree, between the heights `base` and `height`."""
 
     def __init__(
-        self,
-        scene: Scene,
-        dice: Dice,
-        flat: Flat,
-        extent: tuple[float, float, float],
-        leaf: Paint,
-        *,
-        detail: int,
+        self, scene: Scene, dice: Dice, flat: Flat, extent: Extent, leaf: Paint, *, detail: int
     ) -> None:
         self._scene, self._dice, self._flat, self._leaf = scene, dice, flat, leaf
         self._base, self._height, self._radius = extent
@@ -159,9 +147,7 @@ class _Crown:
         )
 
 
-def _crosswise(
-    scene: Scene, place: tuple[float, float], extent: tuple[float, float, float], bark: Paint
-) -> None:
+def _crosswise(scene: Scene, place: tuple[float, float], extent: Extent, bark: Paint) -> None:
     """Add an oval along the line of sight: the viewer sees it edge-on, behind the leaves."""
     (x, z), (base, height, radius) = place, extent
     (right_x, _, right_z) = scene.turned_to_viewer(x, z)(1.0, 0.0)
