@@ -184,17 +184,17 @@ def test_matrices_name_their_extremes() -> None:
     stage = stage_record("stage-1")
     found = make_matrices([], [(stage, apart)], [(stage, shares)])
     assert not found.is_relative
-    assert [[cell.text for cell in row] for row in found.confusions[0].rows] == [
+    assert [[text for text, _ in row] for row in found.confusions[0].rows] == [
         ["50", "40", "10"], ["0", "100", "0"], ["", "", ""],
     ]  # fmt: skip
-    assert [(p.row, p.column, p.text) for p in found.confusions[0].extremes] == [
+    assert found.confusions[0].extremes == [
         (0, 1, "40 %"), (0, 2, "10 %"),
     ]  # fmt: skip
-    assert [(p.row, p.column, p.text) for p in found.anchors[0].extremes] == [
+    assert found.anchors[0].extremes == [
         (0, 2, "1.0"), (1, 2, "3.0"), (0, 1, "5.0"),
     ]  # fmt: skip
     # The nearest pair is shaded most.
-    assert found.anchors[0].rows[0][2].shade == 1
+    assert found.anchors[0].rows[0][2][1] == 1
     many = make_matrices([], [], [(stage, np.eye(LARGEST + 1, dtype=np.float32))])
     assert many.confusions[0].rows == []
 

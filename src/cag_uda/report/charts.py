@@ -100,11 +100,6 @@ class Chart:
     x_unit: str = ""
 
     @property
-    def x_extent(self) -> tuple[float, float]:
-        """Ends of the x axis, for the page's pointer."""
-        return self.x_axis.low, self.x_axis.high
-
-    @property
     def readings(self) -> list[dict[str, object]]:
         """The values behind the lines, for the page's pointer."""
         return [{"name": line.name, "x": line.x, "y": line.y} for line in self.lines]

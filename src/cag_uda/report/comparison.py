@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from urllib.parse import quote
@@ -21,26 +20,14 @@ from cag_uda.runs.records.comparison import (
     OverSeeds,
     read_comparison,
 )
-from cag_uda.runs.records.run import Gain
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(OverSeeds):
     """One method over its seeds."""
 
     of: ComparedMethod
     role: str
     """"floor", "oracle" or "method"."""
-    miou: float | None
-    """Mean over seeds, as are all figures."""
-    deviation: float | None
-    """Sample standard deviation over seeds, as a share."""
-    iou: list[float | None]
-    gap_share: float | None
-    gain: Gain | None
-    lead: Gain | None
-    time_s: float | None
-    peak_memory_mib: float | None
     reports: dict[int, str]
     """Seed → relative address of the run's report."""
 

@@ -53,19 +53,11 @@ class Criterion:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A network that criteria were taken of."""
-
-    name: str
-    """The stage and, within it, the steps taken."""
-    miou: float | None
-
-
-@dataclass(frozen=True)
 class Criteria:
     """All criteria of a run; empty where none was computed."""
 
-    checkpoints: list[Checkpoint]
+    checkpoints: list[tuple[str, float | None]]
+    """Stage and, within it, the steps taken, of each network; and its mIoU."""
     columns: list[Criterion]
 
 
@@ -78,9 +70,9 @@ def make_criteria(stages: Sequence[StageRecord]) -> Criteria:
             at_end = stage.finished and step == last
             name = stage.scores.name if at_end else f"{stage.scores.name}, step {step}"
             miou = stage.scores.miou if at_end else dict(stage.metrics.miou).get(step)
-            checkpoints.append(Checkpoint(name, miou))
+            checkpoints.append((name, miou))
             found.append(taken)
-    mious = [checkpoint.miou for checkpoint in checkpoints]
+    mious = [miou for _, miou in checkpoints]
     columns = []
     for name in dict.fromkeys(name for each in found for name in each):
         values = [each.get(name) for each in found]

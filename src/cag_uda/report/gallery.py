@@ -37,11 +37,6 @@ class Look:
     detail: str = ""
     miou: float | None = None
 
-    @property
-    def is_label(self) -> bool:
-        """True if it shows classes."""
-        return self.key != IMAGE
-
 
 @dataclass(frozen=True)
 class Picture:
@@ -74,11 +69,6 @@ class Gallery:
     after: str
     left_out: int
     """Pictures that could not be read, or for which there was no room."""
-
-    @property
-    def has_truth(self) -> bool:
-        """True if any image has a truth."""
-        return any(look.key == TRUTH for look in self.looks)
 
 
 def make_gallery(

@@ -14,21 +14,10 @@ LARGEST = 40
 _EXTREMES = 8
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One number of a matrix, and how strongly it is shaded, in [0, 1]."""
-
-    text: str
-    shade: float | None
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two classes and the number between them."""
-
-    row: int
-    column: int
-    text: str
+Cell = tuple[str, float | None]
+"""One number of a matrix, as text, and how strongly it is shaded, in [0, 1]."""
+Pair = tuple[int, int, str]
+"""Two classes, row and column of a matrix, and the number between them."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +91,9 @@ def _cells(
         return []
     return [
         [
-            Cell(form.format(value), round(float(np.clip(shade, 0, 1)), 2))
+            (form.format(value), round(float(np.clip(shade, 0, 1)), 2))
             if np.isfinite(value)
-            else Cell("", None)
+            else ("", None)
             for value, shade in zip(*row, strict=True)
         ]
         for row in zip(values, shades, strict=True)
@@ -117,7 +106,7 @@ def _extremes(
     order = np.argsort(-np.where(np.isfinite(strength), strength, -np.inf), axis=None)
     places = [np.unravel_index(place, values.shape) for place in order[:_EXTREMES]]
     return [
-        Pair(int(row), int(column), form.format(values[row, column]))
+        (int(row), int(column), form.format(values[row, column]))
         for row, column in places
         if np.isfinite(values[row, column]) and values[row, column] > 0
     ]

@@ -58,6 +58,9 @@ def render(run: RunRecord) -> str:
             if is_sound(file) is False:
                 place = file.relative_to(stage.folder.parent).as_posix()
                 remarks.append(f"{place} cannot be understood and is left out.")
+    stages = [stage for stage in scores.stages if stage.iou is not None]
+    rows = _class_rows(run, summary, stages)
+    changed = [row for row in rows if row.change is not None]
     times = [stage.elapsed_s for stage in scores.stages if stage.elapsed_s is not None]
     return render_page(
         "run.html",
@@ -68,9 +71,11 @@ def render(run: RunRecord) -> str:
         summary=summary,
         climb=_climb_scale(summary),
         gallery=gallery,
-        class_table=_class_table(run, summary),
+        class_stages=stages,
+        class_rows=rows,
+        class_changes=sorted(changed, key=lambda row: -(row.change or 0.0)),
         shares=run.class_shares,
-        share_rows=_share_rows(run.class_shares),
+        share_order=_most_changed(run.class_shares),
         labelling=make_labelling(
             run.stages, run.samples, scores.palette, align_corners=run.align_corners
         ),
@@ -139,28 +144,13 @@ def _climb_scale(summary: Summary) -> Scale:
     return bar_scale(ends)
 
 
-@dataclass(frozen=True)
-class ShareRow:
-    """One class: its shares of the source and of the target, each in [0, 1]."""
-
-    index: int
-    name: str
-    source: float
-    target: float
-
-    @property
-    def points(self) -> float:
-        """The target's share less the source's, in percentage points."""
-        return 100 * (self.target - self.source)
-
-
-def _share_rows(found: ClassShares | None) -> list[ShareRow]:
-    """List all classes, those whose shares differ most first."""
-    if found is None:
+def _most_changed(shares: ClassShares | None) -> list[int]:
+    """Order the classes, those first whose shares of source and target differ most."""
+    if shares is None:
         return []
-    both = zip(found.classes, found.source, found.target, strict=True)
-    rows = [ShareRow(index, *each) for index, each in enumerate(both)]
-    return sorted(rows, key=lambda row: -abs(row.points))
+    pairs = zip(shares.source, shares.target, strict=True)
+    points = [100 * (target - source) for source, target in pairs]
+    return sorted(range(len(points)), key=lambda index: -abs(points[index]))
 
 
 @dataclass(frozen=True)
@@ -174,34 +164,15 @@ class ClassRow:
     after: float | None
     change: float | None
 
-    @property
-    def best(self) -> float | None:
-        """The highest IoU of all stages."""
-        return max((value for value in self.iou if value is not None), default=None)
 
-
-@dataclass(frozen=True)
-class ClassTable:
-    """IoU of every class by stage."""
-
-    stages: list[StageScores]
-    rows: list[ClassRow]
-
-    @property
-    def changes(self) -> list[ClassRow]:
-        """Rows that can be held against the baseline, the largest gain first."""
-        rows = [row for row in self.rows if row.change is not None]
-        return sorted(rows, key=lambda row: -(row.change or 0.0))
-
-
-def _class_table(run: RunRecord, summary: Summary) -> ClassTable:
+def _class_rows(run: RunRecord, summary: Summary, stages: list[StageScores]) -> list[ClassRow]:
+    """Hold the IoUs of stages against each other; no rows where no stage has any."""
     changes = dict(summary.changed_classes)
-    stages = [stage for stage in run.scores.stages if stage.iou is not None]
     columns = {stage.name: stage.iou for stage in stages if stage.iou is not None}
     nothing: list[float | None] = [None] * len(run.scores.classes)
     before = columns.get(summary.baseline.name, nothing) if summary.baseline else nothing
     after = columns.get(summary.delivered.stage.name, nothing) if summary.delivered else nothing
-    rows = [
+    return [
         ClassRow(
             index=index,
             name=name,
@@ -211,8 +182,8 @@ def _class_table(run: RunRecord, summary: Summary) -> ClassTable:
             change=changes.get(name),
         )
         for index, name in enumerate(run.scores.classes)
+        if stages
     ]
-    return ClassTable(stages, rows if stages else [])
 
 
 def _loss_charts(stages: list[StageRecord]) -> list[Chart]:

@@ -84,7 +84,9 @@ def embed_all(
         embedded = {}
         for file in wanted:
             if colours and labels and file in labels:
-                embedded[file] = colours.data_uri(_shrunk_labels(labels[file], width_px))
+                height, width = labels[file].shape
+                width, height = _shrunk_size((width, height), width_px)
+                embedded[file] = colours.data_uri(at_cells(labels[file], (height, width)))
             elif uri := _photograph(file, width_px):
                 embedded[file] = uri
         if sum(map(len, embedded.values())) <= budget_bytes:
@@ -137,11 +139,6 @@ def _photograph(file: Path, width_px: int) -> str | None:
     photograph = photograph.resize(size, Image.Resampling.LANCZOS)
     photograph.save(encoded, format="JPEG", quality=82, optimize=True, progressive=True)
     return _data_uri("jpeg", encoded)
-
-
-def _shrunk_labels(ids: Ids, width_px: int) -> Ids:
-    width, height = _shrunk_size((ids.shape[1], ids.shape[0]), width_px)
-    return at_cells(ids, (height, width))
 
 
 def _shrunk_size(size: tuple[int, int], width_px: int) -> tuple[int, int]:

@@ -1,7 +1,6 @@
 """Puts suggestions on one page: which images of the target to label next, and why each."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from cag_uda.files import write_text
@@ -24,16 +23,6 @@ _SAYS = {
 """Criterion → what its being high means, as in "… 93 % of the others"."""
 _HIGH = 0.5
 """Rank from which a criterion is a reason."""
-
-
-@dataclass(frozen=True)
-class Reasoned:
-    """One suggestion, ready for the page."""
-
-    of: Suggestion
-    reasons: list[str]
-    pictures: list[tuple[str, str]]
-    """Caption and data URI of each picture."""
 
 
 def write_suggestions(folder: Path) -> Path:
@@ -59,7 +48,7 @@ def render(suggestions: Suggestions, folder: Path) -> str:
     for each in suggestions.images:
         own = [(what, embedded.get(files[each.key, what])) for what in each.pictures]
         shown = [(what, uri) for what, uri in own if uri is not None]
-        reasoned.append(Reasoned(each, list(_reasons(each, suggestions)), shown))
+        reasoned.append((each, list(_reasons(each, suggestions)), shown))
     return render_page(
         "suggestions.html",
         suggestions.classes,

@@ -63,11 +63,6 @@ class Summary:
     """Class and change of its IoU in points over the baseline, best first."""
 
     @property
-    def improved(self) -> int:
-        """Number of classes that gained."""
-        return sum(points > 0 for _, points in self.changed_classes)
-
-    @property
     def gains(self) -> dict[str, Gain]:
         """Stage name → its gain over the baseline."""
         return {step.stage.name: step.gain for step in self.steps if step.gain is not None}
@@ -77,21 +72,6 @@ class Summary:
         """Name of the stage that all gains are over, where it is one and the same."""
         names = {gain.over for gain in self.gains.values()}
         return names.pop() if len(names) == 1 else None
-
-    @property
-    def with_interval(self) -> bool:
-        """True if any gain has an interval."""
-        return any(gain.low is not None for gain in self.gains.values())
-
-    @property
-    def shared(self) -> bool:
-        """True if the gain is divided among stages."""
-        return any(step.share is not None for step in self.steps)
-
-    @property
-    def lost(self) -> bool:
-        """True if a stage fell below what it started from."""
-        return any((step.added_points or 0.0) < 0 for step in self.steps)
 
 
 class _Scored(NamedTuple):
