@@ -6,6 +6,7 @@ at once.
 
 import io
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -41,19 +42,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.command(cls=Command)(adapt)
-app.command(cls=Command)(compare)
-app.command(cls=Command)(select)
-app.command(cls=Command)(suggest)
-app.command(cls=Command)(demo)
-app.command(cls=Command)(bench)
-app.command(cls=Command)(plan)
-app.command(cls=Command)(evaluate)
-app.command(cls=Command)(predict)
-app.command("pseudo-label", cls=Command)(pseudo_label)
-app.command(cls=Command)(export)
-app.command(cls=Command)(pack)
-app.command(cls=Command)(check)
+commands: list[Callable[..., None]] = [adapt, compare, select, suggest, demo, bench, plan]
+commands += [evaluate, predict, pseudo_label, export, pack, check]
+for command in commands:
+    app.command(cls=Command)(command)
 app.command("import", cls=Command)(import_)
 app.add_typer(recipes)
 app.add_typer(domains)
