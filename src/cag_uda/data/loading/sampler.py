@@ -10,7 +10,7 @@ import multiprocessing
 import signal
 import sys
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from multiprocessing.process import BaseProcess
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from cag_uda.data.files.resizing import Image
-from cag_uda.data.loading.augment import choose_crop, photometric
+from cag_uda.data.loading.augment import Crop, choose_crop, photometric
 from cag_uda.data.loading.batches import on_device, stack_images, stack_labels
 from cag_uda.data.loading.config import LoadingConfig
 from cag_uda.data.loading.images import LabelledImages, UnlabelledImages, read_or_next
@@ -43,13 +43,17 @@ class Shard:
     world_size: int = 1
 
 
+def _any_crop(label: Image, draw: Callable[[], Crop]) -> Crop:
+    return draw()
+
+
 class _Chosen(NamedTuple):
     """The labelled image of a slot of the batch."""
 
     images: LabelledImages
     place: int
-    train_id: int | None = None
-    """The class that its crop shall show, if any."""
+    crop: Callable[[Image, Callable[[], Crop]], Crop] = _any_crop
+    """Draws a crop of the image, given its label."""
 
     @property
     def file(self) -> str:
@@ -89,21 +93,18 @@ class BatchSource(Dataset["Batch | UserError"]):
     def __getitem__(self, step: int) -> Batch | UserError:
         """The part of step `step`'s batch that is this process's, or the error that prevents it."""
         slots = self._own(range(self.config.batch_size))
+        few = self._own(self._labelled_slots)
         try:
-            source = [self._of_source(step, slot) for slot in slots] if self.sources else []
+            source = self._crops(self._source_of, 0, step, slots) if self.sources else None
             unlabelled = [self._of_target(step, slot) for slot in slots]
-            labelled = [self._of_labelled(step, slot) for slot in self._own(self._labelled_slots)]
+            labelled = self._crops(self._labelled_of, 3, step, few) if few else None
         except UserError as error:
             # Returned, not raised: a loader process would wrap it into a traceback.
             return error
         plain = stack_images([x for _, x in unlabelled])
         image = plain if self.config.photometric == 0 else stack_images([x for x, _ in unlabelled])
         none = Labelled(plain[:0], plain[:0, 0])
-        return Batch(
-            _stacked(source) if source else none,
-            Unlabelled(image, plain),
-            _stacked(labelled) if labelled else None,
-        )
+        return Batch(none if source is None else source, Unlabelled(image, plain), labelled)
 
     def files(self, step: int) -> list[str]:
         """The images that step `step`'s whole batch is made of, those of all processes."""
@@ -124,19 +125,23 @@ class BatchSource(Dataset["Batch | UserError"]):
         """Slots of the labelled target images in the global batch."""
         return range(0 if self.labelled is None else self.config.labelled_images)
 
+    def _rng(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, self.stage, *key))
+
+    def _in_turn(self, count: int, number: int, *stream: int) -> int:
+        """Index of sample `number` of `count` images, shown in a new random order every epoch."""
+        epoch, place = divmod(number, count)
+        return int(_permutation(count, (self.seed, self.stage, *stream, epoch))[place])
+
     def _source_of(self, step: int, slot: int) -> _Chosen:
-        """The source image of a slot."""
         count = len(self.sources)
         domain, place = slot % count, slot // count
         images = self.sources[domain]
         if self.config.rare_class_temperature:
-            rng = np.random.default_rng((self.seed, self.stage, 2, step, slot))
-            train_id, index = self._rare_classes[domain].draw(rng)
-            return _Chosen(images, index, train_id)
+            train_id, index = self._rare_classes[domain].draw(self._rng(2, step, slot))
+            return _Chosen(images, index, partial(crop_showing, train_id))
         share = len(range(domain, self.config.batch_size, count))
-        number = step * share + place
-        key = (self.seed, self.stage, 0, domain)
-        return _Chosen(images, _shuffled_index(len(images), number, key))
+        return _Chosen(images, self._in_turn(len(images), step * share + place, 0, domain))
 
     @cached_property
     def _rare_classes(self) -> list[RareClasses]:
@@ -145,43 +150,34 @@ class BatchSource(Dataset["Batch | UserError"]):
         return [RareClasses.of(each, self.config.rare_class_temperature) for each in counts]
 
     def _target_of(self, step: int, slot: int) -> int:
-        """Return the number of the target's image in a slot of the batch."""
-        number = step * self.config.batch_size + slot
-        return _shuffled_index(len(self.target), number, (self.seed, self.stage, 1))
+        return self._in_turn(len(self.target), step * self.config.batch_size + slot, 1)
 
     def _labelled_of(self, step: int, slot: int) -> _Chosen:
-        """The labelled target image of a slot."""
         assert self.labelled is not None, "there are no slots for such images otherwise"
         number = step * self.config.labelled_images + slot
-        key = (self.seed, self.stage, 3)
-        return _Chosen(self.labelled, _shuffled_index(len(self.labelled), number, key))
+        return _Chosen(
+            self.labelled, self._in_turn(len(self.labelled), number, 3), crop_with_labels
+        )
 
-    def _of_source(self, step: int, slot: int) -> tuple[Image, Image]:
-        rng = np.random.default_rng((self.seed, self.stage, 0, step, slot))
-        images, place, train_id = self._source_of(step, slot)
-        image, label = read_or_next(images, place, self.config)
-        draw = partial(choose_crop, label.shape, self.config, rng)
-        crop = draw() if train_id is None else crop_showing(train_id, label, draw)
-        return photometric(crop.of_image(image), self.config.photometric, rng), crop.of_label(label)
-
-    def _of_labelled(self, step: int, slot: int) -> tuple[Image, Image]:
-        rng = np.random.default_rng((self.seed, self.stage, 3, step, slot))
-        images, place, _ = self._labelled_of(step, slot)
-        image, label = read_or_next(images, place, self.config)
-        crop = crop_with_labels(label, partial(choose_crop, label.shape, self.config, rng))
-        return photometric(crop.of_image(image), self.config.photometric, rng), crop.of_label(label)
+    def _crops(
+        self, choose: Callable[[int, int], _Chosen], stream: int, step: int, slots: range
+    ) -> Labelled:
+        """Crops of labelled images and their labels, as 8-bit tensors."""
+        images, labels = [], []
+        for slot in slots:
+            chosen, rng = choose(step, slot), self._rng(stream, step, slot)
+            image, label = read_or_next(chosen.images, chosen.place, self.config)
+            crop = chosen.crop(label, partial(choose_crop, label.shape, self.config, rng))
+            images.append(photometric(crop.of_image(image), self.config.photometric, rng))
+            labels.append(crop.of_label(label))
+        return Labelled(stack_images(images), stack_labels(labels))
 
     def _of_target(self, step: int, slot: int) -> tuple[Image, Image]:
         """The crop of a target image, with photometric augmentation and without."""
-        rng = np.random.default_rng((self.seed, self.stage, 1, step, slot))
+        rng = self._rng(1, step, slot)
         image = read_or_next(self.target, self._target_of(step, slot), self.config)
         plain = choose_crop(image.shape[:2], self.config, rng).of_image(image)
         return photometric(plain, self.config.photometric, rng), plain
-
-
-def _stacked(pairs: Sequence[tuple[Image, Image]]) -> Labelled:
-    """Images with their labels as 8-bit tensors."""
-    return Labelled(stack_images([x for x, _ in pairs]), stack_labels([y for _, y in pairs]))
 
 
 def load_batches(
@@ -237,12 +233,6 @@ def _end_loaders(loaders: Iterable[BaseProcess]) -> None:
         loader.join()
     if is_main:
         signal.signal(signal.SIGCHLD, handler)
-
-
-def _shuffled_index(count: int, number: int, key: tuple[int, ...]) -> int:
-    """Index of sample `number` when `count` images are gone through in a new order every epoch."""
-    epoch, place = divmod(number, count)
-    return int(_permutation(count, (*key, epoch))[place])
 
 
 @lru_cache(maxsize=16)

@@ -44,7 +44,10 @@ def sweep_source(
         image = resize_to_width(pair[0], config.width_px)
         return image, resize_label(pair[1], *image.shape[:2])
 
-    for pairs in _chunks(read, _visited(len(images), config.sweep_images), chunk, shard):
+    visited: Sequence[int] = range(len(images))
+    if config.sweep_images is not None:  # Always the same ones.
+        visited = np.random.default_rng(0).permutation(len(images))[: config.sweep_images].tolist()
+    for pairs in _chunks(read, visited, chunk, shard):
         for _, group in groupby(pairs, key=lambda pair: pair[0].shape):
             image, label = zip(*group, strict=True)
             yield labelled_on(Labelled(stack_images(image), stack_labels(label)), device)
@@ -80,11 +83,3 @@ def _chunks(
     with closing(ahead(read, wanted, depth=2 * chunk)) as items:
         while items_of_chunk := list(islice(items, chunk)):
             yield [item for item in items_of_chunk if item is not None]
-
-
-def _visited(count: int, wanted: int | None) -> Sequence[int]:
-    """List the images that a sweep visits: all in order, or some at random, always the same."""
-    if wanted is None:
-        return range(count)
-    drawn: list[int] = np.random.default_rng(0).permutation(count)[:wanted].tolist()
-    return drawn
