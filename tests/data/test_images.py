@@ -108,7 +108,7 @@ def test_orientations_turn_images_or_do_not(
     np.testing.assert_array_equal(ImageReader(bands=bands).read(path), turned)
     stored = ImageReader(bands=bands, orientation="stored")
     np.testing.assert_array_equal(stored.read(path), pixels)
-    assert ImageReader(bands=bands).pixels(path).orientation == orientation
+    assert ImageReader(bands=bands).pixels(path)[1] == orientation
     assert ImageReader().size(path) == turned.shape[:2]
     assert stored.size(path) == pixels.shape[:2]
 

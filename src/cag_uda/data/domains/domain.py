@@ -56,13 +56,9 @@ class Item:
 class MissingLabelsError(DataError):
     """Some images of a labelled split have no label; `items` are those with and without."""
 
-    def __init__(self, problem: str, items: list[Item]) -> None:
-        self.items = items
+    def __init__(self, problem: str | Sequence[str], items: Sequence[Item] = ()) -> None:
+        self.items = list(items)  # Another process gets the message alone.
         super().__init__(problem)
-
-    def __reduce__(self) -> tuple[type[DataError], tuple[list[str]]]:
-        """Another process needs the message alone."""
-        return DataError, (self.problems,)
 
 
 class Domain:
@@ -92,16 +88,17 @@ class Domain:
         self._data_root = data_root
         self.images: ImageReader = description.images
         """Reads photographs."""
-        label_map, table = description.label_map(), description.labels
         self.labels: LabelReader | None = None
         """Reads label images; None where the domain has no label space."""
-        if label_map is not None:
+        self._artist: LabelArtist | None = None
+        if self.label_space is not None:
+            label_map, names, _ = description.meaning(self.label_space)
+            table = description.labels
             self.labels = LabelReader(
                 label_map, table.channel or 0, shown_as, table.divide, table.divide_from
             )
-        self._artist: LabelArtist | None = None
-        if (names := description.shape_names()) is not None and table.format is not None:
-            self._artist = LabelArtist(table.format, names, self.images, shown_as)
+            if names is not None and table.format is not None:
+                self._artist = LabelArtist(table.format, names, self.images, shown_as)
 
     @classmethod
     def open(cls, name_or_path: str | Path, data_root: Path | None = None) -> "Domain":

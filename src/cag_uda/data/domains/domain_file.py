@@ -6,7 +6,7 @@ Knows TOML tables; looks at no image folder.
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, ValidationError
 
@@ -194,27 +194,18 @@ class DomainFile(Config):
             return LabelSpace.from_dict({"name": self.name, "classes": self.classes})
         return None
 
-    def label_map(self) -> LabelMap | None:
-        """The table of codes of a file without problems, or None where there is no label space."""
-        space = self.space()
-        return None if space is None else self._label_map(space)[0]
+    def meaning(self, space: LabelSpace) -> tuple[LabelMap, ShapeNames | None, list[str]]:
+        """Make the tables of codes and, for annotation tools, of names of shapes.
 
-    def shape_names(self) -> ShapeNames | None:
-        """Classes by the names of shapes; None where labels are images, or there are no classes."""
-        space = self.space()
-        return None if space is None or not self.labels.format else self._shape_names(space)[0]
-
-    def _label_map(self, space: LabelSpace) -> tuple[LabelMap, list[str]]:
+        With them comes every problem of `[labels]` and its map; tables with problems are of no use.
+        """
         table = self.labels
         if table.format is not None:  # What is drawn of shapes holds train ids.
-            return build_label_map("ids", {}, None, space)[0], self._shape_names(space)[1]
-        assert table.encoding in get_args(ImageEncoding), "the rest are annotation formats"
+            names, problems = build_shape_names(table.map, table.other, table.background, space)
+            return build_label_map("ids", {}, None, space)[0], names, problems
         encoding = cast(ImageEncoding, table.encoding)
-        return build_label_map(encoding, table.map, table.other, space, table.tolerance)
-
-    def _shape_names(self, space: LabelSpace) -> tuple[ShapeNames, list[str]]:
-        table = self.labels
-        return build_shape_names(table.map, table.other, table.background, space)
+        found = build_label_map(encoding, table.map, table.other, space, table.tolerance)
+        return found[0], None, found[1]
 
     def problems(self) -> list[str]:
         """List what is wrong between tables that are each right by themselves."""
@@ -234,7 +225,7 @@ class DomainFile(Config):
         except DataError as error:
             return error.problems
         if space is not None:
-            problems = self._label_map(space)[1]
+            problems = self.meaning(space)[2]
             return problems if space.num_classes > 1 else [_single_class_problem(space), *problems]
         has_labels = any(split.labels for split in self.splits.values())
         if self.rendered or has_labels or "labels" in self.model_fields_set:

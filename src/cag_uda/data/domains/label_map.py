@@ -181,19 +181,12 @@ def build_label_map(
                 "labels.encoding = 'rgb' needs a color for every class of the label space, or a "
                 "map from colours to classes"
             )
-        for code, train_id in _plain_codes(encoding, space).items():
-            table[code] = train_id
+        table[0 if encoding == "rgb" else 255] = IGNORE
+        for train_id, color in enumerate(space.palette.tolist()):
+            table[packed(*color) if encoding == "rgb" else train_id] = train_id
     for code, train_id in given.items():
         table[code] = train_id
     return LabelMap(encoding, table, tolerance, rest), problems
-
-
-def _plain_codes(encoding: ImageEncoding, space: LabelSpace) -> dict[int, int]:
-    """Codes that need no map: train ids and 255, or the colours of the space and black."""
-    if encoding != "rgb":
-        return {**{train_id: train_id for train_id in range(space.num_classes)}, 255: IGNORE}
-    colors = (packed(*color) for color in space.palette.tolist())
-    return {0: IGNORE, **{code: train_id for train_id, code in enumerate(colors)}}
 
 
 def _code(written: str, encoding: ImageEncoding) -> int | str:

@@ -71,7 +71,6 @@ def _contents_near(folder: Path) -> str:
 
 
 def _contents(folder: Path) -> str:
-    """Describe what a folder holds, for a message."""
     try:
         names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
     except OSError:

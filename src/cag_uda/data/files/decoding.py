@@ -306,7 +306,6 @@ def _palette_or_bits(data: bytes, path: Path, is_certain: bool) -> Stored | None
 
 
 def _is_lossy(data: bytes) -> bool:
-    """Tell whether a file is of a format that changes pixels."""
     return (
         data.startswith(_JPEG_SIGNATURE)
         or (data[:4] == b"RIFF" and data[12:16] == b"VP8 ")

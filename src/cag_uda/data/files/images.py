@@ -4,7 +4,6 @@ Whatever a file holds becomes (H, W, 3) uint8 RGB by three rules: which `bands`,
 become 8 bits (`scale`), and whether the EXIF orientation turns them. Knows no domain and no label.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,16 +28,6 @@ from cag_uda.types import Config
 _PERCENTILES = (1, 99)
 _FIRST_TRANSPOSED = 5
 """EXIF orientations from this on exchange height and width."""
-
-
-@dataclass(frozen=True, eq=False)
-class Pixels:
-    """The numbers of a photograph, before they become 8 bits."""
-
-    values: npt.NDArray[Any]
-    """(H, W, 3), of any type."""
-    orientation: int
-    """EXIF orientation of the file, 1 for upright."""
 
 
 def _known_scale(value: Any) -> Any:
@@ -89,10 +78,13 @@ class ImageReader(Config):
         data = bytes_of(path, MOST_LARGE_PIXELS if large else MOST_PIXELS)
         return self.to_bytes(self._values(data, path), path)
 
-    def pixels(self, path: Path) -> Pixels:
-        """Read the numbers that `to_bytes` takes, with the file's orientation. Raises DataError."""
+    def pixels(self, path: Path) -> tuple[npt.NDArray[Any], int]:
+        """Read the numbers that `to_bytes` takes, (H, W, 3), and the file's EXIF orientation.
+
+        Raises DataError.
+        """
         data = bytes_of(path)
-        return Pixels(self._values(data, path), orientation_of(data))
+        return self._values(data, path), orientation_of(data)
 
     def to_bytes(self, values: npt.NDArray[Any], path: Path) -> Bytes:
         """Bring numbers (H, W, 3) to 8 bits; the path is for messages.
@@ -174,7 +166,6 @@ def as_rgb(
 
 
 def _percentiles(values: npt.NDArray[Any]) -> tuple[float, float]:
-    """The 1st and 99th percentile of the finite numbers."""
     finite = finite_of(values)
     if not finite.size:
         return 0.0, 1.0

@@ -24,19 +24,12 @@ _LEAST_YOLO_NUMBERS, _OF_A_BOX = 7, 5
 
 
 @dataclass(frozen=True)
-class AnnotationLook:
-    """The content of a tool's annotation files."""
+class FoundAnnotations:
+    """The files of one tool, and the photographs that they describe."""
 
     encoding: FormatName
     names: dict[str, int]
     """Name of shapes → number of these, in the order of the tool where it has one."""
-
-
-@dataclass(frozen=True)
-class FoundAnnotations:
-    """The files of one tool, and the photographs that they describe."""
-
-    look: AnnotationLook
     pairs: list[tuple[Group, Group | str | None]]
     """Pairs of a group of photographs and the group of its annotation files, or the pattern of the
     one file that describes all of them; None where no file does."""
@@ -131,8 +124,7 @@ def _of_splits(root: Path, photos: Sequence[Group]) -> Iterator[FoundAnnotations
             for path in paths
             if path in drawings and path not in used
         ]
-        look = AnnotationLook(name, _in_order(name, sorted(used), counts))
-        yield FoundAnnotations(look, pairs, notes)
+        yield FoundAnnotations(name, _in_order(name, sorted(used), counts), pairs, notes)
 
 
 def _best(photo: Group, drawings: dict[Path, list[Drawing]], root: Path) -> Path | None:
@@ -178,8 +170,7 @@ def _of_images(root: Path, photos: Sequence[Group]) -> Iterator[FoundAnnotations
                 notes.append(str(error))
                 continue
             counts.update(shape.name for shape in drawing.shapes)
-        look = AnnotationLook(name, _in_order(name, paths, counts))
-        yield FoundAnnotations(look, list(pairs), notes)
+        yield FoundAnnotations(name, _in_order(name, paths, counts), list(pairs), notes)
 
 
 def _in_order(name: FormatName, paths: Sequence[Path], counts: Counter[str]) -> dict[str, int]:

@@ -247,9 +247,9 @@ def _read(domain: Domain, item: Item) -> _Finding:
 
 def _seen_of_image(domain: Domain, item: Item) -> _Finding:
     """Read the image of an item. Raises DataError."""
-    pixels = domain.images.pixels(item.image)
-    values, image = pixels.values, domain.images.to_bytes(pixels.values, item.image)
-    is_turned = domain.images.orientation == "exif" and pixels.orientation != 1
+    values, orientation = domain.images.pixels(item.image)
+    image = domain.images.to_bytes(values, item.image)
+    is_turned = domain.images.orientation == "exif" and orientation != 1
     seen = _Finding(item.key, image.shape[:2], is_turned=is_turned, content=_content_of(image))
     if values.dtype == np.uint8:
         return seen

@@ -72,7 +72,6 @@ def relative(folder: Path, base: Path) -> str:
 
 
 def _lines(found: Inspection, meaning: Meaning, name: str, root: str) -> Iterator[str]:
-    """Yield the lines of the TOML, with statistics of the data as comments."""
     yield "# Written by `cag-uda domains new`, partly by guessing: read and correct it, then run"
     yield "# `cag-uda check` on this file, which reads every image and label."
     yield f"name = {_quoted(name)}"
@@ -124,7 +123,6 @@ def _classes(found: Inspection, meaning: Meaning) -> Iterator[str]:
 
 
 def _labels(found: Inspection, meaning: Meaning) -> Iterator[str]:
-    """Yield the lines of `[labels]` and its map."""
     seen: dict[str, str] = {}
     yield ""
     yield "[labels]"

@@ -7,7 +7,6 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import tomli_w
 
@@ -22,15 +21,6 @@ from cag_uda.data.inspection.draft import relative
 from cag_uda.errors import UserError
 
 _MASK = ".png"
-
-
-class _Found(NamedTuple):
-    """The files that hold labels, and the images that each is of, as the file calls them."""
-
-    encoding: FormatName | None
-    """Format of the files; None for masks of train ids."""
-    images: Mapping[str, Path]
-    """Path of an image without extension, or only the last parts of it → file of its labels."""
 
 
 def draft_few_labels(
@@ -52,12 +42,12 @@ def draft_few_labels(
     Raises:
         UserError: if there is no label, or none of an image of the target.
     """
-    found = _found(annotations)
+    encoding, files = _found(annotations)
     items = target.items(split, with_labels=False)
-    pairs, strange = _pairs(items, found.images)
+    pairs, strange = _pairs(items, files)
     if not pairs:
         raise UserError(
-            f"{annotations} has labels of {first_of(sorted(found.images))}, but none of these is "
+            f"{annotations} has labels of {first_of(sorted(files))}, but none of these is "
             f"an image of {target.name}/{split}; give labels of its images, named as they are"
         )
     if strange:
@@ -66,11 +56,14 @@ def draft_few_labels(
             f"{target.name}/{split}: {first_of(strange)}; take them out of it, or name them as the "
             "images are"
         )
-    return _text(target, pairs, found.encoding, file, space), len(pairs)
+    return _text(target, pairs, encoding, file, space), len(pairs)
 
 
-def _found(annotations: Path) -> _Found:
-    """Find the images that the annotation files describe."""
+def _found(annotations: Path) -> tuple[FormatName | None, dict[str, Path]]:
+    """Find the format of the files, None for masks of train ids, and the file of each image.
+
+    Images go by their paths without extension, or the last parts of these, as the files call them.
+    """
     if not annotations.exists():
         raise UserError(f"no file or folder at {annotations}; give the labels that were exported")
     files = files_below(annotations) if annotations.is_dir() else [annotations]
@@ -85,12 +78,12 @@ def _found(annotations: Path) -> _Found:
                 f"{annotations} holds no labels: want the file of {', '.join(FORMATS)}, or PNGs of "
                 "train ids"
             )
-        return _Found(None, {_stem(path, annotations): path for path in masks})
+        return None, {_stem(path, annotations): path for path in masks}
     if len(by_format) > 1:
         raise UserError(f"{annotations} has files of {', '.join(by_format)}; give those of one")
     ((name, paths),) = by_format.items()
     if not FORMATS[name].is_of_split:
-        return _Found(name, {_stem(path, annotations): path for path in paths})
+        return name, {_stem(path, annotations): path for path in paths}
     if len(paths) > 1:
         raise UserError(f"{first_of([path.name for path in paths])} are {name}; give one of them")
     drawings = FORMATS[name].read(paths[0])
@@ -99,7 +92,7 @@ def _found(annotations: Path) -> _Found:
     drawn = [place for place, drawing in named.items() if drawing.shapes]
     if not drawn:
         raise UserError(f"{paths[0]} has no shape on any image; label some, and export it again")
-    return _Found(name, {composed(str(place.with_suffix(""))): paths[0] for place in drawn})
+    return name, {composed(str(place.with_suffix(""))): paths[0] for place in drawn}
 
 
 def _stem(path: Path, folder: Path) -> str:
@@ -134,7 +127,6 @@ def _text(
     file: Path,
     space: LabelSpace,
 ) -> str:
-    """The domain file."""
     images = [os.path.abspath(item.image) for item, _ in pairs]
     labels = [os.path.abspath(path) for _, path in pairs]
     if encoding is not None and FORMATS[encoding].is_of_split:

@@ -5,12 +5,12 @@ whether they are photographs or labels. Groups that are not used are listed with
 names and looks; makes no patterns and no splits.
 """
 
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
-from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -119,23 +119,12 @@ class Group:
 
     def without_prefix(self) -> "Group":
         """Return the group with the common beginning of all names taken off, if there is one."""
-        first, last = min(self.names), max(self.names)
-        same = (one == other for one, other in zip(first, last, strict=False))
-        common = first[: len(list(takewhile(bool, same)))].rstrip("0123456789")
+        letters = os.path.commonprefix(list(self.names))  # noqa: RUF071 - of names, not of paths
+        common = letters.rstrip("0123456789")
         if not common or common in self.names:
             return self
         names = {base.removeprefix(common): name for base, name in self.names.items()}
         return replace(self, names=names, prefix=common)
-
-
-@dataclass(frozen=True)
-class Parted:
-    """The groups of a folder, sorted into photographs, labels and others."""
-
-    photos: list[Group]
-    labels: list[Group]
-    left_out: dict[Group, str]
-    """Group → reason why it is neither."""
 
 
 def find_groups(root: Path, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> list[Group]:
@@ -151,8 +140,11 @@ def find_groups(root: Path, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> lis
     ]
 
 
-def part(groups: Sequence[Group]) -> Parted:
-    """Sort the groups by the look of their files; where all look like labels, names decide."""
+def part(groups: Sequence[Group]) -> tuple[list[Group], list[Group], dict[Group, str]]:
+    """Sort the groups by the look of their files; where all look like labels, names decide.
+
+    Returns photographs, labels, and the reason why each other group is neither.
+    """
     reasons = {group: [why for words, why in _NEITHER if group.words & words] for group in groups}
     left_out = {group: found[0] for group, found in reasons.items() if found}
     if len(left_out) == len(groups):
@@ -173,7 +165,7 @@ def part(groups: Sequence[Group]) -> Parted:
             left_out[group] = "they look like neither photographs nor labels, or cannot be read"
         elif rightly and group in photos and group not in rightly:
             left_out[group] = "they have the name of labels and look like photographs"
-    return Parted(rightly or photos, labels, left_out)
+    return rightly or photos, labels, left_out
 
 
 def paired(
@@ -236,7 +228,6 @@ def _unused(
 
 
 def _why_unused(label: Group, photos: Sequence[Group], chosen: dict[Group, Group]) -> str:
-    """Say why labels are not those of any photographs."""
     if any(photo.names.keys() & label.names.keys() for photo in chosen):
         return "other labels are taken for the images that they are named like"
     small = {name.lower() for name in label.names}

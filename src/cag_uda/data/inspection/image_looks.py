@@ -35,16 +35,16 @@ def look_at_images(paths: Sequence[Path]) -> ImagesLook:
     reader, seen, notes, turned = ImageReader(), [], [], 0
     for path in paths:
         try:
-            pixels = reader.pixels(path)
+            values, orientation = reader.pixels(path)
         except DataError:
             count = _bands_of(path)
             if count < _MANY_BANDS and count != 2:
                 continue
             reader = ImageReader(bands=(0, 1, 2) if count > 2 else (0, 1, 1))
-            pixels = reader.pixels(path)
-        turned += pixels.orientation != 1
-        if pixels.values.dtype != np.uint8:
-            seen.append(pixels.values[:: max(1, pixels.values.shape[0] // 64)])
+            values, orientation = reader.pixels(path)
+        turned += orientation != 1
+        if values.dtype != np.uint8:
+            seen.append(values[:: max(1, values.shape[0] // 64)])
     if reader.bands is not None:
         notes.append(
             f"the images have other numbers of bands than 1, 3 and 4; {list(reader.bands)} are "

@@ -14,7 +14,7 @@ from typing import TypeVar
 from cag_uda.data.annotations.formats import FORMATS
 from cag_uda.data.domains.list_files import first_columns
 from cag_uda.data.files.patterns import IMAGE_EXTENSIONS, files_below, find_images
-from cag_uda.data.inspection.annotation_looks import AnnotationLook, find_annotations
+from cag_uda.data.inspection.annotation_looks import FoundAnnotations, find_annotations
 from cag_uda.data.inspection.class_names import ClassNames, find_class_names
 from cag_uda.data.inspection.image_groups import (
     SPLIT_WORDS,
@@ -68,8 +68,8 @@ class Inspection:
     """Settings by which the photographs are to be read."""
     labels: LabelLook | None
     """Encoding of the label images; None where there are none."""
-    annotations: AnnotationLook | None
-    """Content of the files of an annotation tool; None where there are none, or label images."""
+    annotations: FoundAnnotations | None
+    """Files of an annotation tool; None where there are none, or label images."""
     names: ClassNames | None
     """Names of classes, where a file gives them."""
     label_words: frozenset[str]
@@ -84,45 +84,43 @@ def inspect_folder(root: Path) -> Inspection:
     Raises DataError if it holds no photograph, its labels cannot be read, or no pattern tells its
     files apart.
     """
-    groups = find_groups(root)
-    parted = part(groups)
-    if not parted.photos:
-        what = "only labels, by their look" if parted.labels else "no image"
+    photos, labels, left_out = part(find_groups(root))
+    if not photos:
+        what = "only labels, by their look" if labels else "no image"
         others = "; ".join(_other_files(root, set()))
         raise DataError(
             f"{root} holds {what}; give the folder that holds the photographs too, as PNG, JPEG, "
             f"TIFF, WebP, BMP, GIF or PPM{'; ' if others else ''}{others}"
         )
-    pairs, unpaired = _paired(parted.photos, parted.labels)
+    pairs, unpaired = _paired(photos, labels)
     arrays = find_groups(root, (".npy",))
     if arrays and not any(label for _, label in pairs):
-        pairs, unpaired = paired(parted.photos, arrays)
-        unpaired |= dict.fromkeys(parted.labels, "arrays of NumPy are taken in their place")
-    notes = [_left_out_note(group, why) for group, why in (parted.left_out | unpaired).items()]
+        pairs, unpaired = paired(photos, arrays)
+        unpaired |= dict.fromkeys(labels, "arrays of NumPy are taken in their place")
+    notes = [_left_out_note(group, why) for group, why in (left_out | unpaired).items()]
     names = find_class_names(root)
     used = [label for _, label in pairs if label is not None]
     known = {".toml"} | {group.extension.lower() for group in used}
-    annotations = None if used else find_annotations(root, parted.photos)
+    annotations = None if used else find_annotations(root, photos)
     if annotations is None:
         splits = tuple(_splits(root, pairs, notes))
-        notes += _texts(root, parted.photos)
+        texts, _ = paired(photos, find_groups(root, (".txt",)))
+        why = "no polygons of YOLO; boxes alone tell no outlines"
+        notes += [_left_out_note(text, why) for _, text in texts if text is not None]
     else:
         notes += annotations.notes
         splits = tuple(_annotated_splits(root, annotations.pairs, notes))
-        known.add(FORMATS[annotations.look.encoding].extension)
+        known.add(FORMATS[annotations.encoding].extension)
     notes += _other_files(root, known)
-    labels = None
-    if used:
-        paths = sorted(path for group in used for path in group.paths)
-        labels = look_at_labels(evenly(paths, _LABELS_LOOKED_AT))
-    photos = [path for photo, _ in pairs for path in photo.paths]
+    paths = sorted(path for group in used for path in group.paths)
+    encoding = look_at_labels(evenly(paths, _LABELS_LOOKED_AT)) if used else None
     words = frozenset(word for group in used for word in group.words)
-    images = look_at_images(evenly(sorted(photos), _LABELS_LOOKED_AT))
+    paths = sorted(path for photo, _ in pairs for path in photo.paths)
+    images = look_at_images(evenly(paths, _LABELS_LOOKED_AT))
     notes += images.notes
     if (more := len(notes) - _NOTES_SHOWN) > 0:
         notes[_NOTES_SHOWN:] = [f"… and {more} more such notes"]
-    look = None if annotations is None else annotations.look
-    return Inspection(splits, images, labels, look, names, words, tuple(notes))
+    return Inspection(splits, images, encoding, annotations, names, words, tuple(notes))
 
 
 def _paired(
@@ -136,16 +134,6 @@ def _paired(
         if any(label for _, label in others):
             return others, left_out
     return pairs, unpaired
-
-
-def _texts(root: Path, photos: Sequence[Group]) -> list[str]:
-    """Notes on text files that are named like photographs and hold no polygons."""
-    pairs, _ = paired(photos, find_groups(root, (".txt",)))
-    return [
-        _left_out_note(text, "no polygons of YOLO; boxes alone tell no outlines")
-        for _, text in pairs
-        if text is not None
-    ]
 
 
 def _left_out_note(group: Group, why: str) -> str:

@@ -11,7 +11,7 @@ from cag_uda.data.domains.builtin import label_space_files
 from cag_uda.data.domains.label_map import packed
 from cag_uda.data.domains.label_space import MAX_CLASSES, LabelSpace
 from cag_uda.data.domains.shape_names import BACKGROUNDS
-from cag_uda.data.inspection.annotation_looks import AnnotationLook
+from cag_uda.data.inspection.annotation_looks import FoundAnnotations
 from cag_uda.data.inspection.class_names import ClassNames
 from cag_uda.data.inspection.label_looks import LabelLook, SeenCode
 from cag_uda.errors import DataError
@@ -172,16 +172,9 @@ def _by_class_names(look: LabelLook, names: ClassNames | None) -> Meaning | None
     if not by_code or any(code != nothing for code in unnamed):
         return None
     kept = [code for code, name in by_code.items() if name != "ignore"]
-    mapped = {look.written(code): name for code, name in by_code.items()}
-    is_plain = look.encoding != "rgb" and kept == list(range(len(by_code)))
-    if unnamed:
-        mapped[look.written(nothing)] = "ignore"
-    return Meaning(
-        classes=tuple(_class(look, code, by_code[code]) for code in kept),
-        map={} if is_plain else mapped,
-        why=f"{names.file} names the classes",
-        is_named=True,
-    )
+    names_of = dict(by_code) | ({nothing: "ignore"} if unnamed else {})
+    is_plain = kept == list(range(len(by_code)))
+    return _of_codes(look, names_of, f"{names.file} names the classes", is_plain, is_named=True)
 
 
 def _unnamed(look: LabelLook) -> Meaning:
@@ -205,14 +198,10 @@ def _unnamed(look: LabelLook) -> Meaning:
         )
     numbers = range(len(codes)) if look.encoding == "rgb" else codes
     names = {code: f"class-{number}" for code, number in zip(codes, numbers, strict=True)}
-    mapped = {look.written(code): name for code, name in names.items()}
     if nothing in ids:
-        mapped[look.written(nothing)] = "ignore"
-    is_plain = look.encoding != "rgb" and codes == list(range(len(codes)))
-    return Meaning(
-        classes=tuple(_class(look, code, name) for code, name in names.items()),
-        map={} if is_plain else mapped,
-        why="no file here names the classes",
+        names[nothing] = "ignore"
+    return _of_codes(
+        look, names, "no file here names the classes", is_plain=codes == list(range(len(codes)))
     )
 
 
@@ -221,11 +210,20 @@ def _mask(look: LabelLook, why: str) -> Meaning:
     codes = [entry.code for entry in look.codes]
     nothing = 0 if look.encoding == "rgb" or codes[0] == 0 else IGNORE
     behind, front = sorted(codes, key=lambda code: code != nothing)
-    names = {behind: "background", front: "foreground"}
+    return _of_codes(look, {behind: "background", front: "foreground"}, why, is_plain=False)
+
+
+def _of_codes(
+    look: LabelLook, names: dict[int, str], why: str, is_plain: bool, is_named: bool = False
+) -> Meaning:
+    """Make a class of each code by its name, or "ignore"; plain ids are train ids by themselves."""
     return Meaning(
-        classes=tuple(_class(look, code, name) for code, name in names.items()),
-        map={look.written(code): name for code, name in names.items()},
+        classes=tuple(_class(look, code, name) for code, name in names.items() if name != "ignore"),
+        map={}
+        if is_plain and look.encoding != "rgb"
+        else {look.written(code): name for code, name in names.items()},
         why=why,
+        is_named=is_named,
     )
 
 
@@ -256,7 +254,7 @@ def _are_most(codes: Iterable[SeenCode], agreeing: list[SeenCode]) -> bool:
 # ---- shapes of annotation tools ---------------------------------------------------------------
 
 
-def meaning_of_shapes(look: AnnotationLook, names: ClassNames | None) -> Meaning:
+def meaning_of_shapes(look: FoundAnnotations, names: ClassNames | None) -> Meaning:
     """Guess the classes of shapes; a file of names beside them serves formats of numbers."""
     if look.encoding == "yolo":
         return _of_numbers(look, names)
@@ -276,7 +274,7 @@ def meaning_of_shapes(look: AnnotationLook, names: ClassNames | None) -> Meaning
     return _of_classes(look, classes, mapped)
 
 
-def _of_numbers(look: AnnotationLook, names: ClassNames | None) -> Meaning:
+def _of_numbers(look: FoundAnnotations, names: ClassNames | None) -> Meaning:
     """Order YOLO's classes by their numbers; the background, which has none, comes last."""
     count = 1 + max((int(name) for name in look.names), default=0)
     by_id = names.by_id if names is not None and len(names.by_id) >= count else {}
@@ -291,7 +289,7 @@ def _of_numbers(look: AnnotationLook, names: ClassNames | None) -> Meaning:
     return _of_classes(look, classes, mapped)
 
 
-def _of_classes(look: AnnotationLook, classes: list[str], mapped: dict[str, str]) -> Meaning:
+def _of_classes(look: FoundAnnotations, classes: list[str], mapped: dict[str, str]) -> Meaning:
     counts = {name: f"{count} shapes" for name, count in look.names.items() if count}
     return Meaning(
         classes=tuple(GuessedClass(name, None, counts.get(name, "")) for name in classes),
