@@ -81,21 +81,18 @@ class Labeller:
         }
 
 
-def run_of(model: str) -> Path | None:
-    """Find the run folder that a model is, or lies in; None where there is none."""
+def read_recipe_of(model: str) -> Recipe | None:
+    """Read the resolved recipe of the run that a model is, or lies in; None where there is none.
+
+    Raises RecipeError if it is damaged.
+    """
     path = Path(model)
     # RUN, RUN/model, RUN/stages/N-NAME, RUN/stages/N-NAME/model.
     of_stage = path.parents[1:2] if path.parent.name == _STAGES else path.parents[2:3]
     for folder in (path, path.parent, *of_stage):
         if (folder / _RECIPE).is_file():
-            return folder
+            return load_recipe(folder / _RECIPE)
     return None
-
-
-def read_recipe_of(model: str) -> Recipe | None:
-    """The resolved recipe of the run that a model is of. Raises RecipeError if it is damaged."""
-    run = run_of(model)
-    return None if run is None else load_recipe(run / _RECIPE)
 
 
 def labelling_config(

@@ -225,7 +225,6 @@ def _label(
 
 
 def _truth(domain: Domain, frame: Frame[Item]) -> NDArray[np.uint8]:
-    """Read the label of an image, at the image's size."""
     label = domain.read_label(frame.origin)
     return match_sizes(frame.image, label, frame.origin.label or frame.origin.image)
 

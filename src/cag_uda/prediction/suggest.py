@@ -223,7 +223,7 @@ class _Suggester:
         for seen, label in self._predicted("source", self.sources, loading):
             source.update(seen, label)
         anchors = AdaptedAnchors(network.num_classes, network.feature_channels).to(device)
-        anchors.fit(source, _alone)
+        anchors.fit(source, lambda tensor: tensor)
         target, labelled = FeatureSample(), FeatureSample()
         watch = partial(self.progress.update, "target")
         for batch in sweep_unlabelled(self.images, loading, device, watch):
@@ -231,7 +231,7 @@ class _Suggester:
         few = [] if self.labelled is None else [self.labelled]
         for seen, label in self._predicted("target", few, loading):
             labelled.update(seen, label)
-        anchors.adapt(target, _alone, labelled=labelled)
+        anchors.adapt(target, lambda tensor: tensor, labelled=labelled)
 
         spread = anchors.variance.sqrt()
         rows, label = source.sample.rows(len(spread), anchors.source)
@@ -286,7 +286,6 @@ class _Suggester:
     def _suggestion(
         self, found: Sequence[_Measured], chosen: Chosen, by_rank: Mapping[str, float]
     ) -> Suggestion:
-        """Make the record of one image."""
         image = found[chosen.number]
         foremost = np.argsort(-image.classes)[:_NAMED_CLASSES]
         names = [self.segmenter.classes.names[index] for index in foremost if image.classes[index]]
@@ -307,8 +306,3 @@ def _mean_measure(seen: Teaching, values: Mapping[str, NDArray[np.float64]]) -> 
     typical = {name: float(np.median(each)) or 1.0 for name, each in values.items()}
     parts = [seen.measures[name] / typical[name] for name in typical]
     return torch.stack(parts).mean(dim=0) if parts else torch.zeros(seen.label.shape)
-
-
-def _alone(tensor: Tensor) -> Tensor:
-    """Return the tensor itself: the sum over a single process."""
-    return tensor

@@ -208,11 +208,7 @@ def _write_onnx(
     model.model.metadata_props.update(description(classes))
     model.save(path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-    def label(images: Images) -> LabelMaps:
-        return np.asarray(session.run(["labels"], {"image": images})[0])
-
-    return label
+    return lambda images: np.asarray(session.run(["labels"], {"image": images})[0])
 
 
 def _write_program(
@@ -224,11 +220,7 @@ def _write_program(
     written.seek(0)
     with _quiet():
         network = torch.export.load(written).module()
-
-    def label(images: Images) -> LabelMaps:
-        return np.asarray(network(torch.from_numpy(images)).numpy())
-
-    return label
+    return lambda images: np.asarray(network(torch.from_numpy(images)).numpy())
 
 
 EXPORTERS: dict[str, Exporter] = {".onnx": _write_onnx, ".pt2": _write_program}
