@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from cag_uda.adaptation.adapted_anchors import AdaptedAnchors
 from cag_uda.errors import ModelError, UserError
-from cag_uda.models.pack import Pack, read_pack, read_pack_header, save_pack
+from cag_uda.models.pack import read_pack, read_pack_header, save_pack
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.prediction.packing import pack_run
 from cag_uda.runs.runner import adapt
@@ -147,10 +148,7 @@ def test_a_network_that_is_not_finite_is_not_packed(file: Path, tmp_path: Path) 
     pack = read_pack(file)
     spoilt = pack.figures._replace(variance=torch.full_like(pack.figures.variance, torch.nan))
     with pytest.raises(ModelError, match=r"NaN or infinite numbers, in source\.variance"):
-        save_pack(
-            tmp_path / "p.safetensors",
-            Pack(pack.config, pack.classes, pack.weights, spoilt, pack.source),
-        )
+        save_pack(tmp_path / "p.safetensors", replace(pack, figures=spoilt))
 
 
 def test_mistakes_are_told(

@@ -82,15 +82,16 @@ def view_logits(segmenter: Segmenter, image_batch: Tensor, views: Views) -> list
         windows: on the network's grid, or per pixel of the image where there are windows.
     """
     image = on_device(image_batch, segmenter)
-    looks = []
-    for scale in views.scales:
-        size = views.image_size((image.shape[-2], image.shape[-1]), scale)
-        scaled = image
-        if size != image.shape[-2:]:
-            # Area averages while shrinking, or fine structures alias.
-            scaled = F.interpolate(image, size, mode="bilinear", antialias=scale < 1)
-        looks.append(_logits_of_windows(segmenter, scaled, views))
-    return looks
+    return [_logits_of_windows(segmenter, scaled(image, views, at), views) for at in views.scales]
+
+
+def scaled(image: Tensor, views: Views, scale: float) -> Tensor:
+    """Resize images (B, 3, H, W) to one of the scales at which views look at them."""
+    size = views.image_size((image.shape[-2], image.shape[-1]), scale)
+    if size == image.shape[-2:]:
+        return image
+    # Area averages while shrinking, or fine structures alias.
+    return F.interpolate(image, size, mode="bilinear", antialias=scale < 1)
 
 
 def on_device(image: Tensor, segmenter: Segmenter) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,43 +50,34 @@ published. Larger ones gain nothing by more memory than `_WINDOW_BYTES` on a CPU
 _WINDOW_BYTES = 3 << 29
 
 
+@dataclass(eq=False)
 class Labelling:
     """Labels and confidence of some images of one size, filled in strip by strip."""
 
-    confidence: npt.NDArray[np.float32] | None = None
+    label: npt.NDArray[np.uint8]
+    """(B, H, W) train ids."""
+    confidence: npt.NDArray[np.float32] | None
     """(B, H, W) in [0, 1], the probability of the label; None where nobody asked for it."""
+    with_probabilities: bool
+    align_corners: bool
     probabilities: npt.NDArray[np.float32] | None = None
     """(B, K, H, W) in [0, 1], of every class; None where nobody asked for them."""
-
-    def __init__(
-        self,
-        count: int,
-        size: tuple[int, int],
-        with_confidence: bool,
-        with_probabilities: bool,
-        align_corners: bool,
-    ) -> None:
-        self.label = np.empty((count, *size), np.uint8)
-        """(B, H, W) train ids."""
-        if with_confidence:
-            self.confidence = np.empty((count, *size), np.float32)
-        self._wants_probabilities, self._align_corners = with_probabilities, align_corners
 
     def add(self, index: int, rows: slice, looks: list[Tensor]) -> None:
         """Fill in rows of images from `index` on, by the logits of each view."""
         count, classes = looks[0].shape[:2]
         images, part = slice(index, index + count), (rows.stop - rows.start, self.label.shape[2])
-        if self._wants_probabilities:
+        if self.with_probabilities:
             if self.probabilities is None:
                 shape = len(self.label), classes, *self.label.shape[1:]
                 self.probabilities = np.empty(shape, np.float32)
-            each = [upsample(look, part, self._align_corners) for look in looks]
+            each = [upsample(look, part, self.align_corners) for look in looks]
             mean = torch.stack(each).mean(0)
             self.probabilities[images, :, rows] = mean.softmax(1).cpu().numpy()
         if self.confidence is None:
-            best = most_likely(looks, part, self._align_corners)
+            best = most_likely(looks, part, self.align_corners)
         else:
-            best, sure = most_likely_with_confidence(looks, part, self._align_corners)
+            best, sure = most_likely_with_confidence(looks, part, self.align_corners)
             self.confidence[images, rows] = sure.cpu().numpy()
         self.label[images, rows] = best.cpu().numpy()
 
@@ -181,7 +173,9 @@ def label_batch(
     """
     views = as_trained(views, segmenter)
     shape = prepared[0].shape[2], prepared[0].shape[3]
-    found = Labelling(len(prepared), size, with_confidence, with_probabilities, views.align_corners)
+    label = np.empty((len(prepared), *size), np.uint8)
+    sure = np.empty(label.shape, np.float32) if with_confidence else None
+    found = Labelling(label, sure, with_probabilities, views.align_corners)
     with inference(segmenter):
         share = _images_a_pass(segmenter, len(prepared), shape, size, views)
         for index in range(0, len(prepared), share or 1):

@@ -19,7 +19,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from pydantic import ValidationError
@@ -44,7 +43,8 @@ _HERE_ALONE = {"weights": None, "start": None, "images": None}
 photographs are read: of no use elsewhere."""
 
 
-class PackHeader(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class PackHeader:
     """Description of a pack's network, without the tensors."""
 
     config: SegmenterConfig
@@ -54,17 +54,13 @@ class PackHeader(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Pack:
+class Pack(PackHeader):
     """The contents of a pack."""
 
-    config: SegmenterConfig
-    classes: Classes
     weights: Mapping[str, Tensor]
     """Tensors by their names in `Segmenter.state_dict`."""
     figures: SourceFigures
     """Statistics of the source in the network's feature space."""
-    source: str
-    """Names of the source's domains and splits."""
 
     @classmethod
     def of(cls, segmenter: Segmenter, figures: SourceFigures, source: str) -> "Pack":
@@ -72,7 +68,7 @@ class Pack:
         config = segmenter.config.model_copy(update=_HERE_ALONE)
         weights = {name: each.cpu().clone() for name, each in merged_state(segmenter).items()}
         figures = SourceFigures(*(each.cpu() for each in figures))
-        return cls(config, segmenter.classes, weights, figures, source)
+        return cls(config, segmenter.classes, source, weights, figures)
 
     def is_of(self, network: Segmenter) -> bool:
         """Tell whether a network's features are the pack's: all its weights but the classifier's.
@@ -172,8 +168,7 @@ def read_pack(path: Path) -> Pack:
     except (OSError, SafetensorError, KeyError) as error:
         raise _damaged(path, error) from error
     refuse_not_finite(tensors, f"the pack {path}")
-    weights = below(tensors, _NETWORK)
-    return Pack(header.config, header.classes, weights, SourceFigures(**found), header.source)
+    return Pack(**vars(header), weights=below(tensors, _NETWORK), figures=SourceFigures(**found))
 
 
 def _digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cag_uda.models.inference import on_device, upsample
+from cag_uda.models.inference import on_device, scaled, upsample
 from cag_uda.models.views import Views, offsets
 from cag_uda.models.windows import Window
 
@@ -58,12 +58,7 @@ def label_strips(
         Rows of the result from top to bottom, and for each scale (1, K, rows, w) logits, brought to
         these rows but not to the columns of the result.
     """
-    looks = []
-    for scale in views.scales:
-        scaled = image
-        if (shape := views.image_size((image.shape[2], image.shape[3]), scale)) != image.shape[2:]:
-            scaled = F.interpolate(image, shape, mode="bilinear", antialias=scale < 1)
-        looks.append(_Look(segmenter, scaled, views, most_pixels))
+    looks = [_Look(segmenter, scaled(image, views, at), views, most_pixels) for at in views.scales]
     count = max(1, _PIXELS_PER_STRIP // size[1])
     for top in range(0, size[0], count):
         rows = slice(top, min(top + count, size[0]))
@@ -174,7 +169,12 @@ class _Look:
 
     def _seen(self, piece: Tensor, mirrored: bool, rows: Stretch, columns: Stretch) -> Tensor:
         window = on_device(piece, self._segmenter)
-        with self._placed((rows.start, columns.start)):
+        # Windows that were asked for are images; of others the network is told where they lie.
+        place: AbstractContextManager[None] = nullcontext()
+        if self._views.window_px is None:
+            size = self._image.shape[2], self._image.shape[3]
+            place = self._segmenter.in_window(Window(size, (rows.start, columns.start)))
+        with place:
             seen = self._segmenter(window.flip(-1) if mirrored else window)
         logits: Tensor = seen.logits.float()
         height, width = (
@@ -183,13 +183,6 @@ class _Look:
         if logits.shape[2:] == (height, width):
             return logits
         return upsample(logits, (height, width), self._views.align_corners)
-
-    def _placed(self, start: tuple[int, int]) -> AbstractContextManager[None]:
-        """Tell the network where in the image it looks; windows that were asked for are images."""
-        if self._views.window_px is not None:
-            return nullcontext()
-        size = self._image.shape[2], self._image.shape[3]
-        return self._segmenter.in_window(Window(size, start))
 
     def _on_grid(self, pixels: int) -> int:
         """The cell that begins at a pixel; of the end of the image, how many cells there are."""
@@ -215,19 +208,18 @@ def plan_windows(
     Returns:
         The rows of the windows, and their columns.
     """
-    best: tuple[int, list[Stretch], list[Stretch]] | None = None
-    for columns in _plans(size[1], unit_px):
+    all_rows, all_columns = (list(_plans(side, unit_px)) for side in size)
+    best, least = (all_rows[-1], all_columns[-1]), math.inf
+    for columns in all_columns:
         widths = [each.stop - each.start for each in columns]
-        for rows in _plans(size[0], unit_px):
+        for rows in all_rows:
             heights = [each.stop - each.start for each in rows]
             if max(heights) * max(widths) <= most_pixels:
                 looked_at = sum(heights) * sum(widths)
-                if best is None or looked_at < best[0]:
-                    best = looked_at, rows, columns
+                if looked_at < least:
+                    best, least = (rows, columns), looked_at
                 break
-    if best is None:
-        return list(_plans(size[0], unit_px))[-1], list(_plans(size[1], unit_px))[-1]
-    return best[1], best[2]
+    return best
 
 
 def _plans(length: int, unit_px: int) -> Iterator[list[Stretch]]:
