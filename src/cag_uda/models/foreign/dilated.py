@@ -37,14 +37,14 @@ class _Layout(NamedTuple):
     family: Family
     told_by: tuple[str, ...]
     """Names that all of its checkpoints have."""
-    decoder: str
-    backbone: str
-    """Prefix of the backbone's parameter names."""
-    kind: type[ResNet]
     modules: tuple[tuple[str, str], ...]
     """Modules of the head, as patterns, and what they are called here."""
-    classifier: str
-    align_corners: bool
+    decoder: str = "deeplab-v3"
+    backbone: str = "backbone."
+    """Prefix of the backbone's parameter names."""
+    kind: type[ResNet] = TorchvisionResNet
+    classifier: str = "classifier.4"
+    align_corners: bool = False
 
 
 def _refine(convolution: str, norm: str) -> tuple[tuple[str, str], ...]:
@@ -56,46 +56,31 @@ def _deeplab(aspp: str, convolution: str, norm: str) -> tuple[tuple[str, str], .
     return *inside, *_refine(convolution, norm)
 
 
-def _torchvision(
-    decoder: str, told_by: tuple[str, ...], modules: tuple[tuple[str, str], ...]
-) -> _Layout:
-    """Make the row of a network of torchvision."""
-    return _Layout(
-        "torchvision",
-        (*told_by, "backbone.layer1.0.conv1.weight"),
-        decoder,
-        "backbone.",
-        TorchvisionResNet,
-        modules,
-        "classifier.4",
-        align_corners=False,
-    )
-
-
 def _smp(aspp: str, convolution: str, norm: str) -> _Layout:
     """Make the row of a DeepLab v3 of segmentation_models_pytorch, by its head's modules."""
     return _Layout(
         "smp",
         (f"{aspp}.convs.0.0.weight", f"{aspp}.convs.1.0.weight", f"{convolution}.weight"),
-        "deeplab-v3",
-        "encoder.",
-        ResNet,
         _deeplab(aspp, convolution, norm),
-        "segmentation_head.0",
+        backbone="encoder.",
+        kind=ResNet,
+        classifier="segmentation_head.0",
         align_corners=True,
     )
 
 
+_TRUNK = "backbone.layer1.0.conv1.weight"
 _LAYOUTS = (
-    _torchvision(
-        "deeplab-v3",
-        ("classifier.0.convs.0.0.weight",),
+    _Layout(
+        "torchvision",
+        ("classifier.0.convs.0.0.weight", _TRUNK),
         _deeplab("classifier.0", "classifier.1", "classifier.2"),
     ),
-    _torchvision(
-        "fcn",
-        ("classifier.0.weight", "classifier.4.weight"),
+    _Layout(
+        "torchvision",
+        ("classifier.0.weight", "classifier.4.weight", _TRUNK),
         _refine("classifier.0", "classifier.1"),
+        decoder="fcn",
     ),
     _smp("decoder.0", "decoder.1", "decoder.2"),
     _smp("decoder.aspp", "decoder.conv", "decoder.bn"),

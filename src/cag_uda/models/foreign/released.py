@@ -5,6 +5,7 @@ Knows the names that they save under, and how they normalise images.
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from cag_uda.models.weight_files import below
 
 # BGR, of images in 0 … 255; the released code of AdaptSegNet, ADVENT and DACS.
 _CAFFE_MEAN = (104.00698793, 116.66876762, 122.67891434)
+_FIRST_BRANCH = ".conv2d_list.0.weight"
 _INITIAL_DEVIATION = 0.01
 """Standard deviation of the weights of an AdaptSegNet classifier before training."""
 
@@ -74,9 +76,8 @@ def of_cag(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Foreign:
         return renamed(name, tensor, _V3PLUS_MODULES)
 
     classifier = wanted(state, "decoder.last_conv.8.weight")
-    return sorted_out(
-        "cag", config, len(classifier), state, part, lambda name: _why_not(name, state), left_out
-    )
+    why_not = partial(_why_not, state)
+    return sorted_out("cag", config, len(classifier), state, part, why_not, left_out)
 
 
 def of_v2(
@@ -112,29 +113,22 @@ def of_v2(
     # The network's input channels are blue, green, red; ours are red, green, blue. Reversing the
     # input channels of the first convolution makes up for that.
     turned = {**state, "conv1.weight": wanted(state, "conv1.weight").flip(1)}
-
-    def why_not(name: str) -> str:
-        return _why_not(name, state)
-
+    why_not = partial(_why_not, state)
     return sorted_out(family, config, num_classes, turned, part, why_not, left_out, tuple(notes))
 
 
-def _why_not(name: str, state: Mapping[str, Tensor]) -> str:
+def _why_not(state: Mapping[str, Tensor], name: str) -> str:
     if ".conv2d_list." not in name:
         return "no part of this network's computation"
-    first = f"{name.split('.')[0]}.conv2d_list.0.weight"
-    is_auxiliary = first in state and state[first].shape[1] < _widest(state)
+    # The main classifier is that of the last map, which has the most channels.
+    heads = {each: t.shape[1] for each, t in state.items() if each.endswith(_FIRST_BRANCH)}
+    first = f"{name.split('.')[0]}{_FIRST_BRANCH}"
+    is_auxiliary = first in heads and heads[first] < max(heads.values())
     return (
         "the auxiliary classifier: training at two levels alone uses it"
         if is_auxiliary
         else "a branch of the classifier that the original's forward pass never reaches"
     )
-
-
-def _widest(state: Mapping[str, Tensor]) -> int:
-    """Return the number of input channels of the classifier on the last map."""
-    heads = [t.shape[1] for name, t in state.items() if name.endswith(".conv2d_list.0.weight")]
-    return max(heads)
 
 
 def _main_classifier(state: Mapping[str, Tensor], channels: int) -> str:

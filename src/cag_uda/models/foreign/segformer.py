@@ -61,7 +61,6 @@ _LAYOUTS = (
             (r"linear_(?:c|projections)\.(\d)\.proj", r"decoder.levels.\1"),
             (r"linear_fuse", "decoder.mix.0"),
             (r"batch_norm", "decoder.mix.1"),
-            (r"classifier", "classifier"),
         ),
         coarsest_first="linear_fuse.weight",
     ),
@@ -75,7 +74,6 @@ _LAYOUTS = (
             *((rf"linear_c{level + 1}\.proj", f"decoder.levels.{level}") for level in range(4)),
             (r"linear_fuse\.conv", "decoder.mix.0"),
             (r"linear_fuse\.bn", "decoder.mix.1"),
-            (r"linear_pred", "classifier"),
         ),
         coarsest_first="linear_fuse.conv.weight",
         unused="conv_seg",
@@ -91,7 +89,6 @@ _LAYOUTS = (
             (r"convs\.(\d)\.bn", r"decoder.levels.\1.1"),
             (r"fusion_conv\.conv", "decoder.mix.0"),
             (r"fusion_conv\.bn", "decoder.mix.1"),
-            (r"conv_seg", "classifier"),
         ),
     ),
     _Layout(
@@ -110,7 +107,6 @@ _LAYOUTS = (
             (r"fuse_layer\.aspp_modules\.(\d)\.pointwise_conv\.bn", r"decoder.context.\1.4"),
             (r"fuse_layer\.bottleneck\.conv", "decoder.fuse.0"),
             (r"fuse_layer\.bottleneck\.bn", "decoder.fuse.1"),
-            (r"conv_seg", "classifier"),
         ),
     ),
 )
@@ -137,7 +133,7 @@ def of_segformer(state: Mapping[str, Tensor], left_out: Mapping[str, str]) -> Fo
             tensor = torch.cat(tensor.chunk(4, dim=1)[::-1], dim=1)
         # A linear layer on each cell is a 1×1 convolution.
         value = tensor[..., None, None] if tensor.ndim == 2 else tensor
-        return renamed(inner, value, layout.modules)
+        return renamed(inner, value, (*layout.modules, (layout.classifier, "classifier")))
 
     def why_not(name: str) -> str:
         if name.startswith("auxiliary_head."):
