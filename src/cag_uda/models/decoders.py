@@ -42,14 +42,8 @@ class Decoder(nn.Module):
 
     def on_finest(self, levels: Sequence[Tensor], strides: Sequence[float]) -> list[Tensor]:
         """Resize maps (B, C_i, h_i, w_i), finest first, to (B, C_i, h, w) on the finest's grid."""
-        finest, *coarser = levels
-        return [
-            finest,
-            *(
-                self.resized(x, finest, (stride, strides[0]))
-                for x, stride in zip(coarser, strides[1:], strict=True)
-            ),
-        ]
+        (finest, own), *coarser = zip(levels, strides, strict=True)
+        return [finest, *(self.resized(x, finest, (stride, own)) for x, stride in coarser)]
 
     def classifier(self, num_classes: int) -> nn.Module:
         """A classifier (B, D, h, w) to (B, K, h, w), new and with random weights."""
@@ -80,8 +74,7 @@ class ASPP(nn.Module):
         """(B, C, h, w) to (B, outputs, h, w)."""
         context = self.pooled(x).expand(-1, -1, *x.shape[-2:])
         branches = [branch(x) for branch in self.branches]
-        projected: Tensor = self.project(torch.cat([*branches, context], dim=1))
-        return projected
+        return cast(Tensor, self.project(torch.cat([*branches, context], dim=1)))
 
 
 class DeepLabV3Plus(Decoder):
@@ -109,8 +102,7 @@ class DeepLabV3Plus(Decoder):
         """Four maps (B, C_i, h_i, w_i), finest first, to features (B, 256, h, w) at stride 4."""
         details = self.details(maps[0])
         context = self.resized(self.aspp(maps[-1]), details, self._strides)
-        features: Tensor = self.refine(torch.cat([context, details], dim=1))
-        return features
+        return cast(Tensor, self.refine(torch.cat([context, details], dim=1)))
 
 
 class DeepLabV3(Decoder):
@@ -131,8 +123,7 @@ class DeepLabV3(Decoder):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Four maps (B, C_i, h_i, w_i), finest first, to features (B, 256, h, w) of the last."""
-        features: Tensor = self.refine(self.aspp(maps[-1]))
-        return features
+        return cast(Tensor, self.refine(self.aspp(maps[-1])))
 
 
 class FCN(Decoder):
@@ -152,8 +143,7 @@ class FCN(Decoder):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Four maps (B, C_i, h_i, w_i), finest first, to features (B, C_4 / 4, h, w)."""
-        features: Tensor = self.refine(maps[-1])
-        return features
+        return cast(Tensor, self.refine(maps[-1]))
 
 
 class LightDecoder(Decoder):
@@ -180,8 +170,7 @@ class LightDecoder(Decoder):
         levels = [level(x) for level, x in zip(self.levels, maps, strict=True)]
         context = self.pooled(maps[-1]).expand(-1, -1, *levels[0].shape[-2:])
         side_by_side = [*self.on_finest(levels, self._strides), context]
-        features: Tensor = self.mix(torch.cat(side_by_side, dim=1))
-        return features
+        return cast(Tensor, self.mix(torch.cat(side_by_side, dim=1)))
 
 
 class SegFormerDecoder(Decoder):
@@ -208,8 +197,7 @@ class SegFormerDecoder(Decoder):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Four maps (B, C_i, h_i, w_i), finest first, to features (B, D, h, w) on its grid."""
         levels = [level(x) for level, x in zip(self.levels, maps, strict=True)]
-        features: Tensor = self.mix(torch.cat(self.on_finest(levels, self._strides), dim=1))
-        return features
+        return cast(Tensor, self.mix(torch.cat(self.on_finest(levels, self._strides), dim=1)))
 
 
 class PublishedSegFormer(SegFormerDecoder):
@@ -344,8 +332,7 @@ class DAFormerDecoder(Decoder):
         """
         levels = [level(x) for level, x in zip(self.levels, maps, strict=True)]
         stacked = torch.cat(self.on_finest(levels, self._strides), dim=1)
-        features: Tensor = self.fuse(torch.cat([each(stacked) for each in self.context], 1))
-        return features
+        return cast(Tensor, self.fuse(torch.cat([each(stacked) for each in self.context], 1)))
 
 
 class PublishedDAFormer(DAFormerDecoder):

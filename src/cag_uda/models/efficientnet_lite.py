@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cag_uda.models.backbone import Backbone, refuse_multi_grid
+from cag_uda.models.published import origin_of
 from cag_uda.models.weight_files import fill, read_tensors
 
 
@@ -201,6 +202,5 @@ def _load(network: nn.Module, weights: str) -> str:
         if not name.startswith(_HEAD)
     }
     fill(network, placed, weights)
-    left_out = ", ".join(sorted({name.split(".")[0] for name in tensors if name.startswith(_HEAD)}))
-    rest = f"; left out {left_out}" if left_out else ""
-    return f"backbone: {len(placed)} tensors of {Path(weights).name} placed{rest}"
+    left_out = sorted({name.split(".")[0] for name in tensors if name.startswith(_HEAD)})
+    return origin_of(Path(weights).name, len(placed), left_out)

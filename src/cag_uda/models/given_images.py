@@ -66,7 +66,6 @@ def as_image(image: GivenImage, reader: ImageReader) -> NDArray[np.uint8]:
 
 
 def _shown(image: object) -> str:
-    """An image in a message."""
     if isinstance(image, np.ndarray | Tensor):
         kind = "an array" if isinstance(image, np.ndarray) else "a tensor"
         return f"{kind} {tuple(image.shape)} of {image.dtype}"

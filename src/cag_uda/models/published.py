@@ -75,7 +75,7 @@ def load_published(network: nn.Module, weights: str) -> str:
         else:
             placed[known or name] = tensor
     fill(network, placed, str(path))
-    return _origin(weights, len(placed), left_out)
+    return origin_of(weights, len(placed), left_out)
 
 
 def inner_backbone(
@@ -94,8 +94,8 @@ def inner_backbone(
     return tensors, []
 
 
-def _origin(weights: str, placed: int, left_out: Sequence[str]) -> str:
-    """One line on what was placed and what was left out."""
+def origin_of(weights: str, placed: int, left_out: Sequence[str]) -> str:
+    """Tell in one line how many tensors of some weights were placed, and which were left out."""
     more = f", … ({len(left_out)} in all)" if len(left_out) > _SHOWN else ""
     rest = f"; left out {', '.join(left_out[:_SHOWN])}{more}" if left_out else ""
     return f"backbone: {placed} tensors of {weights} placed{rest}"
@@ -144,7 +144,7 @@ def load_transformer(
         *(f"{name} has no place" for name in left_out if not _BESIDE.search(name)),
     ]
     refuse_misfits([each for each in problems if not each.startswith(tuple(lacking))], weights)
-    return network, _origin(weights, len(tensors) - len(left_out), [*left_out, *beside])
+    return network, origin_of(weights, len(tensors) - len(left_out), [*left_out, *beside])
 
 
 def packaged_weights(backbone: str, package: str) -> Path:

@@ -226,7 +226,6 @@ def first_line(error: Exception) -> str:
 
 
 def _outline(content: Any) -> str:
-    """Say in a few words what something is."""
     if isinstance(content, Mapping):
         return f"a dict of {', '.join(str(key)[:80] for key in list(content)[:8])}"
     return f"a {type(content).__name__}"
