@@ -32,12 +32,11 @@ from tests.support.trees import RECIPE, write_domain, write_recipe
 
 def test_needs_grow_along_a_line_through_two_trials() -> None:
     growth = Growth(Trial(1000, 300.0, 0.2), Trial(4000, 600.0, 0.5))
-    assert growth.mib(16_000) == pytest.approx(1800)
-    assert growth.step_s(16_000) == pytest.approx(1.7)
+    assert growth.at(16_000) == pytest.approx((16_000, 1800, 1.7))
     same = Growth(Trial(1024, 300.0, 0.2), Trial(1024, 300.0, 0.2))
-    assert same.mib(2048) == 300
+    assert same.at(2048).mib == 300
     noisy = Growth(Trial(1000, 310.0, 0.2), Trial(4000, 300.0, 0.1))
-    assert noisy.mib(16_000) == 300, "less for more is noise"
+    assert noisy.at(16_000).mib == 300, "less for more is noise"
 
 
 def test_settings_that_fit_give_up_no_more_than_they_must() -> None:

@@ -1,5 +1,6 @@
 """Find settings with which a recipe's steps fit into a device's memory, by measured steps."""
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,19 +34,15 @@ class Growth:
     less: Trial
     more: Trial
 
-    def mib(self, pixels: int) -> float:
-        """Estimate the peak memory of steps on so many pixels."""
-        return self._at(pixels, self.less.mib, self.more.mib)
-
-    def step_s(self, pixels: int) -> float:
-        """Estimate the seconds of a step on so many pixels."""
-        return self._at(pixels, self.less.step_s, self.more.step_s)
-
-    def _at(self, pixels: int, less: float, more: float) -> float:
-        between = self.more.pixels - self.less.pixels
+    def at(self, pixels: int) -> Trial:
+        """Estimate the peak memory and the time of steps on so many pixels."""
         # Where crops are too small to be made smaller, both trials have one size: no slope.
-        slope = max(0.0, more - less) / between if between else 0.0
-        return more + slope * (pixels - self.more.pixels)
+        between = (self.more.pixels - self.less.pixels) or math.inf
+        mib, step_s = (
+            more + max(0.0, more - less) / between * (pixels - self.more.pixels)
+            for less, more in zip(self.less[1:], self.more[1:], strict=True)
+        )
+        return Trial(pixels, mib, step_s)
 
 
 class Way(NamedTuple):
@@ -82,10 +79,7 @@ class Setting:
 
 
 def settings_that_fit(
-    recipe: Recipe,
-    devices: int,
-    growths: Mapping[Way, Sequence[Growth]],
-    available_mib: float,
+    recipe: Recipe, devices: int, growths: Mapping[Way, Sequence[Growth]], available_mib: float
 ) -> list[Setting]:
     """Find the smallest changes with which every stage fits.
 
@@ -108,7 +102,7 @@ def settings_that_fit(
             for notches, batch_size, accumulation in _batches(recipe, devices):
                 pixels = batch_size // devices * crop_px[0] * crop_px[1]
                 at_once = pixels * recipe.compute.accumulation // accumulation
-                mib = max(growth.mib(at_once) for growth in kinds)
+                mib = max(growth.at(at_once).mib for growth in kinds)
                 given_up = (*ways, notches[0], crop_notch, notches[1])
                 if any(given_up) and mib <= available_mib:
                     setting = Setting(way, accumulation, crop_px, batch_size, given_up, mib)
@@ -175,14 +169,11 @@ def _batches(recipe: Recipe, devices: int) -> Iterator[tuple[tuple[int, int], in
         batch_size = whole >> notch
         if batch_size < least or whole % (1 << notch):
             break
+        loading = recipe.loading.model_copy(update={"batch_size": batch_size})
         for parts in range(batch_size.bit_length()):
             accumulation = recipe.compute.accumulation << parts
-            changed = recipe.model_copy(
-                update={
-                    "loading": recipe.loading.model_copy(update={"batch_size": batch_size}),
-                    "compute": recipe.compute.model_copy(update={"accumulation": accumulation}),
-                }
-            )
+            compute = recipe.compute.model_copy(update={"accumulation": accumulation})
+            changed = recipe.model_copy(update={"loading": loading, "compute": compute})
             if changed.problem_with_processes(devices):
                 break
             yield (parts, notch), batch_size, accumulation

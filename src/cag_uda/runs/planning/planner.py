@@ -112,7 +112,7 @@ class _Planner:
         )
         if not tried.fits:
             return replace(tried, settings=self._settings(growths))
-        times_s = [each.step_s(pixels) for each in growths.values()] or [0.0]
+        times_s = [each.at(pixels).step_s for each in growths.values()] or [0.0]
         timed = round(_TIMED_S * len(times_s) / max(sum(times_s), 1e-3))
         return self._rehearsed(tried, max(_FEWEST_STEPS, min(_MOST_STEPS, timed)))
 
@@ -183,7 +183,7 @@ class _Planner:
         """Measure the memory of the kind of stage that needs most with a setting."""
         share = setting.batch_size // self.devices
         pixels = share * setting.crop_px[0] * setting.crop_px[1]
-        hungriest = max(growths, key=lambda kind: growths[kind].mib(pixels))
+        hungriest = max(growths, key=lambda kind: growths[kind].at(pixels).mib)
         update = {**setting.way._asdict(), "accumulation": setting.accumulation}
         changed = self.compute.model_copy(update=update)
         try:
@@ -193,7 +193,6 @@ class _Planner:
         return replace(setting, peak_memory_mib=mib)
 
     def _rehearsed(self, tried: Forecast, timed: int) -> Forecast:
-        """Run the shortened recipe, and scale the measurements."""
         self.progress.note(f"rehearsing {', '.join(each.name for each in self.kinds.values())}")
         short = shortened(self.recipe, self.kinds.values(), self.compute, timed)
         fabric = with_precision(self.launched, self.compute)
@@ -223,5 +222,5 @@ def _kind(stage: Stage) -> str:
 
 def _by_growth(stage: Stage, growth: Growth | None, pixels: int) -> StageForecast:
     """Forecast a stage by trials; one that takes no steps needs nothing."""
-    mib, step_s = (0.0, None) if growth is None else (growth.mib(pixels), growth.step_s(pixels))
+    mib, step_s = (0.0, None) if growth is None else growth.at(pixels)[1:]
     return StageForecast(stage.name, stage.method.name, stage.steps, mib, step_s=step_s)
