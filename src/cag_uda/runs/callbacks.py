@@ -1,6 +1,7 @@
 """Callbacks of a run's stages: show progress, record label quality, scores and pictures."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,6 +37,7 @@ class Watch(Callback):
         """Called when a stage's results are written."""
 
 
+@dataclass
 class Reporting(Callback):
     """Shows a stage's losses, scores and pictures on the way, and keeps the labels it begins with.
 
@@ -43,35 +45,30 @@ class Reporting(Callback):
     way.
     """
 
-    def __init__(
-        self,
-        results: Results,
-        progress: Progress,
-        stage: Stage,
-        label: str,
-        folder: Path,
-        pictures_every: int | None,
-    ) -> None:
-        self._results, self._progress, self._stage = results, progress, stage
-        self._label, self._folder, self._pictures_every = label, folder, pictures_every
+    results: Results
+    progress: Progress
+    stage: Stage
+    label: str
+    folder: Path
+    pictures_every: int | None
 
     def on_log(self, record: MetricsLine) -> None:
         """Show the steps taken and the latest mean losses."""
         if record.losses is not None:
-            self._progress.update(self._label, record.step, self._stage.steps, record.losses)
+            self.progress.update(self.label, record.step, self.stage.steps, record.losses)
 
     def on_prepared(self, method: Method) -> None:
         """Keep anchors and label quality; labels that follow a network are measured at the end."""
         if not method.labels_follow:
-            self._results.keep_labelling(method, self._folder)
+            self.results.keep_labelling(method, self.folder)
 
     def on_step(self, method: Method, step: int) -> ForLog:
         """Score the predictor for the log and for label-free choice, and show the sample images."""
-        if step == self._stage.steps:
+        if step == self.stage.steps:
             return {}
         scores = {}
-        if is_due(step, self._stage.evaluate_every):
-            scores = self._results.quick_scores(method, self._stage, self._folder, step)
-        if is_due(step, self._pictures_every):
-            self._results.show(method, step)
+        if is_due(step, self.stage.evaluate_every):
+            scores = self.results.quick_scores(method, self.stage, self.folder, step)
+        if is_due(step, self.pictures_every):
+            self.results.show(method, step)
         return {"scores": scores} if scores else {}

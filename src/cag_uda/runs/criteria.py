@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -37,13 +37,6 @@ steps of 4 + 4 crops."""
 _CHUNK = 4
 
 
-class _Labelled(NamedTuple):
-    image: Tensor
-    """(B, 3, H, W) uint8."""
-    label: Tensor
-    """(B, H, W) uint8 train ids."""
-
-
 class Criteria:
     """Measures networks of one run.
 
@@ -53,7 +46,8 @@ class Criteria:
 
     def __init__(self, recipe: Recipe, scenario: Scenario) -> None:
         self._recipe, self._scenario = recipe, scenario
-        self._source: list[_Labelled] = []
+        self._source: list[tuple[Tensor, Tensor]] = []
+        """Images (B, 3, H, W) uint8, and their labels (B, H, W) uint8 train ids."""
         self._target: list[Tensor] = []
         self.source_validation: Literal["held-out", "train"] | None = "train"
 
@@ -106,7 +100,7 @@ class Criteria:
             counts = self._scenario.pack.figures.counts.double()
             found: list[float] = (counts / counts.sum().clamp(min=1)).tolist()
             return found
-        labels = [pair.label.flatten() for pair in self._source]
+        labels = [label.flatten() for _, label in self._source]
         return _shares(torch.cat(labels), num_classes) if labels else None
 
     def _records(self, folder: Path, segmenter: Segmenter) -> list[CriteriaRecord]:
@@ -160,8 +154,11 @@ class Criteria:
             for split in splits
             for i in evenly(len(split), each)
         )
-        runs = batches_of_one_kind(pairs, lambda pair: pair.image.shape, _CHUNK)
-        self._source = [_Labelled(*map(torch.cat, zip(*run, strict=True))) for run in runs]
+        runs = batches_of_one_kind(pairs, lambda pair: pair[0].shape, _CHUNK)
+        self._source = [
+            (torch.cat([image for image, _ in run]), torch.cat([label for _, label in run]))
+            for run in runs
+        ]
 
 
 def record_missing(run: Path) -> None:
@@ -202,7 +199,7 @@ def _shares(train_ids: Tensor, num_classes: int) -> list[float]:
     return found
 
 
-def _labelled(image: Image, label: Image, width_px: int | None) -> _Labelled:
+def _labelled(image: Image, label: Image, width_px: int | None) -> tuple[Tensor, Tensor]:
     prepared = prepare(image, width_px)
     resized = resize_label(label, prepared.shape[2], prepared.shape[3])
-    return _Labelled(prepared, torch.from_numpy(resized)[None])
+    return prepared, torch.from_numpy(resized)[None]

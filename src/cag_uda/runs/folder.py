@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -41,15 +42,11 @@ _RECIPE = "recipe.toml"
 _AUTO = {"accelerator": "auto", "precision": "auto", "channels_last": "auto"}
 
 
+@dataclass(frozen=True)
 class RunFolder:
-    """One run on disk.
+    """One run on disk."""
 
-    Args:
-        path: of the folder.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    path: Path
 
     @property
     def model(self) -> Path:

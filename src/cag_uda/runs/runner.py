@@ -164,21 +164,14 @@ def adapt(
         progress.note(describe(recipe.compute, processes.count))
         fabric = with_precision(fabric, recipe.compute)
         stop = held.enter_context(stop_on_signals())
-        loggers = _open_loggers(recipe, run, processes, progress)
+        loggers = Loggers({}, progress.note)
+        with processes.agreed():
+            if processes.is_first:
+                settings = recipe.model_dump(mode="json")
+                loggers = open_loggers(recipe.tracking, run.path, settings, progress.note)
         held.push(lambda kind, *_: loggers.close(is_finished=kind is None))
         runner = StageRunner(recipe, run, scenario, fabric, processes, stop, progress, loggers)
         return Run(run.path, runner.run(initial))
-
-
-def _open_loggers(
-    recipe: Recipe, run: RunFolder, processes: Processes, progress: Progress
-) -> Loggers:
-    """Open the run's loggers in the first process; the others have none."""
-    with processes.agreed():
-        if processes.is_first:
-            settings = recipe.model_dump(mode="json")
-            return open_loggers(recipe.tracking, run.path, settings, progress.note)
-    return Loggers({}, progress.note)
 
 
 def _open_scenario(recipe: Recipe, processes: Processes, progress: Progress) -> Scenario:
@@ -341,7 +334,6 @@ class StageRunner:
             drop_previous(folder / "checkpoint")
 
     def _starting_segmenter(self, index: int, initial: Segmenter) -> Segmenter:
-        """Copy the network that a stage starts from."""
         start = self.recipe.start_of(index)
         if start == INITIAL:
             return _copy_of(initial)

@@ -220,7 +220,6 @@ def _fastest_on_cpu(
 def _step_s(
     network: nn.Module, precision: str, is_channels_last: bool, crop_px: tuple[int, int], batch: int
 ) -> float:
-    """Seconds of a forward and backward pass."""
     layout = torch.channels_last if is_channels_last else torch.contiguous_format
     set_memory_format(network, layout)
     image = torch.rand(batch, 3, *crop_px).contiguous(memory_format=layout)

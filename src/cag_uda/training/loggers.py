@@ -36,8 +36,7 @@ _ADVICE = {
 class TensorBoard:
     """Lightning's logger, one for each stage: `tensorboard --logdir RUN`."""
 
-    def __init__(self) -> None:
-        self._logger: Any = None
+    _logger: Any = None
 
     def begin(self, stage: Path, step: int) -> None:
         """Write into the stage's folder; what a resumed stage repeats is hidden."""

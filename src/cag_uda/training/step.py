@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim import Optimizer
 
 from cag_uda.methods.base import Method
 from cag_uda.training.compute import shared_scale
@@ -17,6 +17,7 @@ from cag_uda.training.settings import ComputeConfig, StageSettings
 from cag_uda.types import Batch, Labelled, Losses, Unlabelled
 
 
+@dataclass
 class Trainer:
     """State of a stage that its steps share: networks, optimisers by network, precision, processes.
 
@@ -24,29 +25,24 @@ class Trainer:
     device in this stage; the loader has its own.
     """
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        processes: Processes,
-        method: Method,
-        settings: StageSettings,
-        compute: ComputeConfig,
-        seed: int,
-        optimizers: Mapping[str, Optimizer],
-    ) -> None:
-        self.fabric, self.processes, self.method = fabric, processes, method
-        self.settings, self.compute, self.seed = settings, compute, seed
+    fabric: Fabric
+    processes: Processes
+    method: Method
+    settings: StageSettings
+    compute: ComputeConfig
+    seed: int
+    optimizers: Mapping[str, Any]
 
-        def wrap(network: nn.Module) -> Any:
-            # For training alone: sweeps and evaluation call the network itself, with images of any
-            # size.
-            made = cast("nn.Module", torch.compile(network)) if compute.compile else network
-            return fabric.setup_module(made, move_to_device=False)
+    def __post_init__(self) -> None:
+        self.method.attach(self._wrapped, self.fabric.autocast)
+        setup = self.fabric.setup_optimizers
+        self.optimizers = {name: setup(each) for name, each in self.optimizers.items()}
 
-        method.attach(wrap, fabric.autocast)
-        self.optimizers: dict[str, Any] = {
-            name: fabric.setup_optimizers(each) for name, each in optimizers.items()
-        }
+    def _wrapped(self, network: nn.Module) -> Any:
+        # For training alone: sweeps and evaluation call the network itself, with images of any
+        # size.
+        made = cast("nn.Module", torch.compile(network)) if self.compute.compile else network
+        return self.fabric.setup_module(made, move_to_device=False)
 
 
 def train_step(trainer: Trainer, step: int, batch: Batch) -> tuple[dict[str, Tensor], bool]:
@@ -113,7 +109,6 @@ def seed_for(seed: int, step: int, rank: int = 0) -> None:
 
 
 def _update_weights(trainer: Trainer) -> None:
-    """Clip the gradients and take the optimisers' steps."""
     networks, scale = trainer.method.networks(), shared_scale(trainer.fabric)
     clip_norm = trainer.settings.optim.clip_norm
     for name, optimizer in trainer.optimizers.items():
@@ -128,7 +123,6 @@ def _update_weights(trainer: Trainer) -> None:
 
 
 def _is_finite(trainer: Trainer, losses: Mapping[str, Tensor]) -> bool:
-    """Tell whether losses and gradients are finite on all processes."""
     gradients = [each.grad for each in trainer.method.parameters() if each.grad is not None]
     values = [loss.float() for loss in losses.values()]
     # Scaled ones overflow now and then; their optimiser skips that step by itself.
@@ -180,7 +174,6 @@ def _average_statistics(trainer: Trainer) -> None:
 
 
 def _split(batch: Batch, count: int) -> Iterator[Batch]:
-    """A batch in so many equal parts."""
     if count == 1:
         yield batch
         return

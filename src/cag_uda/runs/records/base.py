@@ -5,14 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cag_uda.errors import RunError
 from cag_uda.files import SUMS, is_sound, write_json
@@ -116,7 +109,6 @@ def line_of(record: BaseModel) -> str:
 
 
 def _problems(error: ValidationError) -> Iterator[str]:
-    """Yield the first problems, each with its place."""
     for problem in error.errors(include_url=False, include_input=False)[:5]:
         place = ".".join(str(part)[:80] for part in problem["loc"])
         yield f"{place or 'the file'}: {problem['msg'][:300]}"

@@ -9,15 +9,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from cag_uda.runs.records.base import (
-    Colour,
-    Finite,
-    FolderName,
-    Ratio,
-    Record,
-    Share,
-    read_record,
-)
+from cag_uda.runs.records.base import Colour, Finite, FolderName, Ratio, Record, Share, read_record
 from cag_uda.runs.records.run import Gain
 
 
