@@ -180,7 +180,7 @@ def test_held_out_source_images_are_preferred(tmp_path: Path) -> None:
     segmenter = Segmenter(recipe.segmenter, Scenario.open(recipe).classes)
     criteria.measure(segmenter, 0, None)
     assert criteria.source_validation == "held-out"
-    assert sum(len(group.image) for group in criteria._source) == 2, "of six, four are trained on"
+    assert sum(len(image) for image, _ in criteria._source) == 2, "of six, four are trained on"
 
 
 def test_select_ranks_the_networks_of_a_run(finished: Run, tmp_path: Path) -> None:
