@@ -26,12 +26,12 @@ def lay_ground(scene: Scene, street: Street, dice: Dice) -> None:
     line = dice.weighted({0.0: 0.15, 1.0: 0.6, 2.0: 0.25})
     edge = dice.uniform(0.25, 0.45) if dice.chance(0.4) else 0.0
     numbers = (line, dice.uniform(4.5, 9.0), street.lane_m if street.lanes > 1 else 0.0, edge)
-    kerbs = [side.sign * side.kerb_m for side in street.sides]
-    road = Paint(Category.ROAD, asphalt, Material.ROAD, marks, (*numbers, *kerbs))
+    left, right = (side.sign * side.kerb_m for side in street.sides)
+    road = Paint(Category.ROAD, asphalt, Material.ROAD, marks, (*numbers, left, right))
     plain_road = Paint(Category.ROAD, asphalt, Material.ROAD, marks)
     base = grass if street.has_grass else paved
     _flat(scene, -_WIDE_M * 3, _WIDE_M * 3, BEHIND_M, FAR_M * 3, 0.0, base)
-    _flat(scene, *kerbs, BEHIND_M, street.end_m, 0.0, road)
+    _flat(scene, left, right, BEHIND_M, street.end_m, 0.0, road)
     if street.ending != "open":
         _flat(scene, -_WIDE_M, _WIDE_M, street.end_m, street.end_m + 8.0, 0.0, plain_road)
     for side in street.sides:
