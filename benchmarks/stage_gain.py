@@ -10,6 +10,7 @@ test frames.
 
 import argparse
 from collections.abc import Sequence
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def main() -> None:
     counted = []
     for asked in (given.first, given.second):
         name, _, pattern = asked.partition("=")
-        runs = sorted(Path().glob(pattern)) if pattern else given.runs
+        runs = sorted(map(Path, glob(pattern))) if pattern else given.runs
         scores, frames = of_stage(name, runs)
         counted.append(frames)
         print(f"{name}: {np.mean(scores):.1f} ({', '.join(f'{each:.1f}' for each in scores)})")

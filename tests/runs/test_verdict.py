@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import cag_uda
 from cag_uda.cli.app import app
 from cag_uda.models.pack import read_pack
-from cag_uda.prediction.labeller import run_of
+from cag_uda.prediction.labeller import read_recipe_of
 from cag_uda.recipes import Recipe, builtin_recipes, load_recipe
 from cag_uda.runs.records.base import write_record
 from cag_uda.runs.records.run import NoVerdict, Verdict, read_reason, read_verdict
@@ -316,7 +316,8 @@ def test_a_run_from_a_network_of_ones_own_is_held_against_it(
     packed = CliRunner().invoke(app, ["pack", str(run.folder), "--stage", "initial"])
     assert packed.exit_code == 0, packed.output
     assert read_pack(run.folder / "pack.safetensors").source == "day/train"
-    assert run_of(str(place)) == run_of(str(place / "model")) == run.folder
+    recipe = load_recipe(run.folder / "recipe.toml")
+    assert read_recipe_of(str(place)) == read_recipe_of(str(place / "model")) == recipe
     ranked = CliRunner().invoke(app, ["select", str(run.folder)])
     assert ranked.exit_code == 0, ranked.output
     assert "stages/initial/model" in ranked.output.replace("\n", "")
