@@ -62,7 +62,7 @@ VARIANTS = {
     "unsharpened": Variant({"label_temperature": 1.0}),
     "pixel-weights": Variant({"confidence": 0.0}),
     "teacher-none": Variant({"momentum": 0.0}),
-    "colours-none": Variant({"colour_transfer": False}),
+    "colours": Variant(COLOURS),
     "colour-transfer": Variant({"name": "colour-transfer"}),
     "cag": Variant(CAG, warmup=0.5, mixes=True, stages=3),
     "cag-colours": Variant(

@@ -62,7 +62,6 @@ CAG: dict[str, Any] = {
     "labels": ["adapted"],
     "class_balance": 1.0,
     "distance_weight": 0.0,
-    "colour_transfer": True,
 }
 """CAG as the small recipes have it."""
 
@@ -91,8 +90,7 @@ def recipe_of(name: str, folder: Path, seed: int, scale: float) -> Recipe:
         stage("adabn", FLOOR, 0, name="adabn", target_share=1.0),
         stage("warmup", "initial", 100, name="source-only"),
         stage("aligned", "warmup", 60, name="adversarial", discriminator_channels=16),
-        stage("coloured", "initial", 100, name="colour-transfer"),
-        stage("cag", "coloured", 60, **CAG),
+        stage("cag", "warmup", 60, **CAG),
         stage("cag-plus", "initial", 240, name="cag-plus"),
         stage("pooled", "alpha-bn", 0, name="anchor-classifier"),
         stage("cag-pooled", "cag", 0, name="anchor-classifier"),

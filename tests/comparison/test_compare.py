@@ -283,7 +283,7 @@ def test_an_ablation_answers_the_three_questions(compared: Path, tmp_path: Path)
     run(*arguments, "--methods", "warmup,labels-anchor,distance-none")
     table = table_in(out, "ablation")
     rows = ["source-only", "cag", "warmup", "labels-anchor", "distance-none", "oracle"]
-    as_cag = ["answer-none", "distance-paper", "stages-2", "colours-none"]
+    as_cag = ["answer-none", "distance-paper", "stages-2"]
     names = [row["name"] for row in table["methods"]]
     assert [name for name in names if name not in as_cag] == rows
     assert set(names) == {*rows, *as_cag}, "rows that are CAG's own run are there too"

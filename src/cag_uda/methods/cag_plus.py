@@ -1,10 +1,10 @@
 """CAG-plus: an EMA teacher on mixed images; category anchors in its labels, or in its answer.
 
-The teacher labels the target softly. The student learns from source images in the target's colours
-and from classes of them pasted on the target. The built-in recipes then pool anchors, adapted to
-the target, into the delivered classifier (`anchor_classifier`). Off by default are anchors pooled
-with the labels, hidden blocks of the target (MIC), and features that stay near those of the
-published weights (DAFormer). Pieces that were tried and taken out: docs/LOG.md.
+The teacher labels the target softly. The student learns from the source and from source classes
+pasted on the target. The built-in recipes then pool anchors, adapted to the target, into the
+delivered classifier (`anchor_classifier`). Off by default are source images in the target's
+colours, anchors pooled with the labels, hidden blocks of the target (MIC), and features that stay
+near those of the published weights (DAFormer). Pieces that were tried and taken out: docs/LOG.md.
 
 A step passes as many images through networks as one of DACS does: masked consistency, a third pass
 of the student in MIC, here hides blocks of the target's part of the mixed images.

@@ -75,8 +75,9 @@ class CAGPlusConfig(MethodConfig):
     weighs each by its own probability."""
     label_temperature: float = Field(default=0.5, ge=0)
     """Below 1 sharpens soft labels (MixMatch: 0.5); 0 makes them hard."""
-    colour_transfer: bool = True
-    """Recolour the source's images as if they were of the target (`adaptation.colours`)."""
+    colour_transfer: bool = False
+    """Recolour the source's images as if they were of the target (`adaptation.colours`): worth a
+    try where light and colour differ (docs/RESULTS.md)."""
     mix: MixConfig = MixConfig()
     mask: MaskConfig = MaskConfig()
     initial: InitialConfig = InitialConfig()
