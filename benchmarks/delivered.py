@@ -2,7 +2,8 @@
 
 A comparison scores each method's last network; `adapt` by itself delivers the one of all stages
 that expects the highest IoU of itself, where that is clearly above source-only's. This tells which
-that is in each run, and its mIoU on the target's test images.
+that is in each run, and its mIoU on the target's test images. The verdict's veto of networks whose
+predictions have collapsed is left out.
 
 Usage: python benchmarks/delivered.py OUT METHOD [METHOD …]
 

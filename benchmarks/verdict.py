@@ -57,14 +57,6 @@ RECIPES = {
 }
 """Stages of recipes, such that the verdict chooses among them."""
 
-CAG: dict[str, Any] = {
-    "name": "cag",
-    "labels": ["adapted"],
-    "class_balance": 1.0,
-    "distance_weight": 0.0,
-}
-"""CAG as the small recipes have it."""
-
 OPTIM: dict[str, Any] = {
     "optimizer": "adamw",
     "learning_rate": 4e-4,
@@ -90,7 +82,7 @@ def recipe_of(name: str, folder: Path, seed: int, scale: float) -> Recipe:
         stage("adabn", FLOOR, 0, name="adabn", target_share=1.0),
         stage("warmup", "initial", 100, name="source-only"),
         stage("aligned", "warmup", 60, name="adversarial", discriminator_channels=16),
-        stage("cag", "warmup", 60, **CAG),
+        stage("cag", "warmup", 60, name="cag", labels=["adapted"], distance_weight=0.0),
         stage("cag-plus", "initial", 240, name="cag-plus"),
         stage("pooled", "alpha-bn", 0, name="anchor-classifier"),
         stage("cag-pooled", "cag", 0, name="anchor-classifier"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cag_uda.adaptation import colours
 from cag_uda.adaptation.colours import ColourTransfer, colour_statistics, recolour
 from cag_uda.types import IGNORE, Batch, Labelled, Unlabelled
 from tests.support.batches import seeded
@@ -105,6 +106,21 @@ def test_running_statistics_are_those_of_all_images() -> None:
         torch.testing.assert_close(
             transfer.variance[domain], every.var(0, correction=0), rtol=1e-3, atol=1e-6
         )
+
+
+def test_statistics_are_summed_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = seeded(6)
+    mine = [colour_statistics(images(generator, centre, 0.2, 0.1)) for centre in (0.3, 0.6)]
+    theirs = [colour_statistics(images(generator, centre, 0.2, 0.1)) for centre in (0.3, 0.6)]
+    alone, shared = ColourTransfer(), ColourTransfer()
+    alone.update(*(torch.cat(each) for each in zip(mine, theirs, strict=True)))
+    other = torch.stack(theirs)
+    sums = torch.stack([torch.ones_like(other), other, other.square()]).sum(dim=2)
+    monkeypatch.setattr(colours, "over_processes", lambda tensor: tensor + sums)
+    shared.update(*mine)
+    assert shared.count == alone.count == 8
+    torch.testing.assert_close(shared.mean, alone.mean)
+    torch.testing.assert_close(shared.variance, alone.variance)
 
 
 def test_domains_of_inverted_contrast_move_by_one_deviation() -> None:
