@@ -16,7 +16,7 @@ from cag_uda.cli.app import app
 from cag_uda.data.domains.domain import Domain
 from cag_uda.errors import DataError, UserError
 from cag_uda.recipes import builtin_recipes, load_recipe
-from cag_uda.runs.planning import plan
+from cag_uda.runs.planning import fitting, plan
 from cag_uda.runs.planning.fitting import (
     Growth,
     Trial,
@@ -178,8 +178,13 @@ def test_few_frames_of_a_domain(tmp_path: Path) -> None:
         few.items("night")
 
 
-def test_this_machine_has_memory() -> None:
-    assert 100 < available_mib(torch.device("cpu")) < 1e9
+def test_available_memory_is_what_limits_leave_and_what_is_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = torch.device("cpu")
+    assert 100 < available_mib(device) < 1e9
+    monkeypatch.setattr(fitting, "free_bytes", lambda _: 50 << 20)  # Groups are looked at there.
+    assert 50 + 50 < available_mib(device) < 50 + 20_000
 
 
 STAGES = RECIPE.partition("[[stages]]")[0] + (

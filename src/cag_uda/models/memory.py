@@ -22,6 +22,8 @@ _MARGIN = 1.5
 """Factor for what allocators and convolutions take beyond the tensors: 1.2 to 1.4 were measured."""
 _MEMINFO = Path("/proc/meminfo")
 _OWN_GROUP, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+_MAPPED, _RESIDENT = 0, 1
+"""Fields of /proc/self/statm."""
 _NO_LIMIT = 1 << 60
 _UNKNOWN_BYTES = 4 << 30
 """Taken as free where the system does not tell."""
@@ -92,11 +94,20 @@ def _of_address_space() -> int:
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return _NO_LIMIT
+    return limit - _pages(_MAPPED) * resource.getpagesize()
+
+
+def resident_bytes() -> int:
+    """Memory of the machine that this process holds; 0 where the system does not tell."""
+    return _pages(_RESIDENT) * resource.getpagesize()
+
+
+def _pages(field: int) -> int:
+    """Read a field of the process's memory, in pages; 0 where the system does not tell."""
     try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[field])
     except (OSError, ValueError):
-        return limit
-    return limit - pages * resource.getpagesize()
+        return 0
 
 
 def _of_groups() -> Iterator[int]:

@@ -1,18 +1,16 @@
 """Find settings with which a recipe's steps fit into a device's memory, by measured steps."""
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from cag_uda.models.memory import free_bytes, resident_bytes
 from cag_uda.recipes import Recipe
 
 _MIB = 1 << 20
-_MEMORY, _LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 _CROP_SHARES = (1.0, 0.75, 0.5)
 _TRIAL_SHARES = (0.25, 0.5)
 """Sides of the crops that are tried, as shares between the least possible crop and the recipe's."""
@@ -180,22 +178,9 @@ def _batches(recipe: Recipe, devices: int) -> Iterator[tuple[tuple[int, int], in
 
 
 def available_mib(device: torch.device) -> float:
-    """Find the memory that this process can have of a device, with what it already holds.
-
-    Of the CPU it is what the system can give without swapping, or the process's limit if less.
-    """
+    """Find the memory that this process can have of a device, with what it already holds."""
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return (free + torch.cuda.memory_reserved(device)) / _MIB
-    try:
-        fields = dict(line.split(":") for line in _MEMORY.read_text("ascii").splitlines())
-        resident_pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
-        resident_mib = resident_pages * os.sysconf("SC_PAGE_SIZE") / _MIB
-        available = int(fields["MemAvailable"].split()[0]) / 1024 + resident_mib
-    except (OSError, KeyError, ValueError):
-        # No Linux: all that is built in.
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _MIB
-    try:
-        return min(available, int(_LIMIT.read_text("ascii")) / _MIB)
-    except (OSError, ValueError):
-        return available
+        held = torch.cuda.memory_allocated(device)
+    else:
+        held = resident_bytes()
+    return (free_bytes(device) + held) / _MIB
