@@ -1,13 +1,13 @@
 """mIoU against the number of target images that have labels, chosen by `suggest` and at random.
 
 Usage: python benchmarks/labels.py RECIPE [RECIPE …] --out DIR [--data-root DIR] [--seeds 3]
-           [--counts 5,10,20] [--criteria NAMES] [--set KEY=VALUE …]
+           [--counts 5,10,20,all] [--criteria NAMES] [--set KEY=VALUE …]
 
 For each recipe, whose target's training split has labels on this disk, and each seed: the stages
 that learn from no label of the target are taken once; from their network, the other stages are
 taken without labels, with those of the images that `suggest` chooses by the run without labels, of
-as many that are drawn at random, and of all images. The labels are the data set's own: what a
-person would have drawn.
+as many that are drawn at random, and of all images if the counts name `all`. The labels are the
+data set's own: what a person would have drawn.
 
 What is finished is kept below DIR and not taken again; a run that was stopped goes on. The table,
 mean over seeds and each seed, is printed after every run and stands in DIR/RECIPE/labels.json.
@@ -101,7 +101,7 @@ def run(recipe: Recipe, out: Path) -> float:
 
 
 def runs_of(
-    recipe: Recipe, seed: int, counts: Sequence[int], criteria: tuple[str, ...], out: Path
+    recipe: Recipe, seed: int, counts: Sequence[str], criteria: tuple[str, ...], out: Path
 ) -> Iterator[tuple[Cell, float]]:
     """Every run of a seed, one after the other."""
     recipe = recipe.model_copy(update={"seed": seed})
@@ -114,7 +114,7 @@ def runs_of(
     recipe = stages_of(recipe, learns=True)
     yield (NONE, 0), run(recipe, out / NONE)
     for how, names in (("suggest", criteria), ("random", ("random",))):
-        for count in counts:
+        for count in (int(each) for each in counts if each != ALL):
             folder = out / f"{how}-{count}"
             # A ranking for each number: how far apart frames shall be depends on it.
             asked = Asked(count, names, (), seed=seed, overwrite=True)
@@ -125,7 +125,8 @@ def runs_of(
             else:
                 given = labelled(recipe, TargetLabels(domain=str(file.absolute()), split="train"))
             yield (how, count), run(given, folder)
-    yield (ALL, ALL), run(labelled(recipe, TargetLabels(split=recipe.target.train)), out / ALL)
+    if ALL in counts:
+        yield (ALL, ALL), run(labelled(recipe, TargetLabels(split=recipe.target.train)), out / ALL)
 
 
 def to_markdown(name: str, found: Mapping[Cell, Sequence[float]]) -> str:
@@ -148,11 +149,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--counts", default="5,10,20")
+    parser.add_argument("--counts", default="5,10,20,all")
     parser.add_argument("--criteria", default=",".join(DEFAULT_CRITERIA))
     parser.add_argument("--set", action="append", default=[], dest="changes")
     asked = parser.parse_args()
-    counts = [int(each) for each in asked.counts.split(",")]
+    counts = asked.counts.split(",")
     recipes = [load_recipe(each, asked.changes, asked.data_root) for each in asked.recipes]
     # Seed after seed, so that an early look sees every pair.
     found: dict[str, dict[Cell, list[float]]] = {recipe.name: {} for recipe in recipes}

@@ -179,8 +179,5 @@ def _batches(recipe: Recipe, devices: int) -> Iterator[tuple[tuple[int, int], in
 
 def available_mib(device: torch.device) -> float:
     """Find the memory that this process can have of a device, with what it already holds."""
-    if device.type == "cuda":
-        held = torch.cuda.memory_allocated(device)
-    else:
-        held = resident_bytes()
+    held = torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_bytes()
     return (free_bytes(device) + held) / _MIB
