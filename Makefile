@@ -17,7 +17,7 @@ test-slow: $(VENV)/.installed-dev  ## what takes longer
 
 bench: $(VENV)/.installed-dev  ## every ratio of docs/RESULTS.md, Speed; wants a machine with nothing else to do
 	$(BIN)/cag-uda bench
-	for name in anchors loading evaluation prediction export rendering photometric; do $(BIN)/python benchmarks/$$name.py || exit; done
+	for name in anchors cpu loading evaluation prediction export rendering photometric; do $(BIN)/python benchmarks/$$name.py || exit; done
 
 lint: $(VENV)/.installed-dev  ## style and types
 	$(BIN)/ruff check .

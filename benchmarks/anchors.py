@@ -3,8 +3,8 @@
 Run: python benchmarks/anchors.py [--threads N] [--repeats N]
 
 One table: the time of each part at two feature maps 256×128×224 and 19 classes, as a ratio to the
-float32 product of anchors and features that any method needs, and how far the results are from
-float64.
+float32 product of anchors and features that any method needs; how far the results are from float64;
+and how the time of labels and anchors grows with images, image size, channels and classes.
 """
 
 import argparse
@@ -132,6 +132,43 @@ def timings(repeats: int) -> dict[str, float]:
     return medians(parts, repeats)
 
 
+GROWTH = {
+    "image size ×4": {"height": 2 * HEIGHT, "width": 2 * WIDTH},
+    "classes 19 → 150": {"classes": 150},
+    "channels 256 → 1024": {"channels": 4 * CHANNELS},
+    "images 2 → 8": {"batch": 4 * BATCH},
+}
+"""Sizes of which one grows, by name."""
+
+
+def labels_and_anchors_of(
+    batch: int = BATCH,
+    channels: int = CHANNELS,
+    height: int = HEIGHT,
+    width: int = WIDTH,
+    classes: int = CLASSES,
+) -> Callable[[], object]:
+    """Make a function that computes a step's labels and anchors, of features without structure."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(classes, channels, generator=generator)
+    features = torch.randn(batch, channels, height, width, generator=generator)
+    label = torch.randint(0, classes, (batch, height, width), generator=generator)
+    anchors, fresh = CategoryAnchors.from_vectors(vectors), CategoryAnchors(classes, channels)
+
+    def work() -> None:
+        by_anchor(anchors.distances(features), MARGIN)
+        fresh.update(features, label)
+
+    return work
+
+
+def growth(repeats: int) -> dict[str, float]:
+    """Time of labels and anchors when one size grows, over that at the sizes of the table."""
+    grown = {name: labels_and_anchors_of(**sizes) for name, sizes in GROWTH.items()}
+    times = medians({"": labels_and_anchors_of(), **grown}, repeats)
+    return {name: times[name] / times[""] for name in GROWTH}
+
+
 def exactness(offset: float) -> str:
     """Errors of distances, labels and anchors against float64, `offset` from the origin."""
     features, label, vectors = scene(offset)
@@ -172,6 +209,8 @@ def main() -> None:
         print(f"{name:<34}{1e3 * elapsed_s:>9.2f}{elapsed_s / product:>9.2f}")
     for offset in (0.0, 1000.0):
         print(exactness(offset))
+    for name, factor in growth(arguments.repeats).items():
+        print(f"labels and anchors, {name}: {factor:.2f} times as long")
     faster = times["released labels and anchors"] / ours
     print(
         f"labels and anchors: {ours / product:.1f} products (wanted at most "

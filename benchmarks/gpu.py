@@ -233,7 +233,7 @@ def _told(size: Size) -> str:
 
 def _as_line(row: Row) -> Line:
     figure = "–" if math.isnan(row.figure) else f"{row.figure:.3f} {row.unit}"
-    return Line(row.what, figure, "" if row.at_most is None else f"≤ {row.at_most:g}")
+    return Line(row.what, figure, f"≤ {row.at_most:g}")
 
 
 def machine(device: str) -> str:

@@ -1,5 +1,5 @@
-"""Costs of the engine on this device, as ratios measured within one run (`cag-uda bench`).
+"""Costs of a method's step on this device, as ratios measured within one run (`cag-uda bench`).
 
-Comparisons with other software (the released code's loops, kornia, cityscapesscripts) are scripts
-in the repository's `benchmarks/`.
+Costs of single operations, and comparisons with other software (the released code's loops, kornia,
+cityscapesscripts), are scripts in the repository's `benchmarks/`.
 """

@@ -17,17 +17,12 @@ class Row:
     figure: float
     unit: str
     """Base that the figure is a multiple of, or its unit."""
-    at_most: float | None = None
-    at_least: float | None = None
+    at_most: float
 
     @property
-    def is_met(self) -> bool | None:
-        """True if the bound holds; None where there is none."""
-        if self.at_most is not None:
-            return self.figure <= self.at_most
-        if self.at_least is not None:
-            return self.figure >= self.at_least
-        return None
+    def is_met(self) -> bool:
+        """True if the bound holds."""
+        return self.figure <= self.at_most
 
 
 def wait_for(device: torch.device) -> None:
