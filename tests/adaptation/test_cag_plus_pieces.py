@@ -1,13 +1,11 @@
 """The pieces of CAG-plus: each against a plain loop or a value worked by hand."""
 
 import copy
-import math
 
 import pytest
 import torch
 from torch import Tensor
 
-from cag_uda.adaptation.anchors import CategoryAnchors, follow
 from cag_uda.adaptation.losses import cross_entropy, feature_distance
 from cag_uda.adaptation.mixing import hidden_blocks
 from cag_uda.adaptation.soft_labels import (
@@ -16,7 +14,6 @@ from cag_uda.adaptation.soft_labels import (
     soften,
     with_known,
 )
-from cag_uda.errors import ShapeError, UserError
 from cag_uda.models import teacher as teachers
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import IGNORE
@@ -62,29 +59,6 @@ def test_known_pixels_are_certain_and_the_others_stay() -> None:
     assert got.probability[0, :, 0, 0].tolist() == [0, 0, 1]
     torch.testing.assert_close(got.probability[0, :, 0, 1], soft.probability[0, :, 0, 1])
     torch.testing.assert_close(got.weight, torch.tensor([[[1.0, 0.4]]]))
-
-
-# --- anchors
-
-
-def test_anchors_follow_class_by_class() -> None:
-    anchors = CategoryAnchors.from_vectors(
-        torch.tensor([[1.0, 0.0], [0.0, 2.0], [math.nan, 0.0]]), torch.tensor([10, 4, 0])
-    )
-    latest = CategoryAnchors.from_vectors(
-        torch.tensor([[3.0, 4.0], [math.nan, 0.0], [5.0, 5.0]]), torch.tensor([2, 0, 7])
-    )
-    follow(anchors, latest, 0.9)
-    wanted = torch.tensor([[0.9 + 0.3, 0.4], [0.0, 2.0], [5.0, 5.0]])
-    torch.testing.assert_close(anchors.vectors, wanted)
-    assert anchors.counts.tolist() == [10, 4, 7]
-    before = anchors.vectors
-    follow(anchors, latest, 1.0)
-    torch.testing.assert_close(anchors.vectors, before)
-    with pytest.raises(UserError, match="momentum"):
-        follow(anchors, latest, 1.5)
-    with pytest.raises(ShapeError, match="as many"):
-        follow(anchors, CategoryAnchors(2, 2), 0.5)
 
 
 # --- hidden blocks, initial features

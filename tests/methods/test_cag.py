@@ -13,7 +13,7 @@ from cag_uda.methods.margin_fitting import MarginConfig
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import IGNORE, Batch
 from tests.support.batches import make_batch, make_passes
-from tests.support.method_steps import OPTIM
+from tests.support.method_steps import OPTIM, step
 
 DELTA, LAMBDA = 0.05, 0.7
 CLASSES, CELLS, PIXELS_A_CELL = 4, 8, 4
@@ -109,3 +109,17 @@ def test_a_step_is_that_of_the_papers_equations(segmenter: Segmenter) -> None:
     theirs = dict(student.named_parameters())
     for name, weight in method.segmenter.named_parameters():
         torch.testing.assert_close(weight, theirs[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_within_a_stage_labeller_and_anchors_are_made_anew(segmenter: Segmenter) -> None:
+    method = CAG(segmenter, CAGConfig())
+    method.prepare(make_passes())
+    first, labeller = method.anchors.vectors.clone(), copy.deepcopy(method.labeller.state_dict())
+    step(method.train(), make_batch())
+    assert method.anchors.vectors.equal(first), "a step leaves them alone"
+    method.refresh(make_passes())
+    renewed = CAG(copy.deepcopy(method.segmenter), CAGConfig())
+    renewed.prepare(make_passes())
+    torch.testing.assert_close(method.anchors.vectors, renewed.anchors.vectors)
+    weights = method.labeller.state_dict()
+    assert any(not weights[name].equal(labeller[name]) for name in weights)

@@ -9,14 +9,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.adaptation.mixing import Mixed
 from cag_uda.adaptation.pseudo_labels import ConfidenceStatistics, by_class_balance
-from cag_uda.adaptation.tensors import downsample
 from cag_uda.errors import ShapeError, UserError
 from cag_uda.methods import Method
 from cag_uda.methods.cag import CAG
-from cag_uda.methods.cag_moving import CAGMoving, CAGMovingConfig
 from cag_uda.methods.cag_settings import CAGConfig
 from cag_uda.methods.cbst import CBST, CBSTConfig
 from cag_uda.methods.dacs import DACS, DACSConfig
@@ -314,40 +311,6 @@ def test_rivals_do_with_other_norms(
         assert all(
             (value == 0).all() or (value == 1).all() for value in network.statistics("target")
         )
-
-
-@pytest.mark.parametrize("kind", ["refreshed", "fixed", "moving"])
-def test_cags_anchors_within_a_stage(kind: str, segmenter: Segmenter) -> None:
-    """Made anew with the labeller, kept, or following the student's features step by step."""
-    method = CAG(segmenter, CAGConfig())
-    if kind != "refreshed":
-        momentum = {"fixed": 1.0, "moving": 0.9}[kind]
-        method = CAGMoving(segmenter, CAGMovingConfig(anchor_momentum=momentum))
-    method.prepare(make_passes())
-    method.train()
-    first = method.anchors.vectors.clone()
-    batch = make_batch()
-    student = copy.deepcopy(segmenter).train()
-    step(method, batch)
-    method.after_step(0)
-    if kind == "moving":
-        torch.manual_seed(0)
-        features = student(batch.source.image, "source").features
-        label = downsample(batch.source.label, (8, 8))
-        latest = CategoryAnchors(4, segmenter.feature_channels)
-        latest.update(features, label)
-        torch.testing.assert_close(method.anchors.vectors, 0.9 * first + 0.1 * latest.vectors)
-    else:
-        assert method.anchors.vectors.equal(first)
-    moved = method.anchors.vectors.clone()
-    before = copy.deepcopy(method.labeller.state_dict())
-    method.prepare(make_passes())
-    renewed = CAG(copy.deepcopy(method.segmenter), CAGConfig())
-    renewed.prepare(make_passes())
-    wanted = renewed.anchors.vectors if kind == "refreshed" else moved
-    torch.testing.assert_close(method.anchors.vectors, wanted)
-    weights = method.labeller.state_dict()
-    assert any(not weights[name].equal(before[name]) for name in weights), "the labeller is renewed"
 
 
 def test_a_renewed_cag_labeller_has_statistics_of_whole_target_images(segmenter: Segmenter) -> None:

@@ -298,7 +298,7 @@ def test_methods_need_not_know(name: str, classes: Classes, tmp_path: Path) -> N
     method.prepare(Passes(lambda: iter([batch.source]), lambda: iter([batch.target]), lambda x: x))
     if isinstance(method, CAG | CAGPlus) and method.anchors is not None:
         assert method.anchors.vectors.isfinite().all()
-    method.train().before_step()
+    method.train()
     for losses in method.losses(batch):
         total = torch.stack(list(losses.values())).sum()
         assert total.isfinite()

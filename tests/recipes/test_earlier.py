@@ -1,4 +1,4 @@
-"""Recipes of earlier versions, in which CAG's variants were settings of one method."""
+"""Recipes of earlier versions: the released code's CAG as settings of one method, old pieces."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ from pydantic import TypeAdapter
 from cag_uda.comparison.plan import base_of
 from cag_uda.errors import RecipeError
 from cag_uda.methods.base import MethodConfig
-from cag_uda.methods.cag_moving import CAGMovingConfig, CAGReleasedMovingConfig
 from cag_uda.methods.cag_released import CAGReleasedConfig
 from cag_uda.methods.cag_settings import CAGConfig
 from cag_uda.recipes import load_recipe
@@ -58,8 +57,6 @@ def read(table: dict[str, Any]) -> MethodConfig:
     ("changes", "wanted"),
     [
         ({}, CAGConfig()),
-        ({"anchors": "fixed"}, CAGMovingConfig(anchor_momentum=1.0)),
-        ({"anchors": "moving", "anchor_momentum": 0.9}, CAGMovingConfig(anchor_momentum=0.9)),
         (RELEASED, CAGReleasedConfig()),
         ({"max_count": None}, CAGConfig()),
         ({"max_count": 9}, CAGReleasedConfig(**PAPER_IN_RELEASED | {"max_count": 9})),
@@ -67,7 +64,6 @@ def read(table: dict[str, Any]) -> MethodConfig:
             {"distance": "centroid"},
             CAGReleasedConfig(**PAPER_IN_RELEASED | {"distance": "centroid"}),
         ),
-        (RELEASED | {"anchors": "moving"}, CAGReleasedMovingConfig()),
     ],
 )
 def test_settings_of_a_variant_give_its_row(changes: dict[str, Any], wanted: MethodConfig) -> None:
@@ -84,13 +80,14 @@ def test_what_an_earlier_recipe_leaves_out_is_the_papers() -> None:
 
 def test_variants_by_name_keep_their_own_defaults() -> None:
     assert read({"name": "cag-released"}) == CAGReleasedConfig()
-    changed = {"name": "cag-released", "anchors": "fixed"}
-    assert read(changed) == CAGReleasedMovingConfig(anchor_momentum=1.0)
+    assert read({"name": "cag-released", "anchors": "refreshed"}) == CAGReleasedConfig()
 
 
-def test_an_unknown_kind_of_anchors_is_refused() -> None:
-    with pytest.raises(RecipeError, match="refreshed, fixed or moving, got 'loose'"):
-        load_recipe("camvid-drives", ["stages.stage-1.method.anchors=loose"])
+def test_anchors_that_outlive_their_labeller_are_refused() -> None:
+    with pytest.raises(RecipeError, match='anchors = "fixed": taken out'):
+        load_recipe("camvid-drives", ["stages.stage-1.method.anchors=fixed"])
+    with pytest.raises(RecipeError, match="cag-moving: taken out"):
+        load_recipe("camvid-drives", ["stages.stage-1.method.name=cag-moving"])
 
 
 def test_a_released_recipe_is_compared_as_cag() -> None:
@@ -127,7 +124,7 @@ def test_pieces_that_were_taken_out_of_cag_plus_may_be_off(name: str) -> None:
 def test_a_piece_that_was_taken_out_is_refused_where_it_is_on(
     on: dict[str, Any], named: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"{named}: taken out of CAG-plus"):
+    with pytest.raises(ValueError, match=f"{named}: taken out"):
         read(PLUS | on)
 
 
@@ -140,4 +137,4 @@ def test_a_recipe_of_one_stage_with_such_a_piece_has_one_error(tmp_path: Path) -
     with pytest.raises(RecipeError) as refused:
         load_recipe(write_recipe(tmp_path, wrong))
     (problem,) = refused.value.problems
-    assert "prior_strength: taken out of CAG-plus" in problem
+    assert "prior_strength: taken out" in problem

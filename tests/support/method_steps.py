@@ -27,8 +27,6 @@ ACTIVE: dict[str, dict[str, Any]] = {
         "margin": CLEAREST,
     },
     "cag-released": {**ALL_KINDS, "margin": {"value": 0.05}, "min_pixels": 2},
-    "cag-moving": {**ALL_KINDS, "margin": CLEAREST},
-    "cag-released-moving": {**ALL_KINDS, "margin": {"value": 0.05}, "min_pixels": 2},
     "cag-plus-source-free": {
         "adapted_weight": 0.0,
         "anchor_confidence": 0.2775,

@@ -15,7 +15,6 @@ from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from cag_uda.errors import ModelError, RecipeError
-from cag_uda.methods.cag_moving import CAGMoving, CAGMovingConfig
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.recomputing import check_names, recompute
 from cag_uda.models.segmenter import Segmenter
@@ -154,23 +153,6 @@ def test_a_batch_in_parts_gives_the_gradients_of_the_whole(
         for parts in ("1", "4")
     ]
     assert logs[0]["losses"] == pytest.approx(logs[1]["losses"], rel=1e-5)
-
-
-def test_anchors_that_follow_see_every_part_of_a_batch(segmenter: Segmenter) -> None:
-    """As many pixels, in parts or not; and none of a step that was left out."""
-    torch.manual_seed(0)
-    label = torch.randint(0, 4, (4, 8, 8)).repeat_interleave(8, 1).repeat_interleave(8, 2)
-    image = torch.rand(4, 3, 64, 64)
-    batch = Batch(Labelled(image, label), Unlabelled(image, image))
-    method = CAGMoving(segmenter, CAGMovingConfig())
-    counts = []
-    for count in (1, 2):
-        method.before_step()
-        for part in _split(batch, count):
-            list(method.losses(part))
-        counts.append(method._latest[0].counts.clone())
-    assert torch.equal(*counts)
-    assert counts[0].sum() == 4 * 16 * 16
 
 
 def test_parts_that_do_not_divide_the_batch_are_refused(tmp_path: Path) -> None:

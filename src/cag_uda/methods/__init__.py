@@ -7,7 +7,6 @@ from cag_uda.methods.adversarial import Adversarial
 from cag_uda.methods.anchor_classifier import AnchorClassifier
 from cag_uda.methods.base import Method, MethodConfig, Passes
 from cag_uda.methods.cag import CAG
-from cag_uda.methods.cag_moving import CAGMoving, CAGReleasedMoving
 from cag_uda.methods.cag_plus import CAGPlus
 from cag_uda.methods.cag_plus_source_free import CAGPlusSourceFree
 from cag_uda.methods.cag_released import CAGReleased
@@ -30,8 +29,6 @@ METHODS: dict[str, type[Method]] = {
     "dacs": DACS,
     "cag": CAG,
     "cag-released": CAGReleased,
-    "cag-moving": CAGMoving,
-    "cag-released-moving": CAGReleasedMoving,
     "cag-plus": CAGPlus,
     "cag-plus-source-free": CAGPlusSourceFree,
 }

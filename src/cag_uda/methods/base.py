@@ -190,10 +190,6 @@ class Method(nn.Module, ABC):
         """Prepare anew within a stage, every `refresh_every` steps; by default as at its start."""
         self.prepare(passes)
 
-    def before_step(self) -> None:
-        """Prepare a step before its losses. Nothing by default."""
-        return
-
     @abstractmethod
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yield the losses of one step, one yield per graph, in the order of the paper.

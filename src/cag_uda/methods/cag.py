@@ -12,7 +12,7 @@ Source: Zhang et al., *Category Anchor-Guided UDA for Segmentation*, NeurIPS 201
 | L_CE, L_dis, λ                | `cross_entropy`, `anchor_distance`, `distance_weight`          |
 | network of the stage before   | `labeller`, frozen                                             |
 
-The loop over stages is the recipe's. Released code: `cag_released`; moving anchors: `cag_moving`.
+The loop over stages is the recipe's. What the released code does otherwise: `cag_released`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -51,11 +51,7 @@ class AnchorLabels(LabelKind):
         for prediction, label in seen.source():
             self.anchors.update(prediction.features, self.counted(prediction, label))
         self.anchors.reduce(seen.all_reduce)
-        self.fit(seen)
-
-    def fit(self, seen: LabellerPasses, *, are_kept: bool = False) -> None:
-        """Fit Δ to the anchors; `are_kept` tells whether they are of an earlier labeller."""
-        self.threshold.copy_(fit_margin(self.config, self, seen, are_kept=are_kept))
+        self.threshold.copy_(fit_margin(self.config, self, seen))
 
     def counted(self, prediction: Prediction, label: Tensor) -> Tensor:
         """Choose the labelled source pixels that anchors are means of: all."""
@@ -114,23 +110,18 @@ class CAG(FrozenLabeller):
 
     def prepare(self, passes: Passes) -> None:
         """Freeze the network as the labeller; by what it sees, take the anchors and the margin."""
-        self.renew_labeller(passes)
+        if self.anchors.counts.any():  # Within a stage: statistics of whole images, not of crops.
+            self.renew_target_statistics(passes)
+        self.freeze_labeller()
         seen = LabellerPasses.of(self, self.labeller, passes)
         for kind in self.kinds.values():
             kind.prepare(seen)
-
-    def renew_labeller(self, passes: Passes) -> None:
-        """Freeze the network; within a stage with statistics of whole images, not of crops."""
-        if self.anchors.counts.any():
-            self.renew_target_statistics(passes)
-        self.freeze_labeller()
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yield {source/ce, source/distance}, {target/<kind>, …, target/distance}."""
         batch = self.recoloured(batch)
         source = self.student(batch.source.image, "source")
         label = self.segmenter.on_grid(batch.source.label, source.logits)
-        self.watch(source.features.detach(), label)
         source_ce = self.cross_entropy(source.logits, batch.source.label)
         yield {"source/ce": source_ce, **self.distance_loss("source", source, label)}
         pseudo = self.pseudo_labels(batch.target.plain, self.config.labels)
@@ -148,9 +139,6 @@ class CAG(FrozenLabeller):
     def distance(self, prediction: Prediction, label: Tensor) -> Tensor:
         """Compute L_dis: mean distance of features to the anchors of their (pseudo-)labels."""
         return anchor_distance(prediction.features, self.anchors.vectors, label)
-
-    def watch(self, features: Tensor, label: Tensor) -> None:
-        """Note a step's source features (B, D, h, w). Nothing here: anchors are fixed."""
 
     @torch.no_grad()
     def pseudo_labels(self, image: Tensor, kinds: Iterable[str] = ()) -> dict[str, PseudoLabels]:

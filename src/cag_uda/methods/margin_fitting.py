@@ -68,16 +68,11 @@ class Anchored(Protocol):
         """Give each class's share (K,) of the source's labelled pixels."""
 
 
-def fit_margin(
-    config: MarginConfig, anchored: Anchored, seen: LabellerPasses, *, are_kept: bool = False
-) -> Tensor:
-    """Fit thresholds (K,), or one for all classes, to what the labeller sees of both domains.
-
-    `are_kept` tells whether the anchors are of an earlier labeller.
-    """
+def fit_margin(config: MarginConfig, anchored: Anchored, seen: LabellerPasses) -> Tensor:
+    """Fit thresholds (K,), or one for all classes, to what the labeller sees of both domains."""
     threshold = torch.as_tensor(config.value)
     if config.kind == "calibrated":
-        statistics = _source_gaps(anchored, seen, are_kept)
+        statistics = _source_gaps(anchored, seen)
         fitted = statistics.calibrated(config.value, unreachable=config.unreachable)
         threshold = torch.as_tensor(fitted.value)
     if config.kind == "clearest" or config.prior_portion is not None:
@@ -100,17 +95,14 @@ def _target_gaps(anchors: CategoryAnchors, seen: LabellerPasses) -> MarginStatis
     return statistics
 
 
-def _source_gaps(anchored: Anchored, seen: LabellerPasses, are_kept: bool) -> MarginStatistics:
-    """Collect relative gaps of labelled source pixels to anchors that they are not part of.
-
-    Kept anchors are means of another network's features, so they may judge the source's own images.
-    """
+def _source_gaps(anchored: Anchored, seen: LabellerPasses) -> MarginStatistics:
+    """Collect relative gaps of labelled source pixels to anchors that they are not part of."""
     statistics = _no_statistics(anchored.anchors)
     held_out = seen.held_out()
-    if held_out is None and not are_kept:
+    if held_out is None:
         _judge_by_halves(anchored, seen, statistics)
     else:
-        for prediction, label in seen.source() if held_out is None else held_out:
+        for prediction, label in held_out:
             statistics.update(anchored.anchors.distances(prediction.features), label)
     statistics.reduce(seen.all_reduce)
     return statistics

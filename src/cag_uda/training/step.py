@@ -60,7 +60,6 @@ def train_step(trainer: Trainer, step: int, batch: Batch) -> tuple[dict[str, Ten
         for group in optimizer.param_groups:
             group["lr"] = group["peak_rate"] * factor
     buffers = [each.clone() for each in method.buffers()] if skips else []
-    method.before_step()
     losses = backpropagate(trainer, batch)
     if skips and not _is_finite(trainer, losses):
         for optimizer in trainer.optimizers.values():
