@@ -51,6 +51,10 @@ class AnchorLabels(LabelKind):
         for prediction, label in seen.source():
             self.anchors.update(prediction.features, self.counted(prediction, label))
         self.anchors.reduce(seen.all_reduce)
+        self.fit(seen)
+
+    def fit(self, seen: LabellerPasses) -> None:
+        """Fit Δ to the anchors and to what the labeller sees."""
         self.threshold.copy_(fit_margin(self.config, self, seen))
 
     def counted(self, prediction: Prediction, label: Tensor) -> Tensor:
