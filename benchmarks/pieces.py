@@ -43,12 +43,9 @@ class Variant(NamedTuple):
     """True: the target's batch-norm statistics are mixed in after these."""
     stages: int = 1
     """Stages that share the other steps."""
-    refreshes: bool = False
-    """True: anchors are fitted anew after each fifth of the steps."""
 
 
 DEFAULT = "default"
-ANCHORED = {"adapted_weight": 0.5}
 CAG = {"name": "cag", "labels": ("adapted",), "class_balance": 1.0, "distance_weight": 0.0}
 COLOURS = {"colour_transfer": True}
 VARIANTS = {
@@ -56,8 +53,6 @@ VARIANTS = {
     "dacs": Variant({"name": "dacs"}),
     "source-only": Variant({"name": "source-only"}),
     "warmup": Variant(warmup=0.25),
-    "adapted": Variant(ANCHORED, refreshes=True),
-    "warmup-adapted": Variant(ANCHORED, warmup=0.25, refreshes=True),
     "hard": Variant({"label_temperature": 0.0}),
     "unsharpened": Variant({"label_temperature": 1.0}),
     "pixel-weights": Variant({"confidence": 0.0}),
@@ -92,10 +87,9 @@ def recipe_of(
         if variant.mixes:
             add(f"{each}-statistics", start, 0, method={"name": "adabn"})
             start = f"{each}-statistics"
-        every = {"refresh_every": -(-steps // 5)} if variant.refreshes else {}
         method = {"name": "cag-plus", **variant.method}
         for stage in [*(f"{each}-{number}" for number in range(1, variant.stages)), each]:
-            add(stage, start, (steps - count) // variant.stages, method=method, **every)
+            add(stage, start, (steps - count) // variant.stages, method=method)
             start = stage
         add(f"{each}-pooled", each, 0, method={"name": "anchor-classifier"})
     recipe = recipe_on(name, pairs, f"pieces-{name}", stages, seed=seed, deliver="last")

@@ -21,7 +21,6 @@ from tests.support.batches import make_batch, make_passes
 
 SETTINGS = {
     "colour_transfer": True,
-    "adapted_weight": 0.3,
     "label_temperature": 0.5,
     "mix": {"jitter": 0.0, "blur_probability": 0.0},
 }
@@ -32,12 +31,9 @@ def enlarged(cells: Tensor) -> Tensor:
 
 
 def target_log_probability(method: CAGPlus, batch: Batch) -> Tensor:
-    """(B, K, h, w): the teacher's p(c | x) to the power of 0.7 times p(f | c) to that of 0.3."""
-    assert method.adapted is not None
+    """(B, K, h, w): the logarithm of the teacher's p(c | x)."""
     with torch.no_grad(), statistics_follow(method.teacher):
-        features, logits = method.teacher(batch.target.plain, "target")
-    logits = 0.7 * logits + 0.3 * method.adapted.anchors.log_likelihood(features)
-    scores: Tensor = logits.log_softmax(1)
+        scores: Tensor = method.teacher(batch.target.plain, "target").logits.log_softmax(1)
     return scores
 
 
@@ -100,10 +96,6 @@ def test_the_losses_of_a_step_are_those_written_out(
         torch.testing.assert_close(got[name], value.detach(), rtol=1e-4, atol=1e-6, msg=name)
 
 
-NO_PIECES = {"name", "anchor_confidence"}
-"""Settings that no step depends on."""
-
-
 @pytest.mark.parametrize("name", ["cag-plus-camvid-day-dusk", "cag-plus-gta5-cityscapes"])
 def test_every_piece_has_a_row_without_it_or_with_it(name: str) -> None:
     recipe = load_recipe(name)
@@ -117,7 +109,7 @@ def test_every_piece_has_a_row_without_it_or_with_it(name: str) -> None:
         changed |= {key for key in own if method[key] != own[key]}
         if getattr(entry.recipe.loading, sampling) != getattr(recipe.loading, sampling):
             changed.add(sampling)
-    pieces = {*CAGPlusConfig.model_fields, sampling} - NO_PIECES
+    pieces = {*CAGPlusConfig.model_fields, sampling} - {"name"}
     if not own["initial"]["weight"]:
         pieces -= {"initial"}  # Taken out already.
         assert next(e.run for e in entries if e.name == "initial-none") == "cag-plus"

@@ -84,7 +84,7 @@ def test_the_losses_of_a_step_are_those_written_out(segmenter: Segmenter) -> Non
 
     torch.manual_seed(0)
     image = batch.target.image
-    logits = reference.label_target(image)
+    logits = reference.pooled(reference.see_target(image))
     mixed, soft = reference.mix(batch, logits)
     is_pasted = mixed.label != IGNORE
     assert 0 < is_pasted.float().mean() < 1

@@ -28,7 +28,7 @@ steps = 4
 refresh_every = 2
 checkpoint_every = 1
 log_every = 1
-method = { name = "cag-plus-source-free", anchor_confidence = 0.3, confidence = 0.3 }
+method = { name = "cag-plus-source-free", confidence = 0.3 }
 optim = { learning_rate = 0.01 }
 """
 WITH_SOURCE = f"{HEAD}[[stages]]{FIRST}{FREE}"
@@ -209,7 +209,7 @@ def test_a_new_recipe_for_a_pack_is_whole(world: Path) -> None:
 
 MISTAKES = {
     "a method that learns from the source": (
-        {'"cag-plus-source-free", anchor_confidence = 0.3, confidence = 0.3': '"cag"'},
+        {'"cag-plus-source-free", confidence = 0.3': '"cag"'},
         "stage 'source-free': method 'cag' learns from the source's images and labels, and of a "
         "pack there are none; choose from adabn, anchor-classifier, cag-plus-source-free",
     ),

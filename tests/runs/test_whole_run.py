@@ -5,11 +5,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+import cag_uda
+from cag_uda.adaptation.anchors import CategoryAnchors
+from cag_uda.adaptation.tensors import downsample
 from cag_uda.errors import InUseError, RunError
 from cag_uda.files import LOCK
 from cag_uda.recipes import load_recipe
+from cag_uda.runs.anchor_files import ANCHORS, load_anchors
 from cag_uda.runs.runner import Run, adapt
+from cag_uda.runs.scenario import Scenario
 from tests.support.command_line import run as command
 from tests.support.run_folders import contents
 from tests.support.trees import write_recipe
@@ -49,6 +55,22 @@ def elsewhere(made: Run, tmp_path: Path) -> tuple[Path, Path]:
         text = path.read_text().replace(str(made.folder.parent), "/no/such/machine")
         path.write_text(text)
     return tmp_path / "moved", tmp_path / "data"
+
+
+def test_a_stage_of_cag_keeps_the_means_of_the_sources_features(made: Run) -> None:
+    stages = made.folder / "stages"
+    start = cag_uda.load(stages / "2-warmup" / "model")
+    (images,) = Scenario.open(load_recipe(made.folder / "recipe.toml")).sources
+    expected = CategoryAnchors(4, start.feature_channels)
+    for index in range(len(images)):
+        image, label = images.read(index)
+        picture = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+        with torch.no_grad():
+            features = start(picture, "source").features
+        size = (features.shape[2], features.shape[3])
+        expected.update(features, downsample(torch.from_numpy(label)[None].long(), size))
+    kept = load_anchors(stages / "3-stage-1" / ANCHORS)
+    torch.testing.assert_close(kept.vectors, expected.vectors, rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_in_the_scores_and_the_report_names_a_folder_of_this_machine(made: Run) -> None:

@@ -1,10 +1,11 @@
-"""CAG-plus: an EMA teacher on mixed images; category anchors in its labels, or in its answer.
+"""CAG-plus: an EMA teacher on mixed images; category anchors in its answer.
 
 The teacher labels the target softly. The student learns from the source and from source classes
 pasted on the target. The built-in recipes then pool anchors, adapted to the target, into the
 delivered classifier (`anchor_classifier`). Off by default are source images in the target's
-colours, anchors pooled with the labels, hidden blocks of the target (MIC), and features that stay
-near those of the published weights (DAFormer). Pieces that were tried and taken out: docs/LOG.md.
+colours, hidden blocks of the target (MIC), and features that stay near those of the published
+weights (DAFormer). Pieces that were tried and taken out, anchors in the labels among them:
+docs/LOG.md.
 
 A step passes as many images through networks as one of DACS does: masked consistency, a third pass
 of the student in MIC, here hides blocks of the target's part of the mixed images.
@@ -21,8 +22,6 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from cag_uda.adaptation.adapted_anchors import SourceFigures
-from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.adaptation.losses import feature_distance
 from cag_uda.adaptation.mixing import (
     Mixed,
@@ -36,10 +35,8 @@ from cag_uda.adaptation.mixing import (
 from cag_uda.adaptation.pseudo_labels import by_confidence
 from cag_uda.adaptation.soft_labels import SoftLabels, soft_cross_entropy, soften, with_known
 from cag_uda.errors import UserError
-from cag_uda.methods.adapted_labels import AdaptedLabels
 from cag_uda.methods.base import Method, Passes
 from cag_uda.methods.cag_plus_settings import CAGPlusConfig
-from cag_uda.methods.labeller import LabellerPasses
 from cag_uda.models.backbones import build_backbone
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.teacher import follow, statistics_follow
@@ -50,7 +47,7 @@ class CAGPlus(Method):
     """One stage: steps that the teacher follows, from a network of any kind, an initial one too.
 
     Delivered is the teacher, the mean of the latest students. What a setting turns off is not
-    computed: where labels are not pooled with anchors, none are made.
+    computed.
     """
 
     Config: ClassVar[type[CAGPlusConfig]] = CAGPlusConfig
@@ -62,11 +59,6 @@ class CAGPlus(Method):
         super().__init__(segmenter, config)
         self.config = config
         self.teacher = copy.deepcopy(segmenter).requires_grad_(False).eval()
-        self.anchors: CategoryAnchors | None = None
-        self.adapted: AdaptedLabels | None = None
-        if config.adapted_weight:
-            self.anchors = CategoryAnchors(segmenter.num_classes, segmenter.feature_channels)
-            self.adapted = AdaptedLabels(segmenter, config.anchor_confidence, config.adapted_weight)
         self.initial = _initial_backbone(segmenter, config)
         counted = torch.tensor([name in config.initial.classes for name in segmenter.classes.names])
         self.register_buffer("counted", counted, persistent=False)
@@ -80,24 +72,11 @@ class CAGPlus(Method):
         return self
 
     def prepare(self, passes: Passes) -> None:
-        """Copy the student into the teacher; make anchors by it, if labels are pooled with them."""
+        """Copy the student into the teacher."""
         self.teacher.load_state_dict(self.segmenter.state_dict())
-        if self.adapted is not None:
-            seen = LabellerPasses.of(self, self.teacher, passes)
-            self.keep_anchors(self.adapted.fit(seen))
-            self.adapted.adapt(seen)
-
-    def keep_anchors(self, figures: SourceFigures) -> None:
-        """Take the source's anchors, which the run keeps, from figures of its classes."""
-        assert self.anchors is not None, "anchors are made where labels are pooled with them"
-        counts = figures.counts.to(self.teacher.mean.device)
-        vectors = figures.vectors.to(counts.device)
-        self.anchors.load_state_dict(CategoryAnchors.from_vectors(vectors, counts).state_dict())
 
     def refresh(self, passes: Passes) -> None:
-        """Adapt the anchors to the target anew, by what the teacher has become."""
-        if self.adapted is not None:
-            self.adapted.prepare(LabellerPasses.of(self, self.teacher, passes))
+        """Do nothing: the teacher follows at every step."""
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yield {source/ce, source/initial}, {mixed/ce}."""
@@ -108,23 +87,18 @@ class CAGPlus(Method):
             **self._feature_distance(batch.source, last_map),
         }
 
-        mixed, soft = self.mix(batch, self.label_target(batch.target.plain))
+        mixed, soft = self.mix(batch, self.see_target(batch.target.plain).logits)
         student = self.student(mixed.image, "target")
         yield {"mixed/ce": soft_cross_entropy(self.upsample(student.logits, mixed.image), soft)}
 
     @torch.no_grad()
-    def label_target(self, image: Tensor) -> Tensor:
-        """Label target images (B, 3, H, W) by the teacher, as logits (B, K, h, w).
+    def see_target(self, image: Tensor) -> Prediction:
+        """Predict target images (B, 3, H, W) by the teacher.
 
         Its batch norms take the images into their statistics first.
         """
         with statistics_follow(self.teacher):
-            prediction = self.frozen(self.teacher, image, "target")
-        return self.pooled(prediction)
-
-    def pooled(self, prediction: Prediction) -> Tensor:
-        """Pool the teacher's logits (B, K, h, w) with what the adapted anchors say."""
-        return prediction.logits if self.adapted is None else self.adapted.pooled(prediction)
+            return self.frozen(self.teacher, image, "target")
 
     @torch.no_grad()
     def mix(self, batch: Batch, logits: Tensor) -> tuple[Mixed, SoftLabels]:
@@ -185,16 +159,9 @@ class CAGPlus(Method):
 
     @torch.no_grad()
     def pseudo_labels(self, image: Tensor) -> dict[str, PseudoLabels]:
-        """Label target images (B, 3, H, W) where the pooled labels, or the teacher's, are sure.
-
-        For reporting: training leaves none of the pooled labels out.
-        """
-        alone = self.frozen(self.teacher, image, "target")
-        least = self.config.anchor_confidence
-        labels = {"confidence": by_confidence(alone.logits, least)}
-        if self.adapted is None:
-            return labels
-        return {"adapted": by_confidence(self.pooled(alone), least), **labels}
+        """Label the pixels that the teacher is sure of, for reporting; training uses all labels."""
+        prediction = self.frozen(self.teacher, image, "target")
+        return {"confidence": by_confidence(prediction.logits, self.config.confidence)}
 
     def _hide(self, image: Tensor, may_be: Tensor) -> Tensor:
         """Hide random blocks of the pixels (B, H, W) that may be hidden (masked consistency)."""

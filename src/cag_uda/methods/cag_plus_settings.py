@@ -61,18 +61,9 @@ class CAGPlusConfig(MethodConfig):
     momentum: float = Field(default=0.99, ge=0, lt=1)
     """EMA decay of the teacher's weights (DACS; 0.999 in DAFormer); smaller in the first steps,
     1 − 1 / (step + 1). With 0 the student labels for itself."""
-    adapted_weight: float = Field(default=0.0, ge=0, lt=1)
-    """Weight in the pseudo-labels of the anchors adapted to the target
-    (`adaptation.adapted_anchors`), which are pooled with the teacher's probabilities; 0 leaves them
-    out: on the pairs on which settings are chosen they cost more than they gain (docs/LOG.md). A
-    stage's `refresh_every` sets how often they are fitted anew with the current teacher; left out,
-    they are fitted once, at the stage's start, best by a trained network."""
-    anchor_confidence: float = Field(default=0.9, ge=0, lt=1)
-    """Probability that labels exceed which the run reports the quality of. Training leaves none
-    out."""
     confidence: float = Field(default=0.968, ge=0, lt=1)
     """Target pixels weigh the share of the batch's pixels with at least this probability (DACS); 0
-    weighs each by its own probability."""
+    weighs each by its own probability. The run reports the quality of the labels that exceed it."""
     label_temperature: float = Field(default=0.5, ge=0)
     """Below 1 sharpens soft labels (MixMatch: 0.5); 0 makes them hard."""
     colour_transfer: bool = False

@@ -19,8 +19,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from cag_uda.adaptation.adapted_anchors import FeatureSample
+from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.adaptation.carrying import carried
 from cag_uda.adaptation.mixing import Mixed
+from cag_uda.adaptation.pseudo_labels import by_confidence
 from cag_uda.adaptation.soft_labels import SoftLabels, soft_cross_entropy
 from cag_uda.methods.adapted_labels import AdaptedLabels
 from cag_uda.methods.anchor_classifier import is_linear, merge
@@ -33,7 +35,7 @@ from cag_uda.models.norm import carry_source_statistics
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.start import begin_with
 from cag_uda.models.tuning import merged_state
-from cag_uda.types import IGNORE, Batch, Labelled, Losses
+from cag_uda.types import IGNORE, Batch, Labelled, Losses, Prediction, PseudoLabels
 
 _PAIRS = 50_000
 """Pixels by which figures are carried: a map of some hundred channels wants no more."""
@@ -50,8 +52,9 @@ class CAGPlusSourceFreeConfig(CAGPlusConfig):
     out. L2-SP has 0.01 to 0.1 for stochastic gradient descent."""
 
     adapted_weight: float = Field(default=0.5, ge=0, lt=1)
-    """As of `cag-plus`; here the anchors are what is left of the source, so they have half of the
-    say. 0 leaves them out."""
+    """Weight in the pseudo-labels of the pack's anchors, adapted to the target and pooled with the
+    teacher's probabilities; 0 leaves them out. A stage's `refresh_every` sets how often they are
+    adapted anew to what the teacher has become."""
 
     answer: float = Field(default=0.5, ge=0, lt=1)
     """Weight of the adapted anchors in the delivered classifier, as `weight` of the method
@@ -92,7 +95,12 @@ class CAGPlusSourceFree(CAGPlus):
         made_of = segmenter.config.model_copy(update={"weights": None})
         self.packed = Segmenter(made_of, segmenter.classes).requires_grad_(False).eval()
         # Labels nothing: it holds the pack's figures, as they are of the packed network.
-        self.of_pack = AdaptedLabels(segmenter, config.anchor_confidence)
+        self.of_pack = AdaptedLabels(segmenter, config.confidence)
+        self.anchors: CategoryAnchors | None = None
+        self.adapted: AdaptedLabels | None = None
+        if config.adapted_weight:
+            self.anchors = CategoryAnchors(segmenter.num_classes, segmenter.feature_channels)
+            self.adapted = AdaptedLabels(segmenter, config.confidence, config.adapted_weight)
 
     def train(self, mode: bool = True) -> Self:
         """Set the training mode; the packed network is never in it."""
@@ -131,13 +139,17 @@ class CAGPlusSourceFree(CAGPlus):
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yield {mixed/ce, source/pull}; the batch's source is not looked at."""
-        logits = self.label_target(batch.target.plain)
+        logits = self.pooled(self.see_target(batch.target.plain))
         mixed, soft = self.mix(batch, logits)
         student = self.student(mixed.image, "target")
         losses = {"mixed/ce": soft_cross_entropy(self.upsample(student.logits, mixed.image), soft)}
         if self.config.pull:
             losses["source/pull"] = self.config.pull / 2 * self._squared_distance()
         yield losses
+
+    def pooled(self, prediction: Prediction) -> Tensor:
+        """Pool the teacher's logits (B, K, h, w) with what the adapted anchors say."""
+        return prediction.logits if self.adapted is None else self.adapted.pooled(prediction)
 
     @torch.no_grad()
     def mix(self, batch: Batch, logits: Tensor) -> tuple[Mixed, SoftLabels]:
@@ -175,15 +187,26 @@ class CAGPlusSourceFree(CAGPlus):
             merge(self.segmenter, self.adapted, self.config.answer)
             self.teacher.load_state_dict(self.segmenter.state_dict())
 
+    @torch.no_grad()
+    def pseudo_labels(self, image: Tensor) -> dict[str, PseudoLabels]:
+        """Label the pixels that anchors and teacher, or the teacher alone, are sure of."""
+        labels = super().pseudo_labels(image)
+        if self.adapted is None:
+            return labels
+        pooled = self.pooled(self.frozen(self.teacher, image, "target"))
+        return {"adapted": by_confidence(pooled, self.config.confidence), **labels}
+
     def _unpack(self, passes: Passes) -> None:
         """Take packed network and figures; without a pack, of what the stage begins with."""
         if passes.pack is None:
             self.packed.load_state_dict(merged_state(self.segmenter))
         else:
             begin_with(self.packed, passes.pack.segmenter(), "the pack's network")
-        if self.adapted is not None:
-            seen = LabellerPasses.of(self, self.packed, passes)
-            self.keep_anchors(self.of_pack.fit(seen))
+        if self.anchors is not None:
+            figures = self.of_pack.fit(LabellerPasses.of(self, self.packed, passes))
+            counts = figures.counts.to(self.packed.mean.device)
+            kept = CategoryAnchors.from_vectors(figures.vectors.to(counts.device), counts)
+            self.anchors.load_state_dict(kept.state_dict())
         if self.packed.config.norm == "per-domain":
             self.estimate_target_statistics(passes, self.packed)
 
