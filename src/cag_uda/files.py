@@ -118,7 +118,7 @@ def is_sound(path: Path) -> bool | None:
 
 
 def _digests(folder: Path) -> list[tuple[str, str]]:
-    """The digests that are kept in a folder, each with the name of its file."""
+    """Return the digests that are kept in a folder, each with the name of its file."""
     try:
         text = (folder / SUMS).read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -256,7 +256,7 @@ def _is_renewed(path: Path) -> bool:
 
 
 def unwritable(path: Path, error: OSError) -> RunError:
-    """The error to raise where a file cannot be written: what happened and what to do."""
+    """Make the error to raise where a file cannot be written: what happened, what to do."""
     reason = error.strerror or str(error)
     is_in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
     advice = "a file is in the way of the folder;" if is_in_the_way else "free space, or"

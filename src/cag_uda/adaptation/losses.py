@@ -49,7 +49,7 @@ def pixel_mean(total: Tensor, count: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Cross entropy, mean over labelled pixels.
+    """Compute the cross entropy, mean over labelled pixels.
 
     Args:
         logits: (B, K, H, W) at the label's size.
@@ -106,7 +106,7 @@ def class_balance(label: Tensor, num_classes: int, exponent: float) -> Tensor:
 def anchor_distance(
     features: Tensor, anchors: Tensor, label: Tensor, weight: Tensor | None = None
 ) -> Tensor:
-    """Distance of each feature to the anchor of its (pseudo-)label, mean over labelled pixels.
+    """Average the distances of features to the anchors of their (pseudo-)labels.
 
     Before the mean, the gradient of a feature has length 1 at any distance, and is 0 at the anchor.
 
@@ -229,7 +229,7 @@ def adversarial(
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Entropy of the classifier's probabilities as a share of the greatest possible one.
+    """Compute the entropy of the classifier's probabilities as a share of the greatest.
 
     Of logits (B, K, h, w) it is a scalar in [0, 1], the mean over pixels of −Σ_k p_k·log₂ p_k /
     log₂ K. Raises ShapeError if there are fewer than two classes.
@@ -242,7 +242,7 @@ def entropy(logits: Tensor) -> Tensor:
 
 
 def self_information(logits: Tensor) -> Tensor:
-    """Weighted self-information (B, K, H, W), −p·log₂ p / log₂ K of the softmax of logits.
+    """Weigh self-information (B, K, H, W): −p·log₂ p / log₂ K of the softmax of logits.
 
     Its sum over the classes is the entropy as a share of the greatest possible one. Raises
     ShapeError if there are fewer than two classes.
@@ -294,7 +294,7 @@ def _check_weight(weight: Tensor | None, label: Tensor) -> None:
 def feature_distance(
     features: Tensor, initial: Tensor, label: Tensor, counted: Tensor, least_share: float = 0.75
 ) -> Tensor:
-    """Euclidean distance between two networks' features, mean over the cells of some classes.
+    """Average the Euclidean distance of two networks' features over some classes' cells.
 
     Published weights know many things that the source's images do not teach; features that stay
     near theirs do not forget them.

@@ -54,7 +54,7 @@ def with_known(soft: SoftLabels, known: Tensor) -> SoftLabels:
 
 
 def soft_cross_entropy(logits: Tensor, soft: SoftLabels) -> Tensor:
-    """Cross entropy with soft labels, mean over all pixels; weights are no part of the divisor.
+    """Compute the weighted cross entropy with soft labels, over the number of all pixels.
 
     Of logits (B, K, H, W) at the labels' size it is the mean of −weight · Σ_k y_k · log p_k, in
     nats. Raises ShapeError if the two are not of one shape.

@@ -101,5 +101,5 @@ def by_class(values: Tensor, label: Tensor, weight: Tensor) -> Tensor:
 
 
 def _entropy(probability: Tensor) -> Tensor:
-    """Entropy (B, h, w) over the classes of (B, K, h, w), in nats."""
+    """Compute the entropy (B, h, w) over the classes of (B, K, h, w), in nats."""
     return -torch.xlogy(probability, probability).sum(dim=1)

@@ -100,7 +100,7 @@ def interruptible(advice: str) -> Iterator[None]:
 
 
 def _stage_table(scores: "Scores") -> Table:
-    """One row a stage: what it started from, its steps, its mIoU and what it gained."""
+    """Make one row a stage: what it started from, its steps, its mIoU and what it gained."""
     scored = f": mIoU on {scores.target}" if scores.target else ""
     floors = {stage.gain.over for stage in scores.stages if stage.gain is not None}
     over = floors.pop() if len(floors) == 1 else "source-only"

@@ -204,7 +204,7 @@ def _tell_class_shares(console: Console, looked: _Looked) -> None:
 
 
 def _share_table(found: ClassShares) -> Table:
-    """Shares of every class, and the target's less the source's in percentage points."""
+    """Show shares of every class, and the target's less the source's in percentage points."""
     table = make_table(("class",), ("source", "target", "points"), box=None)
     for name, source, target in zip(found.classes, found.source, found.target, strict=True):
         change = f"{100 * (target - source):+.1f}"
@@ -244,7 +244,7 @@ def _print_report(console: Console, report: DomainReport) -> None:
 
 
 def _histogram(split: SplitReport, names: tuple[str, ...]) -> Table:
-    """Share of pixels and of images in which each class occurs."""
+    """Show the share of pixels, and of images, in which each class occurs."""
     total = max(1, int(sum(split.class_pixels)) + split.ignored_pixels)
     table = make_table(("class",), ("pixels", "images"), box=None)
     for name, pixels, images in zip(names, split.class_pixels, split.class_images, strict=True):

@@ -87,7 +87,7 @@ def _plan_table(comparison: Comparison) -> Table:
 
 
 def _result_table(made: ComparisonRecord) -> Table:
-    """One row a method: mIoU, share of the gap, time, memory."""
+    """Make one row a method: mIoU, share of the gap, time, memory."""
     numbers = ("mIoU", "share of the gap", "over source-only", "time", "peak memory")
     title = f"{made.name}: mIoU on {made.target}, in per cent"
     table = make_table(("method",), numbers, title=title)

@@ -91,7 +91,7 @@ def evaluate(
 
 
 def _only_labelled(domain: Domain) -> str:
-    """The split to score where none is named."""
+    """Return the split to score where none is named."""
     labelled = [split for split in domain.splits if domain.is_labelled(split)]
     if _USUAL in labelled or not labelled:
         return _USUAL
@@ -121,7 +121,7 @@ def _print_scores(
 
 
 def _table(title: str, scores: dict[str, Scores], rows: Sequence[PublishedRow]) -> Table:
-    """IoU of each class, and their mean, one column a model and one a published method."""
+    """Show IoU of each class and their mean, one column a model and a published method."""
     first = next(iter(scores.values()))
     by_protocol = "" if first.protocol is None else f" by {first.protocol}"
     table = Table("class", title=f"IoU on {title}{by_protocol}, in per cent")

@@ -17,7 +17,7 @@ class Command(TyperCommand):
     """A command whose help names no type of its flags, and which says what Ctrl-C has left."""
 
     def get_params(self, ctx: Any) -> Any:
-        """Its options and arguments."""
+        """List its options and arguments."""
         return _without_types_of_flags(super().get_params(ctx))
 
     def invoke(self, ctx: Any) -> Any:
@@ -34,7 +34,7 @@ class Group(TyperGroup):
     """A group of commands, with the same help."""
 
     def get_params(self, ctx: Any) -> Any:
-        """Its options."""
+        """List its options."""
         return _without_types_of_flags(super().get_params(ctx))
 
 

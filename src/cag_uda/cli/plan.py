@@ -49,7 +49,7 @@ def plan(
 
 
 def _table(forecast: Forecast) -> Table:
-    """One row a stage."""
+    """Make one row a stage."""
     from cag_uda.report.words import UNDEFINED, duration
 
     numbers = ("steps", "s/step", "images/s", "training", "scoring", "GiB")

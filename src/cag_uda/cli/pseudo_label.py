@@ -72,7 +72,7 @@ def pseudo_label(
 
 
 def _table(made: "Coverage") -> Table:
-    """One row a class: for each kind its share of the pixels, its coverage, its precision."""
+    """Make one row a class: for each kind its share of the pixels, its coverage, its precision."""
     from cag_uda.report.words import number
 
     title = f"pseudo-labels of {made.domain}/{made.split}, in per cent"

@@ -65,7 +65,7 @@ def _table(
     names: Sequence[CriterionName],
     is_wide: bool,
 ) -> Table:
-    """One row a network, with the criteria that were asked for or, given room, all."""
+    """Make one row a network, with the criteria that were asked for or, given room, all."""
     from cag_uda.types import CriterionName
 
     names = get_args(CriterionName) if is_wide else names

@@ -69,7 +69,7 @@ def suggest(
 
 
 def _table(made: Suggestions, is_wide: bool) -> Table:
-    """One row an image: its ranks by the criteria, and given room the classes that count most."""
+    """Make one row an image: its ranks by the criteria; given room, its weightiest classes."""
     title = f"{len(made.images)} of {made.candidates} images of {made.domain}/{made.split} to label"
     named = [name for name in made.criteria if name in made.images[0].ranks]
     table = Table("", "image", title=title, caption="% of the others that it exceeds", box=None)

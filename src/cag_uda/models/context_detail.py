@@ -76,12 +76,12 @@ class ContextDetail(nn.Module):
         """The backbone's maps of the context to scale attention (B, K, h', w') in [0, 1]."""
 
     def context_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width in pixels of the context of images of a size (H, W)."""
+        """Compute height and width in pixels of the context of images of a size (H, W)."""
         rows, columns = (count * self.unit_px // self.scale for count in self._units(size))
         return rows, columns
 
     def context_of(self, image: Tensor) -> Tensor:
-        """Images (B, 3, H, W) as they are seen for their context, (B, 3, H', W')."""
+        """Resize images (B, 3, H, W) as they are seen for their context, (B, 3, H', W')."""
         return F.avg_pool2d(self._enlarged(image), self.scale)
 
     def fuse(
@@ -149,7 +149,7 @@ class ContextDetail(nn.Module):
         return top, left
 
     def _within(self, attention: Tensor, places: Sequence[Place], units: tuple[int, int]) -> Tensor:
-        """Attention (B, K, h, w) within the detail crop alone, where in some images it is 1."""
+        """Keep attention (B, K, h, w) in the detail crop alone, where in some images it is 1."""
         is_alone = torch.rand(len(attention), 1, 1, 1) < self.chance_alone(units)
         is_alone = is_alone.to(attention.device, non_blocking=True)
         attention = torch.where(is_alone, 1.0, attention)
@@ -164,7 +164,7 @@ class ContextDetail(nn.Module):
         units: tuple[int, int],
         logits_of: Callable[[Tensor], Tensor],
     ) -> Tensor:
-        """Logits (B, K, h, w) of detail crops, their mean where they overlap, 0 where none is."""
+        """Make logits (B, K, h, w) of detail crops: their mean where they overlap, else 0."""
         cuts = [image[self._window(place, self.unit_px)] for place in places]
         # In one pass, so that batch norms that learn of what they see take all crops together.
         cells = (self.crop[0] * self.cells, self.crop[1] * self.cells)
@@ -185,7 +185,7 @@ class ContextDetail(nn.Module):
         return total
 
     def _window(self, place: Place, step: int) -> tuple[EllipsisType, slice, slice]:
-        """Rows and columns of a detail crop on a grid of `step` cells, or pixels, a unit."""
+        """Return rows and columns of a detail crop on a grid of `step` cells, or pixels, a unit."""
         rows, columns = (
             slice(begin * step, (begin + part) * step)
             for begin, part in zip(place, self.crop, strict=True)
@@ -193,7 +193,7 @@ class ContextDetail(nn.Module):
         return ..., rows, columns
 
     def _units(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Units of images of a size (H, W), when they are enlarged."""
+        """Count the units of images of a size (H, W), when they are enlarged."""
         rows, columns = (
             max(multiples(side, self.unit_px), part)
             for side, part in zip(size, self.crop, strict=True)

@@ -46,7 +46,7 @@ class Decoder(nn.Module):
         return [finest, *(self.resized(x, finest, (stride, own)) for x, stride in coarser)]
 
     def classifier(self, num_classes: int) -> nn.Module:
-        """A classifier (B, D, h, w) to (B, K, h, w), new and with random weights."""
+        """Make a classifier (B, D, h, w) to (B, K, h, w), new and with random weights."""
         return nn.Conv2d(self.feature_channels, num_classes, 1)
 
 
@@ -71,7 +71,7 @@ class ASPP(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, outputs, h, w)."""
+        """Map (B, C, h, w) to (B, outputs, h, w)."""
         context = self.pooled(x).expand(-1, -1, *x.shape[-2:])
         branches = [branch(x) for branch in self.branches]
         return cast(Tensor, self.project(torch.cat([*branches, context], dim=1)))
@@ -99,7 +99,7 @@ class DeepLabV3Plus(Decoder):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Four maps (B, C_i, h_i, w_i), finest first, to features (B, 256, h, w) at stride 4."""
+        """Turn maps (B, C_i, h_i, w_i), finest first, into features (B, 256, h, w) at stride 4."""
         details = self.details(maps[0])
         context = self.resized(self.aspp(maps[-1]), details, self._strides)
         return cast(Tensor, self.refine(torch.cat([context, details], dim=1)))
@@ -122,7 +122,7 @@ class DeepLabV3(Decoder):
         self.refine = _conv_norm_relu(256, 256, 3)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Four maps (B, C_i, h_i, w_i), finest first, to features (B, 256, h, w) of the last."""
+        """Turn maps (B, C_i, h_i, w_i), finest first, into features (B, 256, h, w) of the last."""
         return cast(Tensor, self.refine(self.aspp(maps[-1])))
 
 
@@ -142,7 +142,7 @@ class FCN(Decoder):
         self.refine = _conv_norm_relu(channels[-1], self.feature_channels, 3)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Four maps (B, C_i, h_i, w_i), finest first, to features (B, C_4 / 4, h, w)."""
+        """Turn maps (B, C_i, h_i, w_i), finest first, into features (B, C_4 / 4, h, w)."""
         return cast(Tensor, self.refine(maps[-1]))
 
 
@@ -166,7 +166,7 @@ class LightDecoder(Decoder):
         self.mix = _conv_norm_relu(width * (len(channels) + 1), self.feature_channels, 3)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Four maps (B, C_i, h_i, w_i), finest first, to features (B, 128, h, w) at stride 4."""
+        """Turn maps (B, C_i, h_i, w_i), finest first, into features (B, 128, h, w) at stride 4."""
         levels = [level(x) for level, x in zip(self.levels, maps, strict=True)]
         context = self.pooled(maps[-1]).expand(-1, -1, *levels[0].shape[-2:])
         side_by_side = [*self.on_finest(levels, self._strides), context]
@@ -191,11 +191,11 @@ class SegFormerDecoder(Decoder):
         self.mix = _conv_norm_relu(width * len(channels), width)
 
     def level(self, inputs: int) -> nn.Module:
-        """The projection of a map of so many channels."""
+        """Make the projection of a map of so many channels."""
         return nn.Conv2d(inputs, self.feature_channels, 1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Four maps (B, C_i, h_i, w_i), finest first, to features (B, D, h, w) on its grid."""
+        """Turn maps (B, C_i, h_i, w_i), finest first, into features (B, D, h, w) on its grid."""
         levels = [level(x) for level, x in zip(self.levels, maps, strict=True)]
         return cast(Tensor, self.mix(torch.cat(self.on_finest(levels, self._strides), dim=1)))
 
@@ -223,7 +223,7 @@ class MMSegFormer(PublishedSegFormer):
     """
 
     def level(self, inputs: int) -> nn.Module:
-        """The projection of a map of so many channels."""
+        """Make the projection of a map of so many channels."""
         return _conv_norm_relu(inputs, self.feature_channels)
 
 
@@ -244,7 +244,7 @@ class AtrousClassifier(nn.Module):
             nn.init.normal_(cast(Tensor, branch.weight), std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to logits (B, K, h, w)."""
+        """Map (B, C, h, w) to logits (B, K, h, w)."""
         logits: Tensor = self.branches[0](x)
         for branch in self.branches[1:]:
             logits = logits + branch(x)
@@ -270,11 +270,11 @@ class DeepLabV2(Decoder):
         self.feature_channels = channels[-1]
 
     def classifier(self, num_classes: int) -> nn.Module:
-        """The sum of dilated convolutions of the features."""
+        """Sum dilated convolutions of the features."""
         return AtrousClassifier(self.feature_channels, num_classes, self.dilations)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Four maps (B, C_i, h_i, w_i), finest first, to the last of them."""
+        """Turn maps (B, C_i, h_i, w_i), finest first, into the last of them."""
         return maps[-1]
 
 
@@ -326,7 +326,7 @@ class DAFormerDecoder(Decoder):
         self.fuse = _conv_norm_relu(width * len(self.rates), width, 3)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Four maps (B, C_i, h_i, w_i), finest first, to features (B, 256, h, w).
+        """Turn maps (B, C_i, h_i, w_i), finest first, into features (B, 256, h, w).
 
         Their stride is that of the finest map, or a quarter of it where all maps have one stride.
         """

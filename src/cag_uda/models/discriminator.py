@@ -43,11 +43,11 @@ class Discriminator(nn.Module):
         return cls(segmenter.num_classes, channels)
 
     def forward(self, evidence: Tensor) -> Tensor:
-        """(B, K, H, W) evidence of an output to scores (B, 1, H/32, W/32): high means target."""
+        """Map evidence (B, K, H, W) of an output to scores (B, 1, H/32, W/32): high is target."""
         return cast(Tensor, self.layers(evidence))
 
     def frozen(self, evidence: Tensor) -> Tensor:
-        """Scores, as `forward`, whose gradients reach the evidence but not these weights.
+        """Score as `forward`, with gradients that reach the evidence but not these weights.
 
         For the loss by which a segmenter learns to fool it.
         """

@@ -68,7 +68,7 @@ class _SameConv2d(nn.Conv2d):
         )
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, C', ⌈h / stride⌉, ⌈w / stride⌉)."""
+        """Map (B, C, h, w) to (B, C', ⌈h / stride⌉, ⌈w / stride⌉)."""
         if self.stride != (1, 1):
             after = self.kernel_size[0] // 2
             # By the size of the output, which then stays a short expression in an exported graph.
@@ -101,7 +101,7 @@ class _Block(nn.Module):
         self.expands = expansion > 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, C', h', w')."""
+        """Map (B, C, h, w) to (B, C', h', w')."""
         hidden = F.relu6(self.bn0(self.expand_conv(x))) if self.expands else x
         hidden = F.relu6(self.bn1(self.depthwise_conv(hidden)))
         y: Tensor = self.bn2(self.project_conv(hidden))
@@ -139,7 +139,7 @@ class _Body(nn.Module):
                 self.taken.add(len(self.blocks) - 1)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Images (B, 3, H, W) to the maps (B, C_i, h_i, w_i), finest first."""
+        """Map images (B, 3, H, W) to the maps (B, C_i, h_i, w_i), finest first."""
         x = F.relu6(self.bn0(self.conv_stem(image)))
         maps = []
         for index, block in enumerate(self.blocks):
@@ -175,7 +175,7 @@ class EfficientNetLite(Backbone):
             self.origin = _load(self.network, weights)
 
     def maps(self, image: Tensor) -> list[Tensor]:
-        """Normalised images (B, 3, H, W) to four maps (B, C_i, h_i, w_i), at stride 4 first."""
+        """Map normalised images (B, 3, H, W) to four maps (B, C_i, h_i, w_i), stride 4 first."""
         return self.network(image)  # type: ignore[no-any-return]
 
 

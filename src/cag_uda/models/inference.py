@@ -69,7 +69,7 @@ def class_logits(
 
 
 def as_trained(views: Views, segmenter: Segmenter) -> Views:
-    """The views, with logits enlarged corner on corner if the network was trained so."""
+    """Return the views, with logits enlarged corner on corner if the network was trained so."""
     aligned = views.align_corners or segmenter.config.align_corners
     return replace(views, align_corners=aligned)
 
@@ -95,7 +95,7 @@ def scaled(image: Tensor, views: Views, scale: float) -> Tensor:
 
 
 def on_device(image: Tensor, segmenter: Segmenter) -> Tensor:
-    """Images (B, 3, H, W), uint8 or float in [0, 1], as float on the network's device."""
+    """Bring images (B, 3, H, W), uint8 or float in [0, 1], as float to the network's device."""
     image = image.to(device_of(segmenter))
     return image.float().div_(255) if image.dtype == torch.uint8 else image
 
@@ -138,7 +138,7 @@ def upsample(logits: Tensor, size: tuple[int, int], align_corners: bool = False)
 def most_likely(
     logits: Tensor | Sequence[Tensor], size: tuple[int, int], align_corners: bool = False
 ) -> Tensor:
-    """The classes with the highest upsampled logits, without holding all of these.
+    """Find the classes with the highest upsampled logits, without holding all of these.
 
     Equal to `upsample(logits, size).argmax(1)`, the first class winning a tie; of several logits
     (B, K, h, w), whose grids may differ, the mean of the upsampled ones counts.
@@ -177,7 +177,7 @@ def most_likely(
 
 @contextmanager
 def inference(segmenter: Segmenter) -> Iterator[None]:
-    """Evaluation mode without gradients; every module gets its own mode back at the end."""
+    """Enter evaluation mode without gradients; every module gets its mode back at the end."""
     modes = [(module, module.training) for module in segmenter.modules()]
     segmenter.eval()
     try:

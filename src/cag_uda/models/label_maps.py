@@ -218,7 +218,7 @@ def _images_a_pass(
 
 
 def _window_pixels(segmenter: Segmenter, views: Views) -> int:
-    """Pixels of a window that fits into memory. Tells once for each network, in the log."""
+    """Count the pixels of a window that fits into memory."""
     if views.window_px is not None:
         return math.prod(views.window_px)
     device = device_of(segmenter)
@@ -229,7 +229,7 @@ def _window_pixels(segmenter: Segmenter, views: Views) -> int:
 def most_likely_with_confidence(
     looks: Sequence[Tensor], size: tuple[int, int], align_corners: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """The classes with the highest upsampled logits, and their softmax probabilities.
+    """Find the classes with the highest upsampled logits, and their softmax probabilities.
 
     One class at a time, as `most_likely` does, which takes the same and whose labels these are.
 

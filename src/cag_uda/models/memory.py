@@ -32,7 +32,7 @@ _measured: WeakKeyDictionary[Callable[[Tensor], object], float] = WeakKeyDiction
 
 
 def bytes_per_pixel(network: Callable[[Tensor], object], device: torch.device) -> float:
-    """Memory that a forward pass holds at its peak, in bytes per pixel of its images.
+    """Measure the memory that a forward pass holds at its peak, in bytes per image pixel.
 
     Measured once for each network, with one small image (B, 3, H, W), in evaluation mode and
     without gradients. Linear in the pixels: attention is computed without its matrix by current
@@ -69,7 +69,7 @@ class _PeakOfTensors(TorchDispatchMode):
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that this process can still take: of a GPU, or of the machine within its limits.
+    """Find the memory that this process can still take: of a GPU, or of the machine.
 
     Limits are those of its control group (containers, SLURM) and of its address space (ulimit).
     """
@@ -98,7 +98,7 @@ def _of_address_space() -> int:
 
 
 def resident_bytes() -> int:
-    """Memory of the machine that this process holds; 0 where the system does not tell."""
+    """Find the machine's memory that this process holds; 0 where the system does not tell."""
     return _pages(_RESIDENT) * resource.getpagesize()
 
 
@@ -142,7 +142,7 @@ def _number(path: Path) -> int | None:
 
 
 def _reclaimable(path: Path) -> int:
-    """Bytes of a group that are cached files, which the system drops when memory is wanted."""
+    """Count bytes of a group that are cached files, which the system drops at need."""
     try:
         fields = dict(line.split() for line in path.read_text(encoding="ascii").splitlines())
         return int(fields.get("inactive_file", 0)) + int(fields.get("active_file", 0))

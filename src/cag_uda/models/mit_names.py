@@ -109,7 +109,7 @@ def in_transformers_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def mit_form(tensors: Mapping[str, Tensor]) -> tuple[list[int], list[int]]:
-    """Blocks and channels of each stage, told from tensors by their names in transformers."""
+    """Count blocks and channels of each stage by tensors' names in transformers."""
     blocks: list[set[str]] = [set(), set(), set(), set()]
     for name in tensors:
         if found := re.match(r"stages\.([0-3])\.blocks\.(\d+)\.", name):

@@ -124,7 +124,7 @@ class _Together(Function):
     def forward(
         ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised input, mean, and unbiased variance of all processes."""
+        """Return normalised input, mean, and unbiased variance of all processes."""
         values = input.float()
         # Filled on the device: a number that comes from the host would be waited for.
         count = values.new_full((1,), values.numel() / values.shape[1])
@@ -154,7 +154,7 @@ class _Together(Function):
 
 
 def _summed(*parts: Tensor) -> Sequence[Tensor]:
-    """Sums of vectors over all processes, in one exchange."""
+    """Sum vectors over all processes, in one exchange."""
     together = torch.cat(parts)
     dist.all_reduce(together)
     return torch.split(together, [len(part) for part in parts])
@@ -174,7 +174,7 @@ def make_shareable(network: nn.Module) -> None:
 
 
 def _plain_norms(network: nn.Module) -> Iterator[tuple[nn.Module, str, nn.BatchNorm2d]]:
-    """Each plain batch norm below a network, by the module that holds it and its name there."""
+    """Yield each plain batch norm below a network: the module that holds it, and its name."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if type(child) is nn.BatchNorm2d:
@@ -182,7 +182,7 @@ def _plain_norms(network: nn.Module) -> Iterator[tuple[nn.Module, str, nn.BatchN
 
 
 def domain_norms(network: nn.Module) -> list[DomainBatchNorm2d]:
-    """The norms of a network that keep the domains' statistics apart."""
+    """Return the norms of a network that keep the domains' statistics apart."""
     return [module for module in network.modules() if isinstance(module, DomainBatchNorm2d)]
 
 

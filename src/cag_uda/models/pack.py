@@ -172,7 +172,7 @@ def read_pack(path: Path) -> Pack:
 
 
 def _digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
-    """SHA-256 of all that a pack holds, whatever the order in the file."""
+    """Compute the SHA-256 of all that a pack holds, whatever the order in the file."""
     total = hashlib.sha256()
     for name, text in sorted(texts.items()):
         total.update(f"{name} {len(text)} {text}\n".encode())

@@ -239,7 +239,7 @@ def transformers_name(name: str) -> str | None:
 
 
 def resnet_depths(names: Iterable[str]) -> list[int]:
-    """Numbers of blocks in the four stages, told from names in torchvision's layout."""
+    """Count blocks in the four stages by names in torchvision's layout."""
     blocks: list[set[str]] = [set(), set(), set(), set()]
     for name in names:
         if found := re.match(r"layer([1-4])\.(\d+)\.", name):

@@ -53,7 +53,7 @@ def check_names(segmenter: Segmenter, names: Sequence[str]) -> None:
 
 
 def _outermost(segmenter: Segmenter, name: str) -> list[str]:
-    """Full names of the modules that are meant."""
+    """Find the full names of the modules that are meant."""
     named = dict(segmenter.named_modules())
     if name == BLOCKS:
         kinds = segmenter.backbone.blocks
@@ -78,7 +78,7 @@ def _contexts(
 
 @contextmanager
 def _without_memory(module: nn.Module) -> Iterator[None]:
-    """Batch norms in training normalise by their batch and leave their running statistics alone.
+    """Let batch norms in training normalise by their batch and keep running statistics.
 
     These have seen, and counted, the batch already.
     """

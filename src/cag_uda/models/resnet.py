@@ -53,7 +53,7 @@ class ResNet(Backbone):
         _dilate(self.network, output_stride, grid, self.dilates_late)
 
     def maps(self, image: Tensor) -> list[Tensor]:
-        """Normalised images (B, 3, H, W) to four maps (B, C_i, h_i, w_i), at stride 4 first."""
+        """Map normalised images (B, 3, H, W) to four maps (B, C_i, h_i, w_i), stride 4 first."""
         return list(self.network(image).feature_maps)
 
 

@@ -154,13 +154,13 @@ def write_picture(path: Path, picture: Picture, *, sealed: bool = False) -> None
 
 
 def as_opencv(picture: Picture) -> Picture:
-    """A picture with its channels in OpenCV's order."""
+    """Bring the channels of a picture into OpenCV's order."""
     if picture.ndim == 2:
         return picture
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), dtype=np.uint8)
 
 
 def _strips(picture: Picture) -> Iterator[slice]:
-    """Rows by rows, so that what is between takes little memory however large the picture is."""
+    """Blend rows by rows, so that little memory is taken however large the picture is."""
     step = max(1, _PIXELS_PER_STRIP // picture.shape[1])
     return (slice(top, top + step) for top in range(0, len(picture), step))

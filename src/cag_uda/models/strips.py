@@ -97,7 +97,7 @@ class _Look:
         """(rows, w): how many windows."""
 
     def upsampled(self, rows: slice, height: int) -> Tensor:
-        """Logits (1, K, rows, w) of rows of a result of a height; rows above are given up."""
+        """Make logits (1, K, rows, w) of rows of a result of a height; rows above are given up."""
         places = torch.arange(rows.start, rows.stop, dtype=torch.float64)
         if self._views.align_corners:
             places = places * ((self._height - 1) / max(1, height - 1))
@@ -150,7 +150,7 @@ class _Look:
         self._looks[top - self._top : bottom - self._top, left:right] += 1
 
     def _logits_of(self, rows: Stretch, columns: Stretch, mirrored: bool) -> Tensor:
-        """Logits (1, K, h, w) of a window, a cell of the grid each.
+        """Make logits (1, K, h, w) of a window, a cell of the grid each.
 
         Windows that were asked for are mirrored each; others are of the mirrored image, so that
         strides fall on its pixels as when it is looked at whole.
@@ -185,11 +185,11 @@ class _Look:
         return upsample(logits, (height, width), self._views.align_corners)
 
     def _on_grid(self, pixels: int) -> int:
-        """The cell that begins at a pixel; of the end of the image, how many cells there are."""
+        """Find the cell that begins at a pixel; for the image's end, count the cells."""
         return math.ceil(pixels / self._cell)
 
     def _cell_of_network(self) -> Fraction:
-        """Pixels per cell of the network's logits, if windows begin with cells; else 1."""
+        """Find the pixels per cell of the network's logits, if windows begin with cells; else 1."""
         side = self._segmenter.grid_px
         probe = self._image.new_zeros(1, 3, 2 * side, 2 * side)
         cells = self._segmenter(on_device(probe, self._segmenter)).logits.shape[2]
@@ -223,7 +223,7 @@ def plan_windows(
 
 
 def _plans(length: int, unit_px: int) -> Iterator[list[Stretch]]:
-    """Windows of a side, from one that is all of it to the smallest, each with its margins."""
+    """Yield windows of a side, from one that is all of it to the smallest, with margins."""
     yield [Stretch(0, length, 0, length)]
     units, before = math.ceil(length / unit_px), 1
     for count in range(2, units + 1):

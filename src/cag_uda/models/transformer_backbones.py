@@ -74,7 +74,7 @@ class TransformerBackbone(Backbone):
         """Set `channels` and `strides`; returns what tells the network which maps to give."""
 
     def maps(self, image: Tensor) -> list[Tensor]:
-        """Images (B, 3, H, W) of a fit size to four maps (B, C_i, h_i, w_i), finest first."""
+        """Map images (B, 3, H, W) of a fit size to four maps (B, C_i, h_i, w_i), finest first."""
         return list(self.network(image).feature_maps)
 
 
@@ -84,7 +84,7 @@ class _FourStages(TransformerBackbone):
     strides = (4, 8, 16, 32)
 
     def levels(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """All four stages."""
+        """Give all four stages."""
         self.channels = tuple(config["hidden_sizes"])
         return {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
 
@@ -105,12 +105,12 @@ class MixTransformer(_FourStages):
         return in_transformers_names(own), beside
 
     def levels(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """All four stages, which are this network's hidden states."""
+        """Give all four stages, which are this network's hidden states."""
         super().levels(config)
         return {}
 
     def maps(self, image: Tensor) -> list[Tensor]:
-        """Images (B, 3, H, W) of any size from 32 pixels to four maps (B, C_i, h_i, w_i)."""
+        """Map images (B, 3, H, W) of any size from 32 pixels to four maps (B, C_i, h_i, w_i)."""
         return list(self.network(image, output_hidden_states=True).hidden_states)
 
 
@@ -162,7 +162,7 @@ class SwinV2(_FourStages):
                 layer.__class__ = _AlwaysPadded
 
     def levels(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """All four stages, each of twice the channels of the one before."""
+        """Give all four stages, each of twice the channels of the one before."""
         widths = [config["embed_dim"] * 2**stage for stage in range(4)]
         return super().levels({"hidden_sizes": widths})
 
@@ -174,7 +174,7 @@ class PlainViT(TransformerBackbone):
     patch_px: ClassVar[int]
 
     def levels(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The depths at a quarter, a half, three quarters and the end."""
+        """Return the depths at a quarter, a half, three quarters and the end."""
         self.channels = (config["hidden_size"],) * 4
         self.strides = (self.patch_px,) * 4
         count = config["num_hidden_layers"]

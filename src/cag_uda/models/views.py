@@ -50,11 +50,11 @@ class Views:
             raise DataError(problems)
 
     def image_size(self, size: tuple[int, int], scale: float) -> tuple[int, int]:
-        """(H, W) of an image of `size` at a scale, at least a pixel a side."""
+        """Return (H, W) of an image of `size` at a scale, at least a pixel a side."""
         return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
     def windows(self, size: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
-        """Rows and columns of each piece of an image (H, W); together they cover it.
+        """Yield rows and columns of each piece of an image (H, W); together they cover it.
 
         The last of a row or column is moved back to end with the image; an image that is smaller
         than the window is one piece.

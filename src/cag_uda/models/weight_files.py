@@ -130,7 +130,7 @@ def network_in(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, s
 def _student_of(
     tensors: Mapping[str, Tensor], prefix: str, left_out: dict[str, str]
 ) -> dict[str, Tensor]:
-    """Tensors without what data parallelism or a trainer's class has put before all their names.
+    """Take off what data parallelism or a trainer's class has put before all names.
 
     A trainer of several networks has the student's below `model`; the others are left out.
     """
@@ -158,7 +158,7 @@ def _is_state_dict(content: Any) -> bool:
 
 
 def _tensor_names(content: Any, name: str, depth: int = 0) -> Iterator[str]:
-    """Dotted names of all tensors and numpy arrays inside something nested, to some depth."""
+    """Name all tensors and numpy arrays inside something nested, to some depth, by dots."""
     if depth > _DEEPEST:
         return  # Something that holds itself, or was made to exhaust whoever reads it.
     if isinstance(content, Tensor | np.ndarray):
@@ -207,7 +207,7 @@ def refuse_misfits(problems: Sequence[str], origin: str, advice: str = "") -> No
 
 
 def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, by the rest of their names."""
+    """Return the tensors whose names begin with a prefix, by the rest of their names."""
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
@@ -221,7 +221,7 @@ def file_in(folder: Path) -> Path | None:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error, or its kind where it says nothing."""
+    """Return the first line of an error, or its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

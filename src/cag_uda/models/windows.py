@@ -23,7 +23,7 @@ class Window:
     """Top and left."""
 
     def enlarged(self, multiple: int) -> "Window":
-        """The window in the image as a backbone enlarges it to multiples of some pixels."""
+        """Return the window in the image as a backbone enlarges it to multiples of some pixels."""
         height, width = (multiples(side, multiple) * multiple for side in self.image)
         return replace(self, image=(height, width))
 

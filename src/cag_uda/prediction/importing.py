@@ -62,7 +62,7 @@ def import_checkpoint(
 
 
 def _classes(foreign: Foreign, domain: str | None) -> Classes:
-    """The classes of a domain, or those of the checkpoint, or the 19 or 16 of Cityscapes."""
+    """Return the classes of a domain, or those of the checkpoint, or the 19 or 16 of Cityscapes."""
     if domain is not None:
         space = Domain.open(domain).label_space
         if space is None:

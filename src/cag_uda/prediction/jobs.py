@@ -113,7 +113,7 @@ def _quick_realpath() -> Callable[[str | Path], str]:
 
     @cache
     def known(folder: str) -> tuple[str, frozenset[str]]:
-        """The real path of a folder and the names in it that are links."""
+        """Return the real path of a folder and the names in it that are links."""
         try:
             with os.scandir(folder or os.curdir) as entries:
                 links = frozenset(entry.name for entry in entries if entry.is_symlink())
@@ -177,7 +177,7 @@ def _without_outputs(files: Iterable[str], out: Path, base: str) -> list[str]:
 
 
 def _literal_folder(pattern: str) -> str:
-    """The folder of an absolute pattern up to its first wildcard."""
+    """Return the folder of an absolute pattern up to its first wildcard."""
     folder = os.path.dirname(pattern)
     while glob.has_magic(folder):
         folder = os.path.dirname(folder)

@@ -182,7 +182,7 @@ def make_labeller(
 
 
 def anchors_of(model: str) -> Path | None:
-    """The anchors beside a network's weights, or None."""
+    """Return the anchors beside a network's weights, or None."""
     for folder in (Path(model), Path(model) / "model"):
         if (folder / ANCHORS).is_file():
             return folder / ANCHORS

@@ -23,7 +23,7 @@ def _label_ids(segmentation: Segmentation) -> Picture:
 
 
 def _overlay_with_legend(segmentation: Segmentation) -> Picture:
-    """The overlay above a legend of all classes, so that all frames of a video are of one size."""
+    """Put the overlay above a legend of all classes: all frames of a video are of one size."""
     overlay, classes = segmentation.overlay(), segmentation.classes
     legend = legend_of(classes, list(range(len(classes.names))), overlay.shape[1])
     return np.concatenate([overlay, legend])

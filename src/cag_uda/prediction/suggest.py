@@ -246,7 +246,7 @@ class _Suggester:
     def _predicted(
         self, domain: DomainName, images: Sequence[LabelledImages], loading: LoadingConfig
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features (B, D, h, w) of labelled images, and their labels (B, h, w) on the grid."""
+        """Yield features (B, D, h, w) of labelled images, and their labels (B, h, w)."""
         watch = partial(self.progress.update, f"labelled {domain}")
         for batch in sweep_labelled(images, loading, self.segmenter.mean.device, watch):
             prediction = predict(self.segmenter, batch.image, domain)

@@ -31,7 +31,7 @@ def __getattr__(name: str) -> Any:
 
 
 def builtin_recipes() -> dict[str, Path]:
-    """The recipes that come with the package, by name."""
+    """Return the recipes that come with the package, by name."""
     folder = Path(str(files("cag_uda.recipes")))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
@@ -105,7 +105,7 @@ def completed(recipe: "Recipe") -> "Recipe":
 
 
 def read_recipe_file(path: Path) -> dict[str, Any]:
-    """The tables of a recipe, not looked at yet. Raises RecipeError if the file is no recipe."""
+    """Read the tables of a recipe, unchecked. Raises RecipeError if the file is no recipe."""
     try:
         table = parse_toml(text_of(path, "recipe"), str(path))
     except DataError as error:
@@ -139,7 +139,7 @@ def as_toml(value: object) -> str:
 
 
 def dump_recipe(recipe: "Recipe") -> str:
-    """A recipe as TOML, complete, such that reading it gives the recipe back."""
+    """Write a recipe as TOML, complete: reading it gives the recipe back."""
     return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
 
 
@@ -202,7 +202,7 @@ def _children(holder: Any, part: str, change: str) -> list[Any]:
 
 
 def _with_absolute_paths(recipe: "Recipe", folder: Path) -> "Recipe":
-    """Files named relative to the recipe become absolute, so that a copy still works."""
+    """Make files that are named relative to the recipe absolute: a copy still works."""
 
     def absolute(name: str) -> str:
         is_path = name.endswith((".toml", ".safetensors")) or "/" in name

@@ -187,7 +187,7 @@ def _told_of_pack(
 
 
 def _scored_split(tested: Domain, *, is_target: bool) -> str | None:
-    """The labelled split by which networks are scored; of the target itself, if it has one."""
+    """Find the labelled split by which networks are scored; of the target, if it has one."""
     own = ("test", "val")  # Of the target, others may be what is adapted to.
     found = _labelled(tested, own if is_target else (*own, *tested.splits))
     if found is None and not is_target:
@@ -199,7 +199,7 @@ def _scored_split(tested: Domain, *, is_target: bool) -> str | None:
 
 
 def _labelled(domain: Domain, splits: Iterable[str]) -> str | None:
-    """The first of the splits that the domain has, with labels."""
+    """Return the first of the splits that the domain has, with labels."""
     found = (each for each in splits if each in domain.splits and domain.is_labelled(each))
     return next(found, None)
 
@@ -241,7 +241,7 @@ def _sizes(
 
 
 def _named(domain: str, folder: Path) -> str:
-    """A domain as a recipe in `folder` names it: files relative to it."""
+    """Name a domain as a recipe in `folder` does: files relative to it."""
     if not (domain.endswith(".toml") or "/" in domain or os.sep in domain):
         return domain
     path = Path(os.path.relpath(os.path.realpath(domain), os.path.realpath(folder))).as_posix()

@@ -18,7 +18,7 @@ _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 @cache
 def json_schema(kind: Kind) -> str:
-    """The schema of a kind of file, as JSON."""
+    """Write the schema of a kind of file as JSON."""
     if kind == "domain":
         schema = DomainFile.model_json_schema()
     else:

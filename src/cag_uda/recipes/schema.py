@@ -141,7 +141,7 @@ class Stage(StageSettings):
 
 
 def repeated_names(stages: Any) -> list[str]:
-    """The names of the stages, of a recipe's tables, that say `repeat`."""
+    """Return the names of the stages, of a recipe's tables, that say `repeat`."""
     tables = stages if isinstance(stages, list | tuple) else ()
     return [str(each.get("name")) for each in tables if isinstance(each, dict) and "repeat" in each]
 
@@ -370,7 +370,7 @@ class Recipe(Config):
         return self.loading.model_copy(update={"width_px": width_px})
 
     def start_of(self, index: int) -> str:
-        """The name of the stage, or INITIAL, whose network stage `index` starts from."""
+        """Return the name of the stage, or INITIAL, whose network stage `index` starts from."""
         start = self.stages[index].start
         if start is not None:
             return start

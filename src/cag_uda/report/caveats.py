@@ -36,7 +36,7 @@ def caveats(run: RunRecord, folder: str, miou: float) -> str:
 
 
 def _of_one_recording(keys: Sequence[str]) -> str:
-    """Frames whose names differ by a number alone are most likely of one drive.
+    """Say that frames are of one drive, most likely: names that differ by a number alone.
 
     Names that are nothing but a number say nothing: many data sets count their images so.
     """

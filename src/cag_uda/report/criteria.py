@@ -87,7 +87,7 @@ def make_criteria(stages: Sequence[StageRecord]) -> Criteria:
 def rank_correlation(
     values: Sequence[float | None], others: Sequence[float | None]
 ) -> float | None:
-    """Spearman's rank correlation over the pairs that are complete; None if that says nothing."""
+    """Compute Spearman's rank correlation over the complete pairs; None if it says nothing."""
     pairs = [
         (one, other)
         for one, other in zip(values, others, strict=True)

@@ -126,7 +126,7 @@ def _is_collapsed(end: Checkpoint, source_only: Checkpoint) -> bool:
 
 
 def _gain(network: JudgedNetwork, floor: JudgedNetwork) -> float:
-    """Gain in expected IoU over source-only; −1 for a network that has collapsed."""
+    """Compute the gain in expected IoU over source-only; −1 for a collapsed network."""
     return -1.0 if network.is_collapsed else network.value - floor.value
 
 

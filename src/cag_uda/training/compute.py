@@ -108,7 +108,7 @@ def resolve(
 
 
 def half_precision(device: torch.device) -> Literal["bf16", "16"]:
-    """The half precision of a device; GPUs before Ampere only imitate bf16."""
+    """Return the half precision of a device; GPUs before Ampere only imitate bf16."""
     is_gpu = device.type == "cuda"
     return "16" if is_gpu and not torch.cuda.is_bf16_supported(False) else "bf16"
 
@@ -144,7 +144,7 @@ def launch(config: ComputeConfig) -> Fabric:
 
 
 def with_precision(fabric: Fabric, config: ComputeConfig) -> Fabric:
-    """The processes of a launched Fabric, computing in a resolved configuration's precision."""
+    """Let a launched Fabric's processes compute in a resolved configuration's precision."""
     return fabric if config.precision == "32" else _launched(config)
 
 
@@ -163,7 +163,7 @@ def _launched(config: ComputeConfig) -> Fabric:
 
 
 def _placement(config: ComputeConfig) -> tuple[int, int]:
-    """Processes of each machine, and machines."""
+    """Count the processes of each machine, and the machines."""
     if TorchElasticEnvironment.detect():
         here = int(os.environ["LOCAL_WORLD_SIZE"])
         return here, int(os.environ["WORLD_SIZE"]) // here
@@ -174,14 +174,14 @@ def _placement(config: ComputeConfig) -> tuple[int, int]:
 
 
 def describe(config: ComputeConfig, processes: int) -> str:
-    """One line on what a resolved configuration computes with, in how many processes."""
+    """Say in one line what a resolved configuration computes with, in how many processes."""
     layout = ", channels last" if config.channels_last is True else ""
     count = f", {processes} processes" if processes > 1 else ""
     return f"computing on {config.accelerator} in {_SPOKEN[config.precision]}{layout}{count}"
 
 
 def memory_format(config: ComputeConfig) -> torch.memory_format:
-    """The memory format of a resolved configuration."""
+    """Return the memory format of a resolved configuration."""
     return torch.channels_last if config.channels_last is True else torch.contiguous_format
 
 

@@ -146,7 +146,7 @@ class StageLog:
 
 
 def not_finite(step: int, losses: Mapping[str, float], files: Sequence[str]) -> RunError:
-    """The error for a step (0-based) whose loss or gradient is not finite."""
+    """Make the error for a step (0-based) whose loss or gradient is not finite."""
     broken = [name for name, loss in losses.items() if not math.isfinite(loss)]
     what = f"the loss {', '.join(broken)}" if broken else "the gradient"
     terms = ", ".join(f"{name} {loss:.4g}" for name, loss in losses.items())
@@ -199,7 +199,7 @@ def _kept(log: bytes, step: int) -> str:
 
 
 def _mean_rows(pending: Sequence[Rows]) -> Rows:
-    """Mean losses over processes, step by step; all processes hold the same steps."""
+    """Average losses over processes, step by step; all processes hold the same steps."""
     return [
         (step, {name: _mean([rows[place][1][name] for rows in pending]) for name in losses})
         for place, (step, losses) in enumerate(pending[0] if pending else ())

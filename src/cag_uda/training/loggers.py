@@ -147,7 +147,7 @@ class Loggers(Callback):
         self._loggers, self._note = dict(loggers), note
 
     def __bool__(self) -> bool:
-        """True if there is any logger."""
+        """Tell whether there is any logger."""
         return bool(self._loggers)
 
     def on_start(self, folder: Path, step: int) -> None:

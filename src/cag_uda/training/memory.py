@@ -52,7 +52,7 @@ class PeakMemory:
             _CLEAR.write_text(_RESET_PEAK)
 
     def mib(self) -> float:
-        """The peak until now, in MiB."""
+        """Return the peak until now, in MiB."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device) / _MIB
         with suppress(OSError):

@@ -64,7 +64,7 @@ class Processes:
         return everywhere  # type: ignore[return-value]  # torch has put a T in each place
 
     def largest(self, number: int) -> int:
-        """The largest of every process's numbers."""
+        """Find the largest of every process's numbers."""
         if self._group is None:
             return number
         largest = torch.tensor(number)
@@ -72,7 +72,7 @@ class Processes:
         return int(largest)
 
     def total(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over all processes, in place."""
+        """Sum a tensor over all processes, in place."""
         if self._group is None:
             return tensor
         dist.all_reduce(tensor, group=self._group if tensor.device.type == "cpu" else None)

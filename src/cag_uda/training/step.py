@@ -93,7 +93,7 @@ def backpropagate(trainer: Trainer, batch: Batch) -> dict[str, Tensor]:
 
 
 def _graphs(method: Method, batch: Batch) -> Iterator[Losses]:
-    """The losses of a method, and those of the target's labelled images if there are any."""
+    """Yield the losses of a method, and those of the target's labelled images if there are any."""
     yield from method.losses(batch)
     if batch.labelled is not None:
         yield from method.labelled_losses(batch.labelled)

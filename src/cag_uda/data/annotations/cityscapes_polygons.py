@@ -15,7 +15,7 @@ _GROUP = "group"
 
 
 def read(path: Path) -> list[Drawing]:
-    """The drawing of the image that a file is named like. Raises DataError."""
+    """Read the drawing of the image that a file is named like. Raises DataError."""
     return understood(path, "file of Cityscapes' polygons", lambda content: [_of(content, path)])
 
 

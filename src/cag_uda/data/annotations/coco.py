@@ -26,12 +26,12 @@ _AREAS_MAY_DIFFER = 0.02
 
 
 def read(path: Path) -> list[Drawing]:
-    """The drawings of all images of a file. Raises DataError."""
+    """Read the drawings of all images of a file. Raises DataError."""
     return understood(path, "COCO file of instances", lambda content: _drawings(content, path))
 
 
 def class_names(path: Path) -> list[str]:
-    """The names of the categories, by id. Raises DataError."""
+    """Read the names of the categories, by id. Raises DataError."""
 
     def names(content: Any) -> list[str]:
         ordered = sorted(content["categories"], key=lambda each: each["id"])

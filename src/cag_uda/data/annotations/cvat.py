@@ -18,7 +18,7 @@ _CORNERS_OF_ELLIPSE = 72
 
 
 def read(path: Path) -> list[Drawing]:
-    """The drawings of all images of a file. Raises DataError."""
+    """Read the drawings of all images of a file. Raises DataError."""
     try:
         root = ElementTree.parse(path).getroot()
         if root.tag == "annotations" and root.find("track") is not None:
@@ -32,7 +32,7 @@ def read(path: Path) -> list[Drawing]:
 
 
 def class_names(path: Path) -> list[str]:
-    """The names of the labels that the file declares, or else that it uses. Raises DataError."""
+    """Read the names of the labels that the file declares, or else uses. Raises DataError."""
     try:
         root = ElementTree.parse(path).getroot()
     except (OSError, ElementTree.ParseError) as error:

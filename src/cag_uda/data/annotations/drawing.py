@@ -96,12 +96,12 @@ def paint(
 
 
 def rectangle(left: float, top: float, right: float, bottom: float) -> Points:
-    """The corners of a rectangle as a polygon."""
+    """Return the corners of a rectangle as a polygon."""
     return np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float64)
 
 
 def area_of(points: Points) -> float:
-    """Area inside a polygon (the shoelace formula)."""
+    """Compute the area inside a polygon (the shoelace formula)."""
     x, y = points[:, 0], points[:, 1]
     return abs(float(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))) / 2
 

@@ -22,7 +22,7 @@ _UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 
 
 def read(path: Path) -> list[Drawing]:
-    """The drawings of all tasks of a file. Raises DataError."""
+    """Read the drawings of all tasks of a file. Raises DataError."""
     return understood(
         path, "JSON of Label Studio", lambda content: [_drawing(task, path) for task in content]
     )
@@ -83,7 +83,7 @@ def _shape(result: Any, path: Path) -> Shape | None:
 
 
 def _image_name(place: str) -> str:
-    """The name of an image out of the address that Label Studio knows it by."""
+    """Find the name of an image in the address that Label Studio knows it by."""
     parts = urlsplit(place)
     inside = parse_qs(parts.query).get("d", [parts.path])[0]
     path = PurePosixPath(unquote(inside))

@@ -21,7 +21,7 @@ _POINT_PX = 5
 
 
 def read(path: Path) -> list[Drawing]:
-    """The drawing of the image that a file is of. Raises DataError."""
+    """Read the drawing of the image that a file is of. Raises DataError."""
     return understood(path, "LabelMe file", lambda content: [_drawing(content)])
 
 

@@ -49,7 +49,7 @@ def trace(
 
 
 def _outlines(region: Bytes, convention: Convention) -> list[Points]:
-    """The outer borders of the connected parts of a mask, each at least a triangle."""
+    """Trace the outer borders of the connected parts of a mask, each at least a triangle."""
     if convention == "edges":
         # In an image of twice the size, pixel n is 2n and 2n + 1, between the edges n and n + 1.
         region = region.repeat(2, axis=0).repeat(2, axis=1)

@@ -19,7 +19,7 @@ _OF_A_BOX = 5
 
 
 def read(path: Path) -> list[Drawing]:
-    """The drawing of the image that a file is named like; names are numbers. Raises DataError."""
+    """Read the drawing of the image that a file is named like (numbers). Raises DataError."""
     shapes = []
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

@@ -58,7 +58,7 @@ def in_one_space(domains: Sequence[Domain]) -> list[Domain]:
 
 
 def _by(space: LabelSpace, domain: Domain) -> Domain:
-    """The domain with the train ids of a label space; IGNORE for classes that it has not."""
+    """Return the domain with the train ids of a label space; IGNORE for classes that it has not."""
     own, labels = domain.label_space, domain.labels
     if own is None or labels is None:
         return domain

@@ -136,7 +136,7 @@ class Domain:
         return 0 if self.label_space is None else self.label_space.num_classes
 
     def root(self) -> Path:
-        """The folder that patterns are relative to: the first of the accepted ones that exists.
+        """Find the folder that patterns are relative to: the first accepted one that exists.
 
         Raises DataError if none of them exists.
         """
@@ -158,7 +158,7 @@ class Domain:
         )
 
     def excluded(self, split: str) -> tuple[str, ...]:
-        """Keys of the images of a split that are left out as broken. Raises DataError."""
+        """Read the keys of the images of a split that are left out as broken. Raises DataError."""
         return self._split(split).exclude or ()
 
     def published(self, split: str) -> int | None:
@@ -303,7 +303,7 @@ class Domain:
     def _with_labels(
         self, found: list[tuple[FoundImage, str]], root: Path, where: str
     ) -> list[Item]:
-        """Items with the label file of each, drawn first where it holds shapes."""
+        """Give items with the label file of each, drawn first where it holds shapes."""
         finder, items, missing = LabelFinder(root, self._label_extensions), [], []
         for image, pattern in found:
             label = finder.find(pattern, image.captured)
@@ -335,7 +335,7 @@ class Domain:
 
 @cache
 def _renderer_version() -> str:
-    """Short digest of the renderer's source, so that scenes of another version are never taken."""
+    """Digest the renderer's source, so that scenes of another version are never taken."""
     digest = sha256()
     for source in sorted(files("cag_uda.scenes").iterdir(), key=lambda entry: entry.name):
         if source.name.endswith(".py"):
@@ -351,7 +351,7 @@ def _rendered_folder(table: RenderedTable) -> Path:
 
 
 def _scene_items(table: RenderedTable, split: SplitTable) -> list[Item]:
-    """The scenes of a split, whether they are in the cache or not."""
+    """List the scenes of a split, whether they are in the cache or not."""
     images, labels = (_rendered_folder(table) / name for name in ("images", "labels"))
     names = [f"{index:06d}" for index in range(*(split.scenes or (0, 0)))]
     return [Item(f"images/{n}", images / f"{n}.png", labels / f"{n}.png") for n in names]

@@ -187,7 +187,7 @@ class DomainFile(Config):
     splits: Annotated[dict[str, SplitTable], Field(min_length=1)]
 
     def space(self) -> LabelSpace | None:
-        """The label space, or None where the domain has none. Raises DataError."""
+        """Return the label space, or None where the domain has none. Raises DataError."""
         if self.label_space is not None:
             return LabelSpace.load(self.label_space)
         if self.classes is not None:
@@ -321,7 +321,7 @@ def _file_problems(split: SplitTable, table: LabelsTable) -> list[str]:
 
 
 def _without_unknown(tables: dict[str, Any], error: ValidationError) -> dict[str, Any]:
-    """The tables without the keys that the schema does not know; `tables` is used up."""
+    """Leave out of tables the keys that the schema does not know; `tables` is used up."""
     for detail in error.errors():
         *folders, key = detail["loc"]
         table: Any = tables

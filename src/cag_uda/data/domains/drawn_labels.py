@@ -103,7 +103,7 @@ class _File:
             self._by_name[PurePosixPath(_stem(drawing.image)).name].append(drawing)
 
     def drawing_of(self, key: str) -> Drawing | None:
-        """The drawing of the image of a key; None if the file does not speak of it."""
+        """Read the drawing of the image of a key; None if the file does not speak of it."""
         ends = endings(key)
         for end in ends:
             if found := self._by_path.get(end):
@@ -113,7 +113,7 @@ class _File:
 
 
 def _stem(image: str) -> str:
-    """An image's path without extension, with forward slashes."""
+    """Give an image's path without extension, with forward slashes."""
     path = PurePosixPath(image.replace("\\", "/").removeprefix("./"))
     known = path.suffix.lower() in IMAGE_EXTENSIONS
     return composed(str(path.with_suffix("") if known else path))

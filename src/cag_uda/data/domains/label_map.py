@@ -76,7 +76,7 @@ class LabelMap:
         return int(counts[self._nearest(values)[1] <= self.tolerance].sum())
 
     def nearest_distance(self, unmapped: Collection[str]) -> int | None:
-        """The tolerance that would cover codes, as a domain file writes them; None for none."""
+        """Find the tolerance that would cover codes as a domain file has them; None for none."""
         if not self._known.size or self.encoding not in ("ids", "rgb") or self.tolerance:
             return None
         codes = [_code(each, self.encoding) for each in unmapped]
@@ -110,7 +110,7 @@ class LabelMap:
         return nearest_codes(values, self._known.tolist(), self.encoding)
 
     def unmapped(self, codes: Codes, label: Bytes) -> dict[str, int]:
-        """Codes that no rule covers, as a domain file writes them, and their numbers of pixels.
+        """List codes that no rule covers, as a domain file has them, and their pixels.
 
         Both are (H, W): the codes, and the label that `apply` gave for them.
         """
@@ -190,7 +190,7 @@ def build_label_map(
 
 
 def _code(written: str, encoding: ImageEncoding) -> int | str:
-    """The code that a key of the map means, or what is wrong with it."""
+    """Return the code that a key of the map means, or what is wrong with it."""
     text = written.strip()
     if encoding == "rgb":
         if re.fullmatch(r"#[0-9a-fA-F]{6}", text):
@@ -205,7 +205,7 @@ def _code(written: str, encoding: ImageEncoding) -> int | str:
 
 
 def packed(red: int, green: int, blue: int) -> int:
-    """A colour as a code."""
+    """Turn a colour into a code."""
     return red << 16 | green << 8 | blue
 
 
@@ -215,7 +215,7 @@ def written_code(code: int, encoding: ImageEncoding) -> str:
 
 
 def train_id_of(value: Any, space: LabelSpace) -> int | str:
-    """The train id that a value of the map means, or what is wrong with it."""
+    """Return the train id that a value of the map means, or what is wrong with it."""
     if value == "ignore":
         return IGNORE
     if isinstance(value, str):

@@ -114,7 +114,7 @@ class LabelReader:
         return divided
 
     def palette(self, path: Path) -> Bytes | None:
-        """(entries, 3) RGB of a palette image, None for others. Raises DataError."""
+        """Read the RGB (entries, 3) of a palette image, None for others. Raises DataError."""
         return None if path.suffix == ".npy" else stored(bytes_of(path), path).palette
 
     def digest(self) -> str:
@@ -192,7 +192,7 @@ class LabelReader:
         return array
 
     def _of_ids(self, found: Stored, path: Path) -> Codes:
-        """The pixels of a file, any number of channels, whole numbers of at most 16 bits."""
+        """Read the pixels of a file, any number of channels, whole numbers of at most 16 bits."""
         if found.palette is not None:
             raise DataError(
                 f"{path} is a palette image; set encoding = 'palette' in [labels] to read its "
@@ -214,7 +214,7 @@ class LabelReader:
 
 
 def _array_of(path: Path) -> Codes:
-    """The ids of a NumPy file. Raises DataError."""
+    """Read the ids of a NumPy file. Raises DataError."""
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -233,7 +233,7 @@ def _array_of(path: Path) -> Codes:
 
 
 def _packed_colors(found: Stored) -> Codes:
-    """Colours as R·65536 + G·256 + B, (H, W) int32; what is transparent is black."""
+    """Write colours as R·65536 + G·256 + B, (H, W) int32; what is transparent is black."""
     pixels = found.pixels if found.palette is None else found.palette[found.pixels]
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)

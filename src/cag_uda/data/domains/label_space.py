@@ -31,7 +31,7 @@ _HexText = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 
 
 def _from_hex(value: object) -> object:
-    """A colour as the label map has its keys, "#rrggbb", for one of three numbers."""
+    """Write a colour of three numbers as the label map has its keys, "#rrggbb"."""
     found = _HEX.fullmatch(value) if isinstance(value, str) else None
     return tuple(bytes.fromhex(found[1])) if found else value
 
@@ -116,11 +116,11 @@ class LabelSpace(Config):
             ) from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, strings and numbers, for JSON or TOML."""
+        """Give plain lists, strings and numbers, for JSON or TOML."""
         return self.model_dump(mode="json", exclude_none=True)
 
     def only(self, names: Collection[str]) -> "LabelSpace":
-        """The label space of some of the classes, in the order of this one; itself for all.
+        """Return the label space of some of the classes, in the order of this one; itself for all.
 
         Raises DataError for a name that is no class of it.
         """
@@ -188,7 +188,7 @@ class LabelSpace(Config):
 
 
 def _voc_colors() -> Iterator[tuple[int, int, int]]:
-    """Distinct colours, most unlike first, black left out.
+    """List distinct colours, most unlike first, black left out.
 
     Source: the colour map of the PASCAL VOC development kit (VOClabelcolormap.m).
     """

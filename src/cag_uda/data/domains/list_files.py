@@ -22,7 +22,7 @@ _HEADER = re.compile(r"(image|img|label|mask|annotation|gt|seg)?s?[_-]?(file)?_?
 
 
 def listed_keys(keys: list[str], path: Path, where: str) -> dict[str, str | None]:
-    """The keys of a split that a list file names, and the labels that it gives to them.
+    """Read the keys of a split that a list file names, and the labels that it gives them.
 
     Returns:
         Key that is named → its second column, None where there is none; in the order of `keys`.
@@ -77,7 +77,7 @@ def is_named(path: Path | None, written: str) -> bool:
 
 
 def _named(line: str, by_ending: dict[str, list[str]]) -> tuple[str, str | None]:
-    """The key that a line names, and its label. Raises ValueError, saying what is wrong with it."""
+    """Read the key that a line names, and its label. Raises ValueError, saying what is wrong."""
     columns = _COLUMNS.split(line)
     try:
         return _key_of(line, by_ending), None
@@ -90,7 +90,7 @@ def _named(line: str, by_ending: dict[str, list[str]]) -> tuple[str, str | None]
 
 
 def _key_of(entry: str, by_ending: dict[str, list[str]]) -> str:
-    """The key that an entry names. Raises ValueError, saying why there is not one."""
+    """Find the key that an entry names. Raises ValueError, saying why there is not one."""
     exact = composed(entry).replace("\\", "/").removeprefix("./")
     if _ABSOLUTE.match(entry):
         for ending in endings(exact)[1:]:

@@ -79,7 +79,7 @@ def _contents(folder: Path) -> str:
 
 
 def first_of(names: list[str], count: int = 5, separator: str = ", ") -> str:
-    """The first few names, and how many there are."""
+    """Return the first few names, and how many there are."""
     more = f"{separator}… ({len(names)} in all)" if len(names) > count else ""
     return separator.join(names[:count]) + more
 
@@ -94,13 +94,13 @@ def _elsewhere(root: Path, pattern: str) -> str:
 
 
 def _literal_folders(patterns: Iterable[str]) -> Iterator[str]:
-    """The folder of each pattern up to its first wildcard, "" for the root itself."""
+    """Return the folder of each pattern up to its first wildcard, "" for the root itself."""
     for pattern in patterns:
         yield from (literal_folder(plain) for plain in alternatives(pattern))
 
 
 def _find_below(folder: Path, wanted: str) -> Path | None:
-    """The nearest folder below whose path ends as wanted, not counting `folder` / `wanted`."""
+    """Find the nearest folder below whose path ends as wanted, not counting `folder`/`wanted`."""
     level = [folder]
     for _ in range(_DEPTH):
         level = [child for parent in level for child in _subfolders(parent)][:_FOLDERS_A_LEVEL]

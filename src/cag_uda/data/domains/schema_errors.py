@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 
 def problems_of(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """One line for each thing wrong: where it stands, what was got, what was wanted.
+    """Make one line for each thing wrong: where it stands, what was got, what was wanted.
 
     The model is the one that was validated: its field names are suggested for misspelt keys.
     """
@@ -46,7 +46,7 @@ def is_only_unknown_keys(error: ValidationError) -> bool:
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
-    """`; did you mean 'x'?` for the nearest of the known words, or nothing."""
+    """Suggest the nearest of the known words, as `; did you mean 'x'?`, or nothing."""
     close = get_close_matches(word, known, n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(repr(match) for match in close)}?" if close else ""
 
@@ -78,14 +78,14 @@ def _problem(detail: Any, model: type[BaseModel]) -> str:
 
 
 def _quoted(text: str) -> tuple[str, ...]:
-    """The words in quotation marks of a message of pydantic."""
+    """Find the words in quotation marks of a message of pydantic."""
     return tuple(re.findall(r"'([^']*)'", text))
 
 
 def _walk(
     model: type[BaseModel], location: tuple[str | int, ...]
 ) -> tuple[list[str], dict[str, Any]]:
-    """A location as the file has it, and the fields of the model that holds its last part.
+    """Give a location as the file has it, and the fields of the model with its last part.
 
     Pydantic's names for the parts of a union are no part of the file.
     """

@@ -34,7 +34,7 @@ class ShapeNames:
         return set() if self.other is not None else set(names) - set(self.values)
 
     def value_of(self, name: str) -> int:
-        """The train id of a shape, or IGNORE. The name is not `unknown`."""
+        """Return the train id of a shape, or IGNORE. The name is not `unknown`."""
         value = self.values.get(name, self.other)
         assert value is not None, "unknown names are refused before"
         return value

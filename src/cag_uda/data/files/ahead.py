@@ -25,7 +25,7 @@ class Room:
         self._largest = max(1, self._largest, pixels)
 
     def count(self) -> int:
-        """Number of images as large as the largest that fit: 1 at least."""
+        """Count the images as large as the largest that fit: 1 at least."""
         return max(1, self._pixels // self._largest) if self._largest else 1
 
 

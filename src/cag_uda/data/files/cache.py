@@ -94,7 +94,7 @@ def keep_array(place: Path, array: NDArray[Any], otherwise: str) -> None:
 
 
 def _checksum(content: memoryview) -> bytes:
-    """The last bytes of an entry of the cache: 4 of a mark, 4 of CRC-32 of all before."""
+    """Make the last bytes of an entry of the cache: 4 of a mark, 4 of CRC-32 of all before."""
     return _MARK + zlib.crc32(content).to_bytes(4, "big")
 
 

@@ -201,7 +201,7 @@ def as_ids(numbers: npt.NDArray[Any]) -> Codes | None:
 
 
 def orientation_of(data: bytes) -> int:
-    """The EXIF orientation of an image: 1 for upright, 2 … 8 for turned or mirrored."""
+    """Read the EXIF orientation of an image: 1 for upright, 2 … 8 for turned or mirrored."""
     try:
         with PillowImage.open(io.BytesIO(data)) as image:
             value = image.getexif().get(0x112, 1)
@@ -211,7 +211,7 @@ def orientation_of(data: bytes) -> int:
 
 
 def _claimed_size(data: bytes) -> tuple[int, int]:
-    """Width and height in the header of an image; 0 × 0 where only OpenCV shall say."""
+    """Read width and height in an image's header; 0 × 0 where only OpenCV shall say."""
     if _png_kind(data) is not None:
         width, height = struct.unpack(">II", data[16:24])
         return (width, height) if data[12:16] == b"IHDR" else (0, 0)
@@ -263,7 +263,7 @@ def _knows_heif() -> bool:
 
 
 def _by_tifffile(data: bytes, path: Path) -> npt.NDArray[Any]:
-    """All bands of a TIFF, (H, W, bands), whatever their number."""
+    """Read all bands of a TIFF, (H, W, bands), whatever their number."""
     import tifffile
 
     try:
@@ -285,7 +285,7 @@ def _by_tifffile(data: bytes, path: Path) -> npt.NDArray[Any]:
 
 
 def _palette_or_bits(data: bytes, path: Path, is_certain: bool) -> Stored | None:
-    """Indices and palette, or single bits, which OpenCV would replace by colours and by 255."""
+    """Read indices and palette, or single bits, for which OpenCV gives colours and 255."""
     try:
         if is_certain:
             with PillowImage.open(io.BytesIO(data)) as image:
@@ -327,7 +327,7 @@ def _is_cut_off_jpeg(data: bytes) -> bool:
 
 
 def _png_kind(data: bytes) -> int | None:
-    """Colour type in the header of a PNG, None for other formats."""
+    """Read the colour type in the header of a PNG, None for other formats."""
     return data[25] if data.startswith(_PNG_SIGNATURE) and len(data) > 25 else None
 
 

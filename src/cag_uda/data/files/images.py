@@ -106,7 +106,7 @@ class ImageReader(Config):
         return rounded
 
     def size(self, path: Path) -> tuple[int, int]:
-        """(H, W) of what `read` gives, by the file's header if that tells. Raises DataError."""
+        """Find (H, W) of what `read` gives, by the file's header if it tells. Raises DataError."""
         try:
             with PIL.Image.open(path) as image:
                 width, height = image.size
@@ -174,7 +174,7 @@ def _percentiles(values: npt.NDArray[Any]) -> tuple[float, float]:
 
 
 def _natural_range(values: npt.NDArray[Any], path: Path) -> tuple[float, float]:
-    """The range that numbers of a type have by convention."""
+    """Return the range that numbers of a type have by convention."""
     if values.dtype == np.uint16:
         return 0.0, 65535.0
     low, high = span_of(values)
@@ -188,12 +188,12 @@ def _natural_range(values: npt.NDArray[Any], path: Path) -> tuple[float, float]:
 
 
 def finite_of(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The numbers without NaN and the infinite ones."""
+    """Leave out NaN and the infinite numbers."""
     return values[np.isfinite(values)] if values.dtype.kind == "f" else values
 
 
 def span_of(values: npt.NDArray[Any]) -> tuple[float, float]:
-    """The least and the largest of the finite numbers; 0 and 0 where there are none."""
+    """Find the least and the largest of the finite numbers; 0 and 0 where there are none."""
     finite = finite_of(values)
     return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
 

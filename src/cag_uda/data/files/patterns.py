@@ -48,23 +48,23 @@ class FoundImage:
 
 
 def composed(name: str) -> str:
-    """A name in Unicode's composed form (NFC); macOS, for one, writes names decomposed."""
+    """Bring a name into Unicode's composed form (NFC); macOS, for one, decomposes names."""
     return unicodedata.normalize("NFC", name)
 
 
 def endings(path: str) -> list[str]:
-    """The composed ends of a path, the longest first: a/b/c, b/c and c."""
+    """Return the composed ends of a path, the longest first: a/b/c, b/c and c."""
     parts = composed(path).split("/")
     return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def expanded(path: str) -> str:
-    """A path with the home folder for ~ and environment variables for $NAME."""
+    """Put the home folder for ~ and environment variables for $NAME into a path."""
     return os.path.expanduser(os.path.expandvars(path))
 
 
 def escaped(name: str) -> str:
-    """A name as a pattern that stands for it alone."""
+    """Make a pattern that stands for a name alone."""
     return re.sub(r"[*?\[\]{}]", lambda match: f"[{match.group()}]", name)
 
 
@@ -74,7 +74,7 @@ def is_no_data(name: str) -> bool:
 
 
 def files_below(root: Path) -> list[Path]:
-    """All files below a folder, sorted, but for those that are `is_no_data`."""
+    """List all files below a folder, sorted, but for those that are `is_no_data`."""
     return [
         path
         for path in sorted(root.rglob("*"))
@@ -83,7 +83,7 @@ def files_below(root: Path) -> list[Path]:
 
 
 def alternatives(pattern: str) -> tuple[str, ...]:
-    """The patterns without braces that a pattern stands for, in the order of preference."""
+    """Return the patterns without braces that a pattern stands for, in the order of preference."""
     braces = _BRACES.search(pattern)
     if braces is None:
         return (pattern,)
@@ -225,7 +225,7 @@ def fill(pattern: str, captured: tuple[str, ...]) -> str:
 
 
 def literal_folder(pattern: str) -> str:
-    """The folder of a pattern without braces up to its first wildcard, "" for the root itself."""
+    """Find the folder of a pattern without braces up to its first wildcard, "" for the root."""
     folders, _ = _segments(pattern)
     literal = []
     for segment in folders:
@@ -249,7 +249,7 @@ def _stars(pattern: str) -> str:
 def _folders(
     folder: Path, segments: tuple[str, ...], captured: tuple[str, ...]
 ) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """The folders that the folder part of a pattern matches, with what its wildcards stood for."""
+    """Find the folders that a pattern's folder part matches, and what its wildcards stand for."""
     if not segments:
         yield folder, captured
         return
@@ -272,7 +272,7 @@ def _folders(
 
 
 def _descendants(folder: Path) -> Iterator[Path]:
-    """A folder and all below it; a link to a folder that holds the link is not followed."""
+    """Walk a folder and all below it, but not a link to a folder that holds the link."""
     yield folder
     for entry in _entries(folder):
         if is_no_data(entry.name) or not entry.is_dir():
@@ -293,7 +293,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _existing_folder(folder: Path, below: str) -> Path:
-    """A folder below another, in whatever form of Unicode its name is written."""
+    """Find a folder below another, in whatever form of Unicode its name is written."""
     place = folder / below
     if below.isascii() or place.is_dir():
         return place
@@ -304,7 +304,7 @@ def _existing_folder(folder: Path, below: str) -> Path:
 
 
 def _names_and_stems(folder: Path, extensions: Sequence[str]) -> dict[str, Path]:
-    """Files by composed name and stem; of several files with one stem the most lossless."""
+    """Sort files by composed name and stem; of several with one stem the most lossless."""
     names = [entry.name for entry in _entries(folder) if not entry.name.startswith(".")]
     files = [
         (extensions.index(extension.lower()), stem, stem + extension)
@@ -316,7 +316,7 @@ def _names_and_stems(folder: Path, extensions: Sequence[str]) -> dict[str, Path]
 
 
 def _expression(segment: str) -> re.Pattern[str]:
-    """Regular expression of one segment, for composed names; each * is a group."""
+    """Write the regular expression of one segment, for composed names; each * is a group."""
     segment = composed(segment)
     expression = "" if segment.startswith(".") else r"(?!\.)"
     for token in re.split(f"({_WILDCARD.pattern})", segment):

@@ -36,7 +36,7 @@ class FoundAnnotations:
     notes: list[str]
 
     def count(self) -> int:
-        """Number of photographs that are described."""
+        """Count the photographs that are described."""
         return sum(len(photo.names) for photo, files in self.pairs if files is not None)
 
 

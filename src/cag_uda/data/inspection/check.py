@@ -264,7 +264,7 @@ def _content_of(image: Bytes) -> bytes:
 
 
 def _histogram(label: Bytes) -> npt.NDArray[np.int64]:
-    """(256,) pixels of each train id; in parts, as counting takes 8 bytes a pixel."""
+    """Count pixels (256,) of each train id; in parts, as counting takes 8 bytes a pixel."""
     counts = np.zeros(256, np.int64)
     ids = label.reshape(-1)
     for start in range(0, ids.size, _PIXELS_COUNTED):

@@ -63,19 +63,19 @@ def _lines(text: str) -> list[str]:
 
 
 def _labelmap(text: str) -> _Found:
-    """`name:r,g,b:parts:actions` a line."""
+    """Read `name:r,g,b:parts:actions`, one a line."""
     rows = [line.split(":") for line in _lines(text)]
     colours = {packed(*map(int, row[1].split(","))): row[0] for row in rows if row[1]}
     return dict(enumerate(row[0] for row in rows)), colours
 
 
 def _plain(text: str) -> _Found:
-    """One name a line, in the order of ids; labelme's `__ignore__` is -1."""
+    """Read one name a line, in the order of ids; labelme's `__ignore__` is -1."""
     return dict(enumerate(line for line in _lines(text) if line != "__ignore__")), {}
 
 
 def _coloured(text: str) -> _Found:
-    """`r g b name` a line, as CamVid has it."""
+    """Read `r g b name`, one a line, as CamVid has it."""
     colours = {}
     for line in _lines(text):
         match = _COLOUR_FIRST.match(line)
@@ -86,7 +86,7 @@ def _coloured(text: str) -> _Found:
 
 
 def _table(text: str) -> _Found:
-    """Columns with a heading: name, r, g, b; or Roboflow's pixel value and class."""
+    """Read columns with a heading: name, r, g, b; or Roboflow's pixel value and class."""
     rows = list(csv.DictReader(_lines(text), skipinitialspace=True))
     keys = {key.strip().lower(): key for key in rows[0]}
     name_key = next(keys[key] for key in ("name", "class", "class name") if key in keys)
@@ -102,7 +102,7 @@ def _table(text: str) -> _Found:
 
 
 def _yaml(text: str) -> _Found:
-    """`names` of a YOLO data set, a list or ids with names."""
+    """Read `names` of a YOLO data set, a list or ids with names."""
     import yaml
 
     try:

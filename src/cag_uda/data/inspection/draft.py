@@ -64,7 +64,7 @@ def name_of(folder: Path) -> str:
 
 
 def relative(folder: Path, base: Path) -> str:
-    """A folder as a file in `base` names it: relative, unless they have nothing in common."""
+    """Name a folder as a file in `base` does: relative, unless they have nothing in common."""
     here, there = os.path.realpath(base), os.path.realpath(folder)
     if os.path.commonpath((here, there)) in (os.sep, ""):
         return there
@@ -187,5 +187,5 @@ def _one_or_more(values: tuple[str, ...]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A TOML string."""
+    """Write a TOML string."""
     return tomli_w.dumps({"x": text}).removeprefix("x = ").strip()

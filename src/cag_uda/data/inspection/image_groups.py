@@ -89,7 +89,7 @@ class Group:
         return [self.root / self.folder / name for name in sorted(self.names.values())]
 
     def path(self, name: str) -> Path:
-        """Path of the file of a name."""
+        """Find the path of the file of a name."""
         return self.root / self.folder / self.names[name]
 
     @property

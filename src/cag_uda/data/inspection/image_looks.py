@@ -80,7 +80,7 @@ def _scale_of(seen: Sequence[np.ndarray]) -> tuple[tuple[float, float] | None, s
 
 
 def _bands_of(path: Path) -> int:
-    """Number of bands of an image; 0 for one that cannot be read."""
+    """Count the bands of an image; 0 for one that cannot be read."""
     try:
         return int(decoded_bands(bytes_of(path), path).shape[2])
     except DataError:

@@ -222,7 +222,7 @@ def _cleared(
 
 
 def _encoding_of(path: Path) -> tuple[ImageEncoding, int | None] | None:
-    """Encoding and channel of one label image; None if it cannot be read."""
+    """Find encoding and channel of one label image; None if it cannot be read."""
     try:
         found = _thinned(path)
     except DataError:
@@ -291,7 +291,7 @@ def _has_few_colours(found: Stored) -> bool:
 
 
 def _as_numbers(pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
-    """(H, W) one number a pixel, whatever its channels."""
+    """Give (H, W): one number a pixel, whatever its channels."""
     if pixels.ndim == 2:
         return pixels.astype(np.int64)
     numbers = np.zeros(pixels.shape[:2], np.int64)
@@ -301,7 +301,7 @@ def _as_numbers(pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
 
 
 def _palettes(paths: Iterable[Path]) -> list[dict[int, tuple[int, int, int]]]:
-    """RGB by index of each palette image."""
+    """Read the RGB by index of each palette image."""
     found = []
     for path in paths:
         with suppress(DataError):

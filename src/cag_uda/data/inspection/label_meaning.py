@@ -158,7 +158,7 @@ def _of_space(look: LabelLook, space: LabelSpace, are_train_ids: bool, why: str)
 
 
 def _server_ids(space: LabelSpace) -> list[int]:
-    """Ids that a data set's test server wants back; none where the space has none."""
+    """List the ids that a data set's test server wants back; none where there are none."""
     return [] if space.label_ids is None else space.label_ids.tolist()
 
 
@@ -232,7 +232,7 @@ def _ids(look: LabelLook) -> set[int]:
 
 
 def _nothing(look: LabelLook) -> int:
-    """The code that stands for no class, where nothing else is known: black, or 255."""
+    """Return the code that stands for no class, where nothing else is known: black, or 255."""
     return 0 if look.encoding == "rgb" else IGNORE
 
 

@@ -79,7 +79,7 @@ def photometric(image: Image, strength: float, rng: np.random.Generator) -> Imag
 
 
 def _tone_table(strength: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Gamma, exposure, contrast and gains as one table, (256, 1, 3) uint8."""
+    """Put gamma, exposure, contrast and gains into one table, (256, 1, 3) uint8."""
     spread = rng.uniform(-strength, strength, 6)
     gamma = 2.0 ** (0.9 * spread[0])
     exposure = 2.0 ** (0.9 * spread[1])

@@ -133,7 +133,7 @@ class LabelledImages(Images[tuple[Image, Image]]):
         return counts
 
     def read(self, index: int) -> tuple[Image, Image]:
-        """Image (H, W, 3) uint8 and label (H, W) uint8 train ids. Raises DataError."""
+        """Read image (H, W, 3) uint8 and label (H, W) uint8 train ids. Raises DataError."""
         item = self._items[index]
         if self._decoded is None or item.label is None:
             return self._decode(item)
@@ -166,7 +166,7 @@ class UnlabelledImages(Images[Image]):
         """Reads the photographs."""
 
     def read(self, index: int) -> Image:
-        """Image (H, W, 3) uint8. Raises DataError."""
+        """Read an image (H, W, 3) uint8. Raises DataError."""
         item = self._items[index]
         if self._decoded is None:
             return self._domain.read_image(item)

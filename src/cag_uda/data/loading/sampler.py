@@ -91,7 +91,7 @@ class BatchSource(Dataset["Batch | UserError"]):
     labelled: LabelledImages | None = None
 
     def __getitem__(self, step: int) -> Batch | UserError:
-        """The part of step `step`'s batch that is this process's, or the error that prevents it."""
+        """Load this process's part of step `step`'s batch, or return the error that prevents it."""
         slots = self._own(range(self.config.batch_size))
         few = self._own(self._labelled_slots)
         try:
@@ -107,7 +107,7 @@ class BatchSource(Dataset["Batch | UserError"]):
         return Batch(none if source is None else source, Unlabelled(image, plain), labelled)
 
     def files(self, step: int) -> list[str]:
-        """The images that step `step`'s whole batch is made of, those of all processes."""
+        """Return the images that step `step`'s whole batch is made of, those of all processes."""
         slots = range(self.config.batch_size)
         return [
             *(self._source_of(step, slot).file for slot in (slots if self.sources else ())),
@@ -116,7 +116,7 @@ class BatchSource(Dataset["Batch | UserError"]):
         ]
 
     def _own(self, slots: range) -> range:
-        """This process's slots of the global batch."""
+        """List this process's slots of the global batch."""
         share = len(slots) // self.shard.world_size
         return slots[self.shard.rank * share : (self.shard.rank + 1) * share]
 
@@ -129,7 +129,7 @@ class BatchSource(Dataset["Batch | UserError"]):
         return np.random.default_rng((self.seed, self.stage, *key))
 
     def _in_turn(self, count: int, number: int, *stream: int) -> int:
-        """Index of sample `number` of `count` images, shown in a new random order every epoch."""
+        """Find sample `number` of `count` images, shown in a new random order every epoch."""
         epoch, place = divmod(number, count)
         return int(_permutation(count, (self.seed, self.stage, *stream, epoch))[place])
 
@@ -162,7 +162,7 @@ class BatchSource(Dataset["Batch | UserError"]):
     def _crops(
         self, choose: Callable[[int, int], _Chosen], stream: int, step: int, slots: range
     ) -> Labelled:
-        """Crops of labelled images and their labels, as 8-bit tensors."""
+        """Load crops of labelled images and their labels, as 8-bit tensors."""
         images, labels = [], []
         for slot in slots:
             chosen, rng = choose(step, slot), self._rng(stream, step, slot)
@@ -173,7 +173,7 @@ class BatchSource(Dataset["Batch | UserError"]):
         return Labelled(stack_images(images), stack_labels(labels))
 
     def _of_target(self, step: int, slot: int) -> tuple[Image, Image]:
-        """The crop of a target image, with photometric augmentation and without."""
+        """Crop a target image, with photometric augmentation and without."""
         rng = self._rng(1, step, slot)
         image = read_or_next(self.target, self._target_of(step, slot), self.config)
         plain = choose_crop(image.shape[:2], self.config, rng).of_image(image)

@@ -96,7 +96,7 @@ def sorted_out(
 
 
 def unknown_part(whose: str, name: str) -> ModelError:
-    """The error for a tensor that no network of this code has that can be built here."""
+    """Make the error for a tensor that no network of this code that can be built here has."""
     return ModelError(
         f"the checkpoint is a network of {whose} with {name[:200]}, which none here has; begin "
         "with its backbone: segmenter.weights takes this file"

@@ -182,7 +182,7 @@ def _without_assertions(program: ExportedProgram) -> ExportedProgram:
 
 
 def _free_axes(size_px: tuple[int, int] | None) -> dict[int, Any]:
-    """The axes of the images whose length the file leaves open: how many, and their sides."""
+    """List the axes of the images whose length the file leaves open: number and sides."""
     free = {0: Dim("batch", min=1, max=_LARGEST_BATCH)}
     if size_px is None:
         free[1] = Dim("height", min=SMALLEST_PX, max=_LARGEST_PX)
@@ -247,7 +247,7 @@ def _compare(label: Labeller, segmenter: Segmenter, size_px: tuple[int, int] | N
 
 
 def _scenes(input_width_px: int | None, size_px: tuple[int, int] | None) -> Iterator[Image]:
-    """Rendered scenes whose sizes no stride divides, about as wide as what the network knows."""
+    """Render scenes whose sizes no stride divides, about as wide as what the network knows."""
     width = max(2 * SMALLEST_PX, min(input_width_px or 320, 640))
     sizes = [(width // 2, width), (3 * width // 4 + 1, 2 * width + 1), (width + 3, width + 1)]
     for index, (height_px, width_px) in enumerate([size_px] * 3 if size_px else sizes):

@@ -70,7 +70,7 @@ class Bare(Method):
         self.labeller = copy.deepcopy(segmenter).requires_grad_(False).eval()
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
-        """Yields {source/ce}, {target/ce}."""
+        """Yield {source/ce}, {target/ce}."""
         source = self.student(batch.source.image, "source")
         yield {"source/ce": self.cross_entropy(source.logits, batch.source.label)}
         grid = self.frozen(self.labeller, batch.target.plain, "target").logits
@@ -156,7 +156,7 @@ class StepBench:
         return median_ratio(times["over"], times["under"])
 
     def memory_ratio(self, over: Made, under: Made, rounds: int) -> float:
-        """Peak memory of one method over another's, beside what is held already."""
+        """Measure peak memory of one method over another's, beside what is held already."""
         self.need_mib(under)  # Warms up: memory that a process allocates once counts for no method.
         needs = [(self.need_mib(over), self.need_mib(under)) for _ in range(rounds)]
         most, least = map(statistics.median, zip(*needs, strict=True))

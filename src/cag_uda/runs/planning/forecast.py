@@ -98,7 +98,7 @@ class Forecast:
         return self.start_s + math.fsum(stages) + self.end_s
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """Give everything, for JSON."""
         settings = [{**asdict(each), "changes": each.changes()} for each in self.settings]
         return {
             **asdict(self),

@@ -8,12 +8,12 @@ from importlib.resources.abc import Traversable
 
 
 def domain_files() -> dict[str, Traversable]:
-    """The files of the built-in domains, sorted by name."""
+    """Return the files of the built-in domains, sorted by name."""
     return _toml_files(files(__name__))
 
 
 def label_space_files() -> dict[str, Traversable]:
-    """The files of the built-in label spaces, sorted by name."""
+    """Return the files of the built-in label spaces, sorted by name."""
     return _toml_files(files(__name__) / "label_spaces")
 
 
