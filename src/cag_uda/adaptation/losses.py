@@ -106,7 +106,7 @@ def class_balance(label: Tensor, num_classes: int, exponent: float) -> Tensor:
 def anchor_distance(
     features: Tensor, anchors: Tensor, label: Tensor, weight: Tensor | None = None
 ) -> Tensor:
-    """Average the distances of features to the anchors of their (pseudo-)labels.
+    """Average distances of features to the anchors of their (pseudo-)labels, where they have any.
 
     Before the mean, the gradient of a feature has length 1 at any distance, and is 0 at the anchor.
 
