@@ -276,6 +276,7 @@ def test_without_target_train_labels_there_is_no_oracle(tmp_path: Path) -> None:
     assert table["methods"][1]["summary"]["gap_share"] is None
 
 
+@pytest.mark.slow
 def test_an_ablation_answers_the_three_questions(compared: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(compared / "out", out)
@@ -318,6 +319,7 @@ def test_an_ablation_answers_the_three_questions(compared: Path, tmp_path: Path)
     assert figure.stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_labels_that_training_did_not_take_are_a_dash_side_by_side(tmp_path: Path) -> None:
     """CAG-plus is trained on corrected labels, and judged by anchors and by confidence too."""
     base = {"name": "cag-plus", "description": "all", "question": "", "cells": []}

@@ -54,6 +54,7 @@ def test_a_step_with_and_without_the_method() -> None:
     assert (time.at_most, memory.at_most) == (1.10, 1.15)
 
 
+@pytest.mark.slow
 def test_memory_is_what_a_method_needs_beside_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     class Copies(step.Bare):
         def prepare(self, passes: Passes) -> None:
@@ -86,6 +87,7 @@ def test_every_rung_of_the_ladder_trains(monkeypatch: pytest.MonkeyPatch) -> Non
         assert cpu.measure("resnet-18-half", (rung[0], rung[1], False), steps=1) > 0
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_writes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(step, "SIZES", (TINY,))
     file = tmp_path / "bench.json"

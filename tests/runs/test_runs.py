@@ -78,6 +78,7 @@ def test_adapt_through_the_command_line(tmp_path: Path) -> None:
     assert load_recipe(out / "recipe.toml").compute.precision == "32"
 
 
+@pytest.mark.slow
 def test_the_resolved_recipe_repeats_the_run(tmp_path: Path) -> None:
     first = adapt(write_recipe(tmp_path), tmp_path / "first")
     adapt(first.folder / "recipe.toml", tmp_path / "second")
@@ -149,6 +150,7 @@ def test_a_log_that_was_damaged_before_the_run_went_on_says_so(
     assert "2-warmup/metrics.jsonl is incomplete: it was damaged before" in page
 
 
+@pytest.mark.slow
 def test_a_stage_begins_alike_whether_or_not_the_ones_before_ran_in_this_process(
     tmp_path: Path,
 ) -> None:

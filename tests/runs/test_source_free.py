@@ -168,6 +168,7 @@ def test_a_run_of_an_earlier_version_is_held_against_it_when_resumed(world: Path
     assert resumed.verdict == read_verdict(world / "free")
 
 
+@pytest.mark.slow
 def test_check_and_plan_take_such_a_recipe(world: Path) -> None:
     checked = run("check", world / "packed.toml")
     assert "4 classes, anchors of 4 by day/train; its checksum holds" in checked

@@ -260,6 +260,7 @@ def test_a_run_without_a_verdict_says_why(tmp_path: Path) -> None:
     assert f"There is no verdict without labels either: {reason}." in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_labelled", [True, False])
 def test_a_run_from_a_network_of_ones_own_is_held_against_it(
     tmp_path: Path, is_labelled: bool
