@@ -29,15 +29,33 @@ def test_without_diversity_the_highest_are_chosen() -> None:
     assert chosen[0].apart is None
 
 
-def test_diversity_alone_is_the_greedy_k_centre() -> None:
-    looks: list[list[float]] = [[0, 0], [1, 0], [10, 0], [0, 7], [0.5, 0]]
+def test_diversity_alone_is_greedy_facility_location() -> None:
+    """Each chosen image brings all images nearest, in sum; an outlier stands for itself alone."""
+    looks = np.random.default_rng(0).normal(size=(30, 3))
+    looks[7] = 50.0
+    few = Candidates([f"{number} a" for number in range(30)], {}, looks)
+    got = [each.number for each in choose(few, 4, ["diversity"], NONE[:, :0])]
+    wanted: list[int] = []
+    for _ in range(4):
+        sums = [
+            sum(min(np.linalg.norm(row - looks[i]) for i in [*wanted, index]) for row in looks)
+            for index in range(30)
+        ]
+        wanted.append(int(np.argmin(sums)))
+    assert got == wanted
+    assert got[0] != 7
+
+
+def test_what_is_labelled_is_stood_for_and_the_nearest_is_told() -> None:
+    looks: list[list[float]] = [[0, 0], [1, 0], [10, 0], [10, 1], [0.5, 0]]
     few = candidates([0] * 5, looks, ["a", "b", "c", "d", "e"])
-    chosen = choose(few, 3, ["diversity"], NONE)
-    assert [each.number for each in chosen] == [1, 2, 3]
-    assert chosen[1].apart == 9
-    assert chosen[1].nearest == 1
-    after = choose(few, 1, ["diversity"], np.array([[10.0, 0.0]]), ["z"])
-    assert after[0].number == 3
+    first, second = choose(few, 2, ["diversity"], NONE)
+    assert (first.number, first.apart, first.nearest) == (1, None, None)
+    assert second.number == 2
+    assert second.apart == 9
+    assert second.nearest == 1
+    after = choose(few, 1, ["diversity"], np.array([[10.0, 0.5]]), ["z"])
+    assert after[0].number == 4
     assert after[0].nearest is None
 
 

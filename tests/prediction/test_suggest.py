@@ -33,7 +33,8 @@ def run_of(recipe: Path, segmenter: Segmenter) -> Path:
 
 def test_suggest_through_the_command_line(tmp_path: Path, segmenter: Segmenter) -> None:
     run = run_of(write_recipe(tmp_path), segmenter)
-    asked = ["suggest", str(run), "--images", "3", "--as", "cvat,labelme"]
+    criteria = "anchors,uncertainty,disagreement,diversity"
+    asked = ["suggest", str(run), "--images", "3", "--as", "cvat,labelme", "--criteria", criteria]
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, f"{done.output}{done.exception}"
     out = run / "suggestions"

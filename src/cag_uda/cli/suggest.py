@@ -28,7 +28,7 @@ def suggest(
         typer.Option(
             help="anchors, uncertainty, disagreement, diversity, random; several by commas."
         ),
-    ] = "anchors,uncertainty,disagreement,diversity",
+    ] = "disagreement,diversity",
     forms: Annotated[
         str,
         typer.Option("--as", help="Formats of proposals: coco, yolo, labelme, cvat, label-studio."),

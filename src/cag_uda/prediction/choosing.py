@@ -1,10 +1,12 @@
-"""Choose the images to label first: those that teach a network most and are unlike each other.
+"""Choose the images to label first: those that teach most and stand for many others.
 
 Pure functions of names, values and image features; knows no network and reads no file.
 
-Source: the farthest of what is not chosen yet is the greedy k-centre of Gonzalez, 1985, as Sener &
-Savarese use it, *Active Learning for Convolutional Neural Networks: A Core-Set Approach*, ICLR
-2018.
+Sources: greedy facility location (k-medoids) finds images that stand for many others, as in Wei,
+Iyer, Bilmes, *Submodularity in Data Subset Selection and Active Learning*, ICML 2015. Where few are
+labelled, typical images teach more than unusual ones: Hacohen, Dekel, Weinshall, *Active Learning
+on a Budget*, ICML 2022. The greedy k-centre, which takes the farthest, was behind random choice
+(docs/LOG.md).
 """
 
 import re
@@ -16,6 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 DIVERSITY, RANDOM = "diversity", "random"
+_REPRESENTED = 2000
+"""Most images, evenly spread, that the chosen ones are to stand for."""
+_LEAST_MERIT = 0.5
+"""Added to the merit: images that stand for many others count, however little they teach."""
 _NUMBERED = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
 
 
@@ -61,9 +67,10 @@ def choose(
 ) -> list[Chosen]:
     """Choose images to label, the best first.
 
-    The merit of an image is the mean of its ranks by the criteria. With diversity it is multiplied
-    by the distance to the nearest image that is chosen or labelled, and frames that follow each
-    other closely in a sequence are not both chosen as long as there are others.
+    The merit of an image is the mean of its ranks by the criteria. With diversity, 0.5 plus merit
+    is multiplied by how much nearer all images are, in sum, to the chosen or labelled ones once
+    this one is among them; and frames that follow each other closely in a sequence are not both
+    chosen as long as there are others.
 
     Args:
         candidates: N images.
@@ -84,39 +91,31 @@ def choose(
 
     places = _places([*candidates.keys, *labelled_keys])
     gap = max(1, (total + len(labelled_keys)) // (2 * max(1, count + len(labelled_keys))))
+    looks = candidates.looks
+    others = looks[:: -(-total // _REPRESENTED)]
+    between = np.stack([_distances(others, row) for row in looks])
+    left = np.full(len(others), between.max())  # Distances to the nearest chosen image.
     distance, nearest = np.full(total, np.inf), np.full(total, -1)
     is_free, is_left = np.ones(total, bool), np.ones(total, bool)
     for row, place in zip(labelled, places[total:], strict=True):
-        distance = np.minimum(distance, _distances(candidates.looks, row))
+        left = np.minimum(left, _distances(others, row))
+        distance = np.minimum(distance, _distances(looks, row))
         is_free &= ~_are_near(places[:total], place, gap)
     chosen: list[Chosen] = []
     for _ in range(min(count, total)):
         may_be = is_left & is_free if (is_left & is_free).any() else is_left
-        value = np.where(may_be, _value(merit, distance, candidates.looks, bool(parts)), -np.inf)
-        index = int(value.argmax())
+        nearer = np.maximum(left - between, 0).sum(axis=1)
+        index = int(np.where(may_be, (_LEAST_MERIT + merit) * nearer, -np.inf).argmax())
         apart = float(distance[index]) if np.isfinite(distance[index]) else None
         near = int(nearest[index]) if nearest[index] >= 0 else None
         chosen.append(Chosen(index, float(merit[index]), apart, near))
         is_left[index] = False
         is_free &= ~_are_near(places[:total], places[index], gap)
-        now = _distances(candidates.looks, candidates.looks[index])
+        left = np.minimum(left, between[index])
+        now = _distances(looks, looks[index])
         nearest = np.where(now < distance, index, nearest)
         distance = np.minimum(distance, now)
     return chosen
-
-
-def _value(
-    merit: NDArray[np.float64],
-    distance: NDArray[np.float64],
-    looks: NDArray[np.float64],
-    has_merit: bool,
-) -> NDArray[np.float64]:
-    """Compute the values (N,) of the images; the one with the largest is chosen next."""
-    if np.isfinite(distance).all():
-        return merit * distance
-    if has_merit:
-        return merit
-    return -_distances(looks, looks.mean(axis=0))  # The first centre is the one nearest the mean.
 
 
 def _distances(looks: NDArray[np.float64], row: NDArray[np.float64]) -> NDArray[np.float64]:

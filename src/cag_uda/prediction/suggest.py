@@ -52,7 +52,7 @@ from cag_uda.runs.scenario import labelled_target
 from cag_uda.types import DomainName, Prediction
 
 CRITERIA = (*MEASURES, DIVERSITY, RANDOM)
-DEFAULT_CRITERIA = (*MEASURES, DIVERSITY)
+DEFAULT_CRITERIA = ("disagreement", DIVERSITY)
 _SURE = 0.9
 """p(c | f) from which a pixel of the target counts as one of class c."""
 _NAMED_CLASSES = 3
@@ -118,7 +118,7 @@ def suggest(
         recipe = recipe.model_copy(update={"data_root": str(asked.data_root)})
     segmenter = open_model(run, asked.accelerator).eval()
     with computing_in(asked.precision, segmenter):
-        return _Suggester(recipe, run, segmenter, asked, progress).write(out)
+        return Suggester(recipe, run, segmenter, asked, progress).write(out)
 
 
 class _Measured(NamedTuple):
@@ -133,7 +133,7 @@ class _Measured(NamedTuple):
 
 
 @dataclass
-class _Suggester:
+class Suggester:
     """Chooses the images to label next by a run's network, and writes them."""
 
     recipe: Recipe
@@ -161,13 +161,13 @@ class _Suggester:
 
     def write(self, out: Path) -> Suggestions:
         """Choose, and write everything."""
-        anchors, known = self._learn()
+        anchors, known = self.learn()
         look = partial(measure, anchors=anchors, known=known)
         weight = class_weights(anchors.share)
-        found = list(self._measured(self.items, look, weight))
+        found = list(self.measured(self.items, look, weight))
         if not found:
             raise DataError([*self.broken, "no image of the target could be read"])
-        done = list(self._measured(self.done, look, weight))
+        done = list(self.measured(self.done, look, weight))
         values = {
             name: np.array([each.values[name] for each in found])
             for name in self.asked.criteria
@@ -214,13 +214,13 @@ class _Suggester:
         write_json(out / SUGGESTIONS, written.plain())
         return written
 
-    def _learn(self) -> tuple[AdaptedAnchors, Centroids]:
+    def learn(self) -> tuple[AdaptedAnchors, Centroids]:
         """Sweep both domains; returns anchors adapted to the target, and the known centroids."""
         network, device = self.segmenter, self.segmenter.mean.device
         width_px = network.config.input_width_px
         loading = self.recipe.loading.model_copy(update={"width_px": width_px})
         source = SourceFeatures(network.num_classes, network.feature_channels, device)
-        for seen, label in self._predicted("source", self.sources, loading):
+        for seen, label in self.predicted("source", self.sources, loading):
             source.update(seen, label)
         anchors = AdaptedAnchors(network.num_classes, network.feature_channels).to(device)
         anchors.fit(source, lambda tensor: tensor)
@@ -229,7 +229,7 @@ class _Suggester:
         for batch in sweep_unlabelled(self.images, loading, device, watch):
             target.update(predict(network, batch.plain, "target").features)
         few = [] if self.labelled is None else [self.labelled]
-        for seen, label in self._predicted("target", few, loading):
+        for seen, label in self.predicted("target", few, loading):
             labelled.update(seen, label)
         anchors.adapt(target, lambda tensor: tensor, labelled=labelled)
 
@@ -243,7 +243,7 @@ class _Suggester:
         rows, label = labelled.rows(len(spread), anchors.source)
         return anchors, known.joined(Centroids.of(rows, label.to(rows.device), spread))
 
-    def _predicted(
+    def predicted(
         self, domain: DomainName, images: Sequence[LabelledImages], loading: LoadingConfig
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield features (B, D, h, w) of labelled images, and their labels (B, h, w)."""
@@ -252,7 +252,7 @@ class _Suggester:
             prediction = predict(self.segmenter, batch.image, domain)
             yield prediction.features, self.segmenter.on_grid(batch.label, prediction.logits)
 
-    def _measured(
+    def measured(
         self, items: Sequence[Item], look: Callable[[Prediction], Teaching], weight: Tensor
     ) -> Iterator[_Measured]:
         """Measure images; those that cannot be read are noted and left out."""
