@@ -5,8 +5,7 @@ Pure functions of names, values and image features; knows no network and reads n
 Sources: greedy facility location (k-medoids) finds images that stand for many others, as in Wei,
 Iyer, Bilmes, *Submodularity in Data Subset Selection and Active Learning*, ICML 2015. Where few are
 labelled, typical images teach more than unusual ones: Hacohen, Dekel, Weinshall, *Active Learning
-on a Budget*, ICML 2022. The greedy k-centre, which takes the farthest, was behind random choice
-(docs/LOG.md).
+on a Budget*, ICML 2022. How it compares with random choice and k-centre: docs/LOG.md.
 """
 
 import re
