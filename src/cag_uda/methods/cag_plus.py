@@ -160,7 +160,10 @@ class CAGPlus(Method):
     @torch.no_grad()
     def pseudo_labels(self, image: Tensor) -> dict[str, PseudoLabels]:
         """Label the pixels that the teacher is sure of, for reporting; training uses all labels."""
-        prediction = self.frozen(self.teacher, image, "target")
+        return self.sure_labels(self.frozen(self.teacher, image, "target"))
+
+    def sure_labels(self, prediction: Prediction) -> dict[str, PseudoLabels]:
+        """Label the pixels of the teacher's prediction that are sure, by every kind."""
         return {"confidence": by_confidence(prediction.logits, self.config.confidence)}
 
     def _hide(self, image: Tensor, may_be: Tensor) -> Tensor:

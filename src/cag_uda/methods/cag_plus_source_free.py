@@ -22,7 +22,6 @@ from cag_uda.adaptation.adapted_anchors import FeatureSample
 from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.adaptation.carrying import carried
 from cag_uda.adaptation.mixing import Mixed
-from cag_uda.adaptation.pseudo_labels import by_confidence
 from cag_uda.adaptation.soft_labels import SoftLabels, soft_cross_entropy
 from cag_uda.methods.adapted_labels import AdaptedLabels
 from cag_uda.methods.anchor_classifier import is_linear, merge
@@ -95,7 +94,7 @@ class CAGPlusSourceFree(CAGPlus):
         made_of = segmenter.config.model_copy(update={"weights": None})
         self.packed = Segmenter(made_of, segmenter.classes).requires_grad_(False).eval()
         # Labels nothing: it holds the pack's figures, as they are of the packed network.
-        self.of_pack = AdaptedLabels(segmenter, config.confidence)
+        self.of_pack = AdaptedLabels(segmenter, threshold=0.0)
         self.anchors: CategoryAnchors | None = None
         self.adapted: AdaptedLabels | None = None
         if config.adapted_weight:
@@ -187,14 +186,14 @@ class CAGPlusSourceFree(CAGPlus):
             merge(self.segmenter, self.adapted, self.config.answer)
             self.teacher.load_state_dict(self.segmenter.state_dict())
 
-    @torch.no_grad()
-    def pseudo_labels(self, image: Tensor) -> dict[str, PseudoLabels]:
+    def sure_labels(self, prediction: Prediction) -> dict[str, PseudoLabels]:
         """Label the pixels that anchors and teacher, or the teacher alone, are sure of."""
-        labels = super().pseudo_labels(image)
-        if self.adapted is None:
-            return labels
-        pooled = self.pooled(self.frozen(self.teacher, image, "target"))
-        return {"adapted": by_confidence(pooled, self.config.confidence), **labels}
+        labels = super().sure_labels(prediction)
+        return (
+            labels
+            if self.adapted is None
+            else {"adapted": self.adapted.labels(prediction), **labels}
+        )
 
     def _unpack(self, passes: Passes) -> None:
         """Take packed network and figures; without a pack, of what the stage begins with."""

@@ -47,8 +47,8 @@ def as_now(table: Any) -> Any:
 
 def _taken_out(what: str) -> ValueError:
     return ValueError(
-        f"{what}: taken out, since it did not help (docs/LOG.md); leave it out, or install "
-        "cag-uda 0.1"
+        f"{what}: taken out, since it did not help (docs/LOG.md); leave it out, or install the "
+        "version that the recipe was written for"
     )
 
 
@@ -56,11 +56,11 @@ def _without_pieces(table: dict[str, Any]) -> dict[str, Any]:
     """Leave the pieces out that were taken out of CAG-plus."""
     contrast = table.get("contrast")
     on = ["contrast.weight"] if isinstance(contrast, dict) and contrast.get("weight") else []
-    pieces = set(_PIECES[1:] if table["name"] == "cag-plus-source-free" else _PIECES)
-    on += [name for name in _PIECES if name in pieces and table.get(name)]
+    pieces = _PIECES[1:] if table["name"] == "cag-plus-source-free" else _PIECES
+    on += [name for name in pieces if table.get(name)]
     if on:
         raise _taken_out(", ".join(on))
-    return {name: value for name, value in table.items() if name not in pieces | _OF_PIECES}
+    return {name: value for name, value in table.items() if name not in {*pieces, *_OF_PIECES}}
 
 
 def _in_its_row(table: dict[str, Any]) -> dict[str, Any]:
