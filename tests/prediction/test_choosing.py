@@ -38,7 +38,9 @@ def test_diversity_alone_is_greedy_facility_location() -> None:
     wanted: list[int] = []
     for _ in range(4):
         sums = [
-            sum(min(np.linalg.norm(row - looks[i]) for i in [*wanted, index]) for row in looks)
+            float(
+                sum(min(np.linalg.norm(row - looks[i]) for i in [*wanted, index]) for row in looks)
+            )
             for index in range(30)
         ]
         wanted.append(int(np.argmin(sums)))
