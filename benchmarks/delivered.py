@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from cag_uda.runs.records.run import read_scores
-from cag_uda.runs.selection import DEFAULT_CRITERION, best, checkpoints
+from cag_uda.runs.selection import EVIDENCE, Checkpoint, checkpoints
 from cag_uda.runs.verdict import CLEARLY
 
 FLOOR = "source-only"
@@ -30,15 +30,19 @@ def miou_of(run: Path, stage: str) -> float:
     return 100 * found.miou
 
 
+def estimated(network: Checkpoint) -> float:
+    """Estimate a network's mIoU on the target as the verdict does."""
+    return mean(network.criteria[each] for each in EVIDENCE)
+
+
 def delivered(out: Path, method: str, seed: str) -> tuple[str, float, float]:
     """Find what is delivered: the stage's name, its mIoU, and the mIoU of the last stage."""
     floor_run, run = out / f"{FLOOR}-{seed}", out / f"{method}-{seed}"
     floor = next(each for each in checkpoints(floor_run) if each.stage == FLOOR)
     ends = {each.stage: each for each in checkpoints(run)}
-    chosen = best(list(ends.values()), DEFAULT_CRITERION)
+    chosen = max(reversed(ends.values()), key=estimated)
     last = miou_of(run, list(ends)[-1])
-    gain = chosen.criteria[DEFAULT_CRITERION] - floor.criteria[DEFAULT_CRITERION]
-    if gain <= CLEARLY:
+    if estimated(chosen) - estimated(floor) <= CLEARLY:
         return FLOOR, miou_of(floor_run, FLOOR), last
     return chosen.stage, miou_of(run, chosen.stage), last
 

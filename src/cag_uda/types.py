@@ -24,6 +24,7 @@ CriterionName: TypeAlias = Literal[
     "entropy",
     "infomax",
     "expected-iou",
+    "probe-iou",
     "snd",
     "snd-outputs",
     "agreement",

@@ -127,7 +127,7 @@ def test_criteria_of_a_network_are_finite_repeatable_and_leave_it_alone(
     assert all(value.equal(before[name]) for name, value in segmenter.state_dict().items())
     assert seen.logits.shape == (4 * 8 * 12, 4)
     found = target_criteria(seen)
-    assert found.keys() | {"source-miou"} == set(typing.get_args(CriterionName))
+    assert found.keys() | {"source-miou", "probe-iou"} == set(typing.get_args(CriterionName))
     assert all(math.isfinite(value) for value in found.values())
     assert found == target_criteria(look_at(segmenter, images, distances_to(vectors)))
     # The order of pixels is kept: the second image's cells are those of a pass of it alone.

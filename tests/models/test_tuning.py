@@ -21,7 +21,7 @@ from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.start import start_from
 from cag_uda.recipes import load_recipe
 from cag_uda.runs.folder import RunFolder
-from cag_uda.runs.runner import initial_segmenter
+from cag_uda.runs.initial import initial_segmenter
 from cag_uda.runs.scenario import Scenario
 from tests.support.modern_networks import FAMILIES, make, make_batch, make_passes
 from tests.support.trees import COLOURS, NAMES, write_recipe

@@ -30,7 +30,7 @@ from tests.support.trees import RECIPE, hold_out, write_domain, write_recipe
 # Whole runs in the fixtures: seconds, but many on a machine that does much else.
 pytestmark = pytest.mark.timeout(400)
 
-NAMES = set(get_args(CriterionName))
+NAMES = set(get_args(CriterionName)) - {"probe-iou"}  # Runs here begin with random weights.
 SHORT = ["stages.*.steps=2", "stages.adabn.steps=0"]
 
 

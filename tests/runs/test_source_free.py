@@ -114,7 +114,7 @@ def test_its_records_and_report_say_where_it_came_from(world: Path) -> None:
     assert [stage["name"] for stage in scores["stages"]] == ["initial", "adabn", "source-free"]
     stage = world / "free" / "stages" / "1-source-free"
     found = json.loads((stage / "criteria.json").read_text())["records"][-1]["criteria"]
-    assert set(found) == {"entropy", "infomax", "expected-iou", "snd", "snd-outputs"}
+    assert set(found) == {"entropy", "infomax", "expected-iou", "probe-iou", "snd", "snd-outputs"}
     assert not (stage / "features.safetensors").exists()
     assert set(json.loads((stage / "pseudo_labels.json").read_text())) == {
         "adapted",

@@ -40,6 +40,7 @@ class Ends:
         value: float | None,
         steps: int = 10,
         shares: list[float] | None = None,
+        probe: float | None = None,
         **settings: object,
     ) -> None:
         is_given = name == "initial"
@@ -47,6 +48,7 @@ class Ends:
         place = self.folder / "stages" / f"{number}{name}"
         place.mkdir(parents=True)
         criteria = {"entropy": 0.5} | ({} if value is None else {"expected-iou": value})
+        criteria |= {} if probe is None else {"probe-iou": probe}
         # A network from within the stage, whose value must not count.
         within = {"step": 1, "network": "networks/1", "criteria": {"expected-iou": 0.99}}
         last = {"step": steps, "network": "model", "criteria": criteria, "shares": shares}
@@ -105,7 +107,7 @@ def test_the_adapted_network_is_held_against_source_only(
     place = {"source-only": 1, "cag-plus": 2}[safe]
     assert found.of(safe).network == f"stages/{place}-{safe}/model"
     assert found.of("cag-plus").value == last
-    assert f"expected IoU 30.0 (source-only) to {100 * last:.1f} (cag-plus)" in found.in_words()
+    assert f"estimated IoU 30.0 (source-only) to {100 * last:.1f} (cag-plus)" in found.in_words()
 
 
 def test_of_several_the_best_is_judged_and_delivered(ends: Ends) -> None:
@@ -115,6 +117,23 @@ def test_of_several_the_best_is_judged_and_delivered(ends: Ends) -> None:
     ends.add("third", "cag-plus", 0.25)
     found = ends.judge()
     assert (found.judged, found.says, found.safe) == ("adabn", "helps", "adabn")
+
+
+def test_what_a_linear_probe_does_not_predict_counts_less(ends: Ends) -> None:
+    ends.add("source-only", "source-only", 0.3, probe=0.3)
+    ends.add("adabn", "adabn", 0.4, probe=0.1)
+    ends.add("cag-plus", "cag-plus", 0.33, probe=0.35)
+    found = ends.judge()
+    assert found.criterion == "expected-iou+probe-iou"
+    assert (found.judged, found.says) == ("cag-plus", "helps")
+    assert [each.value for each in found.networks] == pytest.approx([0.3, 0.25, 0.34])
+
+
+def test_without_the_probe_of_all_networks_none_counts(ends: Ends) -> None:
+    ends.add("source-only", "source-only", 0.3)
+    ends.add("cag-plus", "cag-plus", 0.35, probe=0.1)
+    found = ends.judge()
+    assert (found.criterion, found.says) == ("expected-iou", "helps")
 
 
 def test_a_network_that_has_collapsed_is_not_delivered(ends: Ends) -> None:
@@ -169,7 +188,7 @@ def test_the_network_that_was_given_is_held_against(ends: Ends, last: float, saf
     assert (found.source_only, found.given, found.safe) == ("initial", "start", safe)
     assert [each.stage for each in found.networks] == ["initial", "warmup", "cag-plus"]
     assert found.of("initial").network == "stages/initial/model"
-    assert "expected IoU 30.0 (the given network) to" in found.in_words()
+    assert "estimated IoU 30.0 (the given network) to" in found.in_words()
 
 
 def test_a_stage_on_the_source_alone_comes_before_the_network_that_was_given(ends: Ends) -> None:

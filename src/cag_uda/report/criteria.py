@@ -13,6 +13,7 @@ MEANINGS: dict[str, tuple[Literal["lower", "higher"], str]] = {
     "entropy": ("lower", "mean entropy of the predictions: how unsure the network is"),
     "infomax": ("higher", "entropy of the mean prediction − mean entropy: sure, of many classes"),
     "expected-iou": ("higher", "mIoU that the network expects, were its probabilities true"),
+    "probe-iou": ("higher", "mIoU of its labels and those of a linear probe on initial features"),
     "snd": ("higher", "neighbourhood density: how many neighbours a pixel has in feature space"),
     "snd-outputs": ("higher", "the same among class probabilities"),
     "agreement": ("higher", "share of pixels whose nearest anchor is that of the predicted class"),

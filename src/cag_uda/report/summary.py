@@ -233,7 +233,7 @@ def _evidence(run: RunRecord, verdict: RunVerdict) -> str:
         whose = safe if safe != verdict.safe else f"the network of {safe}"
         delivered = f" {whose[0].upper()}{whose[1:]} is delivered by it."
     return (
-        f"Without labels, the verdict is that adaptation {verdict.says} here: expected IoU on the "
+        f"Without labels, the verdict is that adaptation {verdict.says} here: estimated IoU on the "
         f"target {percent(before.value)} ({verdict.name_of(verdict.source_only)}) and "
         f"{percent(after.value)} ({verdict.judged}{collapse}).{delivered}"
     )

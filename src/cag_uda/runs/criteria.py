@@ -7,6 +7,7 @@ label of the target, and nothing that was found with one, ever stands in this fi
 import logging
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,17 +20,19 @@ from cag_uda.data.loading.images import read_or_next
 from cag_uda.errors import RunError
 from cag_uda.evaluation.confusion import ConfusionMatrix
 from cag_uda.evaluation.label_free import look_at, target_criteria
+from cag_uda.evaluation.linear_probe import ProbedCells, probe_iou, probed_cells
 from cag_uda.evaluation.scores import intersection_and_union, mean_over_classes, share
 from cag_uda.models.inference import batches_of_one_kind, inference, prepare
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import Recipe, load_recipe
 from cag_uda.runs.folder import RunFolder
+from cag_uda.runs.initial import has_learnt, initial_segmenter
 from cag_uda.runs.pictures import evenly
 from cag_uda.runs.records.base import write_record
 from cag_uda.runs.records.stage import CRITERIA, CriteriaRecord, StageCriteria, read_criteria
 from cag_uda.runs.scenario import Scenario, held_out
-from cag_uda.runs.selection import DEFAULT_CRITERION
-from cag_uda.types import OF_SOURCE
+from cag_uda.runs.selection import EVIDENCE
+from cag_uda.types import OF_SOURCE, CriterionName
 
 _IMAGES = 12
 """Most images of each domain that are read: a record then takes about as long as two training
@@ -49,6 +52,8 @@ class Criteria:
         self._source: list[tuple[Tensor, Tensor]] = []
         """Images (B, 3, H, W) uint8, and their labels (B, H, W) uint8 train ids."""
         self._target: list[Tensor] = []
+        self._probed: ProbedCells | None = None
+        """Cells of the target's images, with features of the network that the run began with."""
         self.source_validation: Literal["held-out", "train"] | None = "train"
 
     def measure(self, segmenter: Segmenter, step: int, network: str | None) -> CriteriaRecord:
@@ -70,6 +75,9 @@ class Criteria:
             batches = (image.to(device) for image in self._target)
             seen = look_at(segmenter, batches, anchors.distances)
         found = {**target_criteria(seen), "source-miou": source_miou}
+        if (cells := self._cells(device)) is not None:
+            predicted = seen.logits.argmax(dim=1)
+            found["probe-iou"] = float(probe_iou(cells, predicted, segmenter.num_classes))
         left_out = frozenset() if self._source else OF_SOURCE
         criteria: dict[str, float] = {
             name: value
@@ -133,6 +141,14 @@ class Criteria:
         iou = share(*intersection_and_union(confusion.counts))
         return anchors, float(mean_over_classes(iou))
 
+    def _cells(self, device: torch.device) -> ProbedCells | None:
+        """Draw the cells that a linear probe is fitted to; None where the run began untrained."""
+        if self._probed is None and has_learnt(self._recipe):
+            initial = initial_segmenter(self._recipe, self._scenario).to(device)
+            images = [image.to(device) for image in self._target]
+            self._probed = probed_cells(initial, images)
+        return self._probed
+
     def _read(self, width_px: int | None) -> None:
         """Read the images, once; of each of several sources equally many."""
         if self._target:
@@ -165,10 +181,11 @@ def record_missing(run: Path) -> None:
     """Measure the networks of a run's finished stages that have not been, on the run's data."""
     recipe, own = load_recipe(run / "recipe.toml"), RunFolder(run)
     steps = {own.stage(index, stage.name): stage.steps for index, stage in enumerate(recipe.stages)}
+    wanted = EVIDENCE if has_learnt(recipe) else EVIDENCE[:1]
     missing = [
         folder
         for folder in (own.initial, *steps)
-        if (folder / "model" / "config.json").is_file() and not _is_measured(folder)
+        if (folder / "model" / "config.json").is_file() and not _is_measured(folder, wanted)
     ]
     if not missing:
         return
@@ -178,15 +195,16 @@ def record_missing(run: Path) -> None:
         criteria.record(folder, segmenter, steps.get(folder, 0), "model")
 
 
-def _is_measured(stage_folder: Path) -> bool:
-    """Tell whether the criteria of a stage's network are known, in a file that is sound.
+def _is_measured(stage_folder: Path, wanted: Sequence[CriterionName]) -> bool:
+    """Tell whether criteria of a stage's network are known, in a file that is sound.
 
-    Records of 0.1 lack the one that networks are compared by.
+    Records of earlier versions lack some of those that networks are compared by.
     """
     try:
         records = read_criteria(stage_folder)
         return any(
-            record.network == "model" and DEFAULT_CRITERION in record.criteria for record in records
+            record.network == "model" and record.criteria.keys() >= set(wanted)
+            for record in records
         )
     except RunError:
         return False

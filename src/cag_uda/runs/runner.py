@@ -10,7 +10,6 @@ from typing import cast
 import torch
 from lightning.fabric import Fabric
 
-from cag_uda.data.files.images import DEFAULT
 from cag_uda.data.loading.images import LabelledImages
 from cag_uda.data.loading.sampler import BatchSource, Shard, load_batches
 from cag_uda.data.loading.sweeps import sweep_source, sweep_target
@@ -18,11 +17,9 @@ from cag_uda.errors import ModelError, RecipeError, RunError
 from cag_uda.methods import METHODS
 from cag_uda.methods.base import Method, Passes
 from cag_uda.models.norm import make_shareable
-from cag_uda.models.recomputing import check_names, recompute
+from cag_uda.models.recomputing import recompute
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.models.start import begin_with, start_from
 from cag_uda.models.storage import CONFIG, WEIGHTS, copy_model, read
-from cag_uda.models.tuning import check_tuning
 from cag_uda.recipes import Recipe, as_toml, changed, completed, load_recipe
 from cag_uda.recipes.schema import INITIAL, Stage
 from cag_uda.report import write_report
@@ -33,6 +30,7 @@ from cag_uda.runs.console import shown
 from cag_uda.runs.criteria import record_missing
 from cag_uda.runs.fingerprint import fingerprint
 from cag_uda.runs.folder import RunFolder
+from cag_uda.runs.initial import initial_segmenter
 from cag_uda.runs.progress import Progress, Silent
 from cag_uda.runs.records.base import write_record
 from cag_uda.runs.records.run import VERDICT, Scores, Verdict, read_reason, read_verdict
@@ -424,25 +422,3 @@ def build_method(
     recompute(method.segmenter, compute.checkpointing)
     set_memory_format(method, memory_format(compute))
     return method
-
-
-def initial_segmenter(recipe: Recipe, scenario: Scenario) -> Segmenter:
-    """Make the network before any stage: a function of the recipe and its seed alone.
-
-    Raises ModelError if it cannot be had, or cannot be tuned as the recipe says.
-    """
-    config = recipe.segmenter.model_copy(update={"start": None})
-    if config.input_width_px is None:
-        config = config.model_copy(update={"input_width_px": recipe.loading.width_px})
-    if config.images is None and scenario.target.reader != DEFAULT:
-        config = config.model_copy(update={"images": scenario.target.reader})
-    with torch.random.fork_rng():
-        torch.manual_seed(recipe.seed)
-        segmenter = Segmenter(config, scenario.classes)
-    if scenario.pack is not None:
-        begin_with(segmenter, scenario.pack.segmenter(), "pack: its network")
-    if recipe.segmenter.start is not None:
-        start_from(segmenter, recipe.segmenter.start)
-    check_tuning(segmenter.config, segmenter.backbone)
-    check_names(segmenter, recipe.compute.checkpointing)
-    return segmenter

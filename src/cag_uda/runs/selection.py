@@ -17,8 +17,10 @@ from cag_uda.runs.records.stage import read_stage_criteria
 from cag_uda.types import CriterionName
 
 LOWER_IS_BETTER: frozenset[CriterionName] = frozenset({"entropy"})
-DEFAULT_CRITERION: CriterionName = "expected-iou"
-"""Criterion of `cag-uda select` unless told otherwise, and of the verdict (docs/RESULTS.md)."""
+EVIDENCE: tuple[CriterionName, ...] = ("expected-iou", "probe-iou")
+"""Criteria whose mean the verdict compares networks by (docs/RESULTS.md)."""
+DEFAULT_CRITERION = "+".join(EVIDENCE)
+"""Criterion of `cag-uda select` unless told otherwise."""
 
 
 @dataclass(frozen=True)

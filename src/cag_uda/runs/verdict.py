@@ -1,22 +1,25 @@
 """The verdict of a run: does adaptation help on this target, as far as can be told without labels?
 
-Compares the networks at the ends of the stages by the mIoU that each expects of itself on images of
-the target (`evaluation.label_free.expected_iou`), as the run has recorded it. How often it is
-right: docs/RESULTS.md.
+Compares the networks at the ends of the stages by an estimate of their mIoU on the target, the mean
+of two criteria that the run has recorded: what each expects of itself (`evaluation.label_free`),
+and how well a linear probe predicts its labels (`evaluation.linear_probe`). How often it is right:
+docs/RESULTS.md.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Literal
 
 from cag_uda.evaluation.scores import total_variation
 from cag_uda.methods.adabn import AdaBNConfig
 from cag_uda.recipes import Recipe
 from cag_uda.runs.records.run import INITIAL, Given, JudgedNetwork, NoVerdict, Verdict
-from cag_uda.runs.selection import DEFAULT_CRITERION, Checkpoint, checkpoints
+from cag_uda.runs.selection import EVIDENCE, Checkpoint, checkpoints
+from cag_uda.types import CriterionName
 
 CLEARLY = 0.01
-"""Least difference of two expected IoUs, in [0, 1], that counts."""
+"""Least difference of two estimated IoUs, in [0, 1], that counts."""
 COLLAPSE = 0.35
 """Total variation of class shares, in [0, 1], from which a network's predictions have collapsed."""
 _BEFORE = "source-only"
@@ -82,22 +85,23 @@ def judge(run: Path, recipe: Recipe, only: Collection[str] | None = None) -> Ver
             "with no trained network (pack, segmenter.start) to hold the adapted ones against"
         )
     ends = {each.stage: each for each in checkpoints(run)}  # The last one of each stage stays.
-    measured = {name for name, each in ends.items() if DEFAULT_CRITERION in each.criteria}
+    measured = {name for name, each in ends.items() if EVIDENCE[0] in each.criteria}
     names, adapted = ([name for name in each if name in measured] for each in (names, adapted))
     if not names or not adapted:
         return NoVerdict(
-            because=f"{DEFAULT_CRITERION}, by which networks are compared, is not recorded of them"
+            because=f"{EVIDENCE[0]}, by which networks are compared, is not recorded of them"
         )
     steps = {stage.name: stage.steps for stage in stages}
     floor_end = ends[max(names, key=lambda name: steps.get(name, 0))]
     order = [INITIAL, *steps]
     compared = sorted([*names, *adapted], key=order.index)
-    networks = {name: _judged(ends[name], floor_end, run) for name in compared}
+    by = [each for each in EVIDENCE if all(each in ends[name].criteria for name in compared)]
+    networks = {name: _judged(ends[name], floor_end, run, by) for name in compared}
     floor = networks[floor_end.stage]
     best = max((networks[name] for name in reversed(adapted)), key=lambda each: _gain(each, floor))
     says = _says(_gain(best, floor))
     return Verdict(
-        criterion=DEFAULT_CRITERION,
+        criterion="+".join(by),
         source_only=floor.stage,
         judged=best.stage,
         says=says,
@@ -107,12 +111,14 @@ def judge(run: Path, recipe: Recipe, only: Collection[str] | None = None) -> Ver
     )
 
 
-def _judged(end: Checkpoint, source_only: Checkpoint, run: Path) -> JudgedNetwork:
+def _judged(
+    end: Checkpoint, source_only: Checkpoint, run: Path, by: Sequence[CriterionName]
+) -> JudgedNetwork:
     assert end.network is not None, "every stage keeps its last network"
     return JudgedNetwork(
         stage=end.stage,
         network=end.network.relative_to(run).as_posix(),
-        value=end.criteria[DEFAULT_CRITERION],
+        value=mean(end.criteria[each] for each in by),
         is_collapsed=_is_collapsed(end, source_only),
     )
 
@@ -126,7 +132,7 @@ def _is_collapsed(end: Checkpoint, source_only: Checkpoint) -> bool:
 
 
 def _gain(network: JudgedNetwork, floor: JudgedNetwork) -> float:
-    """Compute the gain in expected IoU over source-only; −1 for a collapsed network."""
+    """Compute the gain in estimated IoU over source-only; −1 for a collapsed network."""
     return -1.0 if network.is_collapsed else network.value - floor.value
 
 

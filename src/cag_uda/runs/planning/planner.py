@@ -17,6 +17,7 @@ from cag_uda.recipes import Recipe
 from cag_uda.recipes.schema import Stage
 from cag_uda.runs.bench.step import noise, stepper
 from cag_uda.runs.bench.timing import wait_for
+from cag_uda.runs.initial import initial_segmenter
 from cag_uda.runs.planning.fitting import (
     Growth,
     Setting,
@@ -29,7 +30,7 @@ from cag_uda.runs.planning.fitting import (
 from cag_uda.runs.planning.forecast import Forecast, StageForecast, scaled
 from cag_uda.runs.planning.rehearsal import WARM_UP, Rehearsal, harmless, shortened
 from cag_uda.runs.progress import Progress, Silent
-from cag_uda.runs.runner import build_method, initial_segmenter
+from cag_uda.runs.runner import build_method
 from cag_uda.runs.scenario import Scenario
 from cag_uda.training.compute import describe, half_precision, launch, resolve, with_precision
 from cag_uda.training.memory import PeakMemory

@@ -213,7 +213,7 @@ class JudgedNetwork(Record):
     network: PathInside
     """Model folder."""
     value: Share
-    """Value of the verdict's criterion."""
+    """Mean of the verdict's criteria: an estimate of its mIoU."""
     is_collapsed: bool = False
     """True if a class swallows the images in its predictions: it is not delivered."""
 
@@ -222,7 +222,7 @@ class Verdict(Record):
     """verdict.json: whether adaptation helps on the target, found without labels of it."""
 
     criterion: str
-    """Label-free criterion by which the networks are compared."""
+    """Label-free criteria, joined by +, whose mean the networks are compared by."""
     source_only: str
     """Stage of the network without adaptation: of those that were trained on the source alone the
     longest; "initial" for the network that the run was given."""
@@ -257,7 +257,7 @@ class Verdict(Record):
         before, after = self.of(self.source_only), self.of(self.judged)
         collapse = ", whose predictions have collapsed" if after.is_collapsed else ""
         return (
-            f"adaptation {self.says} here: judged without labels, expected IoU "
+            f"adaptation {self.says} here: judged without labels, estimated IoU "
             f"{100 * before.value:.1f} ({self.name_of(self.source_only)}) to "
             f"{100 * after.value:.1f} ({self.judged}{collapse})"
         )
