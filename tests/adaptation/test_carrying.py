@@ -15,8 +15,7 @@ def some_figures() -> SourceFigures:
     return SourceFigures(
         vectors=vectors,
         counts=torch.tensor([5, 7, 0]),
-        reference=vectors + 0.1,
-        variance=torch.tensor([1.0, 2.0, 0.5, 1.5, 1.0]),
+        covariance=torch.tensor([1.0, 2.0, 0.5, 1.5, 1.0]).diag() + 0.2,
         temperature=torch.tensor(2.0),
     )
 
@@ -36,11 +35,8 @@ def test_an_affine_change_of_the_features_is_followed_exactly() -> None:
     moved = carried(figures, pairs_of(features, features @ matrix + offset), same)
     # Anchors far from the sample's middle show the ridge most.
     torch.testing.assert_close(moved.vectors, figures.vectors @ matrix + offset, rtol=0, atol=0.02)
-    torch.testing.assert_close(
-        moved.reference, figures.reference @ matrix + offset, rtol=0, atol=0.02
-    )
-    expected = matrix.square().t() @ figures.variance
-    torch.testing.assert_close(moved.variance, expected, rtol=5e-3, atol=1e-3)
+    expected = matrix.t() @ figures.covariance @ matrix
+    torch.testing.assert_close(moved.covariance, expected, rtol=5e-3, atol=5e-3)
     assert moved.counts.equal(figures.counts)
     assert moved.temperature.equal(figures.temperature)
 
@@ -50,7 +46,8 @@ def test_what_the_map_does_not_explain_widens_the_classes() -> None:
     noise = torch.randn(20_000, CHANNELS, generator=seeded(3)) * 2
     figures = some_figures()
     moved = carried(figures, pairs_of(features, features + noise), same)
-    torch.testing.assert_close(moved.variance, figures.variance + 4, rtol=0.05, atol=0)
+    expected = figures.covariance + 4 * torch.eye(CHANNELS)
+    torch.testing.assert_close(moved.covariance, expected, rtol=0.05, atol=0.1)
     torch.testing.assert_close(moved.vectors, figures.vectors, rtol=0, atol=0.3)
 
 
@@ -60,7 +57,7 @@ def test_channels_that_never_move_do_no_harm() -> None:
     features[:, 2] = features[:, 0]
     moved = carried(some_figures(), pairs_of(features, features), same)
     assert all(each.isfinite().all() for each in moved)
-    assert (moved.variance > 0).all()
+    assert (torch.linalg.eigvalsh(moved.covariance) > -1e-4).all()
 
 
 def test_without_pixels_nothing_moves() -> None:

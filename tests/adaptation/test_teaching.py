@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cag_uda.adaptation.adapted_anchors import AdaptedAnchors
+from cag_uda.adaptation.adapted_anchors import AdaptedAnchors, SourceFigures
 from cag_uda.adaptation.centroids import Centroids
 from cag_uda.adaptation.teaching import (
     MEASURES,
@@ -55,8 +55,8 @@ def test_distance_is_that_to_the_nearest_centroid_in_standard_deviations() -> No
 
 def anchors() -> AdaptedAnchors:
     made = AdaptedAnchors(K, D)
-    made.vectors.copy_(torch.eye(K, D))
-    made.source_share.fill_(1 / K)
+    one = torch.ones(())
+    made.begin(SourceFigures(torch.eye(K, D), torch.ones(K, dtype=torch.int64), torch.eye(D), one))
     return made
 
 

@@ -54,7 +54,7 @@ def test_a_pack_gives_network_and_figures_back(world: Path, file: Path) -> None:
     anchors = AdaptedAnchors(*pack.figures.vectors.shape)
     anchors.begin(pack.figures)
     assert anchors.source_share.sum() == pytest.approx(1)
-    assert anchors.figures(pack.figures.counts).variance.equal(pack.figures.variance)
+    assert anchors.figures(pack.figures.counts).covariance.equal(pack.figures.covariance)
 
 
 def test_a_pack_holds_no_image(world: Path, file: Path) -> None:
@@ -65,8 +65,7 @@ def test_a_pack_holds_no_image(world: Path, file: Path) -> None:
     expected |= {
         "source.vectors": (classes, channels),
         "source.counts": (classes,),
-        "source.reference": (classes, channels),
-        "source.variance": (channels,),
+        "source.covariance": (channels, channels),
         "source.temperature": (),
     }
     tensors = load_file(file)
@@ -146,8 +145,8 @@ def test_what_is_no_pack_is_refused(world: Path, tmp_path: Path) -> None:
 
 def test_a_network_that_is_not_finite_is_not_packed(file: Path, tmp_path: Path) -> None:
     pack = read_pack(file)
-    spoilt = pack.figures._replace(variance=torch.full_like(pack.figures.variance, torch.nan))
-    with pytest.raises(ModelError, match=r"NaN or infinite numbers, in source\.variance"):
+    spoilt = pack.figures._replace(covariance=torch.full_like(pack.figures.covariance, torch.nan))
+    with pytest.raises(ModelError, match=r"NaN or infinite numbers, in source\.covariance"):
         save_pack(tmp_path / "p.safetensors", replace(pack, figures=spoilt))
 
 

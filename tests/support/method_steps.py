@@ -22,7 +22,7 @@ ACTIVE: dict[str, dict[str, Any]] = {
     "cag": {
         **ALL_KINDS,
         "labels": [*KINDS, "adapted"],
-        "adapted_confidence": 0.6,
+        "adapted_confidence": 0.36,
         "colour_transfer": True,
         "margin": CLEAREST,
     },

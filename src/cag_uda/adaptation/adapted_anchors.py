@@ -1,39 +1,34 @@
-"""Category anchors adapted to the target by expectation-maximisation (EM), and p(c | f) by them.
+"""Category anchors adapted to the target by expectation-maximisation (EM), and p(f | c) by them.
 
-The features f (D,) of class c are taken as a Gaussian around its anchor A_c. Its variance σ²_d per
-channel is the source's within-class variance, the same for all classes; a temperature T, fitted to
-labelled source pixels, makes up for channels that are correlated:
+The features f (D,) of class c are taken as a Gaussian around its anchor A_c, with one covariance Σ
+for all classes. A temperature T, fitted to labelled source pixels, makes up for tails that are
+heavier than a Gaussian's:
 
-    log p(f | c) = −Σ_d (f_d − A_cd)² / (2 T σ²_d) + const.
+    log p(f | c) = −(f − A_c)ᵀ Σ⁻¹ (f − A_c) / (2 T) + const.
 
 What differs between the classes is linear in f: anchors are a linear classifier, as the network's
-own. EM moves the anchors from the source's to the target's:
+own. EM fits them to labelled pixels of the source and N unlabelled ones of the target together:
 
-    E-step   p(c | f) ∝ π_c · p(f | c) for N pixels of the target
-    M-step   A_c ← A_c of the source + n_c / (n_c + κN) · (m_c − r_c)
-             π   ← half the source's class shares, half the mean of p(c | f)
+    M-step   A_c ← (Σ_n q_n(c) f_n + s_c · A_c of the source) / (Σ_n q_n(c) + s_c)
+             Σ   ← the covariance of the same pixels around these anchors
+    E-step   q_n(c) ∝ p(c | x_n) · p(f_n | c)
 
-m_c is the mean of the n_c target pixels with p(c | f) > 0.9, and r_c that of the source pixels that
-pass the same test by the source's anchors. Sure pixels lie farther from the other classes than all
-pixels of a class do; the difference of two such means is free of that, so that nothing moves where
-the domains are one.
+p(c | x) is the network's classifier, and q before the first E-step. s_c are the source's class
+shares times N: all of the source counts as much as all of the target. A small multiple of the
+identity is added to Σ.
 
-Where a few pixels of the target have labels, a labelled pixel of class c counts in the M-step as w
-pixels whose class is only inferred. No test has chosen it, so that A_c of the source takes the
-place of r_c. Class shares are left to EM: whoever chose the images to label may have looked for
-rare classes.
+Where a few pixels of the target have labels, a labelled pixel counts in the M-step as w pixels of
+its class.
 
-    A_c ← A_c of the source
-          + (n_c (m_c − r_c) + w l_c (m′_c − A_c of the source)) / (n_c + w l_c + κN)
+The classifier knows the source's class shares already, so that only p(f | c) is multiplied with it,
+here and in `pool`.
 
-The network's classifier knows the source's class shares already: only p(f | c) is multiplied with
-it (`pool`).
-
-Sources: Gaussians with one variance are linear discriminant analysis (Fisher, 1936); EM for class
-shares is Saerens, Latinne, Decaestecker, *Adjusting the Outputs of a Classifier to New a Priori
-Probabilities*, 2002; centroids of the target that start from a source classifier are Liang, Hu,
-Feng, *SHOT*, ICML 2020, and Iwasawa & Matsuo, *T3A*, NeurIPS 2021; the anchors are Zhang et al.,
-*CAG-UDA*, NeurIPS 2019.
+Sources: classes with one covariance are linear discriminant analysis (Fisher, 1936); EM with
+labelled and unlabelled samples is Nigam, McCallum, Thrun, Mitchell, *Text Classification from
+Labeled and Unlabeled Documents using EM*, Machine Learning 2000; centroids of the target that start
+from a source classifier are Liang, Hu, Feng, *SHOT*, ICML 2020, and Iwasawa & Matsuo, *T3A*,
+NeurIPS 2021; the anchors are Zhang et al., *CAG-UDA*, NeurIPS 2019. How it compares with variances
+by channel and with EM by sure pixels alone: docs/LOG.md.
 """
 
 from collections.abc import Callable
@@ -58,7 +53,9 @@ _NEVER = -1e4
 SAMPLED = 50_000
 """Most labelled source pixels that a sweep keeps."""
 _TEMPERATURES = torch.logspace(0, 3, 61)
-"""T is looked for among these: independent channels would have 1, equal ones D."""
+"""T is looked for among these: a Gaussian's would be 1."""
+_SHRINKAGE = 0.05
+"""Multiple of the identity in Σ, as a share of the channels' mean variance."""
 
 AllReduce = Callable[[Tensor], Tensor]
 """Gives the sum of a tensor over all processes."""
@@ -121,7 +118,7 @@ class FeatureSample:
 
 
 class SourceFeatures:
-    """Collect anchors, within-class variance and a sample over a sweep of the labelled source.
+    """Collect anchors and a sample of pixels over a sweep of the labelled source.
 
     Args:
         num_classes: K.
@@ -139,7 +136,6 @@ class SourceFeatures:
     ) -> None:
         self.anchors = CategoryAnchors(num_classes, feature_channels).to(device)
         self.sample = FeatureSample(SAMPLED) if sample is None else sample
-        self._squares = torch.zeros(feature_channels, dtype=torch.float64, device=device)
 
     @torch.no_grad()
     def update(self, features: Tensor, label: Tensor) -> None:
@@ -152,42 +148,16 @@ class SourceFeatures:
         Raises:
             ShapeError: if the two do not lie on one grid, or the channels are not D.
         """
-        # Ids that are no class are left out of all three, as anchors leave them out.
+        # Ids that are no class are left out of both, as anchors leave them out.
         is_class = (label >= 0) & (label < self.anchors.num_classes)
         label = torch.where(is_class, label, IGNORE)
         self.anchors.update(features, label)
         self.sample.update(features, label)
-        # Around one of the image's own pixels, as `CategoryAnchors` sums: an offset of the features
-        # would take the variance from float32's mantissa.
-        flat = at_least_float32(features).flatten(2)
-        shift = flat[:, :, :1]
-        known = (label != IGNORE).flatten(1)[:, None]
-        around = torch.where(known, flat - shift, 0.0)
-        offset, pixels = shift[:, :, 0].double(), known.sum(dim=2).double()
-        squares = around.square().sum(dim=2).double()
-        squares += 2 * offset * around.sum(dim=2).double() + pixels * offset.square()
-        self._squares += squares.sum(dim=0)
 
     @torch.no_grad()
     def reduce(self, all_reduce: AllReduce) -> None:
         """Sum over processes that each saw a part of the images; once, at the end of a sweep."""
         self.anchors.reduce(all_reduce)
-        self._squares = all_reduce(self._squares)
-
-    def variance(self) -> Tensor:
-        """Compute the within-class variance (D,) of each channel, float32, above 0.
-
-        Raises:
-            UserError: if no pixel was labelled.
-        """
-        counts = self.anchors.counts.double()
-        if not bool(counts.any()):
-            raise UserError("the source has no labelled pixel; see `cag-uda check`")
-        means = torch.where(counts[:, None] > 0, self.anchors.sums / counts[:, None], 0.0)
-        between = (counts[:, None] * means.square()).sum(dim=0)
-        variance = (self._squares - between) / counts.sum()
-        # A channel that is constant within classes would rule alone; the mean bounds it from below.
-        return variance.clamp(min=1e-4 * float(variance.mean()) + 1e-12).float()
 
 
 class SourceFigures(NamedTuple):
@@ -197,16 +167,14 @@ class SourceFigures(NamedTuple):
     """(K, D) float32 anchors; 0 for a class that the source never showed."""
     counts: Tensor
     """(K,) int64 labelled pixels of each class, on the feature grid."""
-    reference: Tensor
-    """(K, D) float32 r, means of the source's sure pixels; the anchor where there are none."""
-    variance: Tensor
-    """(D,) float32 within-class variance."""
+    covariance: Tensor
+    """(D, D) float32 covariance within classes."""
     temperature: Tensor
     """() float32 T."""
 
 
 class AdaptedAnchors(nn.Module):
-    """Gaussians around category anchors: of the source after `fit`, of the target after `adapt`.
+    """Gaussians around category anchors: of the source after `fit`, of both after `adapt`.
 
     Args:
         num_classes: K.
@@ -215,34 +183,46 @@ class AdaptedAnchors(nn.Module):
 
     source: Tensor
     """(K, D) float32 anchors of the source; 0 for a class that it never showed."""
-    vectors: Tensor
-    """(K, D) float32 anchors in force."""
-    reference: Tensor
-    """(K, D) float32 r, means of the source's sure pixels; the anchor where there are none."""
-    variance: Tensor
-    """(D,) within-class variance of the source."""
-    temperature: Tensor
-    """() T."""
+    source_covariance: Tensor
+    """(D, D) covariance of the source within classes."""
     source_share: Tensor
     """(K,) class shares of the source's labelled pixels."""
+    temperature: Tensor
+    """() T."""
+    vectors: Tensor
+    """(K, D) float32 anchors in force."""
+    covariance: Tensor
+    """(D, D) Σ in force, without the multiple of the identity."""
     share: Tensor
-    """(K,) π, the class shares in force."""
+    """(K,) class shares in force: the source's, then those of the target by EM."""
+    weight: Tensor
+    """(K, D) weights of log p(f | c) for features around `centre`."""
+    bias: Tensor
+    """(K,) their biases."""
+    centre: Tensor
+    """(D,) mean anchor: in a product with features far from the origin differences would drown."""
 
     def __init__(self, num_classes: int, feature_channels: int) -> None:
         super().__init__()
-        self.register_buffer("source", torch.zeros(num_classes, feature_channels))
-        self.register_buffer("vectors", torch.zeros(num_classes, feature_channels))
-        self.register_buffer("reference", torch.zeros(num_classes, feature_channels))
-        self.register_buffer("variance", torch.ones(feature_channels))
+        for name in ("source", "vectors", "weight"):
+            self.register_buffer(name, torch.zeros(num_classes, feature_channels))
+        for name in ("source_covariance", "covariance"):
+            self.register_buffer(name, torch.eye(feature_channels))
+        for name in ("source_share", "share"):
+            self.register_buffer(name, torch.full((num_classes,), 1 / num_classes))
+        self.register_buffer("bias", torch.zeros(num_classes))
+        self.register_buffer("centre", torch.zeros(feature_channels))
         self.register_buffer("temperature", torch.ones(()))
-        self.register_buffer("source_share", torch.full((num_classes,), 1 / num_classes))
-        self.register_buffer("share", torch.full((num_classes,), 1 / num_classes))
+
+    @property
+    def spread(self) -> Tensor:
+        """Standard deviation (D,) of each channel within classes, above 0."""
+        variance = self.covariance.diagonal()
+        return (variance + _SHRINKAGE * variance.mean() + 1e-12).sqrt()
 
     @torch.no_grad()
-    def fit(
-        self, source: SourceFeatures, all_reduce: AllReduce, *, confidence: float = 0.9
-    ) -> None:
-        """Take the source's anchors, variance and shares; fit T to its labelled pixels.
+    def fit(self, source: SourceFeatures, all_reduce: AllReduce) -> None:
+        """Take the source's anchors, covariance and shares; fit T to its labelled pixels.
 
         T minimises −log p(y | f), the mean over the sampled pixels, with
         p(c | f) ∝ share_c · p(f | c).
@@ -250,16 +230,20 @@ class AdaptedAnchors(nn.Module):
         Args:
             source: of a whole sweep, already reduced over processes.
             all_reduce: gives the sum of a tensor over all processes.
-            confidence: p(c | f) that a pixel must exceed to be in the reference r, as in `adapt`.
 
         Raises:
             UserError: if no source pixel was labelled.
         """
-        vectors = source.anchors.vectors.nan_to_num(nan=0.0)
-        one = torch.ones_like(self.temperature)
         counts = source.anchors.counts
-        self.begin(SourceFigures(vectors, counts, vectors, source.variance(), one))
-        features, label = source.sample.rows(len(self.variance), self.source)
+        if not bool(counts.any()):
+            raise UserError("the source has no labelled pixel; see `cag-uda check`")
+        vectors = source.anchors.vectors.nan_to_num(nan=0.0)
+        features, label = source.sample.rows(len(self.centre), self.source)
+        around = features - vectors[label]
+        total = all_reduce(features.new_tensor(float(len(features))))
+        covariance = all_reduce(around.t() @ around) / total.clamp(min=1)
+        one = torch.ones_like(self.temperature)
+        self.begin(SourceFigures(vectors, counts, covariance, one))
         scores, shares = self._scores(features), self.share.log()
         losses = torch.stack(
             [
@@ -269,9 +253,7 @@ class AdaptedAnchors(nn.Module):
         )
         best = int(all_reduce(losses.double()).argmin())
         self.temperature.fill_(float(_TEMPERATURES[best]))
-        sums, counts, _ = self._sure(features, confidence, all_reduce)
-        mean = sums / counts[:, None]
-        self.reference.copy_(torch.where(counts[:, None] > 0, mean, self.source))
+        self._solve()
 
     @torch.no_grad()
     def begin(self, figures: SourceFigures) -> None:
@@ -285,17 +267,18 @@ class AdaptedAnchors(nn.Module):
                 f"{tuple(self.source.shape)}"
             )
         self.source.copy_(figures.vectors)
-        self.vectors.copy_(self.source)
-        self.reference.copy_(figures.reference)
-        self.variance.copy_(figures.variance)
+        self.source_covariance.copy_(figures.covariance)
         self.temperature.copy_(figures.temperature)
         counts = figures.counts.double()
         self.source_share.copy_(counts / counts.sum())
+        self.vectors.copy_(self.source)
+        self.covariance.copy_(self.source_covariance)
         self.share.copy_(self.source_share)
+        self._solve()
 
     def figures(self, counts: Tensor) -> SourceFigures:
         """Give what is known of the source; `counts` (K,) are its labelled pixels of each class."""
-        found = (self.source, counts, self.reference, self.variance, self.temperature)
+        found = (self.source, counts, self.source_covariance, self.temperature)
         return SourceFigures(*(each.clone() for each in found))
 
     @torch.no_grad()
@@ -304,44 +287,51 @@ class AdaptedAnchors(nn.Module):
         target: FeatureSample,
         all_reduce: AllReduce,
         *,
-        rounds: int = 6,
-        confidence: float = 0.9,
-        shrinkage: float = 0.02,
+        rounds: int = 5,
         labelled: FeatureSample | None = None,
         labelled_weight: float = 10.0,
     ) -> None:
-        """Move the anchors to the target's features by EM, from where the source's are.
+        """Fit the anchors to source and target by EM.
 
         Args:
-            target: of a sweep; each process has sampled its own images.
+            target: pixels of a sweep with D + K channels, features and then the classifier's
+                logits; each process has sampled its own images.
             all_reduce: gives the sum of a tensor over all processes.
-            rounds: number of E-steps and M-steps.
-            confidence: p(c | f) that a pixel must exceed to move an anchor.
-            shrinkage: κ, which holds an anchor back, as a share of all sampled pixels.
-            labelled: pixels of the target with their classes; None: there are none.
+            rounds: number of M-steps and E-steps.
+            labelled: features of labelled pixels of the target; None: there are none.
             labelled_weight: w.
         """
-        features, _ = target.rows(len(self.variance), self.source)
-        total = all_reduce(features.new_tensor(float(len(features))))
+        num_classes, channels = self.source.shape
+        rows, _ = target.rows(channels + num_classes, self.source)
+        total = all_reduce(rows.new_tensor(float(len(rows))))
         if not bool(total):
             return
-        self.vectors.copy_(self.source)
-        self.share.copy_(self.source_share)
-        pseudo = shrinkage * total
-        known_sums, known = self._labelled_sums(labelled or FeatureSample(), all_reduce)
-        known_sums, known = labelled_weight * known_sums, labelled_weight * known
+        # Around one place, the same in all processes: an offset would take digits from the sums.
+        centre = self.source_share @ self.source
+        features, classifier = rows[:, :channels] - centre, rows[:, channels:].log_softmax(dim=1)
+        held = total * self.source_share
+        own = self.source - centre
+        between = own.t() @ (held[:, None] * own)
+        fixed = _Sums(held[:, None] * own, held, total * self.source_covariance + between)
+        known, label = (labelled or FeatureSample()).rows(channels, self.source)
+        certain = one_hot(label[None].to(known.device), num_classes, known.dtype)[0].t()
+        few = _Sums.of(known - centre, labelled_weight * certain)
+        fixed = fixed.plus(few.reduced(all_reduce))
+        found = classifier.exp()
         for _ in range(rounds):
-            sums, counts, found = self._sure(features, confidence, all_reduce)
-            shift = sums - counts[:, None] * self.reference
-            shift += known_sums - known[:, None] * self.source
-            self.vectors.copy_(self.source + shift / (counts + known + pseudo)[:, None])
-            self.share.copy_((self.source_share + found / total) / 2)
+            sums = fixed.plus(_Sums.of(features, found).reduced(all_reduce))
+            mean = sums.features / sums.counts.clamp(min=1e-6)[:, None]
+            between = mean.t() @ (sums.counts[:, None] * mean)
+            self.covariance.copy_((sums.products - between) / sums.counts.sum())
+            self.vectors.copy_(torch.where(sums.counts[:, None] > 0, mean + centre, self.source))
+            self._solve()
+            found = (classifier + self._scores(rows[:, :channels])).softmax(dim=1)
+        self.share.copy_(all_reduce(found.sum(dim=0)) / total)
 
     @torch.no_grad()
     def linear(self) -> tuple[Tensor, Tensor]:
         """Give weights (K, D) and biases (K,) of log p(f | c), up to what all classes share."""
-        weight, bias, centre = self._around_centre()
-        return weight, bias - weight @ centre
+        return self.weight, self.bias - self.weight @ self.centre
 
     @torch.no_grad()
     def log_likelihood(self, features: Tensor) -> Tensor:
@@ -357,50 +347,53 @@ class AdaptedAnchors(nn.Module):
         Raises:
             ShapeError: if the features are not (B, D, h, w).
         """
-        check_features(features, len(self.variance), "anchors")
+        check_features(features, len(self.centre), "anchors")
         features = at_least_float32(features)
-        weight, bias, centre = self._around_centre()
         with without_autocast(features):
-            flat = features.flatten(2) - centre[:, None]
-            scores = torch.baddbmm(bias[:, None], weight.expand(len(flat), -1, -1), flat)
-        return scores.view(len(features), len(weight), *features.shape[2:])
+            flat = features.flatten(2) - self.centre[:, None]
+            weight = self.weight.expand(len(flat), -1, -1)
+            scores = torch.baddbmm(self.bias[:, None], weight, flat)
+        return scores.view(len(features), len(self.weight), *features.shape[2:])
 
-    def _around_centre(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Give weights (K, D) and biases (K,) for features around the mean anchor, and that (D,).
-
-        Without it, a product with features far from the origin would lose the differences.
-        """
-        centre = self.vectors.mean(dim=0)
-        apart = self.vectors - centre
-        weight = apart / (self.variance * self.temperature)
+    def _solve(self) -> None:
+        """Find weights and biases of the anchors and the covariance in force."""
+        self.centre.copy_(self.vectors.mean(dim=0))
+        apart = self.vectors - self.centre
+        variance = self.covariance.diagonal().mean()
+        ridge = (_SHRINKAGE * variance + 1e-12).expand(len(self.covariance)).diag()
+        weight = torch.linalg.solve(self.covariance + ridge, apart.t()).t() / self.temperature
+        self.weight.copy_(weight)
         bias = -(weight * apart).sum(dim=1) / 2
-        return weight, torch.where(self.source_share > 0, bias, _NEVER), centre
-
-    def _sure(
-        self, features: Tensor, confidence: float, all_reduce: AllReduce
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Sum features (N, D) by the class that they surely are, over all processes.
-
-        Returns:
-            Sums (K, D) and counts (K,) of the pixels with p(c | f) above `confidence`, and the sums
-            (K,) of p(c | f) over all pixels.
-        """
-        posterior = (self._scores(features) + self.share.log()).softmax(dim=1)
-        sure = (posterior > confidence).float()
-        sums, counts = all_reduce(sure.t() @ features), all_reduce(sure.sum(dim=0))
-        return sums, counts, all_reduce(posterior.sum(dim=0))
-
-    def _labelled_sums(
-        self, labelled: FeatureSample, all_reduce: AllReduce
-    ) -> tuple[Tensor, Tensor]:
-        """Sum labelled pixels by class over all processes: sums (K, D) and counts (K,)."""
-        features, label = labelled.rows(len(self.variance), self.source)
-        rows = one_hot(label[None].to(features.device), len(self.source), features.dtype)[0]
-        return all_reduce(rows @ features), all_reduce(rows.sum(dim=1))
+        self.bias.copy_(torch.where(self.source_share > 0, bias, _NEVER))
 
     def _scores(self, rows: Tensor) -> Tensor:
         """Compute log-likelihoods (N, K) of features (N, D)."""
         return self.log_likelihood(rows.t()[None, :, :, None])[0, :, :, 0].t()
+
+
+class _Sums(NamedTuple):
+    """Sums over pixels, each counted as belonging to classes in part."""
+
+    features: Tensor
+    """(K, D)."""
+    counts: Tensor
+    """(K,)."""
+    products: Tensor
+    """(D, D), f fᵀ."""
+
+    @classmethod
+    def of(cls, features: Tensor, belonging: Tensor) -> "_Sums":
+        """Sum features (N, D) that belong to classes by (N, K)."""
+        weighted = belonging.sum(dim=1, keepdim=True) * features
+        return cls(belonging.t() @ features, belonging.sum(dim=0), features.t() @ weighted)
+
+    def reduced(self, all_reduce: AllReduce) -> "_Sums":
+        """Sum over processes."""
+        return _Sums(*map(all_reduce, self))
+
+    def plus(self, other: "_Sums") -> "_Sums":
+        """Add sums of other pixels."""
+        return _Sums(*(one + each for one, each in zip(self, other, strict=True)))
 
 
 @torch.no_grad()

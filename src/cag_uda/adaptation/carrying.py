@@ -10,7 +10,6 @@ Drift Compensation*, ECCV 2024.
 """
 
 import torch
-from torch import Tensor
 
 from cag_uda.adaptation.adapted_anchors import AllReduce, FeatureSample, SourceFigures
 
@@ -23,8 +22,8 @@ identity in directions in which the pixels' features hardly vary."""
 def carried(figures: SourceFigures, pairs: FeatureSample, all_reduce: AllReduce) -> SourceFigures:
     """Carry a source's figures along with the features.
 
-    Anchors and references are mapped; the variance within classes becomes that of the mapped
-    features plus what the map does not explain; T stays.
+    Anchors are mapped; the covariance within classes becomes that of the mapped features plus that
+    of what the map does not explain; T stays.
 
     Args:
         figures: in the features before, of D channels.
@@ -35,7 +34,7 @@ def carried(figures: SourceFigures, pairs: FeatureSample, all_reduce: AllReduce)
     Returns:
         Figures in the features after; the given ones, if no pixel was sampled.
     """
-    channels = len(figures.variance)
+    channels = len(figures.covariance)
     rows, _ = pairs.rows(2 * channels, figures.vectors)
     rows = rows.double()
     total = all_reduce(rows.new_tensor(float(len(rows))))
@@ -45,20 +44,11 @@ def carried(figures: SourceFigures, pairs: FeatureSample, all_reduce: AllReduce)
     around = rows - mean
     scatter = all_reduce(around.t() @ around) / total
     before, across = scatter[:channels, :channels], scatter[:channels, channels:]
-    after = scatter.diagonal()[channels:]
     ridge = _RIDGE * before.diagonal().mean() + 1e-12
     identity = torch.eye(channels).to(before)
     weight = identity + torch.linalg.solve(before + ridge * identity, across - before)
-    explained = (weight * (2 * across - before @ weight)).sum(dim=0)
-    variance = weight.square().t() @ figures.variance.double() + (after - explained).clamp(min=0)
-    variance = variance.clamp(min=1e-4 * float(variance.mean()) + 1e-12)
-
-    def moved(vectors: Tensor) -> Tensor:
-        around: Tensor = (vectors.double() - mean[:channels]) @ weight
-        return (around + mean[channels:]).float()
-
-    return figures._replace(
-        vectors=moved(figures.vectors),
-        reference=moved(figures.reference),
-        variance=variance.float(),
-    )
+    left = scatter[channels:, channels:] - weight.t() @ across - across.t() @ weight
+    left += weight.t() @ before @ weight
+    covariance = weight.t() @ figures.covariance.double() @ weight + left
+    moved = (figures.vectors.double() - mean[:channels]) @ weight + mean[channels:]
+    return figures._replace(vectors=moved.float(), covariance=covariance.float())

@@ -4,6 +4,7 @@ The confidence of a label is a probability, the same on every network: the logar
 classifier's p(c | x) and the anchors' p(f | c). The maths is `adaptation.adapted_anchors`.
 """
 
+import torch
 from torch import Tensor
 
 from cag_uda.adaptation.adapted_anchors import (
@@ -21,6 +22,11 @@ from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import Prediction, PseudoLabels
 
 
+def features_and_logits(prediction: Prediction) -> Tensor:
+    """Put features and logits into one tensor (B, D + K, h, w)."""
+    return torch.cat([prediction.features, prediction.logits], dim=1)
+
+
 class AdaptedLabels(LabelKind):
     """The class that classifier and adapted anchors together find most probable.
 
@@ -36,21 +42,22 @@ class AdaptedLabels(LabelKind):
         self.threshold, self.weight = threshold, weight
 
     def prepare(self, seen: LabellerPasses) -> None:
-        """Fit Gaussians to the source's features, then move them to the target's by EM."""
+        """Fit Gaussians to the source's features, then to both domains' by EM."""
         self.fit(seen)
         self.adapt(seen)
 
     def adapt(self, seen: LabellerPasses, target: FeatureSample | None = None) -> None:
-        """Move the anchors to the target by EM, and by the pixels of it that are labelled.
+        """Fit the anchors to both domains by EM, with the target's pixels that are labelled.
 
         Args:
             seen: what the labeller sees of the target.
-            target: features of a sweep over it; None: it is swept here.
+            target: features and logits of a sweep over it, as `AdaptedAnchors.adapt` takes them;
+                None: it is swept here.
         """
         if target is None:
             target = FeatureSample()
             for prediction in seen.target():
-                target.update(prediction.features)
+                target.update(features_and_logits(prediction))
         labelled = FeatureSample()
         for prediction, label in seen.labelled():
             labelled.update(prediction.features, label)

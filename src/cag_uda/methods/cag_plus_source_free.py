@@ -23,7 +23,7 @@ from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.adaptation.carrying import carried
 from cag_uda.adaptation.mixing import Mixed
 from cag_uda.adaptation.soft_labels import SoftLabels, soft_cross_entropy
-from cag_uda.methods.adapted_labels import AdaptedLabels
+from cag_uda.methods.adapted_labels import AdaptedLabels, features_and_logits
 from cag_uda.methods.anchor_classifier import is_linear, merge
 from cag_uda.methods.base import Passes
 from cag_uda.methods.cag_plus import CAGPlus
@@ -126,11 +126,11 @@ class CAGPlusSourceFree(CAGPlus):
         target, pairs = FeatureSample(), FeatureSample(_PAIRS)
         has_moved = self._has_moved()
         for batch in passes.target():
-            now = self.frozen(self.teacher, batch.plain, "target").features
-            target.update(now)
+            now = self.frozen(self.teacher, batch.plain, "target")
+            target.update(features_and_logits(now))
             if has_moved:
                 before = self.frozen(self.packed, batch.plain, "target").features
-                pairs.update(torch.cat([before, now], dim=1))
+                pairs.update(torch.cat([before, now.features], dim=1))
         if has_moved:
             figures = carried(figures, pairs, passes.all_reduce)
         self.adapted.anchors.begin(figures)

@@ -5,8 +5,7 @@ Whoever has it can adapt the network without the source. It holds:
     network.*           the weights, as in a model folder
     source.vectors      (K, D) float32, the anchors: mean feature of each class
     source.counts       (K,) int64, labelled cells of each class; by them, class shares
-    source.reference    (K, D) float32, mean feature of each class's sure cells
-    source.variance     (D,) float32, variance of the features within classes
+    source.covariance   (D, D) float32, covariance of the features within classes
     source.temperature  () float32, T of the class probabilities by anchors
 
 and as text the configuration of the network, its classes, the names of the source's domains, and a
@@ -35,7 +34,7 @@ from cag_uda.models.storage import WEIGHTS, refuse_not_finite
 from cag_uda.models.tuning import merged_state
 from cag_uda.models.weight_files import below, fill, first_line
 
-_FORMAT = "cag-uda-pack-1"
+_FORMAT = "cag-uda-pack-2"
 _NETWORK, _SOURCE = "network.", "source."
 _TEXTS = ("segmenter", "classes", "source")
 _HERE_ALONE = {"weights": None, "start": None, "images": None}

@@ -31,6 +31,7 @@ from cag_uda.data.loading.config import LoadingConfig
 from cag_uda.data.loading.images import LabelledImages, UnlabelledImages
 from cag_uda.errors import DataError, UserError
 from cag_uda.files import write_json
+from cag_uda.methods.adapted_labels import features_and_logits
 from cag_uda.methods.base import predict
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.prediction.choosing import DIVERSITY, RANDOM, Candidates, Chosen, choose, ranks
@@ -227,16 +228,16 @@ class Suggester:
         target, labelled = FeatureSample(), FeatureSample()
         watch = partial(self.progress.update, "target")
         for batch in sweep_unlabelled(self.images, loading, device, watch):
-            target.update(predict(network, batch.plain, "target").features)
+            target.update(features_and_logits(predict(network, batch.plain, "target")))
         few = [] if self.labelled is None else [self.labelled]
         for seen, label in self.predicted("target", few, loading):
             labelled.update(seen, label)
         anchors.adapt(target, lambda tensor: tensor, labelled=labelled)
 
-        spread = anchors.variance.sqrt()
+        spread, classes = anchors.spread, network.num_classes
         rows, label = source.sample.rows(len(spread), anchors.source)
         known = Centroids.of(rows, label, spread)
-        rows, _ = target.rows(len(spread), anchors.source)
+        rows = target.rows(len(spread) + classes, anchors.source)[0][:, : len(spread)]
         scores = anchors.log_likelihood(rows.t()[None, :, :, None])[0, :, :, 0].t()
         sure, label = (scores + anchors.share.clamp(min=1e-6).log()).softmax(dim=1).max(dim=1)
         known = known.joined(Centroids.of(rows[sure > _SURE], label[sure > _SURE], spread))
