@@ -309,21 +309,25 @@ class AdaptedAnchors(nn.Module):
         # Around one place, the same in all processes: an offset would take digits from the sums.
         centre = self.source_share @ self.source
         features, classifier = rows[:, :channels] - centre, rows[:, channels:].log_softmax(dim=1)
-        held = total * self.source_share
-        own = self.source - centre
-        between = own.t() @ (held[:, None] * own)
-        fixed = _Sums(held[:, None] * own, held, total * self.source_covariance + between)
+        held, own = total * self.source_share, self.source - centre
         known, label = (labelled or FeatureSample()).rows(channels, self.source)
-        certain = one_hot(label[None].to(known.device), num_classes, known.dtype)[0].t()
-        few = _Sums.of(known - centre, labelled_weight * certain)
-        fixed = fixed.plus(few.reduced(all_reduce))
+        known = known - centre
+        certain = one_hot(label[None].to(known.device), num_classes, known.dtype)[0]
+        certain = labelled_weight * certain
+        # What the source and the labelled pixels give, and Σ_n f_n f_nᵀ, are the same in each round.
+        sums = held[:, None] * own + all_reduce(certain @ known)
+        counts = held + all_reduce(certain.sum(dim=1))
+        products = all_reduce(
+            features.t() @ features + known.t() @ (certain.sum(dim=0)[:, None] * known)
+        )
+        products += total * self.source_covariance + own.t() @ (held[:, None] * own)
         found = classifier.exp()
         for _ in range(rounds):
-            sums = fixed.plus(_Sums.of(features, found).reduced(all_reduce))
-            mean = sums.features / sums.counts.clamp(min=1e-6)[:, None]
-            between = mean.t() @ (sums.counts[:, None] * mean)
-            self.covariance.copy_((sums.products - between) / sums.counts.sum())
-            self.vectors.copy_(torch.where(sums.counts[:, None] > 0, mean + centre, self.source))
+            number = counts + all_reduce(found.sum(dim=0))
+            mean = (sums + all_reduce(found.t() @ features)) / number.clamp(min=1e-6)[:, None]
+            between = mean.t() @ (number[:, None] * mean)
+            self.covariance.copy_((products - between) / number.sum())
+            self.vectors.copy_(torch.where(number[:, None] > 0, mean + centre, self.source))
             self._solve()
             found = (classifier + self._scores(rows[:, :channels])).softmax(dim=1)
         self.share.copy_(all_reduce(found.sum(dim=0)) / total)
@@ -369,31 +373,6 @@ class AdaptedAnchors(nn.Module):
     def _scores(self, rows: Tensor) -> Tensor:
         """Compute log-likelihoods (N, K) of features (N, D)."""
         return self.log_likelihood(rows.t()[None, :, :, None])[0, :, :, 0].t()
-
-
-class _Sums(NamedTuple):
-    """Sums over pixels, each counted as belonging to classes in part."""
-
-    features: Tensor
-    """(K, D)."""
-    counts: Tensor
-    """(K,)."""
-    products: Tensor
-    """(D, D), f fᵀ."""
-
-    @classmethod
-    def of(cls, features: Tensor, belonging: Tensor) -> "_Sums":
-        """Sum features (N, D) that belong to classes by (N, K)."""
-        weighted = belonging.sum(dim=1, keepdim=True) * features
-        return cls(belonging.t() @ features, belonging.sum(dim=0), features.t() @ weighted)
-
-    def reduced(self, all_reduce: AllReduce) -> "_Sums":
-        """Sum over processes."""
-        return _Sums(*map(all_reduce, self))
-
-    def plus(self, other: "_Sums") -> "_Sums":
-        """Add sums of other pixels."""
-        return _Sums(*(one + each for one, each in zip(self, other, strict=True)))
 
 
 @torch.no_grad()
