@@ -314,7 +314,7 @@ class AdaptedAnchors(nn.Module):
         known = known - centre
         certain = one_hot(label[None].to(known.device), num_classes, known.dtype)[0]
         certain = labelled_weight * certain
-        # What the source and the labelled pixels give, and Σ_n f_n f_nᵀ, are the same in each round.
+        # The same in each round: sums of the source and of labelled pixels, and Σ_n f_n f_nᵀ.
         sums = held[:, None] * own + all_reduce(certain @ known)
         counts = held + all_reduce(certain.sum(dim=1))
         products = all_reduce(
