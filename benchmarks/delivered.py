@@ -1,7 +1,7 @@
 """Measure what the runs of a comparison would deliver by the verdict, without target labels.
 
 A comparison scores each method's last network; `adapt` by itself delivers the one of all stages
-that expects the highest IoU of itself, where that is clearly above source-only's. This tells which
+with the highest estimated IoU, where that is above source-only's. This tells which
 that is in each run, and its mIoU on the target's test images. The verdict's veto of networks whose
 predictions have collapsed is left out.
 
@@ -16,7 +16,6 @@ from statistics import mean, stdev
 
 from cag_uda.runs.records.run import read_scores
 from cag_uda.runs.selection import EVIDENCE, Checkpoint, checkpoints
-from cag_uda.runs.verdict import CLEARLY
 
 FLOOR = "source-only"
 
@@ -42,7 +41,7 @@ def delivered(out: Path, method: str, seed: str) -> tuple[str, float, float]:
     ends = {each.stage: each for each in checkpoints(run)}
     chosen = max(reversed(ends.values()), key=estimated)
     last = miou_of(run, list(ends)[-1])
-    if estimated(chosen) - estimated(floor) <= CLEARLY:
+    if estimated(chosen) <= estimated(floor):
         return FLOOR, miou_of(floor_run, FLOOR), last
     return chosen.stage, miou_of(run, chosen.stage), last
 

@@ -29,7 +29,7 @@ from cag_uda import adapt
 from cag_uda.recipes import Recipe, load_recipe
 from cag_uda.runs.criteria import record_missing
 from cag_uda.runs.records.run import Verdict, read_scores
-from cag_uda.runs.selection import checkpoints, ordered, rank_of, ranks
+from cag_uda.runs.selection import DEFAULT_CRITERION, checkpoints, ordered, rank_of, ranks
 from cag_uda.runs.verdict import judge
 from cag_uda.types import CriterionName
 
@@ -188,7 +188,7 @@ def rank_networks(runs: Sequence[Path]) -> None:
         ends = {each.stage: each for each in checkpoints(run)}
         found = [ends[name] for name in names]
         truth = rank_of(np.array([-miou[name] for name in names]))
-        for criterion in (*get_args(CriterionName), "infomax+source-miou"):
+        for criterion in (*get_args(CriterionName), DEFAULT_CRITERION, "infomax+source-miou"):
             chosen = ordered(found, criterion)[0][1].stage
             best = max(miou[name] for name in names)
             regrets.setdefault(criterion, []).append(best - miou[chosen])

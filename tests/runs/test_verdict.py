@@ -90,7 +90,8 @@ def ends(tmp_path: Path) -> Ends:
     ("last", "says", "safe"),
     [
         (0.35, "helps", "cag-plus"),
-        (0.305, "makes no difference", "source-only"),
+        (0.305, "makes no difference", "cag-plus"),
+        (0.3, "makes no difference", "source-only"),
         (0.295, "makes no difference", "source-only"),
         (0.20, "harms", "source-only"),
     ],

@@ -19,7 +19,7 @@ from cag_uda.runs.selection import EVIDENCE, Checkpoint, checkpoints
 from cag_uda.types import CriterionName
 
 CLEARLY = 0.01
-"""Least difference of two estimated IoUs, in [0, 1], that counts."""
+"""Least difference of two estimated IoUs, in [0, 1], that is called one."""
 COLLAPSE = 0.35
 """Total variation of class shares, in [0, 1], from which a network's predictions have collapsed."""
 _BEFORE = "source-only"
@@ -99,13 +99,13 @@ def judge(run: Path, recipe: Recipe, only: Collection[str] | None = None) -> Ver
     networks = {name: _judged(ends[name], floor_end, run, by) for name in compared}
     floor = networks[floor_end.stage]
     best = max((networks[name] for name in reversed(adapted)), key=lambda each: _gain(each, floor))
-    says = _says(_gain(best, floor))
+    gain = _gain(best, floor)
     return Verdict(
         criterion="+".join(by),
         source_only=floor.stage,
         judged=best.stage,
-        says=says,
-        safe=(best if says == "helps" else floor).stage,
+        says=_says(gain),
+        safe=(best if gain > 0 else floor).stage,
         given=given(recipe) if INITIAL in networks else None,
         networks=list(networks.values()),
     )

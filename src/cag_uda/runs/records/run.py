@@ -230,8 +230,8 @@ class Verdict(Record):
     """Stage of the network that is compared with it: the best adapted one by the criterion."""
     says: Literal["helps", "makes no difference", "harms"]
     safe: str
-    """Stage whose network is the safe choice: `judged` where adaptation helps, else
-    `source_only`."""
+    """Stage whose network is the safe choice: `judged` where its value is the higher one and it
+    has not collapsed, else `source_only`."""
     given: Given | None = None
     """Where the network "initial" comes from; None where it is not among those compared."""
     networks: list[JudgedNetwork]
