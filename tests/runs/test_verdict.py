@@ -22,6 +22,7 @@ from cag_uda.runs.runner import adapt
 from cag_uda.runs.verdict import judge
 from tests.support.trees import RECIPE, write_recipe
 
+BEST = {"expected-iou": 0.99, "probe-iou": 0.99}
 SHORT = ["stages.*.steps=2", "stages.adabn.steps=0", 'deliver="safe"']
 
 
@@ -242,7 +243,7 @@ def test_a_run_delivers_the_safe_choice_and_says_so(tmp_path: Path) -> None:
     # As if source-only had been better by far: the run goes on to deliver that.
     first = run.folder / "stages/0-source-only"
     *within, last = read_criteria(first)
-    best = last.with_changes(criteria={**last.criteria, "expected-iou": 0.99})
+    best = last.with_changes(criteria={**last.criteria, **BEST})
     write_record(first / CRITERIA, StageCriteria(records=[*within, best]))
     again = adapt(recipe, run.folder, resume=True, progress=False)
     assert again.verdict is not None
@@ -314,7 +315,7 @@ def test_a_run_from_a_network_of_ones_own_is_held_against_it(
     # As if that network had been better by far: the run goes on to deliver it.
     place = run.folder / "stages/initial"
     (last,) = read_criteria(place)
-    best = last.with_changes(criteria={**last.criteria, "expected-iou": 0.99})
+    best = last.with_changes(criteria={**last.criteria, **BEST})
     write_record(place / CRITERIA, StageCriteria(records=[best]))
     words = ["adapt", str(tmp_path / "second.toml"), "--out", str(run.folder), "--resume"]
     done = CliRunner().invoke(app, words)
