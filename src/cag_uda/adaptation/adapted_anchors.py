@@ -1,8 +1,8 @@
 """Category anchors adapted to the target by expectation-maximisation (EM), and p(f | c) by them.
 
 The features f (D,) of class c are taken as a Gaussian around its anchor A_c, with one covariance Σ
-for all classes. A temperature T, fitted to labelled source pixels, makes up for tails that are
-heavier than a Gaussian's:
+for all classes. A temperature T, fitted to labelled source pixels, keeps them from being surer than
+they are right, since features are no Gaussians:
 
     log p(f | c) = −(f − A_c)ᵀ Σ⁻¹ (f − A_c) / (2 T) + const.
 

@@ -1,4 +1,4 @@
-"""How well a linear probe predicts a network's labels: a criterion without labels of the target.
+"""Judge a network by how well a linear probe predicts its labels, without labels of the target.
 
 What a network has seen in images is seen by another network's features, too. What it makes up, by
 wrong batch-norm statistics or by training on wrong labels, is not. So a linear classifier is fitted
