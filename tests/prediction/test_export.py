@@ -46,6 +46,7 @@ def network(
     input_width_px: int | None = None,
     backbone: str = "resnet-tiny",
     target_share: float = 0.5,
+    skip_scores: bool = False,
 ) -> Segmenter:
     """Random weights whose labels are of every class, as a trained network's are."""
     torch.manual_seed(0)
@@ -54,6 +55,7 @@ def network(
         decoder=decoder,
         input_width_px=input_width_px,
         target_share=target_share,
+        skip_scores=skip_scores,
     )
     segmenter = Segmenter(config, CLASSES)
     scenes = np.stack([render(0, index, "hard", 64, 128)[0] for index in range(3)])
@@ -63,6 +65,9 @@ def network(
     segmenter.eval()
     features = segmenter(batch).features.detach()
     torch.nn.init.normal_(segmenter.get_parameter("classifier.weight"))
+    if segmenter.skip_scores is not None:
+        for each in segmenter.skip_scores.parameters():
+            torch.nn.init.normal_(each)
     logits = segmenter.classifier(features).mean((0, 2, 3)).detach()
     segmenter.get_parameter("classifier.bias").data.sub_(logits)
     return segmenter

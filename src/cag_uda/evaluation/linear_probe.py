@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cag_uda.models.backbone import middle_maps
 from cag_uda.models.inference import inference
 from cag_uda.models.segmenter import Segmenter
 
@@ -44,9 +45,8 @@ def probed_cells(segmenter: Segmenter, images: Sequence[Tensor]) -> ProbedCells:
     """Draw cells of images, the same each time, with features from the middle of a backbone.
 
     Args:
-        segmenter: the network whose features they are: its backbone's maps but the finest and the
-            coarsest, where it has more than two. Normalises by the source's statistics; its mode is
-            restored.
+        segmenter: the network whose features they are: its backbone's middle maps. Normalises by
+            the source's statistics; its mode is restored.
         images: batches (B, 3, H, W) float in [0, 1], on its device.
     """
     generator = torch.Generator().manual_seed(0)
@@ -60,7 +60,7 @@ def probed_cells(segmenter: Segmenter, images: Sequence[Tensor]) -> ProbedCells:
             h, w = segmenter.decode(maps, image).logits.shape[-2:]
             for number in range(len(image)):
                 cells = torch.randperm(h * w, generator=generator)[:most].to(image.device)
-                own = [each[number] for each in maps[1:-1] or maps]
+                own = [each[number] for each in middle_maps(maps)]
                 features.append(torch.cat([_at(each, cells, h, w) for each in own], dim=1))
                 places.append(begin + cells)
                 halves.append(torch.full_like(cells, len(halves) % 2, dtype=torch.bool))

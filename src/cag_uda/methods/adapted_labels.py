@@ -21,10 +21,19 @@ from cag_uda.methods.labeller import LabellerPasses
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import Prediction, PseudoLabels
 
+_MOST_NUMBERS = 1 << 26
+"""Most numbers that a sample of pixels holds: 256 MiB."""
+
 
 def features_and_logits(prediction: Prediction) -> Tensor:
     """Put features and logits into one tensor (B, D + K, h, w)."""
     return torch.cat([prediction.features, prediction.logits], dim=1)
+
+
+def _most_pixels(anchors: AdaptedAnchors) -> int:
+    """Bound the pixels that are kept of a sweep, by the memory that features of D channels take."""
+    num_classes, channels = anchors.vectors.shape
+    return min(200_000, _MOST_NUMBERS // (channels + num_classes))
 
 
 class AdaptedLabels(LabelKind):
@@ -34,11 +43,20 @@ class AdaptedLabels(LabelKind):
         segmenter: for its numbers of classes K and of feature channels D.
         threshold: pooled probability that a label must exceed.
         weight: of the anchors in the pool, in [0, 1].
+        feature_channels: D, where predictions come with other features than the segmenter's own.
     """
 
-    def __init__(self, segmenter: Segmenter, threshold: float, weight: float = 0.5) -> None:
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        threshold: float,
+        weight: float = 0.5,
+        *,
+        feature_channels: int | None = None,
+    ) -> None:
         super().__init__()
-        self.anchors = AdaptedAnchors(segmenter.num_classes, segmenter.feature_channels)
+        channels = feature_channels or segmenter.feature_channels
+        self.anchors = AdaptedAnchors(segmenter.num_classes, channels)
         self.threshold, self.weight = threshold, weight
 
     def prepare(self, seen: LabellerPasses) -> None:
@@ -55,10 +73,10 @@ class AdaptedLabels(LabelKind):
                 None: it is swept here.
         """
         if target is None:
-            target = FeatureSample()
+            target = FeatureSample(_most_pixels(self.anchors))
             for prediction in seen.target():
                 target.update(features_and_logits(prediction))
-        labelled = FeatureSample()
+        labelled = FeatureSample(_most_pixels(self.anchors))
         for prediction, label in seen.labelled():
             labelled.update(prediction.features, label)
         self.anchors.adapt(target, seen.all_reduce, labelled=labelled)

@@ -4,12 +4,19 @@ Given features, the anchors' log p(f | c) is linear in them, as the logits of a 
 So the pool of both (`adaptation.adapted_anchors.pool`) is one such convolution again: its weights
 replace the classifier's, and the network stays what it was for prediction, export and training.
 
+Where the source is there, features are the decoder's and behind them the backbone's middle maps,
+which training on one domain has bent less; the pool is then linear in these too, and the network
+holds it in its skip scores. A pack knows the decoder's features alone.
+
 Sources: those of `adaptation.adapted_anchors`. Kin that average a trained classifier with one made
 of prototypes: Iwasawa & Matsuo, *T3A*, NeurIPS 2021. Leaving anchors out where the source's labels
 speak against them is this project's (docs/LOG.md).
 """
 
 import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -24,6 +31,7 @@ from cag_uda.methods.labeller import LabellerPasses
 from cag_uda.models.config import SegmenterConfig
 from cag_uda.models.decoders import DECODERS, Decoder
 from cag_uda.models.segmenter import Segmenter
+from cag_uda.types import DomainName, Labelled, Prediction, Unlabelled
 
 
 def is_linear(segmenter: SegmenterConfig) -> bool:
@@ -38,14 +46,28 @@ def merge(segmenter: Segmenter, labels: AdaptedLabels, weight: float) -> None:
 
     Args:
         segmenter: whose logits are linear in its features.
-        labels: with anchors in these features.
+        labels: with anchors in these features, or in those of all levels.
         weight: of the anchors, in [0, 1].
     """
-    classifier = cast(nn.Conv2d, segmenter.classifier)
     of_anchors, bias = labels.anchors.linear()
-    assert classifier.bias is not None
-    classifier.weight.lerp_(of_anchors[:, :, None, None], weight)
-    classifier.bias.lerp_(bias, weight)
+    convolutions = _convolutions(segmenter)
+    if of_anchors.shape[1] > segmenter.feature_channels:
+        segmenter.add_skip_scores()
+        convolutions = _convolutions(segmenter)
+    channels = [each.in_channels for each in convolutions]
+    # Where anchors are of the decoder's features alone, they say nothing of the other maps.
+    of_anchors = F.pad(of_anchors, (0, sum(channels) - of_anchors.shape[1]))
+    for convolution, new in zip(convolutions, of_anchors.split(channels, dim=1), strict=True):
+        convolution.weight.lerp_(new[:, :, None, None], weight)
+    assert convolutions[0].bias is not None
+    convolutions[0].bias.lerp_(bias, weight)
+
+
+def _convolutions(segmenter: Segmenter) -> list[nn.Conv2d]:
+    """List the 1×1 convolutions whose sum the logits are: of the features, of the middle maps."""
+    scores = segmenter.skip_scores
+    of_maps = () if scores is None else tuple(scores.of_maps)
+    return [cast(nn.Conv2d, each) for each in (segmenter.classifier, *of_maps)]
 
 
 class AnchorClassifierConfig(MethodConfig):
@@ -85,9 +107,16 @@ class AnchorClassifier(TrainingFree):
 
         A sweep over the labelled source, if there is no pack, and one over the target's images.
         """
+        if not self.config.weight:
+            return
         was_training = self.segmenter.training
         self.segmenter.eval()
         seen, sample = LabellerPasses.of(self, self.segmenter, passes), FeatureSample(SAMPLED)
+        if passes.pack is None:
+            channels, weight = sum(self.segmenter.level_channels), self.adapted.weight
+            self.adapted = AdaptedLabels(self.segmenter, 0.0, weight, feature_channels=channels)
+            self.adapted.to(self.segmenter.mean.device)
+            seen = LabellerPasses(self.segmenter, self._predict_levels, _one_by_one(passes))
         self.adapted.fit(seen, sample)
         self.adapted.adapt(seen)
         self.segmenter.train(was_training)
@@ -102,17 +131,41 @@ class AnchorClassifier(TrainingFree):
         merge(self.segmenter, self.adapted, self.adapted.weight)
 
     @torch.no_grad()
+    def _predict_levels(self, image: Tensor, domain: DomainName) -> Prediction:
+        with self._autocast():
+            found = self.segmenter.predict_levels(image, domain)
+        return Prediction(found.features.float(), found.logits.float())
+
+    @torch.no_grad()
     def _points_lost(self, sample: FeatureSample, seen: LabellerPasses) -> float:
         """Find the mIoU points that pooling costs on labelled source pixels; 0 without any."""
-        classifier = cast(nn.Conv2d, self.segmenter.classifier)
-        vectors = self.adapted.anchors.source
+        convolutions, vectors = _convolutions(self.segmenter), self.adapted.anchors.source
         features, label = sample.rows(vectors.shape[1], vectors)
-        own = F.linear(features, classifier.weight[:, :, 0, 0].float(), classifier.bias)
+        weight = torch.cat([each.weight[:, :, 0, 0].float() for each in convolutions], dim=1)
+        weight = F.pad(weight, (0, vectors.shape[1] - weight.shape[1]))
+        own = F.linear(features, weight, convolutions[0].bias)
         pooled = own.lerp(F.linear(features, *self.adapted.anchors.linear()), self.adapted.weight)
         before, after = (
             _mean_iou(seen.all_reduce(_confusion(logits, label))) for logits in (own, pooled)
         )
         return 100 * (before - after)
+
+
+def _one_by_one(passes: Passes) -> Passes:
+    """Sweep image by image: the maps of all levels, on the finest grid, take memory."""
+
+    def labelled(sweep: Callable[[], Iterable[Labelled]]) -> Iterator[Labelled]:
+        for batch in sweep():
+            for image, label in zip(batch.image.split(1), batch.label.split(1), strict=True):
+                yield Labelled(image, label)
+
+    def target() -> Iterator[Unlabelled]:
+        for batch in passes.target():
+            for image, plain in zip(batch.image.split(1), batch.plain.split(1), strict=True):
+                yield Unlabelled(image, plain)
+
+    source, few = partial(labelled, passes.source), partial(labelled, passes.labelled)
+    return replace(passes, source=source, target=target, labelled=few)
 
 
 def _confusion(logits: Tensor, label: Tensor) -> Tensor:

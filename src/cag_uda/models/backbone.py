@@ -1,12 +1,15 @@
 """The interface of backbones: pixels to feature maps at several strides, finest first."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cag_uda.errors import ModelError
+
+T = TypeVar("T")
 
 
 class Backbone(nn.Module, ABC):
@@ -71,6 +74,14 @@ class Backbone(nn.Module, ABC):
             number = place.get(id(parameter), number)
             layers[number].append(parameter)
         return layers
+
+
+def middle_maps(maps: Sequence[T]) -> Sequence[T]:
+    """Choose of a backbone's maps, or their channels, all but the finest and the coarsest.
+
+    All, where there are no more than two.
+    """
+    return maps[1:-1] or maps
 
 
 def multiples(side_px: int, multiple: int) -> int:

@@ -63,6 +63,9 @@ class SegmenterConfig(Config):
     multi_grid: tuple[Annotated[int, Field(ge=1, le=64)], ...] | None = None
     """Factors of the dilation of each block of the backbone's last stage; (1, 2, 4) in the released
     CAG-UDA code (Chen et al., DeepLab v3, 2017); None is 1 for each."""
+    skip_scores: bool = False
+    """Adds logits that are linear in the middle maps of the backbone. The stage `anchor-classifier`
+    adds them by itself, to hold its anchors."""
     align_corners: bool = False
     """Enlarge logits to image size, in losses and in prediction, with the outermost cells on the
     outermost pixels (the released CAG-UDA code); else with the edges of both on each other."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cag_uda.models.backbone import middle_maps
 from cag_uda.models.windows import Window
 
 
@@ -48,6 +49,31 @@ class Decoder(nn.Module):
     def classifier(self, num_classes: int) -> nn.Module:
         """Make a classifier (B, D, h, w) to (B, K, h, w), new and with random weights."""
         return nn.Conv2d(self.feature_channels, num_classes, 1)
+
+
+class SkipScores(nn.Module):
+    """Logits that are linear in a backbone's middle maps, to be added to a decoder's.
+
+    They begin at 0. Source: the skip layers of Long et al., *Fully Convolutional Networks for
+    Semantic Segmentation*, CVPR 2015.
+    """
+
+    def __init__(self, channels: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        of_maps = [nn.Conv2d(count, num_classes, 1, bias=False) for count in middle_maps(channels)]
+        self.of_maps = nn.ModuleList(of_maps)
+        for each in self.parameters():
+            nn.init.zeros_(each)
+
+    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Score maps (B, C_i, h_i, w_i), finest first, on a grid of a size (h, w): (B, K, h, w)."""
+        scores = [score(x) for score, x in zip(self.of_maps, middle_maps(maps), strict=True)]
+        return torch.stack([on_cells(each, size) for each in scores]).sum(dim=0)
+
+
+def on_cells(cells: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize what lies on one grid (B, C, h', w') to another (h, w), with edges on each other."""
+    return F.interpolate(cells, size, mode="bilinear", align_corners=False)
 
 
 class ASPP(nn.Module):

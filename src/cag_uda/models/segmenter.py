@@ -19,11 +19,11 @@ from cag_uda.adaptation.tensors import downsample
 from cag_uda.data.files.images import DEFAULT, ImageReader
 from cag_uda.errors import ModelError
 from cag_uda.models import storage
-from cag_uda.models.backbone import multiples
+from cag_uda.models.backbone import middle_maps, multiples
 from cag_uda.models.backbones import backbone_entry, build_backbone
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.context_detail import ContextDetail
-from cag_uda.models.decoders import DECODERS, Decoder
+from cag_uda.models.decoders import DECODERS, Decoder, SkipScores, on_cells
 from cag_uda.models.given_images import GivenImage, as_image, is_one
 from cag_uda.models.inference import upsample
 from cag_uda.models.label_maps import label_map, label_maps, segmentations
@@ -74,6 +74,9 @@ class Segmenter(nn.Module):
         self.feature_channels = self.decoder.feature_channels
         self.dropout = nn.Dropout(self.decoder.dropout)
         self.classifier = self.decoder.classifier(self.num_classes)
+        self.skip_scores: SkipScores | None = None
+        if config.skip_scores:
+            self.skip_scores = SkipScores(self.backbone.channels, self.num_classes)
         self.detail: ContextDetail | None = None
         if config.detail is not None:
             self.detail = ContextDetail(
@@ -186,6 +189,30 @@ class Segmenter(nn.Module):
         attention = self.crop(self.detail.attention(maps), size)
         return self.detail.fuse(prediction, attention, self._normalised(image), self._logits_of)
 
+    def predict_levels(self, image: Tensor, domain: DomainName = "target") -> Prediction:
+        """Segment images as `forward` does, with features of all levels that logits are linear in.
+
+        The features (B, D', h, w) are those of `forward` and behind them the backbone's middle
+        maps, resized to their grid; D' is the sum of `level_channels`.
+        """
+        maps = self.encode(image, domain)
+        prediction, size = self.decode(maps, image), self.input_size(image)
+        grid = (prediction.logits.shape[-2], prediction.logits.shape[-1])
+        levels = [on_cells(self.crop(each, size), grid) for each in middle_maps(maps)]
+        return Prediction(torch.cat([prediction.features, *levels], dim=1), prediction.logits)
+
+    @property
+    def level_channels(self) -> list[int]:
+        """Channels of the features, and of each of the backbone's middle maps."""
+        return [self.feature_channels, *middle_maps(self.backbone.channels)]
+
+    def add_skip_scores(self) -> None:
+        """Add logits of 0 that are linear in the backbone's middle maps, if there are none."""
+        if self.skip_scores is None:
+            new = SkipScores(self.backbone.channels, self.num_classes)
+            self.skip_scores = new.to(self.mean.device)
+            self.config = self.config.model_copy(update={"skip_scores": True})
+
     def _normalised(self, image: Tensor) -> Tensor:
         if image.dtype == torch.uint8:
             image = image.float().div_(255)
@@ -194,7 +221,11 @@ class Segmenter(nn.Module):
     def _classified(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Prediction:
         """Decode and classify the maps of an input of a size in pixels."""
         features = self.crop(self.decoder(maps), size)
-        return Prediction(features, self.classifier(self.dropout(features)))
+        logits = self.classifier(self.dropout(features))
+        if self.skip_scores is not None:
+            cropped = [self.crop(each, size) for each in maps]
+            logits = logits + self.skip_scores(cropped, (logits.shape[-2], logits.shape[-1]))
+        return Prediction(features, logits)
 
     def _logits_of(self, normalised: Tensor) -> Tensor:
         """Compute logits (B, K, h, w) of normalised images as they are."""
@@ -308,6 +339,8 @@ class Segmenter(nn.Module):
         """Group the backbone's parameters that learn, and the head's, usually at a higher rate."""
         backbone = [each for each in self.backbone.parameters() if each.requires_grad]
         head = [*self.decoder.parameters(), *self.classifier.parameters()]
+        if self.skip_scores is not None:
+            head += self.skip_scores.parameters()
         if self.detail is not None:
             head += self.detail.parameters()
         return {"backbone": backbone, "head": head}

@@ -46,6 +46,8 @@ def begin_with(segmenter: Segmenter, model: Segmenter, what: str) -> None:
         raise ModelError(problems)
     if segmenter.config.norm != "per-domain":
         settle_mixed_statistics(model)
+    if model.config.skip_scores:
+        segmenter.add_skip_scores()
     own, tensors = segmenter.state_dict(), model.state_dict()
     # Statistics per domain are all that one may have and the other not.
     segmenter.load_state_dict({name: tensors.get(name, value) for name, value in own.items()})
