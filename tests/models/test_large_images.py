@@ -40,6 +40,9 @@ def network(decoder: str = "light", backbone: str = "resnet-tiny", **settings: o
     config = SegmenterConfig.model_validate({"backbone": backbone, "decoder": decoder, **settings})
     segmenter = Segmenter(config, classes).eval()
     torch.nn.init.normal_(segmenter.get_parameter("classifier.weight"))
+    if segmenter.skip_scores is not None:
+        for each in segmenter.skip_scores.parameters():
+            torch.nn.init.normal_(each)
     return segmenter
 
 
@@ -116,11 +119,12 @@ def test_results_of_another_size_than_the_image() -> None:
     [
         ({}, (250, 331)),
         ({"align_corners": True}, (257, 321)),
+        ({"skip_scores": True}, (250, 331)),
         ({"backbone": "dinov2-micro"}, (240, 330)),
         ({"decoder": "segformer", "backbone": "mit-micro"}, (250, 330)),
         ({"detail": {"crop_px": [64, 64]}}, (256, 320)),
     ],
-    ids=["resnet", "corners", "patches", "mit", "detail"],
+    ids=["resnet", "corners", "skip", "patches", "mit", "detail"],
 )
 def test_real_networks_agree_but_for_what_lies_beyond_the_margins(
     settings: dict[str, object], size: tuple[int, int]

@@ -50,10 +50,9 @@ def merge(segmenter: Segmenter, labels: AdaptedLabels, weight: float) -> None:
         weight: of the anchors, in [0, 1].
     """
     of_anchors, bias = labels.anchors.linear()
-    convolutions = _convolutions(segmenter)
     if of_anchors.shape[1] > segmenter.feature_channels:
         segmenter.add_skip_scores()
-        convolutions = _convolutions(segmenter)
+    convolutions = _convolutions(segmenter)
     channels = [each.in_channels for each in convolutions]
     # Where anchors are of the decoder's features alone, they say nothing of the other maps.
     of_anchors = F.pad(of_anchors, (0, sum(channels) - of_anchors.shape[1]))
