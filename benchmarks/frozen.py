@@ -10,7 +10,9 @@ For a stage's network of a run, on the labelled test split of the run's target, 
     each kind of label at each α: precision of its surest 10, 20, 30, 50, 80 and 100 % of pixels,
     and mIoU of all, on the feature grid. "classifier" is ranked by its softmax, "anchor" is the
     paper's nearest anchor, ranked by its relative gap; "adapted" is the anchors' p(f | c) after EM,
-    and "pool" both together, as CAG's kind "adapted" has it.
+    and "pool" both together, as CAG's kind "adapted" has it. In "levels" the pooled anchors are in
+    the features of all levels, as `anchor-classifier` has it; in "published" they are in the middle
+    maps of the backbone with the published weights that it began with, where it did.
 
 With --weights W,… and --exponents G,… also (1 - w)·log p(c | x) + w·log p(f | c) + g·w·log π for
 each of both, π being the class shares of the network's own predictions on the target.
@@ -20,7 +22,7 @@ Labels of the target are read here alone, to judge; nothing of a run is changed.
 
 import argparse
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -35,9 +37,13 @@ from cag_uda.evaluation.evaluate import evaluate
 from cag_uda.methods.adapted_labels import AdaptedLabels
 from cag_uda.methods.base import Passes, predict
 from cag_uda.methods.labeller import LabellerPasses
+from cag_uda.models.backbone import middle_maps
+from cag_uda.models.backbones import build_backbone
+from cag_uda.models.decoders import on_cells
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import Recipe, load_recipe
 from cag_uda.runs.scenario import Scenario
+from cag_uda.types import DomainName, Prediction
 
 COVERAGES = (0.1, 0.2, 0.3, 0.5, 0.8, 1.0)
 CHUNK = 8
@@ -70,6 +76,34 @@ def judged(score: Tensor, label: Tensor, truth: Tensor, num_classes: int) -> lis
     return [*(float(right[count - 1]) / count for count in counts), float(iou.mean())]
 
 
+Predict = Callable[[Tensor, DomainName], Prediction]
+
+
+def by_levels(network: Segmenter) -> tuple[int, Predict]:
+    """Give the channels of the features of all levels, and what predicts with them."""
+
+    @torch.no_grad()
+    def levels(image: Tensor, domain: DomainName) -> Prediction:
+        return network.predict_levels(image, domain)
+
+    return sum(network.level_channels), levels
+
+
+def by_published(network: Segmenter) -> tuple[int, Predict]:
+    """Do the same for the middle maps of the published backbone in place of the features."""
+    config = network.config
+    backbone = build_backbone(config.backbone, config.weights, config.output_stride).eval()
+
+    @torch.no_grad()
+    def published(image: Tensor, domain: DomainName) -> Prediction:
+        logits = network(image, domain).logits
+        maps = middle_maps(backbone(network.backbone_input(image)))
+        grid = (logits.shape[-2], logits.shape[-1])
+        return Prediction(torch.cat([on_cells(each, grid) for each in maps], dim=1), logits)
+
+    return sum(middle_maps(backbone.channels)), published
+
+
 def log_shares(seen: LabellerPasses, num_classes: int) -> Tensor:
     """Count the classes of the predictions on the target; gives log π (K, 1, 1)."""
     counts = torch.zeros(num_classes, dtype=torch.float64)
@@ -92,6 +126,14 @@ def kinds_of_label(
         nearest.update(prediction.features, label)
     adapted = AdaptedLabels(network, 0.9)
     adapted.prepare(seen)
+    others = {"levels": by_levels(network)}
+    if network.config.weights is not None:
+        others["published"] = by_published(network)
+    pooled_by: dict[str, tuple[AdaptedLabels, Predict]] = {}
+    for name, (channels, see) in others.items():
+        labels = AdaptedLabels(network, 0.9, feature_channels=channels)
+        labels.prepare(LabellerPasses(network, see, passes))
+        pooled_by[name] = labels, see
     shares = log_shares(seen, network.num_classes) if pools else torch.zeros(())
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
     truths = []
@@ -107,10 +149,12 @@ def kinds_of_label(
             "adapted": likelihood.softmax(1).max(1),
             "pool": ((prediction.logits + likelihood) / 2).softmax(1).max(1),
         }
+        for name, (labels, see) in pooled_by.items():
+            kinds[name] = labels.pooled(see(batch.image, "target")).softmax(1).max(1)
         log_p = prediction.logits.log_softmax(1)
         for w, g in pools:
-            pooled = (1 - w) * log_p + w * (likelihood + g * shares)
-            kinds[f"w = {w:g}, g = {g:g}"] = pooled.softmax(1).max(1)
+            weighed = (1 - w) * log_p + w * (likelihood + g * shares)
+            kinds[f"w = {w:g}, g = {g:g}"] = weighed.softmax(1).max(1)
         for name, (score, chosen) in kinds.items():
             found.setdefault(name, []).append((score.flatten(), chosen.flatten()))
     rows = {}
