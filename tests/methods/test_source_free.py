@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from typing import cast
 
 import pytest
@@ -13,8 +14,11 @@ from cag_uda.adaptation.adapted_anchors import pool
 from cag_uda.adaptation.soft_labels import soft_cross_entropy
 from cag_uda.errors import UserError
 from cag_uda.methods import METHODS, Passes
-from cag_uda.methods.anchor_classifier import AnchorClassifier, AnchorClassifierConfig
+from cag_uda.methods.adapted_labels import AdaptedLabels
+from cag_uda.methods.anchor_classifier import AnchorClassifier, AnchorClassifierConfig, merge
+from cag_uda.methods.base import predict
 from cag_uda.methods.cag_plus_source_free import CAGPlusSourceFree, CAGPlusSourceFreeConfig
+from cag_uda.methods.labeller import LabellerPasses
 from cag_uda.models.norm import carry_source_statistics
 from cag_uda.models.pack import Pack
 from cag_uda.models.segmenter import Segmenter
@@ -136,11 +140,14 @@ def test_each_method_says_whether_it_uses_the_source() -> None:
 
 def test_the_anchor_classifier_takes_the_packs_anchors(segmenter: Segmenter) -> None:
     passes, config = of_pack(segmenter), AnchorClassifierConfig()
-    given = AnchorClassifier(copy.deepcopy(segmenter), config)
-    given.prepare(make_passes())
+    labels = AdaptedLabels(segmenter, 0.0)
+    labels.prepare(LabellerPasses(segmenter.eval(), partial(predict, segmenter), make_passes()))
+    wanted = copy.deepcopy(segmenter)
+    merge(wanted, labels, config.weight)
     packed = AnchorClassifier(copy.deepcopy(segmenter), config)
     packed.prepare(passes)
-    assert bias_of(packed.segmenter).equal(bias_of(given.segmenter))
+    assert packed.segmenter.skip_scores is None
+    assert bias_of(packed.segmenter).allclose(bias_of(wanted))
     assert not bias_of(packed.segmenter).equal(bias_of(segmenter))
     with torch.no_grad():
         next(segmenter.parameters()).add_(1.0)

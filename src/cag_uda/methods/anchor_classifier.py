@@ -99,7 +99,8 @@ class AnchorClassifier(TrainingFree):
     def __init__(self, segmenter: Segmenter, config: AnchorClassifierConfig) -> None:
         super().__init__(segmenter, config)
         self.config = config
-        self.adapted = AdaptedLabels(segmenter, threshold=0.0, weight=config.weight)
+        channels = sum(segmenter.level_channels)
+        self.adapted = AdaptedLabels(segmenter, 0.0, config.weight, feature_channels=channels)
 
     def prepare(self, passes: Passes) -> None:
         """Fit anchors to the source, adapt them to the target, and pool them with the classifier.
@@ -110,16 +111,17 @@ class AnchorClassifier(TrainingFree):
             return
         was_training = self.segmenter.training
         self.segmenter.eval()
-        seen, sample = LabellerPasses.of(self, self.segmenter, passes), FeatureSample(SAMPLED)
-        if passes.pack is None:
-            channels, weight = sum(self.segmenter.level_channels), self.adapted.weight
-            self.adapted = AdaptedLabels(self.segmenter, 0.0, weight, feature_channels=channels)
-            self.adapted.to(self.segmenter.mean.device)
-            seen = LabellerPasses(self.segmenter, self._predict_levels, _one_by_one(passes))
-        self.adapted.fit(seen, sample)
-        self.adapted.adapt(seen)
+        labels, sample = self.adapted, FeatureSample(SAMPLED)
+        seen = LabellerPasses(self.segmenter, self._predict_levels, _one_by_one(passes))
+        if passes.pack is not None:
+            labels = AdaptedLabels(self.segmenter, 0.0, labels.weight).to(
+                self.segmenter.mean.device
+            )
+            seen = LabellerPasses.of(self, self.segmenter, passes)
+        labels.fit(seen, sample)
+        labels.adapt(seen)
         self.segmenter.train(was_training)
-        lost = self._points_lost(sample, seen)
+        lost = self._points_lost(labels, sample, seen)
         if lost > self.config.most_lost_points:
             logging.getLogger(__name__).warning(
                 "anchors are left out of the classifier: pooled, it loses %.1f points of mIoU on "
@@ -127,7 +129,7 @@ class AnchorClassifier(TrainingFree):
                 lost,
             )
             return
-        merge(self.segmenter, self.adapted, self.adapted.weight)
+        merge(self.segmenter, labels, labels.weight)
 
     @torch.no_grad()
     def _predict_levels(self, image: Tensor, domain: DomainName) -> Prediction:
@@ -136,14 +138,16 @@ class AnchorClassifier(TrainingFree):
         return Prediction(found.features.float(), found.logits.float())
 
     @torch.no_grad()
-    def _points_lost(self, sample: FeatureSample, seen: LabellerPasses) -> float:
+    def _points_lost(
+        self, labels: AdaptedLabels, sample: FeatureSample, seen: LabellerPasses
+    ) -> float:
         """Find the mIoU points that pooling costs on labelled source pixels; 0 without any."""
-        convolutions, vectors = _convolutions(self.segmenter), self.adapted.anchors.source
+        convolutions, vectors = _convolutions(self.segmenter), labels.anchors.source
         features, label = sample.rows(vectors.shape[1], vectors)
         weight = torch.cat([each.weight[:, :, 0, 0].float() for each in convolutions], dim=1)
         weight = F.pad(weight, (0, vectors.shape[1] - weight.shape[1]))
         own = F.linear(features, weight, convolutions[0].bias)
-        pooled = own.lerp(F.linear(features, *self.adapted.anchors.linear()), self.adapted.weight)
+        pooled = own.lerp(F.linear(features, *labels.anchors.linear()), labels.weight)
         before, after = (
             _mean_iou(seen.all_reduce(_confusion(logits, label))) for logits in (own, pooled)
         )
