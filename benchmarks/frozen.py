@@ -39,7 +39,7 @@ from cag_uda.methods.base import Passes, predict
 from cag_uda.methods.labeller import LabellerPasses
 from cag_uda.models.backbone import middle_maps
 from cag_uda.models.backbones import build_backbone
-from cag_uda.models.decoders import on_cells
+from cag_uda.models.inference import upsample
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.recipes import Recipe, load_recipe
 from cag_uda.runs.scenario import Scenario
@@ -99,7 +99,7 @@ def by_published(network: Segmenter) -> tuple[int, Predict]:
         logits = network(image, domain).logits
         maps = middle_maps(backbone(network.backbone_input(image)))
         grid = (logits.shape[-2], logits.shape[-1])
-        return Prediction(torch.cat([on_cells(each, grid) for each in maps], dim=1), logits)
+        return Prediction(torch.cat([upsample(each, grid) for each in maps], dim=1), logits)
 
     return sum(middle_maps(backbone.channels)), published
 

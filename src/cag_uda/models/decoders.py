@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cag_uda.models.backbone import middle_maps
+from cag_uda.models.inference import upsample
 from cag_uda.models.windows import Window
 
 
@@ -68,12 +69,7 @@ class SkipScores(nn.Module):
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Score maps (B, C_i, h_i, w_i), finest first, on a grid of a size (h, w): (B, K, h, w)."""
         scores = [score(x) for score, x in zip(self.of_maps, middle_maps(maps), strict=True)]
-        return torch.stack([on_cells(each, size) for each in scores]).sum(dim=0)
-
-
-def on_cells(cells: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize what lies on one grid (B, C, h', w') to another (h, w), with edges on each other."""
-    return F.interpolate(cells, size, mode="bilinear", align_corners=False)
+        return torch.stack([upsample(each, size) for each in scores]).sum(dim=0)
 
 
 class ASPP(nn.Module):

@@ -131,7 +131,7 @@ def _logits_with_flip(segmenter: Segmenter, image: Tensor, flip: bool) -> Tensor
 
 
 def upsample(logits: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
-    """Resize logits (B, K, h, w) to (B, K, H, W) bilinearly, edges on edges unless told."""
+    """Resize logits or maps (B, C, h, w) to (B, C, H, W) bilinearly, edges on edges unless told."""
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
 
 

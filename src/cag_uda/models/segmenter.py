@@ -23,7 +23,7 @@ from cag_uda.models.backbone import middle_maps, multiples
 from cag_uda.models.backbones import backbone_entry, build_backbone
 from cag_uda.models.config import Classes, SegmenterConfig
 from cag_uda.models.context_detail import ContextDetail
-from cag_uda.models.decoders import DECODERS, Decoder, SkipScores, on_cells
+from cag_uda.models.decoders import DECODERS, Decoder, SkipScores
 from cag_uda.models.given_images import GivenImage, as_image, is_one
 from cag_uda.models.inference import upsample
 from cag_uda.models.label_maps import label_map, label_maps, segmentations
@@ -198,7 +198,7 @@ class Segmenter(nn.Module):
         maps = self.encode(image, domain)
         prediction, size = self.decode(maps, image), self.input_size(image)
         grid = (prediction.logits.shape[-2], prediction.logits.shape[-1])
-        levels = [on_cells(self.crop(each, size), grid) for each in middle_maps(maps)]
+        levels = [upsample(self.crop(each, size), grid) for each in middle_maps(maps)]
         return Prediction(torch.cat([prediction.features, *levels], dim=1), prediction.logits)
 
     @property
