@@ -31,15 +31,20 @@ is being written."""
 class Job:
     """One input and where its prediction goes."""
 
-    source: Path
-    """Absolute."""
+    source: str
+    """Absolute path, as text: objects of paths cost seconds for many thousand inputs."""
     place: str
     """Path of the prediction below the output folder, without extension, with forward slashes."""
 
     @property
     def is_video(self) -> bool:
         """True if the input is a video, by its extension."""
-        return os.path.splitext(self.source)[1].lower() in VIDEO_EXTENSIONS
+        return self.extension.lower() in VIDEO_EXTENSIONS
+
+    @property
+    def extension(self) -> str:
+        """The input's extension, with its dot."""
+        return os.path.splitext(self.source)[1]
 
 
 def find_jobs(inputs: Sequence[str], out: Path) -> list[Job]:
@@ -68,7 +73,7 @@ def find_jobs(inputs: Sequence[str], out: Path) -> list[Job]:
     root = os.path.commonpath(set(bases.values()))
     within = root.rstrip(os.sep) + os.sep  # All are absolute and below it: faster than relpath.
     places = _distinct_places([path.removeprefix(within) for path in bases])
-    return [Job(Path(path), place) for path, place in zip(bases, places, strict=True)]
+    return [Job(path, place) for path, place in zip(bases, places, strict=True)]
 
 
 def split_list(text: str) -> list[str]:

@@ -53,7 +53,7 @@ class PredictionLog:
             return
         for job, paths in outputs.items():
             known = self._done.get(job.place)
-            if known is not None and known.input == str(job.source):
+            if known is not None and known.input == job.source:
                 continue
             # In a folder of ours, a file without a record is what a killed command left.
             standing = [path for path in paths if os.path.exists(path)]
@@ -115,9 +115,9 @@ class PredictionLog:
 
 def _identity(job: Job) -> Predicted:
     """Describe an input's file as it is now: a changed one is predicted again."""
-    place, source = job.place, str(job.source)
+    place, source = job.place, job.source
     try:
-        status = job.source.stat()
+        status = os.stat(source)
     except OSError:
         return Predicted(place=place, input=source)
     return Predicted(

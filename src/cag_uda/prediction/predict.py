@@ -114,7 +114,7 @@ def predict_files(
     there = f", {skipped} were there already" if skipped else ""
     told.note(f"{done} predictions in {out}{there}")
     predictor.refuse_broken()
-    return {job.source: outputs_of(job, out, kinds) for job in jobs}
+    return {Path(job.source): outputs_of(job, out, kinds) for job in jobs}
 
 
 def _write_shapes(jobs: Sequence[Job], out: Path, kinds: Sequence[str], network: Segmenter) -> None:
@@ -123,7 +123,7 @@ def _write_shapes(jobs: Sequence[Job], out: Path, kinds: Sequence[str], network:
         if kind not in WRITABLE:
             continue
         labels = [
-            LabelFile(path, job.place, job.place + job.source.suffix)
+            LabelFile(path, job.place, job.place + job.extension)
             for job in jobs
             if not job.is_video and (path := outputs_of(job, out, kinds)[kind]).is_file()
         ]
@@ -150,11 +150,11 @@ def output_names(job: Job, out: Path, kinds: Sequence[str]) -> dict[str, str]:
     """Return the same as text, which is quicker for many thousand jobs."""
     paths = {}
     for kind in kinds:
-        folder = os.path.join(out, kind) if len(kinds) > 1 else out
+        folder = os.path.join(out, kind) if len(kinds) > 1 else os.fspath(out)
         ending = ".png"
         if job.is_video:
-            ending = ".mp4" if kind in FOR_LOOKING else job.source.suffix
-        paths[kind] = os.path.join(folder, job.place + ending)
+            ending = ".mp4" if kind in FOR_LOOKING else job.extension
+        paths[kind] = f"{folder}{os.sep}{job.place}{ending}"
     return paths
 
 
@@ -203,7 +203,7 @@ class _Predictor:
         reader = config.images or DEFAULT
         frames = read_frames(
             jobs,
-            lambda job: reader.read(job.source, large=by_window),
+            lambda job: reader.read(Path(job.source), large=by_window),
             config.input_width_px,
             self._leave_out,
         )
@@ -219,7 +219,7 @@ class _Predictor:
         self.log.add(job)
 
     def _run_video(self, job: Job) -> None:
-        with opened_video(job.source) as capture, ExitStack() as files:
+        with opened_video(Path(job.source)) as capture, ExitStack() as files:
             announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
             # Formats that do not say tell something negative, or more than there can be.
             announced = announced if 0 < announced < _MOST_FRAMES else 0

@@ -232,7 +232,7 @@ def _truth(domain: Domain, frame: Frame[Item]) -> NDArray[np.uint8]:
 def _refuse(items: Sequence[Item], out: Path, overwrite: bool) -> None:
     """Raise UserError if the folder holds something, or a label would replace what is read."""
     refuse_existing(out, overwrite)
-    jobs = [Job(item.image.absolute(), item.key) for item in items]
-    inputs = jobs + [Job(item.label.absolute(), item.key) for item in items if item.label]
+    jobs = [Job(str(item.image.absolute()), item.key) for item in items]
+    inputs = jobs + [Job(str(item.label.absolute()), item.key) for item in items if item.label]
     outputs = {job: [str(out / kind / f"{job.place}.png") for kind in KINDS] for job in jobs}
     refuse_overwriting(inputs, outputs, out)
