@@ -430,7 +430,7 @@ def test_light_commands_import_nothing_heavy(arguments: list[str], tmp_path: Pat
 def test_thirty_images_take_three_seconds(tmp_path: Path) -> None:
     write_pairs(tmp_path / "data", "images/{:02}.jpg", "labels/{:02}.png", 30)
     for arguments in (["domains", "new", "data"], ["check", "data.toml"]):
-        command = [sys.executable, "-m", "cag_uda.cli", *arguments]
+        command = [sys.executable, "-m", "cag_uda", *arguments]
         before = os.times()
         subprocess.run(command, stdout=subprocess.DEVNULL, cwd=tmp_path, check=True)
         after = os.times()

@@ -80,7 +80,7 @@ def test_names_that_are_no_utf_8_are_printed(tmp_path: Path) -> None:
         os.rename(folder / part / "0.png", os.fsencode(folder / part) + b"/stra\xdfe.png")
     (folder / os.fsdecode(b"images/stra\xdfe.png")).write_bytes(b"no image")
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
-    command = [sys.executable, "-m", "cag_uda.cli", "check", str(described(folder))]
+    command = [sys.executable, "-m", "cag_uda", "check", str(described(folder))]
     done = subprocess.run(command, capture_output=True, env=environment)
     assert done.returncode == 2, done.stderr
     assert b"stra\\udcdfe.png" in done.stdout

@@ -191,7 +191,7 @@ def resident_mb() -> float:
 
 def kill_on_the_way(model: Path, folder: Path, out: Path) -> int:
     """Begin to predict in a process of its own, and kill it; returns how many are done."""
-    command = [sys.executable, "-m", "cag_uda.cli", "predict", model, folder, "--out", out]
+    command = [sys.executable, "-m", "cag_uda", "predict", model, folder, "--out", out]
     process = subprocess.Popen([*map(str, command), "--as", "train-ids"], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not ((out / LOG).exists() and (out / LOG).stat().st_size > 40_000):

@@ -314,7 +314,7 @@ def test_a_run_needs_what_its_plan_foretold(
     monkeypatch.setenv("CAG_UDA_CACHE", str(tmp_path / "cache"))
     recipe = rendered_recipe(tmp_path, "resnet-18", LOADING, THREE_KINDS, accelerator)
     file = tmp_path / "plan.json"
-    in_process("-m", "cag_uda.cli", "plan", recipe, "--json", file)
+    in_process("-m", "cag_uda", "plan", recipe, "--json", file)
     run = json.loads(in_process("-c", RUN, recipe, tmp_path / "run").splitlines()[-1])
     told = json.loads(file.read_text())
     scores = json.loads((tmp_path / "run/scores.json").read_text())

@@ -260,13 +260,13 @@ def test_help_answers_within_half_a_second() -> None:
     times = []
     for _ in range(5):
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "cag_uda.cli", "--help"], check=True, stdout=-3)
+        subprocess.run([sys.executable, "-m", "cag_uda", "--help"], check=True, stdout=-3)
         times.append(time.perf_counter() - start)
     assert min(times) < 0.5
 
 
 def start(*arguments: object) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "cag_uda.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "cag_uda", *map(str, arguments)]
     return subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,

@@ -325,7 +325,7 @@ def test_processes_that_the_command_starts_itself_keep_a_signals_exit_code(
 
     recipe = write_recipe(tmp_path, RECIPE.replace("batch_size = 2", "batch_size = 4"))
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "cag_uda.cli", "adapt", str(recipe), "--out", str(out)]
+    command = [sys.executable, "-m", "cag_uda", "adapt", str(recipe), "--out", str(out)]
     many = ["--devices", "2", "--set", "stages.source-only.steps=400", *EVERY_STEP]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen([*command, *many], stdout=log, stderr=log, text=True)

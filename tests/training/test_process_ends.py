@@ -168,7 +168,7 @@ def wait_for_steps(out: Path) -> None:
 def test_processes_of_the_command_itself_end_together(tmp_path: Path, is_first: bool) -> None:
     """With `--devices 2`, where Lightning starts the second process."""
     recipe, out = write_recipe(tmp_path, LONG), tmp_path / "run"
-    command = [sys.executable, "-m", "cag_uda.cli", "adapt", str(recipe), "--out", str(out)]
+    command = [sys.executable, "-m", "cag_uda", "adapt", str(recipe), "--out", str(out)]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen([*command, "--devices", "2", *WORKERS], stdout=log, stderr=log)
     try:

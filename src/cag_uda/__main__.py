@@ -1,4 +1,4 @@
-"""`python -m cag_uda.cli`."""
+"""`python -m cag_uda`."""
 
 from cag_uda.cli.app import main
 
