@@ -130,7 +130,7 @@ def test_steps_of_all_stages_are_those_of_stages_that_take_some() -> None:
     for change in ("stages.*.steps=7", "stages.*.steps = 7"):
         recipe = load_recipe("demo", [change])
         assert {stage.steps for stage in recipe.stages if stage.trains} == {7}
-        assert [stage.steps for stage in recipe.stages if not stage.trains] == [0, 0]
+        assert [stage.steps for stage in recipe.stages if not stage.trains] == [0, 0, 0]
 
 
 def test_a_recipe_that_was_copied_into_what_none_may_be_is_refused() -> None:
