@@ -41,6 +41,8 @@ class Variant(NamedTuple):
     """Method of these."""
     mixes: bool = False
     """True: the target's batch-norm statistics are mixed in after these."""
+    pools: bool = False
+    """True: adapted anchors are pooled into the classifier after that."""
     stages: int = 1
     """Stages that share the other steps."""
 
@@ -53,6 +55,9 @@ VARIANTS = {
     "dacs": Variant({"name": "dacs"}),
     "source-only": Variant({"name": "source-only"}),
     "warmup": Variant(warmup=0.25),
+    "begun": Variant(warmup=0.5, mixes=True, pools=True),
+    "begun-third": Variant(warmup=1 / 3, mixes=True, pools=True),
+    "begun-source-only": Variant(warmup=0.5),
     "hard": Variant({"label_temperature": 0.0}),
     "unsharpened": Variant({"label_temperature": 1.0}),
     "pixel-weights": Variant({"confidence": 0.0}),
@@ -87,6 +92,9 @@ def recipe_of(
         if variant.mixes:
             add(f"{each}-statistics", start, 0, method={"name": "adabn"})
             start = f"{each}-statistics"
+        if variant.pools:
+            add(f"{each}-free", start, 0, method={"name": "anchor-classifier"})
+            start = f"{each}-free"
         method = {"name": "cag-plus", **variant.method}
         for stage in [*(f"{each}-{number}" for number in range(1, variant.stages)), each]:
             add(stage, start, (steps - count) // variant.stages, method=method)
