@@ -41,7 +41,7 @@ KINDS = {
     "adabn": "the target's statistics",
     "aligned": "alignment of outputs",
     "cag": "CAG",
-    "cag-plus": "CAG-plus",
+    "cag-plus": "CAG-plus from the training-free network",
     "pooled": "mixed statistics, anchors pooled",
     "cag-pooled": "CAG, anchors pooled",
     "cag-plus-pooled": "CAG-plus, anchors pooled",
@@ -83,8 +83,8 @@ def recipe_of(name: str, folder: Path, seed: int, scale: float) -> Recipe:
         stage("warmup", "initial", 100, name="source-only"),
         stage("aligned", "warmup", 60, name="adversarial", discriminator_channels=16),
         stage("cag", "warmup", 60, name="cag", labels=["adapted"], distance_weight=0.0),
-        stage("cag-plus", "initial", 240, name="cag-plus"),
         stage("pooled", "alpha-bn", 0, name="anchor-classifier"),
+        stage("cag-plus", "pooled", 240, name="cag-plus"),
         stage("cag-pooled", "cag", 0, name="anchor-classifier"),
         stage("cag-plus-pooled", "cag-plus", 0, name="anchor-classifier"),
     ]

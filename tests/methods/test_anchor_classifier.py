@@ -1,7 +1,6 @@
 """The classifier pooled with adapted anchors: the same answer, by weights alone."""
 
 import copy
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,10 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from cag_uda.adaptation.adapted_anchors import pool
-from cag_uda.methods.adapted_labels import AdaptedLabels
-from cag_uda.methods.anchor_classifier import AnchorClassifier, AnchorClassifierConfig, merge
-from cag_uda.methods.base import Passes, predict
-from cag_uda.methods.labeller import LabellerPasses
+from cag_uda.methods.anchor_classifier import AnchorClassifier, AnchorClassifierConfig
+from cag_uda.methods.base import Passes
 from cag_uda.models.config import SegmenterConfig
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.start import start_from
@@ -45,22 +42,6 @@ def test_anchors_are_pooled_with_a_network_that_has_some_already(segmenter: Segm
     with torch.no_grad():
         seen = before.predict_levels(image)
         wanted = pool(seen.logits, method.adapted.anchors.log_likelihood(seen.features), 0.6)
-        given = segmenter.eval()(image)
-    assert given.logits.log_softmax(1).allclose(wanted.log_softmax(1), atol=1e-3)
-
-
-def test_anchors_of_the_decoder_alone_take_their_share_of_skip_scores_too(
-    segmenter: Segmenter,
-) -> None:
-    AnchorClassifier(segmenter, AnchorClassifierConfig()).prepare(make_passes())
-    before, image = copy.deepcopy(segmenter).eval(), make_batch(9).target.plain
-    labels = AdaptedLabels(segmenter, 0.0)
-    seen = LabellerPasses(before, partial(predict, before), make_passes())
-    labels.prepare(seen)
-    merge(segmenter, labels, 0.25)
-    with torch.no_grad():
-        found = before(image)
-        wanted = pool(found.logits, labels.anchors.log_likelihood(found.features), 0.25)
         given = segmenter.eval()(image)
     assert given.logits.log_softmax(1).allclose(wanted.log_softmax(1), atol=1e-3)
 

@@ -2,8 +2,9 @@
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,11 +19,11 @@ from cag_uda.methods.adapted_labels import AdaptedLabels
 from cag_uda.methods.anchor_classifier import AnchorClassifier, AnchorClassifierConfig, merge
 from cag_uda.methods.base import predict
 from cag_uda.methods.cag_plus_source_free import CAGPlusSourceFree, CAGPlusSourceFreeConfig
-from cag_uda.methods.labeller import LabellerPasses
+from cag_uda.methods.labeller import LabellerPasses, one_by_one
 from cag_uda.models.norm import carry_source_statistics
 from cag_uda.models.pack import Pack
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.types import IGNORE, Batch, Labelled
+from cag_uda.types import IGNORE, Batch, Labelled, Prediction
 from tests.support.batches import make_batch, make_passes, same
 from tests.support.method_steps import step
 
@@ -37,8 +38,7 @@ def of_pack(segmenter: Segmenter) -> Passes:
     """Sweeps over the target alone, beside a pack of the network."""
     method = CAGPlusSourceFree(copy.deepcopy(segmenter), CAGPlusSourceFreeConfig())
     method.prepare(make_passes())
-    assert method.anchors is not None
-    figures = method.of_pack.anchors.figures(method.anchors.counts)
+    figures = method.of_pack.anchors.figures(method.counts)
     pack = Pack.of(segmenter, figures, "day/train")
     return Passes(no_source, make_passes().target, same, pack=pack)
 
@@ -58,7 +58,7 @@ def without_source(batch: Batch) -> Batch:
 def test_from_a_pack_it_is_what_it_is_with_the_source_at_hand(
     weight: float, segmenter: Segmenter
 ) -> None:
-    config, passes = CAGPlusSourceFreeConfig(adapted_weight=weight), of_pack(segmenter)
+    config, passes = CAGPlusSourceFreeConfig(anchors=weight), of_pack(segmenter)
     given = CAGPlusSourceFree(copy.deepcopy(segmenter), config)
     given.prepare(make_passes())
     packed = CAGPlusSourceFree(copy.deepcopy(segmenter), config)
@@ -83,12 +83,13 @@ def test_the_losses_of_a_step_are_those_written_out(segmenter: Segmenter) -> Non
     reference, batch = copy.deepcopy(method), without_source(make_batch(3))
     torch.manual_seed(0)
     (losses,) = method.losses(batch)
-    moved_by = 0.01**2 * sum(each.numel() for each in segmenter.parameters())
+    features = (*segmenter.backbone.parameters(), *segmenter.decoder.parameters())
+    moved_by = 0.01**2 * sum(each.numel() for each in features)
     assert losses["source/pull"].item() == pytest.approx(0.2 * moved_by, rel=1e-3)
 
     torch.manual_seed(0)
     image = batch.target.image
-    logits = reference.pooled(reference.see_target(image))
+    logits = reference.see_target(image).logits
     mixed, soft = reference.mix(batch, logits)
     is_pasted = mixed.label != IGNORE
     assert 0 < is_pasted.float().mean() < 1
@@ -104,23 +105,39 @@ def test_the_losses_of_a_step_are_those_written_out(segmenter: Segmenter) -> Non
     torch.testing.assert_close(losses["mixed/ce"], ce)
 
 
-def test_the_anchors_follow_a_teacher_that_has_moved(segmenter: Segmenter) -> None:
+def test_the_steps_begin_with_the_packs_anchors_in_the_classifier(segmenter: Segmenter) -> None:
+    """As a stage of `anchor-classifier` before it would make it."""
+    passes = of_pack(segmenter)
+    stage = AnchorClassifier(copy.deepcopy(segmenter), AnchorClassifierConfig())
+    stage.renew_target_statistics(passes)
+    stage.prepare(passes)
+    method = CAGPlusSourceFree(copy.deepcopy(segmenter), CAGPlusSourceFreeConfig())
+    method.prepare(passes)
+    image = make_batch(7).target.plain
+    wanted = stage.frozen(stage.predictor().eval(), image, "target").logits
+    got = method.frozen(method.predictor(), image, "target").logits
+    torch.testing.assert_close(got, wanted)
+    assert not got.allclose(method.frozen(method.packed, image, "target").logits, atol=1e-2)
+
+
+def test_the_anchors_follow_features_that_have_moved(segmenter: Segmenter) -> None:
     """Twice the features are the same classes at twice the distance."""
     method = CAGPlusSourceFree(segmenter, CAGPlusSourceFreeConfig())
-    passes = of_pack(copy.deepcopy(segmenter))
+    passes = replace(of_pack(copy.deepcopy(segmenter)), target=make_passes(20).target)
     method.prepare(passes)
-    assert method.adapted is not None
     before = copy.deepcopy(method.adapted.anchors)
+    frozen = method.frozen
 
-    predict = method.frozen
-    method.frozen = lambda network, image, domain: (  # type: ignore[method-assign]
-        p._replace(features=2 * p.features + 1)
-        if (p := predict(network, image, domain)) and network is method.teacher
-        else p
-    )
+    def doubled(*seen: Any, **how: Any) -> Prediction:
+        prediction = frozen(*seen, **how)
+        if seen[0] is not method.segmenter:
+            return prediction
+        return prediction._replace(features=2 * prediction.features + 1)
+
+    method.frozen = doubled  # type: ignore[method-assign]
     with torch.no_grad():
-        bias_of(method.teacher).add_(1e-3)  # Its weights are no longer the pack's.
-    method.refresh(passes)
+        next(method.teacher.decoder.parameters()).add_(1e-6)  # No longer the pack's.
+    method.finish(passes)
     moved = method.adapted.anchors
     # But for channels that hardly vary on the target, whose change it cannot tell.
     wanted = 2 * before.source + 1
@@ -140,13 +157,13 @@ def test_each_method_says_whether_it_uses_the_source() -> None:
 
 def test_the_anchor_classifier_takes_the_packs_anchors(segmenter: Segmenter) -> None:
     passes, config = of_pack(segmenter), AnchorClassifierConfig()
-    labels = AdaptedLabels(segmenter, 0.0)
-    labels.prepare(LabellerPasses(segmenter.eval(), partial(predict, segmenter), make_passes()))
+    labels = AdaptedLabels.of_levels(segmenter)
+    see = partial(predict, segmenter.eval(), levels=True)
+    labels.prepare(LabellerPasses(segmenter, see, one_by_one(make_passes())))
     wanted = copy.deepcopy(segmenter)
     merge(wanted, labels, config.weight)
     packed = AnchorClassifier(copy.deepcopy(segmenter), config)
     packed.prepare(passes)
-    assert packed.segmenter.skip_scores is None
     assert bias_of(packed.segmenter).allclose(bias_of(wanted))
     assert not bias_of(packed.segmenter).equal(bias_of(segmenter))
     with torch.no_grad():
@@ -196,12 +213,11 @@ def test_the_end_pools_the_anchors_with_the_classifier(segmenter: Segmenter) -> 
     step(pooled.train(), make_batch(1))
     pooled.after_step(0)
     alone = copy.deepcopy(pooled)
-    alone.config = alone.config.model_copy(update={"answer": 0.0})
+    alone.config = alone.config.model_copy(update={"anchors": 0.0})
     for method in (pooled, alone):
         method.finish(passes)
-    assert pooled.adapted is not None
     image = make_batch(7).target.plain
-    seen = alone.frozen(alone.predictor(), image, "target")
+    seen = alone.frozen(alone.predictor(), image, "target", levels=True)
     wanted = pool(seen.logits, pooled.adapted.anchors.log_likelihood(seen.features)).softmax(1)
     got = pooled.frozen(pooled.predictor(), image, "target").logits.softmax(1)
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
@@ -210,5 +226,5 @@ def test_the_end_pools_the_anchors_with_the_classifier(segmenter: Segmenter) -> 
 
 def test_a_classifier_that_is_not_linear_is_refused(segmenter: Segmenter) -> None:
     made_of = segmenter.config.model_copy(update={"decoder": "deeplab-v2"})
-    assert "set answer = 0" in str(CAGPlusSourceFreeConfig().problem_with(made_of))
-    assert CAGPlusSourceFreeConfig(answer=0).problem_with(made_of) is None
+    assert "set anchors = 0" in str(CAGPlusSourceFreeConfig().problem_with(made_of))
+    assert CAGPlusSourceFreeConfig(anchors=0).problem_with(made_of) is None

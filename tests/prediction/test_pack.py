@@ -60,7 +60,7 @@ def test_a_pack_gives_network_and_figures_back(world: Path, file: Path) -> None:
 def test_a_pack_holds_no_image(world: Path, file: Path) -> None:
     """Every tensor is a weight or a figure, and no row of any image or label is among the bytes."""
     network = Segmenter.from_pretrained(world / "run" / "model")
-    classes, channels = network.num_classes, network.feature_channels
+    classes, channels = network.num_classes, sum(network.level_channels)
     expected = {f"network.{name}": tuple(t.shape) for name, t in network.state_dict().items()}
     expected |= {
         "source.vectors": (classes, channels),

@@ -20,8 +20,8 @@ def make_batch(seed: int = 0, size: int = 32) -> Batch:
     return Batch(Labelled(source, label), Unlabelled(target, target))
 
 
-def make_passes() -> Passes:
-    batches = [make_batch(seed) for seed in range(3)]
+def make_passes(count: int = 3) -> Passes:
+    batches = [make_batch(seed) for seed in range(count)]
     return Passes(lambda: (b.source for b in batches), lambda: (b.target for b in batches), same)
 
 

@@ -4,6 +4,8 @@ The confidence of a label is a probability, the same on every network: the logar
 classifier's p(c | x) and the anchors' p(f | c). The maths is `adaptation.adapted_anchors`.
 """
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -15,13 +17,12 @@ from cag_uda.adaptation.adapted_anchors import (
     pool,
 )
 from cag_uda.adaptation.pseudo_labels import by_confidence
-from cag_uda.errors import UserError
 from cag_uda.methods.label_kinds import LabelKind
 from cag_uda.methods.labeller import LabellerPasses
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import Prediction, PseudoLabels
 
-_MOST_NUMBERS = 1 << 26
+MOST_NUMBERS = 1 << 26
 """Most numbers that a sample of pixels holds: 256 MiB."""
 
 
@@ -33,7 +34,7 @@ def features_and_logits(prediction: Prediction) -> Tensor:
 def _most_pixels(anchors: AdaptedAnchors) -> int:
     """Bound the pixels that are kept of a sweep, by the memory that features of D channels take."""
     num_classes, channels = anchors.vectors.shape
-    return min(200_000, _MOST_NUMBERS // (channels + num_classes))
+    return min(200_000, MOST_NUMBERS // (channels + num_classes))
 
 
 class AdaptedLabels(LabelKind):
@@ -59,6 +60,11 @@ class AdaptedLabels(LabelKind):
         self.anchors = AdaptedAnchors(segmenter.num_classes, channels)
         self.threshold, self.weight = threshold, weight
 
+    @classmethod
+    def of_levels(cls, segmenter: Segmenter, weight: float = 0.5) -> Self:
+        """Make labels by anchors in the features of all levels (`Segmenter.predict_levels`)."""
+        return cls(segmenter, 0.0, weight, feature_channels=sum(segmenter.level_channels))
+
     def prepare(self, seen: LabellerPasses) -> None:
         """Fit Gaussians to the source's features, then to both domains' by EM."""
         self.fit(seen)
@@ -82,25 +88,12 @@ class AdaptedLabels(LabelKind):
         self.anchors.adapt(target, seen.all_reduce, labelled=labelled)
 
     def fit(self, seen: LabellerPasses, sample: FeatureSample | None = None) -> SourceFigures:
-        """Fit Gaussians to the source's features, or take a pack's; returns their figures.
+        """Fit Gaussians to the source's features; return their figures.
 
         Args:
             seen: what the labeller sees of the source.
-            sample: takes labelled pixels of the sweep, in place of a sample that is forgotten; it
-                stays empty where there is a pack.
-
-        Raises:
-            UserError: if the labeller is not the network of the pack.
+            sample: takes labelled pixels of the sweep, in place of a sample that is forgotten.
         """
-        if (pack := seen.passes.pack) is not None:
-            if not pack.is_of(seen.network):
-                raise UserError(
-                    "the pack's anchors are of its own network's features, and this stage begins "
-                    'with a network that was trained since: set the stage\'s start = "initial", or '
-                    "take the method cag-plus-source-free, which carries anchors along"
-                )
-            self.anchors.begin(pack.figures)
-            return pack.figures
         num_classes, channels = self.anchors.vectors.shape
         source = SourceFeatures(num_classes, channels, self.anchors.vectors.device, sample)
         for prediction, label in seen.source():

@@ -4,9 +4,8 @@ Given features, the anchors' log p(f | c) is linear in them, as the logits of a 
 So the pool of both (`adaptation.adapted_anchors.pool`) is one such convolution again: its weights
 replace the classifier's, and the network stays what it was for prediction, export and training.
 
-Where the source is there, features are the decoder's and behind them the backbone's middle maps,
-which training on one domain has bent less; the pool is then linear in these too, and the network
-holds it in its skip scores. A pack knows the decoder's features alone.
+Features are the decoder's and behind them the backbone's middle maps, which training on one domain
+has bent less. The pool is linear in these too, and the network holds it in its skip scores.
 
 Sources: those of `adaptation.adapted_anchors`. Kin that average a trained classifier with one made
 of prototypes: Iwasawa & Matsuo, *T3A*, NeurIPS 2021. Leaving anchors out where the source's labels
@@ -14,9 +13,6 @@ speak against them is this project's (docs/LOG.md).
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
-from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -24,14 +20,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from cag_uda.adaptation.adapted_anchors import SAMPLED, FeatureSample
+from cag_uda.adaptation.adapted_anchors import SAMPLED, FeatureSample, SourceFigures
+from cag_uda.errors import UserError
 from cag_uda.methods.adapted_labels import AdaptedLabels
 from cag_uda.methods.base import MethodConfig, Passes, TrainingFree
 from cag_uda.methods.labeller import LabellerPasses
 from cag_uda.models.config import SegmenterConfig
 from cag_uda.models.decoders import DECODERS, Decoder
+from cag_uda.models.pack import Pack
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.types import DomainName, Labelled, Prediction, Unlabelled
 
 
 def is_linear(segmenter: SegmenterConfig) -> bool:
@@ -46,17 +43,14 @@ def merge(segmenter: Segmenter, labels: AdaptedLabels, weight: float) -> None:
 
     Args:
         segmenter: whose logits are linear in its features.
-        labels: with anchors in these features, or in those of all levels.
+        labels: with anchors in the features of all levels.
         weight: of the anchors, in [0, 1].
     """
-    of_anchors, bias = labels.anchors.linear()
-    if of_anchors.shape[1] > segmenter.feature_channels:
-        segmenter.add_skip_scores()
+    segmenter.add_skip_scores()
     convolutions = _convolutions(segmenter)
-    channels = [each.in_channels for each in convolutions]
-    # Where anchors are of the decoder's features alone, they say nothing of the other maps.
-    of_anchors = F.pad(of_anchors, (0, sum(channels) - of_anchors.shape[1]))
-    for convolution, new in zip(convolutions, of_anchors.split(channels, dim=1), strict=True):
+    of_anchors, bias = labels.anchors.linear()
+    of_maps = of_anchors.split([each.in_channels for each in convolutions], dim=1)
+    for convolution, new in zip(convolutions, of_maps, strict=True):
         convolution.weight.lerp_(new[:, :, None, None], weight)
     assert convolutions[0].bias is not None
     convolutions[0].bias.lerp_(bias, weight)
@@ -99,26 +93,24 @@ class AnchorClassifier(TrainingFree):
     def __init__(self, segmenter: Segmenter, config: AnchorClassifierConfig) -> None:
         super().__init__(segmenter, config)
         self.config = config
-        channels = sum(segmenter.level_channels)
-        self.adapted = AdaptedLabels(segmenter, 0.0, config.weight, feature_channels=channels)
+        self.adapted = AdaptedLabels.of_levels(segmenter, config.weight)
 
     def prepare(self, passes: Passes) -> None:
         """Fit anchors to the source, adapt them to the target, and pool them with the classifier.
 
         A sweep over the labelled source, if there is no pack, and one over the target's images.
+        Raises UserError if the network is not that of the pack.
         """
         if not self.config.weight:
             return
         was_training = self.segmenter.training
         self.segmenter.eval()
         labels, sample = self.adapted, FeatureSample(SAMPLED)
-        seen = LabellerPasses(self.segmenter, self._predict_levels, _one_by_one(passes))
-        if passes.pack is not None:
-            labels = AdaptedLabels(self.segmenter, 0.0, labels.weight).to(
-                self.segmenter.mean.device
-            )
-            seen = LabellerPasses.of(self, self.segmenter, passes)
-        labels.fit(seen, sample)
+        seen = LabellerPasses.of_levels(self, self.segmenter, passes)
+        if passes.pack is None:
+            labels.fit(seen, sample)
+        else:
+            labels.anchors.begin(self._figures_of(passes.pack))
         labels.adapt(seen)
         self.segmenter.train(was_training)
         lost = self._points_lost(labels, sample, seen)
@@ -131,11 +123,15 @@ class AnchorClassifier(TrainingFree):
             return
         merge(self.segmenter, labels, labels.weight)
 
-    @torch.no_grad()
-    def _predict_levels(self, image: Tensor, domain: DomainName) -> Prediction:
-        with self._autocast():
-            found = self.segmenter.predict_levels(image, domain)
-        return Prediction(found.features.float(), found.logits.float())
+    def _figures_of(self, pack: Pack) -> SourceFigures:
+        """Take the figures of a pack of this network."""
+        if not pack.is_of(self.segmenter):
+            raise UserError(
+                "the pack's anchors are of its own network's features, and this stage begins "
+                'with a network that was trained since: set the stage\'s start = "initial", or '
+                "take the method cag-plus-source-free, which carries anchors along"
+            )
+        return pack.figures
 
     @torch.no_grad()
     def _points_lost(
@@ -145,6 +141,7 @@ class AnchorClassifier(TrainingFree):
         convolutions, vectors = _convolutions(self.segmenter), labels.anchors.source
         features, label = sample.rows(vectors.shape[1], vectors)
         weight = torch.cat([each.weight[:, :, 0, 0].float() for each in convolutions], dim=1)
+        # Without skip scores the network says nothing of the middle maps.
         weight = F.pad(weight, (0, vectors.shape[1] - weight.shape[1]))
         own = F.linear(features, weight, convolutions[0].bias)
         pooled = own.lerp(F.linear(features, *labels.anchors.linear()), labels.weight)
@@ -152,23 +149,6 @@ class AnchorClassifier(TrainingFree):
             _mean_iou(seen.all_reduce(_confusion(logits, label))) for logits in (own, pooled)
         )
         return 100 * (before - after)
-
-
-def _one_by_one(passes: Passes) -> Passes:
-    """Sweep image by image: the maps of all levels, on the finest grid, take memory."""
-
-    def labelled(sweep: Callable[[], Iterable[Labelled]]) -> Iterator[Labelled]:
-        for batch in sweep():
-            for image, label in zip(batch.image.split(1), batch.label.split(1), strict=True):
-                yield Labelled(image, label)
-
-    def target() -> Iterator[Unlabelled]:
-        for batch in passes.target():
-            for image, plain in zip(batch.image.split(1), batch.plain.split(1), strict=True):
-                yield Unlabelled(image, plain)
-
-    source, few = partial(labelled, passes.source), partial(labelled, passes.labelled)
-    return replace(passes, source=source, target=target, labelled=few)
 
 
 def _confusion(logits: Tensor, label: Tensor) -> Tensor:

@@ -34,9 +34,14 @@ from cag_uda.types import (
 
 
 @torch.no_grad()
-def predict(network: Segmenter, image: Tensor, domain: DomainName) -> Prediction:
-    """Predict images (B, 3, H, W) by a network that is not trained; float32 comes out."""
-    prediction = network(image, domain)
+def predict(
+    network: Segmenter, image: Tensor, domain: DomainName, *, levels: bool = False
+) -> Prediction:
+    """Predict images (B, 3, H, W) by a network that is not trained; float32 comes out.
+
+    With `levels` the features are those of all levels, as `Segmenter.predict_levels` gives them.
+    """
+    prediction = (network.predict_levels if levels else network)(image, domain)
     return Prediction(prediction.features.float(), prediction.logits.float())
 
 
@@ -177,10 +182,12 @@ class Method(nn.Module, ABC):
         logits = at_least_float32(logits)
         return logits if logits.shape[2:] == size else self.segmenter.upsample(logits, size)
 
-    def frozen(self, network: Segmenter, image: Tensor, domain: DomainName) -> Prediction:
-        """Predict images by a network that is not trained, in the run's precision."""
+    def frozen(
+        self, network: Segmenter, image: Tensor, domain: DomainName, *, levels: bool = False
+    ) -> Prediction:
+        """Predict images by a network that is not trained, as `predict`, in the run's precision."""
         with self._autocast():
-            return predict(network, image, domain)
+            return predict(network, image, domain, levels=levels)
 
     def prepare(self, passes: Passes) -> None:
         """Prepare a stage: snapshots, anchors, thresholds. Nothing by default."""

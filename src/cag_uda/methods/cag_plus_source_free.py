@@ -16,14 +16,13 @@ from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from cag_uda.adaptation.adapted_anchors import FeatureSample
-from cag_uda.adaptation.anchors import CategoryAnchors
 from cag_uda.adaptation.carrying import carried
 from cag_uda.adaptation.mixing import Mixed
 from cag_uda.adaptation.soft_labels import SoftLabels, soft_cross_entropy
-from cag_uda.methods.adapted_labels import AdaptedLabels, features_and_logits
+from cag_uda.methods.adapted_labels import MOST_NUMBERS, AdaptedLabels
 from cag_uda.methods.anchor_classifier import is_linear, merge
 from cag_uda.methods.base import Passes
 from cag_uda.methods.cag_plus import CAGPlus
@@ -31,13 +30,14 @@ from cag_uda.methods.cag_plus_settings import CAGPlusConfig
 from cag_uda.methods.labeller import LabellerPasses
 from cag_uda.models.config import SegmenterConfig
 from cag_uda.models.norm import carry_source_statistics
+from cag_uda.models.pack import OF_LOGITS
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.start import begin_with
 from cag_uda.models.tuning import merged_state
-from cag_uda.types import IGNORE, Batch, Labelled, Losses, Prediction, PseudoLabels
+from cag_uda.types import IGNORE, Batch, Labelled, Losses
 
 _PAIRS = 50_000
-"""Pixels by which figures are carried: a map of some hundred channels wants no more."""
+"""Most pixels by which figures are carried: a map of some hundred channels wants no more."""
 
 
 class CAGPlusSourceFreeConfig(CAGPlusConfig):
@@ -47,25 +47,20 @@ class CAGPlusSourceFreeConfig(CAGPlusConfig):
     colour_transfer: Literal[False] = False
     """No source image is there to be recoloured."""
     pull: float = Field(default=0.01, ge=0)
-    """α of α/2 · ‖w − w₀‖², the pull of the weights towards those of the packed network; 0 takes it
-    out. L2-SP has 0.01 to 0.1 for stochastic gradient descent."""
+    """α of α/2 · ‖w − w₀‖², the pull of the features' weights towards those of the packed network;
+    0 takes it out. L2-SP has 0.01 to 0.1 for stochastic gradient descent."""
 
-    adapted_weight: float = Field(default=0.5, ge=0, lt=1)
-    """Weight in the pseudo-labels of the pack's anchors, adapted to the target and pooled with the
-    teacher's probabilities; 0 leaves them out. A stage's `refresh_every` sets how often they are
-    adapted anew to what the teacher has become."""
-
-    answer: float = Field(default=0.5, ge=0, lt=1)
-    """Weight of the adapted anchors in the delivered classifier, as `weight` of the method
-    `anchor-classifier`, which cannot follow as a stage of its own: it would need the source. 0
-    leaves the teacher's classifier as it is; so does an `adapted_weight` of 0."""
+    anchors: float = Field(default=0.5, ge=0, lt=1)
+    """Weight of the pack's anchors, adapted to the target, in the classifier with which the steps
+    begin, and once more in the delivered one; as `weight` of the method `anchor-classifier`, which
+    would need the source after these steps. 0 leaves anchors out."""
 
     def problem_with(self, segmenter: SegmenterConfig) -> str | None:
         """Refuse anchors in classifiers that are not linear."""
-        if self.answer and self.adapted_weight and not is_linear(segmenter):
+        if self.anchors and not is_linear(segmenter):
             return (
-                "answer pools anchors with a classifier that is linear in a cell's features, as "
-                "neither deeplab-v2 nor a network with segmenter.detail has; set answer = 0"
+                "anchors are pooled with a classifier that is linear in a cell's features, as "
+                "neither deeplab-v2 nor a network with segmenter.detail has; set anchors = 0"
             )
         return super().problem_with(segmenter)
 
@@ -79,27 +74,30 @@ class CAGPlusSourceFreeConfig(CAGPlusConfig):
 
 
 class CAGPlusSourceFree(CAGPlus):
-    """One stage: anchors by the pack, then steps on the target alone that the teacher follows.
+    """One stage: the pack's anchors pooled into the classifier, then steps on the target alone.
 
-    Delivered is the teacher.
+    Delivered is the teacher, with the anchors pooled in once more.
     """
 
     Config: ClassVar[type[CAGPlusSourceFreeConfig]] = CAGPlusSourceFreeConfig
     uses_source = False
-    labels_follow = False  # At its end the classifier holds the anchors already.
+    labels_follow = (
+        False  # At its end anchors were pooled in: the labels of the steps had not these.
+    )
     config: CAGPlusSourceFreeConfig
+    counts: Tensor
+    """(K,) int64: labelled cells of each class of the source, as in a pack."""
 
     def __init__(self, segmenter: Segmenter, config: CAGPlusSourceFreeConfig) -> None:
-        super().__init__(segmenter, config)
         made_of = segmenter.config.model_copy(update={"weights": None})
+        if config.anchors:
+            segmenter.add_skip_scores()
+        super().__init__(segmenter, config)
         self.packed = Segmenter(made_of, segmenter.classes).requires_grad_(False).eval()
-        # Labels nothing: it holds the pack's figures, as they are of the packed network.
-        self.of_pack = AdaptedLabels(segmenter, threshold=0.0)
-        self.anchors: CategoryAnchors | None = None
-        self.adapted: AdaptedLabels | None = None
-        if config.adapted_weight:
-            self.anchors = CategoryAnchors(segmenter.num_classes, segmenter.feature_channels)
-            self.adapted = AdaptedLabels(segmenter, config.confidence, config.adapted_weight)
+        # Holds the pack's figures, as they are of the packed network.
+        self.of_pack = AdaptedLabels.of_levels(segmenter)
+        self.adapted = AdaptedLabels.of_levels(segmenter, config.anchors)
+        self.register_buffer("counts", torch.zeros(segmenter.num_classes, dtype=torch.int64))
 
     def train(self, mode: bool = True) -> Self:
         """Set the training mode; the packed network is never in it."""
@@ -108,47 +106,24 @@ class CAGPlusSourceFree(CAGPlus):
         return self
 
     def prepare(self, passes: Passes) -> None:
-        """Take network and figures of the pack; adapt the anchors to the target.
+        """Take network and figures of the pack; pool anchors into student and teacher.
 
         Where the target has batch-norm statistics of its own they are taken first: those of a
         packed network are of other images.
         """
         self.renew_target_statistics(passes)
-        self.teacher.load_state_dict(self.segmenter.state_dict())
         self._unpack(passes)
-        self.refresh(passes)
-
-    def refresh(self, passes: Passes) -> None:
-        """Adapt the anchors to the target anew, by what the teacher has become."""
-        if self.adapted is None or self.anchors is None:
-            return
-        figures = self.of_pack.anchors.figures(self.anchors.counts)
-        target, pairs = FeatureSample(), FeatureSample(_PAIRS)
-        has_moved = self._has_moved()
-        for batch in passes.target():
-            now = self.frozen(self.teacher, batch.plain, "target")
-            target.update(features_and_logits(now))
-            if has_moved:
-                before = self.frozen(self.packed, batch.plain, "target").features
-                pairs.update(torch.cat([before, now.features], dim=1))
-        if has_moved:
-            figures = carried(figures, pairs, passes.all_reduce)
-        self.adapted.anchors.begin(figures)
-        self.adapted.adapt(LabellerPasses.of(self, self.teacher, passes), target)
+        self._pool_anchors(passes)
+        self.teacher.load_state_dict(self.segmenter.state_dict())
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yield {mixed/ce, source/pull}; the batch's source is not looked at."""
-        logits = self.pooled(self.see_target(batch.target.plain))
-        mixed, soft = self.mix(batch, logits)
+        mixed, soft = self.mix(batch, self.see_target(batch.target.plain).logits)
         student = self.student(mixed.image, "target")
         losses = {"mixed/ce": soft_cross_entropy(self.upsample(student.logits, mixed.image), soft)}
         if self.config.pull:
             losses["source/pull"] = self.config.pull / 2 * self._squared_distance()
         yield losses
-
-    def pooled(self, prediction: Prediction) -> Tensor:
-        """Pool the teacher's logits (B, K, h, w) with what the adapted anchors say."""
-        return prediction.logits if self.adapted is None else self.adapted.pooled(prediction)
 
     @torch.no_grad()
     def mix(self, batch: Batch, logits: Tensor) -> tuple[Mixed, SoftLabels]:
@@ -177,51 +152,73 @@ class CAGPlusSourceFree(CAGPlus):
         carry_source_statistics(self.teacher, self.packed)
 
     def finish(self, passes: Passes) -> None:
-        """Deliver the teacher, with statistics of whole images, and its anchors, adapted anew."""
+        """Deliver the teacher, with statistics of whole images, and anchors pooled in once more."""
         super().finish(passes)
         carry_source_statistics(self.segmenter, self.packed)
+        self._pool_anchors(passes)
         self.teacher.load_state_dict(self.segmenter.state_dict())
-        if self.adapted is not None and self.config.answer:
-            self.refresh(passes)
-            merge(self.segmenter, self.adapted, self.config.answer)
-            self.teacher.load_state_dict(self.segmenter.state_dict())
-
-    def sure_labels(self, prediction: Prediction) -> dict[str, PseudoLabels]:
-        """Label the pixels that anchors and teacher, or the teacher alone, are sure of."""
-        labels = super().sure_labels(prediction)
-        return (
-            labels
-            if self.adapted is None
-            else {"adapted": self.adapted.labels(prediction), **labels}
-        )
 
     def _unpack(self, passes: Passes) -> None:
         """Take packed network and figures; without a pack, of what the stage begins with."""
-        if passes.pack is None:
-            self.packed.load_state_dict(merged_state(self.segmenter))
-        else:
+        if passes.pack is not None:
             begin_with(self.packed, passes.pack.segmenter(), "the pack's network")
-        if self.anchors is not None:
-            figures = self.of_pack.fit(LabellerPasses.of(self, self.packed, passes))
-            counts = figures.counts.to(self.packed.mean.device)
-            kept = CategoryAnchors.from_vectors(figures.vectors.to(counts.device), counts)
-            self.anchors.load_state_dict(kept.state_dict())
+            figures = passes.pack.figures
+        else:
+            own = merged_state(self.segmenter)
+            self.packed.load_state_dict({name: own[name] for name in self.packed.state_dict()})
+            figures = self.of_pack.fit(LabellerPasses.of_levels(self, self.packed, passes))
+        self.of_pack.anchors.begin(figures)
+        self.counts.copy_(figures.counts)
         if self.packed.config.norm == "per-domain":
             self.estimate_target_statistics(passes, self.packed)
 
+    @torch.no_grad()
+    def _pool_anchors(self, passes: Passes) -> None:
+        """Adapt the pack's anchors to the target, and pool them into the student's classifier.
+
+        One sweep over the target. Where the features are no longer the pack's, the figures of its
+        source are carried to what they have become.
+        """
+        if not self.config.anchors:
+            return
+        was_training = self.segmenter.training
+        self.segmenter.eval()
+        seen = LabellerPasses.of_levels(self, self.segmenter, passes)
+        figures = self.of_pack.anchors.figures(self.counts)
+        if self._has_moved():
+            channels = len(figures.covariance)
+            pairs = FeatureSample(min(_PAIRS, MOST_NUMBERS // (2 * channels)))
+            for batch in seen.passes.target():
+                before, now = (
+                    self.frozen(network, batch.plain, "target", levels=True).features
+                    for network in (self.packed, self.segmenter)
+                )
+                pairs.update(torch.cat([before, now], dim=1))
+            figures = carried(figures, pairs, passes.all_reduce)
+        self.adapted.anchors.begin(figures)
+        self.adapted.adapt(seen)
+        merge(self.segmenter, self.adapted, self.config.anchors)
+        self.segmenter.train(was_training)
+
+    def _weights_of_features(self) -> dict[str, nn.Parameter]:
+        """Give the student's weights on which features depend, by name."""
+        named = self.segmenter.named_parameters()
+        return {name: each for name, each in named if not name.startswith(OF_LOGITS)}
+
     def _has_moved(self) -> bool:
-        """Tell whether the teacher's weights are others than the packed network's."""
-        ours, theirs = dict(self.teacher.named_parameters()), dict(self.packed.named_parameters())
-        return ours.keys() != theirs.keys() or any(
-            not each.equal(theirs[name]) for name, each in ours.items()
+        """Tell whether the student's features are others than the packed network's."""
+        packed = dict(self.packed.named_parameters())
+        return any(
+            name not in packed or not each.equal(packed[name])
+            for name, each in self._weights_of_features().items()
         )
 
     def _squared_distance(self) -> Tensor:
-        """Measure ‖w − w₀‖² over the weights that learn and that the packed network has too."""
+        """Measure ‖w − w₀‖² over the features' weights that learn, where the pack has them."""
         packed = dict(self.packed.named_parameters())
         squares = [
             (each - packed[name]).square().sum()
-            for name, each in self.segmenter.named_parameters()
+            for name, each in self._weights_of_features().items()
             if each.requires_grad and name in packed
         ]
         return torch.stack(squares).sum()

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cag_uda.methods.base import Method, MethodConfig, Passes
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.types import DomainName, Labelled, Prediction
+from cag_uda.types import DomainName, Labelled, Prediction, Unlabelled
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,11 @@ class LabellerPasses:
     def of(cls, method: Method, network: Segmenter, passes: Passes) -> Self:
         """Let a frozen network of a method see its passes."""
         return cls(network, partial(method.frozen, network), passes)
+
+    @classmethod
+    def of_levels(cls, method: Method, network: Segmenter, passes: Passes) -> Self:
+        """Let it see them image by image, with features of all levels, which take memory."""
+        return cls(network, partial(method.frozen, network, levels=True), one_by_one(passes))
 
     def source(self) -> Iterator[tuple[Prediction, Tensor]]:
         """Yield predictions for the source, and its labels (B, h, w) on the feature grid."""
@@ -55,6 +60,23 @@ class LabellerPasses:
         for batch in batches:
             prediction = self.predict(batch.image, domain)
             yield prediction, self.network.on_grid(batch.label, prediction.logits)
+
+
+def one_by_one(passes: Passes) -> Passes:
+    """Sweep image by image."""
+
+    def labelled(sweep: Callable[[], Iterable[Labelled]]) -> Iterator[Labelled]:
+        for batch in sweep():
+            for image, label in zip(batch.image.split(1), batch.label.split(1), strict=True):
+                yield Labelled(image, label)
+
+    def target() -> Iterator[Unlabelled]:
+        for batch in passes.target():
+            for image, plain in zip(batch.image.split(1), batch.plain.split(1), strict=True):
+                yield Unlabelled(image, plain)
+
+    source, few = partial(labelled, passes.source), partial(labelled, passes.labelled)
+    return replace(passes, source=source, target=target, labelled=few)
 
 
 class FrozenLabeller(Method):

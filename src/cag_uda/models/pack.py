@@ -3,7 +3,8 @@
 Whoever has it can adapt the network without the source. It holds:
 
     network.*           the weights, as in a model folder
-    source.vectors      (K, D) float32, the anchors: mean feature of each class
+    source.vectors      (K, D) float32, the anchors: mean feature of each class; features are those
+                        of all levels, `Segmenter.predict_levels`
     source.counts       (K,) int64, labelled cells of each class; by them, class shares
     source.covariance   (D, D) float32, covariance of the features within classes
     source.temperature  () float32, T of the class probabilities by anchors
@@ -34,7 +35,9 @@ from cag_uda.models.storage import WEIGHTS, refuse_not_finite
 from cag_uda.models.tuning import merged_state
 from cag_uda.models.weight_files import below, fill, first_line
 
-_FORMAT = "cag-uda-pack-2"
+_FORMAT = "cag-uda-pack-3"
+OF_LOGITS = ("classifier.", "skip_scores.")
+"""What the names of weights begin with on which no feature depends."""
 _NETWORK, _SOURCE = "network.", "source."
 _TEXTS = ("segmenter", "classes", "source")
 _HERE_ALONE = {"weights": None, "start": None, "images": None}
@@ -59,7 +62,7 @@ class Pack(PackHeader):
     weights: Mapping[str, Tensor]
     """Tensors by their names in `Segmenter.state_dict`."""
     figures: SourceFigures
-    """Statistics of the source in the network's feature space."""
+    """Statistics of the source in the network's features of all levels."""
 
     @classmethod
     def of(cls, segmenter: Segmenter, figures: SourceFigures, source: str) -> "Pack":
@@ -70,21 +73,21 @@ class Pack(PackHeader):
         return cls(config, segmenter.classes, source, weights, figures)
 
     def is_of(self, network: Segmenter) -> bool:
-        """Tell whether a network's features are the pack's: all its weights but the classifier's.
+        """Tell whether a network's features are the pack's: all its weights but those of logits.
 
         Batch-norm statistics may be others.
         """
         return all(
             name in self.weights and each.cpu().equal(self.weights[name])
             for name, each in network.named_parameters()
-            if not name.startswith("classifier.")
+            if not name.startswith(OF_LOGITS)
         )
 
     def segmenter(self) -> Segmenter:
         """Build the network, in evaluation mode, on the CPU. Raises ModelError if it cannot be."""
         segmenter = Segmenter(self.config, self.classes)
         fill(segmenter, self.weights, "the pack")
-        wanted = (segmenter.num_classes, segmenter.feature_channels)
+        wanted = (segmenter.num_classes, sum(segmenter.level_channels))
         if self.figures.vectors.shape != wanted:
             raise ModelError(
                 f"the pack has anchors {tuple(self.figures.vectors.shape)}, and its network wants "

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from cag_uda.errors import RunError
 from cag_uda.methods.adapted_labels import AdaptedLabels
 from cag_uda.methods.base import Passes, predict
-from cag_uda.methods.labeller import LabellerPasses
+from cag_uda.methods.labeller import LabellerPasses, one_by_one
 from cag_uda.models.pack import Pack
 from cag_uda.prediction.labeller import labelled_images, sweep_labelled
 from cag_uda.prediction.opening import open_model
@@ -73,6 +73,7 @@ def pack_run(
         target=lambda: (),
         all_reduce=lambda tensor: tensor,
     )
-    labels = AdaptedLabels(segmenter, threshold=0.0).to(device)
-    figures = labels.fit(LabellerPasses(segmenter, partial(predict, segmenter), passes))
+    labels = AdaptedLabels.of_levels(segmenter).to(device)
+    seen = LabellerPasses(segmenter, partial(predict, segmenter, levels=True), one_by_one(passes))
+    figures = labels.fit(seen)
     return Packed(Pack.of(segmenter, figures, source_words(recipe)), folder, sum(map(len, sources)))

@@ -14,6 +14,7 @@ from cag_uda.data.domains.class_subset import with_classes
 from cag_uda.data.domains.domain import Domain
 from cag_uda.data.inspection.few_labels import draft_few_labels
 from cag_uda.errors import UserError
+from cag_uda.methods.anchor_classifier import is_linear
 from cag_uda.models.pack import read_pack_header
 from cag_uda.recipes import checked
 
@@ -180,6 +181,7 @@ def _told_of_pack(
         "pack": Path(os.path.relpath(os.path.realpath(pack), os.path.realpath(folder))).as_posix(),
         "packed_of": header.source,
         "network": f"{header.config.decoder} on {header.config.backbone}",
+        "is_linear": is_linear(header.config),
         "machine": machine,
         "width_px": width_px,
         "crop_px": list(crop_px),

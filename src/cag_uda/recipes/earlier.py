@@ -23,8 +23,7 @@ _PAPER = {
 _KEPT_ANCHORS = ("cag-moving", "cag-released-moving")
 """Methods that were taken out: CAG whose anchors are kept over a stage, or follow the student."""
 _PIECES = ("adapted_weight", "anchor_weight", "prior_strength")
-"""Settings of CAG-plus that turned on, where above 0, a piece that was taken out. The first one is
-still a setting of the source-free form."""
+"""Settings of CAG-plus that turned on, where above 0, a piece that was taken out."""
 _OF_PIECES = {
     "anchor_confidence", "anchor_momentum", "contrast", "label_anchors", "prior_momentum",
 }  # fmt: skip
@@ -56,11 +55,10 @@ def _without_pieces(table: dict[str, Any]) -> dict[str, Any]:
     """Leave the pieces out that were taken out of CAG-plus."""
     contrast = table.get("contrast")
     on = ["contrast.weight"] if isinstance(contrast, dict) and contrast.get("weight") else []
-    pieces = _PIECES[1:] if table["name"] == "cag-plus-source-free" else _PIECES
-    on += [name for name in pieces if table.get(name)]
+    on += [name for name in _PIECES if table.get(name)]
     if on:
         raise _taken_out(", ".join(on))
-    return {name: value for name, value in table.items() if name not in {*pieces, *_OF_PIECES}}
+    return {name: value for name, value in table.items() if name not in {*_PIECES, *_OF_PIECES}}
 
 
 def _in_its_row(table: dict[str, Any]) -> dict[str, Any]:
