@@ -1,12 +1,13 @@
 """Measure the share of CAG-plus's gain that is kept without the source, from packs, over seeds.
 
-Of each seed: a source-only network; CAG-plus from it, with the source, and its anchors pooled into
-the classifier; a pack of the source-only network, and `cag-plus-source-free` from that file. Both
-take as many steps. Share kept = (source-free − source-only) / (with source − source-only). What
-lies in --out already goes on where it stopped.
+Of each seed: the recipe's run, in which CAG-plus begins from a source-only network and has the
+source; a pack of the source-only network; and from that file mixed statistics, pooled anchors, and
+as many steps of `cag-plus-source-free` as CAG-plus takes, at the learning rate that `recipes new`
+writes. Share kept = (source-free − source-only) / (with source − source-only). What lies in --out
+already goes on where it stopped; a finished run of the recipe may be linked there as given-SEED.
 
 Usage: python benchmarks/source_free.py --out DIR [--data-root DIR] [--seeds 3] [--steps N]
-       [--recipe camvid-day-dusk-source-free] [--set KEY=VALUE …]
+       [--recipe cag-plus-camvid-day-dusk] [--set KEY=VALUE …]
 """
 
 import argparse
@@ -14,16 +15,18 @@ from pathlib import Path
 
 import numpy as np
 
+from cag_uda.comparison.plan import last_trained
 from cag_uda.models.pack import save_pack
 from cag_uda.prediction.packing import pack_run
 from cag_uda.recipes import Recipe, load_recipe
 from cag_uda.runs.records.run import Scores
 from cag_uda.runs.runner import adapt
 
-FLOOR, GIVEN, FREE = "source-only", "answer", "source-free"
-"""Stages of the recipe."""
-STATISTICS = "statistics"
-"""The stage of the packed network with the target's statistics, before any step."""
+FLOOR, GIVEN = "source-only", "answer"
+"""Stages of the recipe: the baseline, and the last one."""
+STATISTICS, UNTRAINED, FREE = "statistics", "training-free", "source-free"
+"""Stages from the pack."""
+LEARNING_RATE = 1e-4
 
 
 def main() -> None:
@@ -37,7 +40,7 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, help="of every stage that trains; default: the recipe's"
     )
-    parser.add_argument("--recipe", default="camvid-day-dusk-source-free")
+    parser.add_argument("--recipe", default="cag-plus-camvid-day-dusk")
     parser.add_argument("--set", dest="changes", action="append", default=[])
     asked = parser.parse_args()
     rows = []
@@ -45,23 +48,21 @@ def main() -> None:
         changes = [*asked.changes, f"seed={seed}"]
         recipe = load_recipe(asked.recipe, changes, asked.data_root)
         if asked.steps is not None:
-            steps = [f"stages.{each.name}.steps={asked.steps}" for each in recipe.stages]
-            recipe = load_recipe(asked.recipe, [*changes, *steps], asked.data_root)
+            recipe = load_recipe(
+                asked.recipe, [*changes, f"stages.*.steps={asked.steps}"], asked.data_root
+            )
         rows.append(one_seed(recipe, asked.out, seed))
         print(table(rows), flush=True)
 
 
 def one_seed(recipe: Recipe, out: Path, seed: int) -> dict[str, float]:
     """The mIoU, in per cent, of one seed's networks by stage."""
-    given = recipe.model_copy(
-        update={"stages": tuple(each for each in recipe.stages if each.name != FREE)}
-    )
-    scores = finished(given, out / f"given-{seed}")
+    scores = finished(recipe, out / f"given-{seed}")
     pack = out / f"pack-{seed}.safetensors"
     if not pack.exists():
         save_pack(pack, pack_run(out / f"given-{seed}", stage=FLOOR).pack)
     of_free = finished(from_pack(recipe, pack), out / f"free-{seed}")
-    found = {FLOOR: scores, STATISTICS: of_free, GIVEN: scores, FREE: of_free}
+    found = {FLOOR: scores, GIVEN: scores} | dict.fromkeys((STATISTICS, UNTRAINED, FREE), of_free)
     stages = {name: each.stage(name) for name, each in found.items()}
     return {
         name: 100 * stage.miou
@@ -73,10 +74,14 @@ def one_seed(recipe: Recipe, out: Path, seed: int) -> dict[str, float]:
 def from_pack(recipe: Recipe, pack: Path) -> Recipe:
     """The recipe of the house that has the pack alone."""
     whole = recipe.model_dump(mode="json", exclude_none=True)
-    free = next(each for each in whole["stages"] if each["name"] == FREE)
-    free.pop("start", None)
-    statistics = {"name": STATISTICS, "method": {"name": "adabn"}}
-    whole |= {"source": [], "pack": str(pack.resolve()), "stages": [statistics, free]}
+    trained = last_trained(recipe.stages).model_dump(mode="json", exclude_none=True)
+    trained["optim"]["learning_rate"] = LEARNING_RATE
+    stages = [
+        {"name": STATISTICS, "method": {"name": "adabn"}},
+        {"name": UNTRAINED, "method": {"name": "anchor-classifier"}},
+        trained | {"name": FREE, "start": STATISTICS, "method": {"name": "cag-plus-source-free"}},
+    ]
+    whole |= {"source": [], "pack": str(pack.resolve()), "stages": stages}
     whole["segmenter"].pop("weights", None)
     whole["loading"]["rare_class_temperature"] = 0.0
     return Recipe.model_validate(whole)
@@ -89,8 +94,8 @@ def finished(recipe: Recipe, out: Path) -> Scores:
 
 def table(rows: list[dict[str, float]]) -> str:
     """One row a seed, and their mean: mIoU in per cent, and the share of the gain that is kept."""
-    names = (FLOOR, STATISTICS, GIVEN, FREE)
-    heads = (FLOOR, STATISTICS, "with source", FREE)
+    names = (FLOOR, STATISTICS, UNTRAINED, FREE, GIVEN)
+    heads = (*names[:-1], "with source")
     lines = [f"| seed | {' | '.join(heads)} | share kept |", "|---|" + "---:|" * (len(names) + 1)]
     mean = {name: float(np.mean([row[name] for row in rows])) for name in names}
     for title, row in [*((str(number), row) for number, row in enumerate(rows)), ("mean", mean)]:
