@@ -26,7 +26,8 @@ FLOOR, GIVEN = "source-only", "answer"
 """Stages of the recipe: the baseline, and the last one."""
 STATISTICS, UNTRAINED, FREE = "statistics", "training-free", "source-free"
 """Stages from the pack."""
-LEARNING_RATE = 1e-4
+LEARNING_RATE, ROUNDS = 1e-4, 5
+"""Of the source-free stage: how often anchors are adapted, the first time included."""
 
 
 def main() -> None:
@@ -76,6 +77,7 @@ def from_pack(recipe: Recipe, pack: Path) -> Recipe:
     whole = recipe.model_dump(mode="json", exclude_none=True)
     trained = last_trained(recipe.stages).model_dump(mode="json", exclude_none=True)
     trained["optim"]["learning_rate"] = LEARNING_RATE
+    trained["refresh_every"] = -(-trained["steps"] // ROUNDS)
     stages = [
         {"name": STATISTICS, "method": {"name": "adabn"}},
         {"name": UNTRAINED, "method": {"name": "anchor-classifier"}},

@@ -25,6 +25,7 @@ HEAD, FIRST, STATISTICS, *_ = RECIPE.split("[[stages]]")
 FREE = """[[stages]]
 name = "source-free"
 steps = 4
+refresh_every = 2
 checkpoint_every = 1
 log_every = 1
 method = { name = "cag-plus-source-free", confidence = 0.3 }

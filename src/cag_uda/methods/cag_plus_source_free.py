@@ -33,8 +33,9 @@ from cag_uda.models.norm import carry_source_statistics
 from cag_uda.models.pack import OF_LOGITS
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.start import begin_with
+from cag_uda.models.teacher import statistics_follow
 from cag_uda.models.tuning import merged_state
-from cag_uda.types import IGNORE, Batch, Labelled, Losses
+from cag_uda.types import IGNORE, Batch, Labelled, Losses, Prediction, PseudoLabels
 
 _PAIRS = 50_000
 """Most pixels by which figures are carried: a map of some hundred channels wants no more."""
@@ -51,9 +52,10 @@ class CAGPlusSourceFreeConfig(CAGPlusConfig):
     0 takes it out. L2-SP has 0.01 to 0.1 for stochastic gradient descent."""
 
     anchors: float = Field(default=0.5, ge=0, lt=1)
-    """Weight of the pack's anchors, adapted to the target, in the classifier with which the steps
-    begin, and once more in the delivered one; as `weight` of the method `anchor-classifier`, which
-    would need the source after these steps. 0 leaves anchors out."""
+    """Weight of the pack's anchors, adapted to the target, in pseudo-labels and in the delivered
+    classifier, as `weight` of the method `anchor-classifier`, which would need the source after
+    these steps; 0 leaves anchors out. A stage's `refresh_every` sets how often they are adapted
+    anew to what the teacher has become."""
 
     def problem_with(self, segmenter: SegmenterConfig) -> str | None:
         """Refuse anchors in classifiers that are not linear."""
@@ -74,16 +76,14 @@ class CAGPlusSourceFreeConfig(CAGPlusConfig):
 
 
 class CAGPlusSourceFree(CAGPlus):
-    """One stage: the pack's anchors pooled into the classifier, then steps on the target alone.
+    """One stage: anchors by the pack, then steps on the target alone that the teacher follows.
 
-    Delivered is the teacher, with the anchors pooled in once more.
+    Delivered is the teacher, with the anchors pooled into its classifier.
     """
 
     Config: ClassVar[type[CAGPlusSourceFreeConfig]] = CAGPlusSourceFreeConfig
     uses_source = False
-    labels_follow = (
-        False  # At its end anchors were pooled in: the labels of the steps had not these.
-    )
+    labels_follow = False  # At its end the classifier holds the anchors already.
     config: CAGPlusSourceFreeConfig
     counts: Tensor
     """(K,) int64: labelled cells of each class of the source, as in a pack."""
@@ -106,15 +106,49 @@ class CAGPlusSourceFree(CAGPlus):
         return self
 
     def prepare(self, passes: Passes) -> None:
-        """Take network and figures of the pack; pool anchors into student and teacher.
+        """Take network and figures of the pack; adapt the anchors to the target.
 
         Where the target has batch-norm statistics of its own they are taken first: those of a
         packed network are of other images.
         """
         self.renew_target_statistics(passes)
-        self._unpack(passes)
-        self._pool_anchors(passes)
         self.teacher.load_state_dict(self.segmenter.state_dict())
+        self._unpack(passes)
+        self.refresh(passes)
+
+    @torch.no_grad()
+    def refresh(self, passes: Passes) -> None:
+        """Adapt the anchors to the target anew, by what the teacher has become.
+
+        Where its features are no longer the pack's, the figures of the source are carried to them.
+        """
+        if not self.config.anchors:
+            return
+        seen = LabellerPasses.of_levels(self, self.teacher, passes)
+        figures = self.of_pack.anchors.figures(self.counts)
+        if self._has_moved():
+            channels = len(figures.covariance)
+            pairs = FeatureSample(min(_PAIRS, MOST_NUMBERS // (2 * channels)))
+            for batch in seen.passes.target():
+                before, now = (
+                    self.frozen(network, batch.plain, "target", levels=True).features
+                    for network in (self.packed, self.teacher)
+                )
+                pairs.update(torch.cat([before, now], dim=1))
+            figures = carried(figures, pairs, passes.all_reduce)
+        self.adapted.anchors.begin(figures)
+        self.adapted.adapt(seen)
+
+    @torch.no_grad()
+    def see_target(self, image: Tensor) -> Prediction:
+        """Predict target images as CAG-plus does, by anchors and teacher together."""
+        with statistics_follow(self.teacher):
+            return self._pooled(image)
+
+    @torch.no_grad()
+    def pseudo_labels(self, image: Tensor) -> dict[str, PseudoLabels]:
+        """Label the pixels that anchors and teacher together are sure of, for reporting."""
+        return self.sure_labels(self._pooled(image))
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Yield {mixed/ce, source/pull}; the batch's source is not looked at."""
@@ -152,11 +186,19 @@ class CAGPlusSourceFree(CAGPlus):
         carry_source_statistics(self.teacher, self.packed)
 
     def finish(self, passes: Passes) -> None:
-        """Deliver the teacher, with statistics of whole images, and anchors pooled in once more."""
+        """Deliver the teacher, with statistics of whole images, and its anchors, adapted anew."""
         super().finish(passes)
         carry_source_statistics(self.segmenter, self.packed)
-        self._pool_anchors(passes)
         self.teacher.load_state_dict(self.segmenter.state_dict())
+        if self.config.anchors:
+            self.refresh(passes)
+            merge(self.segmenter, self.adapted, self.config.anchors)
+            self.teacher.load_state_dict(self.segmenter.state_dict())
+
+    def _pooled(self, image: Tensor) -> Prediction:
+        """Predict target images by the teacher, its logits pooled with what the anchors say."""
+        seen = self.frozen(self.teacher, image, "target", levels=True)
+        return seen._replace(logits=self.adapted.pooled(seen)) if self.config.anchors else seen
 
     def _unpack(self, passes: Passes) -> None:
         """Take packed network and figures; without a pack, of what the stage begins with."""
@@ -172,45 +214,12 @@ class CAGPlusSourceFree(CAGPlus):
         if self.packed.config.norm == "per-domain":
             self.estimate_target_statistics(passes, self.packed)
 
-    @torch.no_grad()
-    def _pool_anchors(self, passes: Passes) -> None:
-        """Adapt the pack's anchors to the target, and pool them into the student's classifier.
-
-        One sweep over the target. Where the features are no longer the pack's, the figures of its
-        source are carried to what they have become.
-        """
-        if not self.config.anchors:
-            return
-        was_training = self.segmenter.training
-        self.segmenter.eval()
-        seen = LabellerPasses.of_levels(self, self.segmenter, passes)
-        figures = self.of_pack.anchors.figures(self.counts)
-        if self._has_moved():
-            channels = len(figures.covariance)
-            pairs = FeatureSample(min(_PAIRS, MOST_NUMBERS // (2 * channels)))
-            for batch in seen.passes.target():
-                before, now = (
-                    self.frozen(network, batch.plain, "target", levels=True).features
-                    for network in (self.packed, self.segmenter)
-                )
-                pairs.update(torch.cat([before, now], dim=1))
-            figures = carried(figures, pairs, passes.all_reduce)
-        self.adapted.anchors.begin(figures)
-        self.adapted.adapt(seen)
-        merge(self.segmenter, self.adapted, self.config.anchors)
-        self.segmenter.train(was_training)
-
-    def _weights_of_features(self) -> dict[str, nn.Parameter]:
-        """Give the student's weights on which features depend, by name."""
-        named = self.segmenter.named_parameters()
-        return {name: each for name, each in named if not name.startswith(OF_LOGITS)}
-
     def _has_moved(self) -> bool:
-        """Tell whether the student's features are others than the packed network's."""
+        """Tell whether the teacher's features are others than the packed network's."""
         packed = dict(self.packed.named_parameters())
         return any(
             name not in packed or not each.equal(packed[name])
-            for name, each in self._weights_of_features().items()
+            for name, each in _weights_of_features(self.teacher).items()
         )
 
     def _squared_distance(self) -> Tensor:
@@ -218,7 +227,13 @@ class CAGPlusSourceFree(CAGPlus):
         packed = dict(self.packed.named_parameters())
         squares = [
             (each - packed[name]).square().sum()
-            for name, each in self._weights_of_features().items()
+            for name, each in _weights_of_features(self.segmenter).items()
             if each.requires_grad and name in packed
         ]
         return torch.stack(squares).sum()
+
+
+def _weights_of_features(network: Segmenter) -> dict[str, nn.Parameter]:
+    """Give the weights of a network on which its features depend, by name."""
+    named = network.named_parameters()
+    return {name: each for name, each in named if not name.startswith(OF_LOGITS)}

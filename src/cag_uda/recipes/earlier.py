@@ -24,6 +24,8 @@ _KEPT_ANCHORS = ("cag-moving", "cag-released-moving")
 """Methods that were taken out: CAG whose anchors are kept over a stage, or follow the student."""
 _PIECES = ("adapted_weight", "anchor_weight", "prior_strength")
 """Settings of CAG-plus that turned on, where above 0, a piece that was taken out."""
+_TWO_WEIGHTS = ("adapted_weight", "answer")
+"""Settings of the source-free form that are one now, `anchors`."""
 _OF_PIECES = {
     "anchor_confidence", "anchor_momentum", "contrast", "label_anchors", "prior_momentum",
 }  # fmt: skip
@@ -37,6 +39,8 @@ def as_now(table: Any) -> Any:
     if not isinstance(table, dict):
         return table
     name = table.get("name")
+    if name == "cag-plus-source-free":
+        table = _with_one_weight(table)
     if name in ("cag-plus", "cag-plus-source-free"):
         return _without_pieces(table)
     if name in _KEPT_ANCHORS:
@@ -49,6 +53,19 @@ def _taken_out(what: str) -> ValueError:
         f"{what}: taken out, since it did not help (docs/LOG.md); leave it out, or install the "
         "version that the recipe was written for"
     )
+
+
+def _with_one_weight(table: dict[str, Any]) -> dict[str, Any]:
+    """Give the source-free form its one weight of anchors, which were two settings."""
+    if not set(_TWO_WEIGHTS) & set(table):
+        return table
+    in_labels, in_answer = (table.get(name, 0.5) for name in _TWO_WEIGHTS)
+    if in_labels and in_labels != in_answer:
+        raise ValueError(
+            f"{' and '.join(_TWO_WEIGHTS)} are one setting now, anchors; give that in their place"
+        )
+    others = {name: value for name, value in table.items() if name not in _TWO_WEIGHTS}
+    return {**others, "anchors": in_labels}
 
 
 def _without_pieces(table: dict[str, Any]) -> dict[str, Any]:
