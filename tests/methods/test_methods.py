@@ -98,8 +98,10 @@ def test_two_steps_give_finite_losses_and_change_only_trained_networks(
 
 @pytest.mark.parametrize("name", METHODS)
 def test_state_dict_resumes_to_identical_losses(name: str, segmenter: Segmenter) -> None:
+    # A resumed stage begins with the network that the stage began with.
+    given = copy.deepcopy(segmenter) if METHODS[name].trains else segmenter
     method = make(name, segmenter)
-    fresh = METHODS[name](copy.deepcopy(segmenter), settings_of(name)).train()
+    fresh = METHODS[name](copy.deepcopy(given), settings_of(name)).train()
     fresh.load_state_dict(method.state_dict())
     assert step(fresh, make_batch(7)) == step(method, make_batch(7))
 

@@ -39,6 +39,7 @@ def of_pack(segmenter: Segmenter) -> Passes:
     """Sweeps over the target alone, beside a pack of the network."""
     method = CAGPlusSourceFree(copy.deepcopy(segmenter), CAGPlusSourceFreeConfig())
     method.prepare(make_passes())
+    assert method.of_pack is not None
     figures = method.of_pack.anchors.figures(method.counts)
     pack = Pack.of(segmenter, figures, "day/train")
     return Passes(no_source, make_passes().target, same, pack=pack)
@@ -130,6 +131,8 @@ def test_the_anchors_follow_a_teacher_that_has_moved(segmenter: Segmenter) -> No
     method = CAGPlusSourceFree(segmenter, CAGPlusSourceFreeConfig())
     passes = replace(of_pack(copy.deepcopy(segmenter)), target=make_passes(20).target)
     method.prepare(passes)
+    assert method.of_pack is not None
+    assert method.adapted is not None
     before = copy.deepcopy(method.adapted.anchors)
     frozen = method.frozen
 
@@ -218,9 +221,10 @@ def test_the_end_pools_the_anchors_with_the_classifier(segmenter: Segmenter) -> 
     step(pooled.train(), make_batch(1))
     pooled.after_step(0)
     alone = copy.deepcopy(pooled)
-    alone.config = alone.config.model_copy(update={"anchors": 0.0})
+    alone.adapted = None
     for method in (pooled, alone):
         method.finish(passes)
+    assert pooled.adapted is not None
     image = make_batch(7).target.plain
     seen = alone.frozen(alone.predictor(), image, "target", levels=True)
     wanted = pool(seen.logits, pooled.adapted.anchors.log_likelihood(seen.features)).softmax(1)
@@ -233,3 +237,12 @@ def test_a_classifier_that_is_not_linear_is_refused(segmenter: Segmenter) -> Non
     made_of = segmenter.config.model_copy(update={"decoder": "deeplab-v2"})
     assert "set anchors = 0" in str(CAGPlusSourceFreeConfig().problem_with(made_of))
     assert CAGPlusSourceFreeConfig(anchors=0).problem_with(made_of) is None
+
+
+def test_weights_that_do_not_learn_are_not_pulled(segmenter: Segmenter) -> None:
+    for each in (*segmenter.backbone.parameters(), *segmenter.decoder.parameters()):
+        each.requires_grad_(False)
+    method = CAGPlusSourceFree(segmenter, CAGPlusSourceFreeConfig(anchors=0))
+    method.prepare(of_pack(copy.deepcopy(segmenter)))
+    losses = step(method.train(), without_source(make_batch(1)))
+    assert losses["source/pull"] == 0

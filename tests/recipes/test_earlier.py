@@ -119,6 +119,7 @@ def test_the_source_free_form_had_two_weights_of_its_anchors() -> None:
     as_written_out = {"adapted_weight": 0.4, "answer": 0.4}
     assert read(free | as_written_out) == read(free | {"anchors": 0.4})
     assert read(free | {"adapted_weight": 0.0, "answer": 0.5}) == read(free | {"anchors": 0.0})
+    assert read(free | as_written_out | {"anchors": 0.2}) == read(free | {"anchors": 0.2})
     with pytest.raises(ValueError, match="are one setting now, anchors"):
         read(free | {"answer": 0.3})
 

@@ -50,8 +50,10 @@ from cag_uda.types import IGNORE
 
 _NEVER = -1e4
 """Log-likelihood of a class that the source never showed: finite, so that it can be resized."""
-SAMPLED = 50_000
+_SAMPLED = 50_000
 """Most labelled source pixels that a sweep keeps."""
+_MOST_NUMBERS = 1 << 26
+"""Most numbers that a sample of pixels holds: 256 MiB."""
 _TEMPERATURES = torch.logspace(0, 3, 61)
 """T is looked for among these: a Gaussian's would be 1."""
 _SHRINKAGE = 0.05
@@ -117,6 +119,16 @@ class FeatureSample:
         self._rows = [(features[::2], classes[::2])]
 
 
+def most_pixels(channels: int) -> int:
+    """Bound the pixels that are kept of a sweep, by the memory that so many channels take."""
+    return min(200_000, _MOST_NUMBERS // channels)
+
+
+def source_sample(feature_channels: int) -> FeatureSample:
+    """Make a sample for labelled pixels of the source, of D channels."""
+    return FeatureSample(min(_SAMPLED, most_pixels(feature_channels)))
+
+
 class SourceFeatures:
     """Collect anchors and a sample of pixels over a sweep of the labelled source.
 
@@ -124,7 +136,7 @@ class SourceFeatures:
         num_classes: K.
         feature_channels: D.
         device: where the sums are kept.
-        sample: takes the pixels; None: a new one of SAMPLED.
+        sample: takes the pixels; None: a new one, `source_sample`.
     """
 
     def __init__(
@@ -135,7 +147,7 @@ class SourceFeatures:
         sample: FeatureSample | None = None,
     ) -> None:
         self.anchors = CategoryAnchors(num_classes, feature_channels).to(device)
-        self.sample = FeatureSample(SAMPLED) if sample is None else sample
+        self.sample = source_sample(feature_channels) if sample is None else sample
 
     @torch.no_grad()
     def update(self, features: Tensor, label: Tensor) -> None:

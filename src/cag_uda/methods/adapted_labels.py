@@ -14,6 +14,7 @@ from cag_uda.adaptation.adapted_anchors import (
     FeatureSample,
     SourceFeatures,
     SourceFigures,
+    most_pixels,
     pool,
 )
 from cag_uda.adaptation.pseudo_labels import by_confidence
@@ -22,19 +23,10 @@ from cag_uda.methods.labeller import LabellerPasses
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.types import Prediction, PseudoLabels
 
-MOST_NUMBERS = 1 << 26
-"""Most numbers that a sample of pixels holds: 256 MiB."""
-
 
 def features_and_logits(prediction: Prediction) -> Tensor:
     """Put features and logits into one tensor (B, D + K, h, w)."""
     return torch.cat([prediction.features, prediction.logits], dim=1)
-
-
-def _most_pixels(anchors: AdaptedAnchors) -> int:
-    """Bound the pixels that are kept of a sweep, by the memory that features of D channels take."""
-    num_classes, channels = anchors.vectors.shape
-    return min(200_000, MOST_NUMBERS // (channels + num_classes))
 
 
 class AdaptedLabels(LabelKind):
@@ -79,10 +71,10 @@ class AdaptedLabels(LabelKind):
                 None: it is swept here.
         """
         if target is None:
-            target = FeatureSample(_most_pixels(self.anchors))
+            target = FeatureSample(most_pixels(sum(self.anchors.vectors.shape)))
             for prediction in seen.target():
                 target.update(features_and_logits(prediction))
-        labelled = FeatureSample(_most_pixels(self.anchors))
+        labelled = FeatureSample(most_pixels(self.anchors.vectors.shape[1]))
         for prediction, label in seen.labelled():
             labelled.update(prediction.features, label)
         self.anchors.adapt(target, seen.all_reduce, labelled=labelled)

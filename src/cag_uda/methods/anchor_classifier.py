@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from cag_uda.adaptation.adapted_anchors import SAMPLED, FeatureSample, SourceFigures
+from cag_uda.adaptation.adapted_anchors import FeatureSample, SourceFigures, source_sample
 from cag_uda.errors import UserError
 from cag_uda.methods.adapted_labels import AdaptedLabels
 from cag_uda.methods.base import MethodConfig, Passes, TrainingFree
@@ -105,7 +105,8 @@ class AnchorClassifier(TrainingFree):
             return
         was_training = self.segmenter.training
         self.segmenter.eval()
-        labels, sample = self.adapted, FeatureSample(SAMPLED)
+        labels = self.adapted
+        sample = source_sample(labels.anchors.vectors.shape[1])
         seen = LabellerPasses.of_levels(self, self.segmenter, passes)
         if passes.pack is None:
             labels.fit(seen, sample)

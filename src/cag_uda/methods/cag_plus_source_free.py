@@ -16,13 +16,13 @@ from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
-from cag_uda.adaptation.adapted_anchors import FeatureSample
+from cag_uda.adaptation.adapted_anchors import FeatureSample, most_pixels
 from cag_uda.adaptation.carrying import carried
 from cag_uda.adaptation.mixing import Mixed
 from cag_uda.adaptation.soft_labels import SoftLabels, soft_cross_entropy
-from cag_uda.methods.adapted_labels import MOST_NUMBERS, AdaptedLabels
+from cag_uda.methods.adapted_labels import AdaptedLabels, features_and_logits
 from cag_uda.methods.anchor_classifier import is_linear, merge
 from cag_uda.methods.base import Passes
 from cag_uda.methods.cag_plus import CAGPlus
@@ -30,7 +30,7 @@ from cag_uda.methods.cag_plus_settings import CAGPlusConfig
 from cag_uda.methods.labeller import LabellerPasses
 from cag_uda.models.config import SegmenterConfig
 from cag_uda.models.norm import carry_source_statistics
-from cag_uda.models.pack import OF_LOGITS
+from cag_uda.models.pack import weights_of_features
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.start import begin_with
 from cag_uda.models.teacher import statistics_follow
@@ -94,9 +94,12 @@ class CAGPlusSourceFree(CAGPlus):
             segmenter.add_skip_scores()
         super().__init__(segmenter, config)
         self.packed = Segmenter(made_of, segmenter.classes).requires_grad_(False).eval()
-        # Holds the pack's figures, as they are of the packed network.
-        self.of_pack = AdaptedLabels.of_levels(segmenter)
-        self.adapted = AdaptedLabels.of_levels(segmenter, config.anchors)
+        self.of_pack: AdaptedLabels | None = None
+        self.adapted: AdaptedLabels | None = None
+        if config.anchors:
+            # Labels nothing: it holds the pack's figures, as they are of the packed network.
+            self.of_pack = AdaptedLabels.of_levels(segmenter)
+            self.adapted = AdaptedLabels.of_levels(segmenter, config.anchors)
         self.register_buffer("counts", torch.zeros(segmenter.num_classes, dtype=torch.int64))
 
     def train(self, mode: bool = True) -> Self:
@@ -122,22 +125,23 @@ class CAGPlusSourceFree(CAGPlus):
 
         Where its features are no longer the pack's, the figures of the source are carried to them.
         """
-        if not self.config.anchors:
+        if self.of_pack is None or self.adapted is None:
             return
+        anchors, figures = self.adapted.anchors, self.of_pack.anchors.figures(self.counts)
+        channels, has_moved = len(figures.covariance), self._has_moved()
+        target = FeatureSample(most_pixels(channels + len(self.counts)))
+        pairs = FeatureSample(min(_PAIRS, most_pixels(2 * channels)))
         seen = LabellerPasses.of_levels(self, self.teacher, passes)
-        figures = self.of_pack.anchors.figures(self.counts)
-        if self._has_moved():
-            channels = len(figures.covariance)
-            pairs = FeatureSample(min(_PAIRS, MOST_NUMBERS // (2 * channels)))
-            for batch in seen.passes.target():
-                before, now = (
-                    self.frozen(network, batch.plain, "target", levels=True).features
-                    for network in (self.packed, self.teacher)
-                )
-                pairs.update(torch.cat([before, now], dim=1))
+        for batch in seen.passes.target():
+            now = seen.predict(batch.plain, "target")
+            target.update(features_and_logits(now))
+            if has_moved:
+                before = self.frozen(self.packed, batch.plain, "target", levels=True)
+                pairs.update(torch.cat([before.features, now.features], dim=1))
+        if has_moved:
             figures = carried(figures, pairs, passes.all_reduce)
-        self.adapted.anchors.begin(figures)
-        self.adapted.adapt(seen)
+        anchors.begin(figures)
+        self.adapted.adapt(seen, target)
 
     @torch.no_grad()
     def see_target(self, image: Tensor) -> Prediction:
@@ -190,50 +194,45 @@ class CAGPlusSourceFree(CAGPlus):
         super().finish(passes)
         carry_source_statistics(self.segmenter, self.packed)
         self.teacher.load_state_dict(self.segmenter.state_dict())
-        if self.config.anchors:
+        if self.adapted is not None:
             self.refresh(passes)
             merge(self.segmenter, self.adapted, self.config.anchors)
             self.teacher.load_state_dict(self.segmenter.state_dict())
 
     def _pooled(self, image: Tensor) -> Prediction:
         """Predict target images by the teacher, its logits pooled with what the anchors say."""
-        seen = self.frozen(self.teacher, image, "target", levels=True)
-        return seen._replace(logits=self.adapted.pooled(seen)) if self.config.anchors else seen
+        seen = self.frozen(self.teacher, image, "target", levels=self.adapted is not None)
+        return seen if self.adapted is None else seen._replace(logits=self.adapted.pooled(seen))
 
     def _unpack(self, passes: Passes) -> None:
         """Take packed network and figures; without a pack, of what the stage begins with."""
         if passes.pack is not None:
             begin_with(self.packed, passes.pack.segmenter(), "the pack's network")
-            figures = passes.pack.figures
         else:
             own = merged_state(self.segmenter)
             self.packed.load_state_dict({name: own[name] for name in self.packed.state_dict()})
-            figures = self.of_pack.fit(LabellerPasses.of_levels(self, self.packed, passes))
-        self.of_pack.anchors.begin(figures)
-        self.counts.copy_(figures.counts)
+        if self.of_pack is not None:
+            if passes.pack is not None:
+                figures = passes.pack.figures
+            else:
+                figures = self.of_pack.fit(LabellerPasses.of_levels(self, self.packed, passes))
+            self.of_pack.anchors.begin(figures)
+            self.counts.copy_(figures.counts)
         if self.packed.config.norm == "per-domain":
             self.estimate_target_statistics(passes, self.packed)
 
     def _has_moved(self) -> bool:
         """Tell whether the teacher's features are others than the packed network's."""
-        packed = dict(self.packed.named_parameters())
-        return any(
-            name not in packed or not each.equal(packed[name])
-            for name, each in _weights_of_features(self.teacher).items()
-        )
+        packed = weights_of_features(self.packed)
+        now = weights_of_features(self.teacher)
+        return any(not each.equal(packed[name]) for name, each in now.items())
 
     def _squared_distance(self) -> Tensor:
         """Measure ‖w − w₀‖² over the features' weights that learn, where the pack has them."""
-        packed = dict(self.packed.named_parameters())
+        packed = weights_of_features(self.packed)
         squares = [
             (each - packed[name]).square().sum()
-            for name, each in _weights_of_features(self.segmenter).items()
+            for name, each in self.segmenter.named_parameters()
             if each.requires_grad and name in packed
         ]
-        return torch.stack(squares).sum()
-
-
-def _weights_of_features(network: Segmenter) -> dict[str, nn.Parameter]:
-    """Give the weights of a network on which its features depend, by name."""
-    named = network.named_parameters()
-    return {name: each for name, each in named if not name.startswith(OF_LOGITS)}
+        return torch.stack(squares).sum() if squares else self.segmenter.mean.new_zeros(())

@@ -64,8 +64,8 @@ class SegmenterConfig(Config):
     """Factors of the dilation of each block of the backbone's last stage; (1, 2, 4) in the released
     CAG-UDA code (Chen et al., DeepLab v3, 2017); None is 1 for each."""
     skip_scores: bool = False
-    """Adds logits that are linear in the middle maps of the backbone. The stage `anchor-classifier`
-    adds them by itself, to hold its anchors."""
+    """Adds logits that are linear in the backbone's middle maps. Methods that pool anchors with
+    the classifier add them by themselves."""
     align_corners: bool = False
     """Enlarge logits to image size, in losses and in prediction, with the outermost cells on the
     outermost pixels (the released CAG-UDA code); else with the edges of both on each other."""

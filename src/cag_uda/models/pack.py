@@ -36,7 +36,7 @@ from cag_uda.models.tuning import merged_state
 from cag_uda.models.weight_files import below, fill, first_line
 
 _FORMAT = "cag-uda-pack-3"
-OF_LOGITS = ("classifier.", "skip_scores.")
+_OF_LOGITS = ("classifier.", "skip_scores.")
 """What the names of weights begin with on which no feature depends."""
 _NETWORK, _SOURCE = "network.", "source."
 _TEXTS = ("segmenter", "classes", "source")
@@ -79,8 +79,7 @@ class Pack(PackHeader):
         """
         return all(
             name in self.weights and each.cpu().equal(self.weights[name])
-            for name, each in network.named_parameters()
-            if not name.startswith(OF_LOGITS)
+            for name, each in weights_of_features(network).items()
         )
 
     def segmenter(self) -> Segmenter:
@@ -94,6 +93,16 @@ class Pack(PackHeader):
                 f"{wanted} (classes, feature channels): make the pack anew by `cag-uda pack`"
             )
         return segmenter.eval()
+
+
+def weights_of_features(network: Segmenter) -> dict[str, Tensor]:
+    """Give the weights on which a network's features depend, additions of its tuning merged in."""
+    buffers = {name for name, _ in network.named_buffers()}
+    return {
+        name: each
+        for name, each in merged_state(network).items()
+        if name not in buffers and not name.startswith(_OF_LOGITS)
+    }
 
 
 def save_pack(path: Path, pack: Pack) -> None:

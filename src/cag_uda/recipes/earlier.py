@@ -57,14 +57,15 @@ def _taken_out(what: str) -> ValueError:
 
 def _with_one_weight(table: dict[str, Any]) -> dict[str, Any]:
     """Give the source-free form its one weight of anchors, which were two settings."""
-    if not set(_TWO_WEIGHTS) & set(table):
-        return table
+    others = {name: value for name, value in table.items() if name not in _TWO_WEIGHTS}
+    if "anchors" in table or others == table:
+        return others
     in_labels, in_answer = (table.get(name, 0.5) for name in _TWO_WEIGHTS)
     if in_labels and in_labels != in_answer:
         raise ValueError(
-            f"{' and '.join(_TWO_WEIGHTS)} are one setting now, anchors; give that in their place"
+            f"{' and '.join(_TWO_WEIGHTS)} are one setting now, anchors; give that in their place, "
+            "0 where the classifier is not linear"
         )
-    others = {name: value for name, value in table.items() if name not in _TWO_WEIGHTS}
     return {**others, "anchors": in_labels}
 
 
