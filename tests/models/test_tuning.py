@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import cag_uda
+from cag_uda.adaptation.adapted_anchors import SourceFigures
 from cag_uda.errors import ModelError, RecipeError, RunError
 from cag_uda.methods.cag import CAG
 from cag_uda.methods.cag_settings import CAGConfig
@@ -17,6 +18,7 @@ from cag_uda.methods.optim import OptimConfig
 from cag_uda.methods.source_only import SourceOnly, SourceOnlyConfig
 from cag_uda.models.backbones import BACKBONES, build_backbone
 from cag_uda.models.config import Classes, SegmenterConfig
+from cag_uda.models.pack import Pack
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.start import start_from
 from cag_uda.recipes import load_recipe
@@ -111,6 +113,20 @@ def test_lora_learns_beside_the_weights_and_is_delivered_merged(
     torch.testing.assert_close(loaded(image).logits, tuned, rtol=1e-4, atol=1e-4)
     again = SourceOnly(loaded, SourceOnlyConfig())
     assert any(".lora_" in name for name, _ in again.named_parameters())
+
+
+def test_a_pack_is_of_a_network_with_lora_until_it_has_learned(classes: Classes) -> None:
+    pytest.importorskip("peft")
+    segmenter = make("dinov2", classes, tuning="lora", lora_rank=2)
+    zeros = torch.zeros(segmenter.num_classes, dtype=torch.int64)
+    pack = Pack.of(segmenter, SourceFigures(*[zeros] * 4), "day/train")
+    method = SourceOnly(segmenter, SourceOnlyConfig())
+    assert pack.is_of(segmenter), "additions begin at 0"
+    with torch.no_grad():
+        for name, each in method.segmenter.named_parameters():
+            if ".lora_" in name:
+                each.add_(0.1)
+    assert not pack.is_of(segmenter)
 
 
 def test_lora_that_cannot_be_is_one_clear_error(
