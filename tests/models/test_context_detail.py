@@ -376,7 +376,7 @@ def test_a_crop_that_fits_no_grid_or_no_crop_is_refused(classes: Classes) -> Non
     assert recipe.segmenter.detail is not None
     assert recipe.segmenter.detail.weight == 0.1
     assert load_recipe("camvid-day-dusk-oracle").segmenter.detail is None
-    with pytest.raises(RecipeError, match=r"'training-free': anchor-classifier wants logits .* linear"):
+    with pytest.raises(RecipeError, match="'training-free': anchor-classifier wants logits"):
         load_recipe("demo", ["segmenter.detail.crop_px=[64, 64]"])
 
 
