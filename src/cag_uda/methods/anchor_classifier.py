@@ -105,8 +105,7 @@ class AnchorClassifier(TrainingFree):
             return
         was_training = self.segmenter.training
         self.segmenter.eval()
-        labels = self.adapted
-        sample = source_sample(labels.anchors.vectors.shape[1])
+        labels, sample = self.adapted, source_sample(self.adapted.anchors.vectors.shape[1])
         seen = LabellerPasses.of_levels(self, self.segmenter, passes)
         if passes.pack is None:
             labels.fit(seen, sample)

@@ -127,7 +127,7 @@ class CAGPlusSourceFree(CAGPlus):
         """
         if self.of_pack is None or self.adapted is None:
             return
-        anchors, figures = self.adapted.anchors, self.of_pack.anchors.figures(self.counts)
+        figures = self.of_pack.anchors.figures(self.counts)
         channels, has_moved = len(figures.covariance), self._has_moved()
         target = FeatureSample(most_pixels(channels + len(self.counts)))
         pairs = FeatureSample(min(_PAIRS, most_pixels(2 * channels)))
@@ -140,7 +140,7 @@ class CAGPlusSourceFree(CAGPlus):
                 pairs.update(torch.cat([before.features, now.features], dim=1))
         if has_moved:
             figures = carried(figures, pairs, passes.all_reduce)
-        anchors.begin(figures)
+        self.adapted.anchors.begin(figures)
         self.adapted.adapt(seen, target)
 
     @torch.no_grad()
@@ -212,10 +212,11 @@ class CAGPlusSourceFree(CAGPlus):
             own = merged_state(self.segmenter)
             self.packed.load_state_dict({name: own[name] for name in self.packed.state_dict()})
         if self.of_pack is not None:
-            if passes.pack is not None:
-                figures = passes.pack.figures
-            else:
-                figures = self.of_pack.fit(LabellerPasses.of_levels(self, self.packed, passes))
+            figures = (
+                self.of_pack.fit(LabellerPasses.of_levels(self, self.packed, passes))
+                if passes.pack is None
+                else passes.pack.figures
+            )
             self.of_pack.anchors.begin(figures)
             self.counts.copy_(figures.counts)
         if self.packed.config.norm == "per-domain":
