@@ -1,14 +1,14 @@
 """Measure what pieces of CAG-plus and of CAG bring, on pairs on which settings may be chosen.
 
 Usage: python benchmarks/pieces.py FOLDER [--pairs A,B,…] [--variants A,B,…] [--seeds N]
-           [--steps N] [--rare-classes T] [--data-root DIR]
+           [--steps N] [--rare-classes T] [--photometric STRENGTH] [--data-root DIR]
 
 Makes pairs of `benchmarks/shifted_pairs.py` in FOLDER/pairs and runs `adapt` on each, every seed
 in FOLDER/runs/PAIR-SEED: first seed 0 of all pairs. All variants of a run take as many steps from
 the initial network, and each ends with adapted anchors pooled into the classifier. What is finished
 is not repeated, and what was interrupted goes on.
 
-Take another FOLDER for other --steps, --rare-classes or --variants.
+Take another FOLDER for other options.
 
 Prints the mean difference in mIoU points to the defaults, after training and after pooling, with a
 95 % bootstrap interval over the runs, and the difference on each pair.
@@ -65,6 +65,7 @@ VARIANTS = {
     "colours": Variant(COLOURS),
     "colour-transfer": Variant({"name": "colour-transfer"}),
     "cag": Variant(CAG, warmup=0.5, mixes=True, stages=3),
+    "cag-late": Variant(CAG, warmup=0.75, mixes=True, pools=True, stages=3),
     "cag-colours": Variant(
         CAG | COLOURS, warmup=0.5, before="colour-transfer", mixes=True, stages=3
     ),
@@ -74,9 +75,17 @@ CHOSEN = ("drives", "drives-dark", "rendered", "building-least")
 
 
 def recipe_of(
-    name: str, variants: Sequence[str], pairs: Path, seed: int, steps: int, rare_classes: float
+    name: str,
+    variants: Sequence[str],
+    pairs: Path,
+    seed: int,
+    steps: int,
+    loading: Mapping[str, float],
 ) -> Recipe:
-    """Write the recipe of a run: for each variant a stage, after its warm-up, and pooling."""
+    """Write the recipe of a run: for each variant a stage, after its warm-up, and pooling.
+
+    `loading` are settings of the loader that differ.
+    """
     stages: list[dict[str, Any]] = []
 
     def add(called: str, start: str, count: int, **settings: Any) -> None:
@@ -101,8 +110,7 @@ def recipe_of(
             start = stage
         add(f"{each}-pooled", each, 0, method={"name": "anchor-classifier"})
     recipe = recipe_on(name, pairs, f"pieces-{name}", stages, seed=seed, deliver="last")
-    loading = recipe.loading.model_copy(update={"rare_class_temperature": rare_classes})
-    return recipe.model_copy(update={"loading": loading})
+    return recipe.model_copy(update={"loading": recipe.loading.model_copy(update=dict(loading))})
 
 
 def gains_of(run: Path, variants: Sequence[str]) -> list[tuple[float, float]]:
@@ -150,8 +158,10 @@ def main() -> None:
     parser.add_argument(
         "--rare-classes", type=float, default=0.0, help="rare_class_temperature of the loader"
     )
+    parser.add_argument("--photometric", type=float, default=0.5, help="strength in the loader")
     parser.add_argument("--data-root", type=Path)
     given = parser.parse_args()
+    loading = {"rare_class_temperature": given.rare_classes, "photometric": given.photometric}
     torch.rand(1_000_000).sqrt()
     pairs = given.pairs.split(",")
     variants = list(dict.fromkeys([DEFAULT, *given.variants.split(",")]))
@@ -163,7 +173,7 @@ def main() -> None:
             out = given.folder / "runs" / f"{name}-{seed}"
             if not (out / "report.html").is_file():
                 made = (given.folder / "pairs").absolute()
-                recipe = recipe_of(name, variants, made, seed, given.steps, given.rare_classes)
+                recipe = recipe_of(name, variants, made, seed, given.steps, loading)
                 adapt(recipe, out, resume=(out / "recipe.toml").is_file(), progress=True)
             gains[-1].append(gains_of(out, variants))
         tell(np.array(gains), variants, pairs)

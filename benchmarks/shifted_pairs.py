@@ -248,7 +248,7 @@ def _write(path: Path, image: Image) -> None:
 def recipe_on(
     name: str, folder: Path, called: str, stages: list[dict[str, Any]], **settings: Any
 ) -> Recipe:
-    """Write the recipe of a run on a pair: a small pretrained network, and no pictures.
+    """Write the recipe of a run on a pair: what `recipes new` writes, but no pictures.
 
     Args:
         name: of the pair.
@@ -273,6 +273,7 @@ def recipe_on(
             "width_px": pair.width_px,
             "crop_px": pair.crop_px,
             "scale": (0.8, 1.5),
+            "photometric": 0.5,
         },
         "tracking": {"loggers": [], "pictures_every": None},
         "stages": stages,

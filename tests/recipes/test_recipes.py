@@ -151,9 +151,9 @@ def test_a_repeated_stage_is_written_out(tmp_path: Path) -> None:
     """Settings of the whole and of single repetitions can be changed, in any order."""
     changes = ["stages.stage-2.steps=7", "stages.stage.steps=5", "stages.*.log_every=3"]
     recipe = load_recipe("camvid-drives", [*changes, "stages.stage.repeat=2"])
-    stages = [(each.name, each.steps, each.log_every) for each in recipe.stages[4:6]]
+    stages = [(each.name, each.steps, each.log_every) for each in recipe.stages[5:7]]
     assert stages == [("stage-1", 5, 3), ("stage-2", 7, 3)]
-    assert [recipe.start_of(index) for index in (4, 5)] == ["statistics", "stage-1"]
+    assert [recipe.start_of(index) for index in (5, 6)] == ["training-free", "stage-1"]
     path = tmp_path / "again.toml"
     path.write_text(dump_recipe(recipe))
     assert "repeat" not in path.read_text()
@@ -162,7 +162,7 @@ def test_a_repeated_stage_is_written_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["0", "101", "many", "1.5"])
 def test_a_stage_is_repeated_a_sensible_number_of_times(value: str) -> None:
-    with pytest.raises(RecipeError, match=r"stages\.4\.repeat"):
+    with pytest.raises(RecipeError, match=r"stages\.5\.repeat"):
         load_recipe("camvid-drives", [f"stages.stage.repeat={value}"])
 
 

@@ -147,7 +147,7 @@ def _count(
     for row, images, own in zip(source, scenario.sources, labelled, strict=True):
         for index in own:
             _, label = read_or_next(images, index, recipe.loading)
-            row += torch.bincount(torch.from_numpy(label).flatten(), minlength=256)[:classes]
+            row += torch.bincount(torch.tensor(label).flatten(), minlength=256)[:classes]
             watch(done := done + 1, total)
     target = torch.zeros(classes, dtype=torch.int64)
     bf16, kind = recipe.compute.precision == "bf16", segmenter.mean.device.type

@@ -220,4 +220,4 @@ def _shares(train_ids: Tensor, num_classes: int) -> list[float]:
 def _labelled(image: Image, label: Image, width_px: int | None) -> tuple[Tensor, Tensor]:
     prepared = prepare(image, width_px)
     resized = resize_label(label, prepared.shape[2], prepared.shape[3])
-    return prepared, torch.from_numpy(resized)[None]
+    return prepared, torch.tensor(resized)[None]

@@ -160,7 +160,7 @@ def _cells(
             if label is None:
                 assigned = prediction.logits.argmax(1)
             else:
-                truth = torch.from_numpy(label).long()[None].to(device)
+                truth = torch.tensor(label).long()[None].to(device)
                 assigned = segmenter.on_grid(truth, prediction.features)
             anchors.update(prediction.features, assigned)
             ids = assigned[0].flatten().cpu()
