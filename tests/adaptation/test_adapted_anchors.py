@@ -282,6 +282,36 @@ def test_pool_has_the_argmax_of_the_product_and_its_root_as_confidence() -> None
         pool(logits, scores[:, :2])
 
 
+def test_the_posterior_is_the_likelihood_weighed_by_the_class_shares() -> None:
+    features, label = drawn(SHARES, CENTRES, 2_000)
+    anchors = fitted(features, label)
+    expected = anchors.log_likelihood(features).softmax(1) * anchors.share[:, None, None]
+    expected /= expected.sum(1, True)
+    torch.testing.assert_close(anchors.log_posterior(features).softmax(1), expected)
+    unseen = fitted(features, label, K + 1).log_posterior(features)
+    assert unseen.isfinite().all()
+    assert not (unseen.argmax(1) == K).any()
+
+
+def test_a_classifier_that_learns_the_pooled_labels_keeps_the_class_shares() -> None:
+    """By the likelihood alone it unlearns them: a teacher's labels are learnt at every step."""
+    shares = torch.tensor([0.88, 0.1, 0.02])
+    features, label = drawn(shares, CENTRES / 2, 20_000)
+    anchors = fitted(features, label)
+    start = anchors.log_posterior(features)
+    anchors.adapt(sample_of(features, start), same)
+
+    def change(of_anchors: Tensor) -> float:
+        logits = start
+        for _ in range(20):
+            logits = pool(logits, of_anchors)
+        return float((logits.softmax(1).mean(dim=(0, 2, 3)) - shares).abs().sum())
+
+    kept, lost = map(change, (anchors.log_posterior(features), anchors.log_likelihood(features)))
+    assert lost > 0.3
+    assert kept < lost / 4
+
+
 def test_wrong_shapes_and_a_source_without_labels_are_refused() -> None:
     features, label = drawn(SHARES, CENTRES, 1_000)
     with pytest.raises(UserError, match="no labelled pixel"):

@@ -108,7 +108,7 @@ def test_the_losses_of_a_step_are_those_written_out(segmenter: Segmenter) -> Non
 
 
 def test_labels_are_the_pool_of_the_teacher_and_the_packs_anchors(segmenter: Segmenter) -> None:
-    """As a stage of `anchor-classifier` would answer in its place."""
+    """As a stage of `anchor-classifier` would answer in its place, and with the class shares."""
     passes = of_pack(segmenter)
     stage = AnchorClassifier(copy.deepcopy(segmenter), AnchorClassifierConfig())
     stage.renew_target_statistics(passes)
@@ -117,6 +117,7 @@ def test_labels_are_the_pool_of_the_teacher_and_the_packs_anchors(segmenter: Seg
     method.prepare(passes)
     image = make_batch(7).target.plain
     pooled = stage.frozen(stage.predictor().eval(), image, "target").logits
+    pooled += 0.5 * stage.adapted.anchors.share.log()[:, None, None]
     sure = pooled.softmax(1).amax(1).median().item()
     method.config = method.config.model_copy(update={"confidence": sure})
     got, wanted = method.pseudo_labels(image)["confidence"].label, by_confidence(pooled, sure).label

@@ -21,7 +21,8 @@ Where a few pixels of the target have labels, a labelled pixel counts in the M-s
 its class.
 
 The classifier knows the source's class shares already, so that only p(f | c) is multiplied with it,
-here and in `pool`.
+here and in an answer. Labels that a classifier learns from at every step take p(c | f), with the
+shares: else the classifier unlearns them, step by step.
 
 Sources: classes with one covariance are linear discriminant analysis (Fisher, 1936); EM with
 labelled and unlabelled samples is Nigam, McCallum, Thrun, Mitchell, *Text Classification from
@@ -50,6 +51,8 @@ from cag_uda.types import IGNORE
 
 _NEVER = -1e4
 """Log-likelihood of a class that the source never showed: finite, so that it can be resized."""
+_LEAST_SHARE = 1e-6
+"""Share of a class that was not seen: its logarithm stays finite."""
 _SAMPLED = 50_000
 """Most labelled source pixels that a sweep keeps."""
 _MOST_NUMBERS = 1 << 26
@@ -371,6 +374,15 @@ class AdaptedAnchors(nn.Module):
             scores = torch.baddbmm(self.bias[:, None], weight, flat)
         return scores.view(len(features), len(self.weight), *features.shape[2:])
 
+    @torch.no_grad()
+    def log_posterior(self, features: Tensor) -> Tensor:
+        """Compute log p(c | f) of each pixel with the class shares in force, up to a constant.
+
+        Arguments, result and errors are those of `log_likelihood`.
+        """
+        shares = self.share.clamp(min=_LEAST_SHARE).log()
+        return self.log_likelihood(features) + shares[:, None, None]
+
     def _solve(self) -> None:
         """Find weights and biases of the anchors and the covariance in force."""
         self.centre.copy_(self.vectors.mean(dim=0))
@@ -388,7 +400,7 @@ class AdaptedAnchors(nn.Module):
 
 
 @torch.no_grad()
-def pool(logits: Tensor, log_likelihood: Tensor, weight: float = 0.5) -> Tensor:
+def pool(logits: Tensor, of_anchors: Tensor, weight: float = 0.5) -> Tensor:
     """Multiply the classifier's p(c | x)^(1 − weight) by the anchors' p(f | c)^weight.
 
     The logarithmic opinion pool: with equal weights its argmax is that of the plain product, and
@@ -396,7 +408,7 @@ def pool(logits: Tensor, log_likelihood: Tensor, weight: float = 0.5) -> Tensor:
 
     Args:
         logits: (B, K, h, w) of the classifier, any floating type.
-        log_likelihood: (B, K, h, w) of `AdaptedAnchors.log_likelihood`.
+        of_anchors: (B, K, h, w) of `AdaptedAnchors.log_likelihood`, or of `log_posterior`.
         weight: of the anchors, in [0, 1].
 
     Returns:
@@ -407,9 +419,9 @@ def pool(logits: Tensor, log_likelihood: Tensor, weight: float = 0.5) -> Tensor:
 
     Source: Genest & Zidek, *Combining Probability Distributions*, 1986.
     """
-    if logits.shape != log_likelihood.shape:
+    if logits.shape != of_anchors.shape:
         raise ShapeError(
             f"pool wants logits of one grid, got {tuple(logits.shape)} and "
-            f"{tuple(log_likelihood.shape)}"
+            f"{tuple(of_anchors.shape)}"
         )
-    return torch.lerp(at_least_float32(logits), log_likelihood, weight)
+    return torch.lerp(at_least_float32(logits), of_anchors, weight)

@@ -53,10 +53,9 @@ def measure(prediction: Prediction, anchors: AdaptedAnchors, known: Centroids) -
         anchors: adapted to the target.
         known: centroids of pixels that have a label, or are labelled surely.
     """
-    likelihood = anchors.log_likelihood(prediction.features)
-    pooled = pool(prediction.logits, likelihood)
+    pooled = pool(prediction.logits, anchors.log_likelihood(prediction.features))
     classifier = prediction.logits.float().softmax(dim=1)
-    by_anchor = (likelihood + anchors.share.clamp(min=1e-6).log()[:, None, None]).softmax(dim=1)
+    by_anchor = anchors.log_posterior(prediction.features).softmax(dim=1)
     mean = (classifier + by_anchor) / 2
     divergence = _entropy(mean) - (_entropy(classifier) + _entropy(by_anchor)) / 2
     return Teaching(

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from cag_uda.adaptation.adapted_anchors import FeatureSample, most_pixels
+from cag_uda.adaptation.adapted_anchors import FeatureSample, most_pixels, pool
 from cag_uda.adaptation.carrying import carried
 from cag_uda.adaptation.mixing import Mixed
 from cag_uda.adaptation.soft_labels import SoftLabels, soft_cross_entropy
@@ -200,9 +200,16 @@ class CAGPlusSourceFree(CAGPlus):
             self.teacher.load_state_dict(self.segmenter.state_dict())
 
     def _pooled(self, image: Tensor) -> Prediction:
-        """Predict target images by the teacher, its logits pooled with what the anchors say."""
+        """Predict target images by the teacher, its logits pooled with what the anchors say.
+
+        They say p(c | f), class shares included: the student learns from these labels at every
+        step, and by p(f | c) it would unlearn which classes are frequent.
+        """
         seen = self.frozen(self.teacher, image, "target", levels=self.adapted is not None)
-        return seen if self.adapted is None else seen._replace(logits=self.adapted.pooled(seen))
+        if self.adapted is None:
+            return seen
+        of_anchors = self.adapted.anchors.log_posterior(seen.features)
+        return seen._replace(logits=pool(seen.logits, of_anchors, self.config.anchors))
 
     def _unpack(self, passes: Passes) -> None:
         """Take packed network and figures; without a pack, of what the stage begins with."""
