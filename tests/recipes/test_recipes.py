@@ -185,3 +185,13 @@ def test_a_misspelt_key_is_one_problem(tiny: Path) -> None:
         load_recipe(tiny)
     assert len(refused.value.problems) == 1
     assert "did you mean 'domain'" in refused.value.problems[0]
+
+
+@pytest.mark.parametrize("name", ["camvid-day-dusk", "camvid-drives", "rendered-camvid", "nuclei"])
+def test_cag_and_cag_plus_have_one_network_and_one_loader(name: str) -> None:
+    """So what they deliver differs by the method alone, and both are augmented."""
+    cag, plus = load_recipe(name), load_recipe(f"cag-plus-{name}")
+    for part in ("source", "target", "segmenter", "loading"):
+        assert getattr(cag, part) == getattr(plus, part), part
+    assert cag.loading.photometric == 0.5
+    assert cag.stages[0].optim == plus.stages[0].optim
