@@ -48,7 +48,7 @@ def test_own_folders_adapt_without_code(tmp_path: Path, monkeypatch: pytest.Monk
     recipe = "my-game-to-my-street.toml"
     checked = CliRunner().invoke(app, ["check", recipe])
     assert checked.exit_code == 0, checked.output
-    small = ["--set", "segmenter.backbone=resnet-tiny", "--set", "stages.*.steps=2"]
+    small = ["--set", "stages.*.steps=2", "--set", "loading.width_px=96"]
     small += ["--set", "loading.crop_px=[32,64]", "--set", "loading.workers=0"]
     done = CliRunner().invoke(app, ["adapt", recipe, "--out", "run", *small])
     assert done.exit_code == 0, done.output
@@ -63,13 +63,34 @@ def test_own_folders_adapt_without_code(tmp_path: Path, monkeypatch: pytest.Monk
         assert label.max() < 11
 
 
+def test_the_recipe_of_own_folders_is_what_recipes_new_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of images of 1280×720."""
+    for name in ("my-game.toml", "my-street.toml"):
+        shutil.copy(OWN_FOLDERS / name, tmp_path)
+    for name, shape in (
+        ("my-game/images/1.png", (720, 1280, 3)),
+        ("my-game/labels/1.png", (720, 1280)),
+        ("my-street/1.png", (720, 1280, 3)),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / name), np.zeros(shape, np.uint8))
+    monkeypatch.chdir(tmp_path)
+    made = CliRunner().invoke(app, ["recipes", "new", "my-game.toml", "my-street.toml"])
+    assert made.exit_code == 0, made.output
+    schema, _, written = Path("my-game-to-my-street.toml").read_text().partition("\n")
+    assert schema.startswith("#:schema")
+    assert written == (OWN_FOLDERS / "my-game-to-my-street.toml").read_text()
+
+
 @pytest.mark.slow
 def test_own_folders_adapt_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     two_folders(tmp_path)
     recipe = tmp_path / "my-game-to-my-street.toml"
     small = [
-        ("resnet-18", "resnet-tiny"),
-        ("[96, 192]", "[32, 64]"),
+        ("width_px = 256", "width_px = 96"),
+        ("[96, 176]", "[32, 64]"),
         ("batch_size = 4", "workers = 0"),
     ]
     text = re.sub(r"steps = \d+", "steps = 2", recipe.read_text())
