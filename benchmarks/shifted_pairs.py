@@ -248,7 +248,7 @@ def _write(path: Path, image: Image) -> None:
 def recipe_on(
     name: str, folder: Path, called: str, stages: list[dict[str, Any]], **settings: Any
 ) -> Recipe:
-    """Write the recipe of a run on a pair: what `recipes new` writes, but no pictures.
+    """Write the recipe of a run on a pair: network and loader as `recipes new` has them.
 
     Args:
         name: of the pair.

@@ -139,7 +139,7 @@ class Questions:
 
     def _on_device(self, image: Image, label: Image, width_px: int | None) -> tuple[Tensor, Tensor]:
         prepared = prepare(image, width_px).to(self._device)
-        return prepared, torch.tensor(label)[None].to(self._device)
+        return prepared, torch.from_numpy(label)[None].to(self._device)
 
 
 def answers(runs: Sequence[tuple[str, Path]]) -> dict[str, dict[str, StageAnswers]]:

@@ -172,7 +172,7 @@ class _Counts:
         if truth is not None:
             self._tally = self._tally or PseudoLabelTally(self._num_classes)
             one = type(given.trusted)(*(each[index : index + 1].cpu() for each in given.trusted))
-            whole = torch.tensor(truth).long()[None]
+            whole = torch.from_numpy(truth).long()[None]
             self._tally.update(one, self._segmenter.on_grid(whole, one.label))
         return trusted
 

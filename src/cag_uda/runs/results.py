@@ -232,7 +232,7 @@ class Results:
             labels = method.pseudo_labels(pixels)
             if not labels:
                 break
-            truth = None if label is None else torch.tensor(label).long()[None].to(device)
+            truth = None if label is None else torch.from_numpy(label).long()[None].to(device)
             for kind, pseudo in labels.items():
                 cells = None if truth is None else method.segmenter.on_grid(truth, pseudo.label)
                 tallies.setdefault(kind, PseudoLabelTally(classes)).update(pseudo, cells)
