@@ -14,7 +14,6 @@ from tests.support.trees import RECIPE, write_recipe
 
 PAGE = REPOSITORY / "docs" / "source-free.md"
 FIRST = "[[stages]]".join(RECIPE.split("[[stages]]")[:2])
-SMALL = ["--steps", "2", "--set", "loading.workers=0", "--set", "loading.batch_size=2"]
 
 
 def commands(heading: str) -> list[list[str]]:
@@ -47,7 +46,7 @@ def test_the_walk_without_the_source_word_for_word(
     adapting = commands("With the target: adapt")
     assert [words[0] for words in adapting] == ["domains", "recipes", "check", "adapt", "predict"]
     for words in adapting:
-        run(*words, *(SMALL if words[0] == "adapt" else []))
+        run(*words)
     assert len(list(Path("predictions").glob("*.png"))) == 6
     recipe = Path("day-to-my-street.toml").read_text()
     assert 'pack = "day.safetensors"' in recipe

@@ -183,9 +183,25 @@ def test_a_new_recipe_for_a_pack_refuses_what_a_pack_cannot_do(
     assert "give it first" in failure(capsys, "recipes", "new", target, pack)
 
 
-def test_a_new_recipe_for_a_pack_is_whole(world: Path) -> None:
+def test_a_new_recipe_for_a_pack_takes_no_step(world: Path) -> None:
+    for machine in ("small", "gpu"):
+        out = world / "recipes" / f"untrained-{machine}.toml"
+        run("recipes", "new", world / "day.safetensors", world / "dusk.toml", "--out", out,
+            "--machine", machine)  # fmt: skip
+        recipe = load_recipe(out)
+        names = [stage.name for stage in recipe.stages]
+        assert names == ["source-only", "statistics", "training-free"]
+        assert all(stage.steps == 0 for stage in recipe.stages)
+    run("adapt", out, "--out", world / "untrained-run", "--accelerator", "cpu", "--precision", "32")
+    scores = json.loads((world / "untrained-run" / "scores.json").read_text())
+    floor = json.loads((world / "given" / "scores.json").read_text())["stages"][0]
+    assert scores["stages"][0]["iou"] == floor["iou"], "the packed network, as it was"
+
+
+def test_a_new_recipe_for_a_pack_that_trains_is_whole(world: Path) -> None:
     out = world / "recipes" / "mine.toml"
-    run("recipes", "new", world / "day.safetensors", world / "dusk.toml", "--out", out)
+    trains = ("--method", "cag-plus-source-free")
+    run("recipes", "new", world / "day.safetensors", world / "dusk.toml", "--out", out, *trains)
     recipe = load_recipe(out)
     assert recipe.name == "day-to-dusk"
     assert not recipe.source
@@ -196,7 +212,7 @@ def test_a_new_recipe_for_a_pack_is_whole(world: Path) -> None:
     text = run("recipes", "show", out, "--complete")
     assert 'backbone = "resnet-tiny"' in text
     run("recipes", "new", world / "day.safetensors", world / "dusk.toml", "--out",
-        out.with_name("gpu.toml"), "--machine", "gpu")  # fmt: skip
+        out.with_name("gpu.toml"), "--machine", "gpu", *trains)  # fmt: skip
     short = world / "mine-run"
     run("adapt", out, "--out", short, "--steps", "2", "--set", "loading.batch_size=2",
         "--accelerator", "cpu", "--precision", "32")  # fmt: skip

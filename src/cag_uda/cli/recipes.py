@@ -55,8 +55,12 @@ def new_recipe(
     out: Out = None,
     machine: Annotated[str, typer.Option(help="small (no GPU) or gpu.")] = "small",
     method: Annotated[
-        str, typer.Option(help="That it ends with: cag-plus, or cag in the paper's stages.")
-    ] = "cag-plus",
+        str | None,
+        typer.Option(
+            help="That it ends with: cag-plus (default), or cag in the paper's stages; of a pack, "
+            "cag-plus-source-free (default: nothing that trains)."
+        ),
+    ] = None,
     test: Annotated[
         str | None,
         typer.Option(

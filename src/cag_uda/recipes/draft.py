@@ -19,7 +19,9 @@ from cag_uda.models.pack import read_pack_header
 from cag_uda.recipes import checked
 
 _LAST_METHODS = ("cag-plus", "cag")
-"""Methods with which a new recipe may end."""
+"""Methods with which a new recipe may end, the default first."""
+_OF_PACK = "cag-plus-source-free"
+"""Method with which a new recipe from a pack may end; by default it takes no training step."""
 
 _SIZES_LOOKED_AT = 8
 # Widths that images are brought to, and crops: what trains in an hour on two cores, and what the
@@ -66,7 +68,7 @@ def draft_recipe(
     folder: Path,
     *,
     machine: str = "small",
-    method: str = "cag-plus",
+    method: str | None = None,
     test_name: str | None = None,
     data_root: Path | None = None,
     labelled: Path | None = None,
@@ -79,7 +81,8 @@ def draft_recipe(
         target_name: the domain to adapt to.
         folder: that the recipe will lie in; it names domain files relative to it.
         machine: "small" for two cores, "gpu" for one GPU.
-        method: with which it ends, "cag-plus" or, in the paper's stages, "cag".
+        method: with which it ends: "cag-plus" or, in the paper's stages, "cag"; of a pack
+            "cag-plus-source-free". None: "cag-plus"; of a pack, what takes no training step.
         test_name: the domain whose labelled images are scored; None: the target, where it has some.
         data_root: folder below which built-in domains lie.
         labelled: a file of an annotation tool, or a folder of files, with labels of some images of
@@ -95,17 +98,8 @@ def draft_recipe(
     """
     if machine not in _WIDTH_PX:
         raise UserError(f"--machine is {' or '.join(_WIDTH_PX)}, got {machine!r}")
-    if method not in _LAST_METHODS:
-        raise UserError(
-            f"--method is {' or '.join(_LAST_METHODS)}, got {method!r}; for the others, compare "
-            "with `cag-uda compare`"
-        )
     is_pack = source_name.endswith(".safetensors")
-    if is_pack and method != "cag-plus":
-        raise UserError(
-            f"--method {method} learns from the source's images, and of a pack there are none; "
-            "leave --method out"
-        )
+    _refuse_other_methods(method, is_pack)
     if target_name.endswith(".safetensors"):
         raise UserError(
             f"{target_name} is a pack, which stands in place of the source: give it first, then "
@@ -119,11 +113,12 @@ def draft_recipe(
         name = f"{Path(source_name).stem}-to-{target.name}"
         template = "new-pack"
         told = _told_of_pack(Path(source_name), target, tested, folder, machine)
+        told["trains"] = method == _OF_PACK
     else:
         name = f"{source.name}-to-{target.name}"
         template = f"new-{machine}"
         told = _told_of_source(source, target, tested, machine)
-        told |= {"source": _named(source_name, folder), "method": method}
+        told |= {"source": _named(source_name, folder), "method": method or _LAST_METHODS[0]}
     text = _TEMPLATES.get_template(f"{template}.toml.jinja").render(
         name=name,
         target=_named(target_name, folder),
@@ -135,6 +130,20 @@ def draft_recipe(
     )
     checked(tomllib.loads(text))
     return Drafted(name, text, few)
+
+
+def _refuse_other_methods(method: str | None, is_pack: bool) -> None:
+    if method is None or method in ((_OF_PACK,) if is_pack else _LAST_METHODS):
+        return
+    if is_pack:
+        raise UserError(
+            f"--method {method} learns from the source's images, and of a pack there are none; "
+            f"leave --method out, or give {_OF_PACK}"
+        )
+    raise UserError(
+        f"--method is {' or '.join(_LAST_METHODS)}, got {method!r}; for the others, compare with "
+        "`cag-uda compare`"
+    )
 
 
 def _few_labels(source: Domain | None, target: Domain, labelled: Path, folder: Path) -> FewLabels:

@@ -369,6 +369,11 @@ class Recipe(Config):
         width_px = self.segmenter.input_width_px or self.loading.width_px
         return self.loading.model_copy(update={"width_px": width_px})
 
+    @property
+    def trains(self) -> bool:
+        """Tell whether any stage takes steps."""
+        return any(stage.trains for stage in self.stages)
+
     def start_of(self, index: int) -> str:
         """Return the name of the stage, or INITIAL, whose network stage `index` starts from."""
         start = self.stages[index].start

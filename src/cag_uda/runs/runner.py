@@ -193,7 +193,8 @@ def _begin(
     with processes.agreed():
         if processes.is_first:
             batch = recipe.loading.batch_size // processes.count
-            compute = resolve(compute, initial, recipe.loading.crop_px, batch)
+            crop_px = recipe.loading.crop_px
+            compute = resolve(compute, initial, crop_px, batch, trains=recipe.trains)
             recipe = recipe.model_copy(update={"compute": compute})
             held.enter_context(run.owned())
             recipe = run.create(recipe, fingerprint(recipe))

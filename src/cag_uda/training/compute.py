@@ -75,9 +75,14 @@ def settle_arithmetic() -> None:
 
 
 def resolve(
-    config: ComputeConfig, network: nn.Module, crop_px: tuple[int, int], batch: int
+    config: ComputeConfig,
+    network: nn.Module,
+    crop_px: tuple[int, int],
+    batch: int,
+    *,
+    trains: bool = True,
 ) -> ComputeConfig:
-    """Replace every "auto" by what is best here.
+    """Replace every "auto" by what is best here: on a CPU, by timing training steps.
 
     Args:
         config: as the recipe has it.
@@ -85,6 +90,7 @@ def resolve(
             changed.
         crop_px: height and width of a training crop.
         batch: images of a batch on one device.
+        trains: False where no step will be taken: then none is timed.
 
     Raises:
         UserError: if a GPU is asked for and there is none.
@@ -94,7 +100,7 @@ def resolve(
     if accelerator == "cuda":
         precision = half_precision(torch.device("cuda")) if precision == "auto" else precision
         channels_last = True if channels_last == "auto" else channels_last
-    elif "auto" in (precision, channels_last):
+    elif trains and "auto" in (precision, channels_last):
         # Of one image alone, as several devices may have, not every batch norm can learn.
         at_once = max(2, batch // config.accumulation)
         precision, channels_last = _fastest_on_cpu(config, network, crop_px, at_once)
@@ -102,7 +108,7 @@ def resolve(
         update={
             "accelerator": accelerator,
             "precision": "32" if precision == "auto" else precision,
-            "channels_last": channels_last,
+            "channels_last": False if channels_last == "auto" else channels_last,
         }
     )
 

@@ -84,7 +84,8 @@ class _Planner:
         begun_s = time.perf_counter()
         self.recipe = recipe.model_copy(update={"compute": alone})
         self.initial = initial_segmenter(self.recipe, self.scenario)
-        self.compute = resolve(alone, self.initial, recipe.loading.crop_px, self.share)
+        crop_px = recipe.loading.crop_px
+        self.compute = resolve(alone, self.initial, crop_px, self.share, trains=recipe.trains)
         self.start_s = time.perf_counter() - begun_s
         # By kind, the first stage of it.
         self.kinds: dict[str, Stage] = {}
