@@ -296,16 +296,13 @@ def test_the_fastest_way_is_found_by_turns(
     assert all(torch.equal(value, before[name]) for name, value in segmenter.state_dict().items())
 
 
-def test_without_steps_none_is_timed(
-    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_steps_none_is_timed(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> float:
         raise AssertionError("a step was timed")
 
     monkeypatch.setattr(compute, "_step_s", refuse)
     found = resolve(ComputeConfig(accelerator="cpu"), segmenter, (512, 896), 8, trains=False)
     assert (found.precision, found.channels_last) == ("32", False)
-
 
 
 @pytest.mark.slow
