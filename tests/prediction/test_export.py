@@ -92,7 +92,7 @@ def agreement(
 
 
 def assert_same_labels(shares: list[float]) -> None:
-    """Rounding moves a few pixels between classes that are nearly level, as the processor has it."""
+    """Rounding, which varies with the processor, moves a few pixels between classes near a tie."""
     assert min(shares) > 0.995
     assert np.mean(shares) >= 0.999
 
