@@ -13,7 +13,7 @@ test: $(VENV)/.installed-dev  ## the default suite, under three minutes on two c
 
 test-slow: $(VENV)/.installed-dev  ## what takes longer
 	$(BIN)/pytest -q -m "slow and quiet" --timeout 900
-	$(BIN)/pytest -q -m "slow and not quiet" -n auto --timeout 1200
+	$(BIN)/pytest -q -m "slow and not quiet" -n auto --dist worksteal --timeout 1200
 
 bench: $(VENV)/.installed-dev  ## every ratio of docs/RESULTS.md, Speed; wants a machine with nothing else to do
 	$(BIN)/cag-uda bench

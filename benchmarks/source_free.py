@@ -26,8 +26,8 @@ FLOOR, GIVEN = "source-only", "answer"
 """Stages of the recipe: the baseline, and the last one."""
 STATISTICS, UNTRAINED, FREE = "statistics", "training-free", "source-free"
 """Stages from the pack."""
-LEARNING_RATE, ROUNDS = 1e-4, 5
-"""Of the source-free stage: how often anchors are adapted, the first time included."""
+LEARNING_RATE = 1e-4
+"""Of the source-free stage."""
 
 
 def main() -> None:
@@ -77,11 +77,10 @@ def from_pack(recipe: Recipe, pack: Path) -> Recipe:
     whole = recipe.model_dump(mode="json", exclude_none=True)
     trained = last_trained(recipe.stages).model_dump(mode="json", exclude_none=True)
     trained["optim"]["learning_rate"] = LEARNING_RATE
-    trained["refresh_every"] = -(-trained["steps"] // ROUNDS)
     stages = [
         {"name": STATISTICS, "method": {"name": "adabn"}},
         {"name": UNTRAINED, "method": {"name": "anchor-classifier"}},
-        trained | {"name": FREE, "start": STATISTICS, "method": {"name": "cag-plus-source-free"}},
+        trained | {"name": FREE, "method": {"name": "cag-plus-source-free"}},
     ]
     whole |= {"source": [], "pack": str(pack.resolve()), "stages": stages}
     whole["segmenter"].pop("weights", None)

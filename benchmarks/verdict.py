@@ -1,14 +1,15 @@
 """Measure how often the verdict of `adapt` is right, and the mIoU that is lost where it is wrong.
 
 Usage: python benchmarks/verdict.py FOLDER [--pairs A,B,…] [--seeds N] [--steps SCALE]
-           [--data-root DIR] [--only-judge]
+           [--kinds A,B,…] [--data-root DIR] [--only-judge]
 
 Makes the pairs of `benchmarks/shifted_pairs.py` in FOLDER/pairs and runs `adapt` on each with every
 seed in FOLDER/runs/PAIR-SEED: first seed 0 of all pairs. What is finished is not repeated, and what
 was interrupted goes on. A run holds a source-only network and what several kinds of adaptation
 make of the same source and target: mixed statistics, the target's statistics, alignment by a
 discriminator, CAG with adapted anchors, CAG-plus, and three of them with adapted anchors pooled
-into the classifier; every stage's network is kept.
+into the classifier; every stage's network is kept. `--kinds` makes some of them alone in runs that
+are not begun yet.
 
 Then holds the verdict on each kind, found without labels of the target, against its mIoU: how often
 the safe choice is the better of both, and the mean regret in mIoU points beside that of delivering
@@ -16,7 +17,7 @@ always the adapted network and always source-only. Labels of the target are read
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple, get_args
@@ -67,7 +68,9 @@ OPTIM: dict[str, Any] = {
 }
 
 
-def recipe_of(name: str, folder: Path, seed: int, scale: float) -> Recipe:
+def recipe_of(
+    name: str, folder: Path, seed: int, scale: float, kinds: Collection[str] = tuple(KINDS)
+) -> Recipe:
     """Write the recipe of a run: the kinds share their source-only and warmed-up networks."""
 
     def stage(called: str, start: str, steps: int, **settings: Any) -> dict[str, Any]:
@@ -88,10 +91,24 @@ def recipe_of(name: str, folder: Path, seed: int, scale: float) -> Recipe:
         stage("cag-pooled", "cag", 0, name="anchor-classifier"),
         stage("cag-plus-pooled", "cag-plus", 0, name="anchor-classifier"),
     ]
+    starts = {each["name"]: each["start"] for each in stages}
+    needed: set[str] = {FLOOR}
+    for kind in kinds:
+        while kind in starts:  # "initial" is no stage.
+            needed.add(kind)
+            kind = starts[kind]
+    stages = [each for each in stages if each["name"] in needed]
     return recipe_on(name, folder, f"verdict-{name}", stages, seed=seed)
 
 
-def run(names: list[str], seeds: int, scale: float, folder: Path, data_root: Path | None) -> None:
+def run(
+    names: list[str],
+    seeds: int,
+    scale: float,
+    kinds: Collection[str],
+    folder: Path,
+    data_root: Path | None,
+) -> None:
     """Make what is missing."""
     for name in names:
         make(name, folder / "pairs", data_root)
@@ -100,8 +117,10 @@ def run(names: list[str], seeds: int, scale: float, folder: Path, data_root: Pat
             out = folder / "runs" / f"{name}-{seed}"
             if not (out / "report.html").is_file():
                 print(f"{name}, seed {seed}", flush=True)
-                recipe = recipe_of(name, (folder / "pairs").absolute(), seed, scale)
-                adapt(recipe, out, resume=(out / "recipe.toml").is_file(), progress=True)
+                begun = out / "recipe.toml"
+                made = (folder / "pairs").absolute()
+                recipe = begun if begun.is_file() else recipe_of(name, made, seed, scale, kinds)
+                adapt(recipe, out, resume=begun.is_file(), progress=True)
 
 
 class Case(NamedTuple):
@@ -117,14 +136,15 @@ class Case(NamedTuple):
 
 def cases_of(name: str, run: Path) -> list[Case]:
     """Judge every kind of a finished run by itself, as if it were all that the run had made."""
-    scores = read_scores(run)
-    found = {} if scores is None else {each.name: each.miou for each in scores.stages}
-    if not set(KINDS) <= set(found):
+    if not (run / "report.html").is_file():
         return []
+    scores = read_scores(run)
+    assert scores is not None, "a finished run is scored"
+    found = {each.name: each.miou for each in scores.stages}
     record_missing(run)
     recipe = load_recipe(run / "recipe.toml")
     cases = []
-    for kind in KINDS:
+    for kind in (each for each in KINDS if each in found):
         verdict = judge(run, recipe, only=[FLOOR, kind])
         before, after = found[FLOOR], found[kind]
         assert isinstance(verdict, Verdict), f"{run} has no criteria"
@@ -154,19 +174,23 @@ def row_of(of: str, cases: Sequence[Case]) -> str:
 def tell_pairs(runs: Sequence[Path]) -> None:
     """Print mIoU points over source-only by pair, mean over seeds: last stage, and delivered."""
     gains: dict[str, list[list[float]]] = {}
+    recipes = dict(RECIPES)
+    for run in runs:
+        made = {stage.name for stage in load_recipe(run / "recipe.toml").stages}
+        recipes = {name: of for name, of in recipes.items() if made >= set(of)}
     for run in runs:
         scores = read_scores(run)
         assert scores is not None, "cases were made of it"
         miou = {each.name: 100 * (each.miou or 0.0) for each in scores.stages}
         recipe = load_recipe(run / "recipe.toml")
         found = []
-        for names in RECIPES.values():
+        for names in recipes.values():
             verdict = judge(run, recipe, only=names)
             assert isinstance(verdict, Verdict), f"{run} has no criteria"
             found += [miou[names[-1]] - miou[FLOOR], miou[verdict.safe] - miou[FLOOR]]
         gains.setdefault(run.name.rpartition("-")[0], []).append(found)
-    print(f"\n| pair | {' | '.join(f'{name}: last | delivered' for name in RECIPES)} |")
-    print("|---|" + "---:|" * 2 * len(RECIPES))
+    print(f"\n| pair | {' | '.join(f'{name}: last | delivered' for name in recipes)} |")
+    print("|---|" + "---:|" * 2 * len(recipes))
     for pair, rows in gains.items():
         means = [mean(column) for column in zip(*rows, strict=True)]
         print(f"| {pair} | {' | '.join(f'{value:+.1f}' for value in means)} |")
@@ -178,7 +202,6 @@ def tell_pairs(runs: Sequence[Path]) -> None:
 
 def rank_networks(runs: Sequence[Path]) -> None:
     """Print how well each criterion ranks source-only and the kinds of a run."""
-    names = [FLOOR, *KINDS]
     regrets: dict[str, list[float]] = {}
     correlations: dict[str, list[float]] = {}
     for run in runs:
@@ -186,6 +209,7 @@ def rank_networks(runs: Sequence[Path]) -> None:
         assert scores is not None, "cases were made of it"
         miou = {each.name: 100 * (each.miou or 0.0) for each in scores.stages}
         ends = {each.stage: each for each in checkpoints(run)}
+        names = [name for name in (FLOOR, *KINDS) if name in miou]
         found = [ends[name] for name in names]
         truth = rank_of(np.array([-miou[name] for name in names]))
         for criterion in (*get_args(CriterionName), DEFAULT_CRITERION, "infomax+source-miou"):
@@ -214,7 +238,8 @@ def tell(cases: Sequence[Case]) -> None:
         "| always adapted | always source-only | worst delivered |\n|---|---|---:|---:|---:|---:|"
     )
     for kind, what in KINDS.items():
-        print(row_of(what, [case for case in cases if case.kind == kind]))
+        if chosen := [case for case in cases if case.kind == kind]:
+            print(row_of(what, chosen))
     for role in ("choose", "report"):
         chosen = [case for case in cases if PAIRS[case.pair].role == role]
         if chosen:
@@ -231,6 +256,7 @@ def main() -> None:
     parser.add_argument("--pairs", help="names, joined by commas; left out, all")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=float, default=1.0, help="all numbers of steps times this")
+    parser.add_argument("--kinds", help="of adaptation, joined by commas; left out, all")
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--only-judge", action="store_true", help="of the runs that are there")
     given = parser.parse_args()
@@ -238,13 +264,16 @@ def main() -> None:
     names = given.pairs.split(",") if given.pairs else list(PAIRS)
     if unknown := [name for name in names if name not in PAIRS]:
         parser.error(f"no pair {', '.join(unknown)}; there are {', '.join(PAIRS)}")
+    kinds = given.kinds.split(",") if given.kinds else list(KINDS)
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        parser.error(f"no kind {', '.join(unknown)}; there are {', '.join(KINDS)}")
     if not given.only_judge:
-        run(names, given.seeds, given.steps, given.folder, given.data_root)
+        run(names, given.seeds, given.steps, kinds, given.folder, given.data_root)
     runs = [
         (name, given.folder / "runs" / f"{name}-{n}") for n in range(given.seeds) for name in names
     ]
     cases = [case for name, run in runs for case in cases_of(name, run)]
-    print(f"{len(cases) // len(KINDS)} runs, {len(cases)} cases")
+    print(f"{len({case.run for case in cases})} runs, {len(cases)} cases")
     clear = [case for case in cases if abs(case.gain) > CLEAR_POINTS]
     print(
         f"source-only is the better in {mean(case.gain < 0 for case in clear):.0%} of clear cases"

@@ -2,17 +2,14 @@
 
 import copy
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from cag_uda.adaptation.adapted_anchors import pool
-from cag_uda.adaptation.pseudo_labels import by_confidence
 from cag_uda.adaptation.soft_labels import soft_cross_entropy
 from cag_uda.errors import UserError
 from cag_uda.methods import METHODS, Passes
@@ -24,7 +21,7 @@ from cag_uda.methods.labeller import LabellerPasses, one_by_one
 from cag_uda.models.norm import carry_source_statistics
 from cag_uda.models.pack import Pack
 from cag_uda.models.segmenter import Segmenter
-from cag_uda.types import IGNORE, Batch, Labelled, Prediction
+from cag_uda.types import IGNORE, Batch, Labelled
 from tests.support.batches import make_batch, make_passes, same
 from tests.support.method_steps import step
 
@@ -37,10 +34,9 @@ def no_source() -> Iterator[Labelled]:
 
 def of_pack(segmenter: Segmenter) -> Passes:
     """Sweeps over the target alone, beside a pack of the network."""
-    method = CAGPlusSourceFree(copy.deepcopy(segmenter), CAGPlusSourceFreeConfig())
-    method.prepare(make_passes())
-    assert method.of_pack is not None
-    figures = method.of_pack.anchors.figures(method.counts)
+    labels = AdaptedLabels.of_levels(segmenter)
+    see = partial(predict, copy.deepcopy(segmenter).eval(), levels=True)
+    figures = labels.fit(LabellerPasses(segmenter, see, one_by_one(make_passes())))
     pack = Pack.of(segmenter, figures, "day/train")
     return Passes(no_source, make_passes().target, same, pack=pack)
 
@@ -56,11 +52,8 @@ def without_source(batch: Batch) -> Batch:
     return batch._replace(source=Labelled(batch.source.image[:0], batch.source.label[:0]))
 
 
-@pytest.mark.parametrize("weight", [0.5, 0.0])
-def test_from_a_pack_it_is_what_it_is_with_the_source_at_hand(
-    weight: float, segmenter: Segmenter
-) -> None:
-    config, passes = CAGPlusSourceFreeConfig(anchors=weight), of_pack(segmenter)
+def test_from_a_pack_it_is_what_it_is_with_the_source_at_hand(segmenter: Segmenter) -> None:
+    config, passes = CAGPlusSourceFreeConfig(), of_pack(segmenter)
     given = CAGPlusSourceFree(copy.deepcopy(segmenter), config)
     given.prepare(make_passes())
     packed = CAGPlusSourceFree(copy.deepcopy(segmenter), config)
@@ -107,51 +100,70 @@ def test_the_losses_of_a_step_are_those_written_out(segmenter: Segmenter) -> Non
     torch.testing.assert_close(losses["mixed/ce"], ce)
 
 
-def test_labels_are_the_pool_of_the_teacher_and_the_packs_anchors(segmenter: Segmenter) -> None:
-    """As a stage of `anchor-classifier` would answer in its place, and with the class shares."""
-    passes = of_pack(segmenter)
-    stage = AnchorClassifier(copy.deepcopy(segmenter), AnchorClassifierConfig())
-    stage.renew_target_statistics(passes)
-    stage.prepare(passes)
-    method = CAGPlusSourceFree(copy.deepcopy(segmenter), CAGPlusSourceFreeConfig())
-    method.prepare(passes)
-    image = make_batch(7).target.plain
-    pooled = stage.frozen(stage.predictor().eval(), image, "target").logits
-    pooled += 0.5 * stage.adapted.anchors.share.log()[:, None, None]
-    sure = pooled.softmax(1).amax(1).median().item()
-    method.config = method.config.model_copy(update={"confidence": sure})
-    got, wanted = method.pseudo_labels(image)["confidence"].label, by_confidence(pooled, sure).label
-    assert (got == wanted).float().mean() > 0.99
-    assert 0.4 < (wanted != IGNORE).float().mean() < 0.6
-    alone = method.frozen(method.packed, image, "target").logits
-    assert (by_confidence(alone, sure).label == wanted).float().mean() < 0.9
-
-
-def test_the_anchors_follow_a_teacher_that_has_moved(segmenter: Segmenter) -> None:
-    """Twice the features are the same classes at twice the distance."""
-    method = CAGPlusSourceFree(segmenter, CAGPlusSourceFreeConfig())
-    passes = replace(of_pack(copy.deepcopy(segmenter)), target=make_passes(20).target)
-    method.prepare(passes)
-    assert method.of_pack is not None
-    assert method.adapted is not None
-    before = copy.deepcopy(method.adapted.anchors)
-    frozen = method.frozen
-
-    def doubled(*seen: Any, **how: Any) -> Prediction:
-        prediction = frozen(*seen, **how)
-        if seen[0] is not method.teacher:
-            return prediction
-        return prediction._replace(features=2 * prediction.features + 1)
-
-    method.frozen = doubled  # type: ignore[method-assign]
+@pytest.mark.parametrize("hold", [0.0, 0.25, 1.0])
+def test_labels_are_the_pool_of_the_teacher_and_the_network_before(
+    hold: float, segmenter: Segmenter
+) -> None:
+    """p(c | x)^(1 − hold) of the teacher by p(c | x)^hold of the frozen network, written out."""
+    method = CAGPlusSourceFree(segmenter, CAGPlusSourceFreeConfig(hold=hold))
+    method.prepare(of_pack(copy.deepcopy(segmenter)))
     with torch.no_grad():
-        next(method.teacher.decoder.parameters()).add_(1e-6)  # No longer the pack's.
-    method.refresh(passes)
-    moved = method.adapted.anchors
-    # But for channels that hardly vary on the target, whose change it cannot tell.
-    wanted = 2 * before.source + 1
-    assert (moved.source - wanted).norm() < 0.03 * (wanted - before.source).norm()
-    assert method.of_pack.anchors.source.equal(before.source), "the pack's stay what they are"
+        bias_of(method.teacher)[0] += 3.0
+    image = make_batch(7).target.plain
+    now, before = (
+        predict(network.eval(), image, "target").logits.softmax(1)
+        for network in (method.teacher, method.held)
+    )
+    wanted = now ** (1 - hold) * before**hold
+    wanted /= wanted.sum(dim=1, keepdim=True)
+    torch.testing.assert_close(method.see_target(image).logits.softmax(1), wanted)
+    sure = wanted.amax(1).median().item()
+    method.config = method.config.model_copy(update={"confidence": sure})
+    told = method.pseudo_labels(image)["confidence"].label
+    assert told[told != IGNORE].equal(wanted.argmax(1)[told != IGNORE])
+    assert 0.4 < (told != IGNORE).float().mean() < 0.6
+
+
+def test_what_holds_the_labels_never_changes(segmenter: Segmenter) -> None:
+    method = CAGPlusSourceFree(segmenter, CAGPlusSourceFreeConfig())
+    method.prepare(of_pack(copy.deepcopy(segmenter)))
+    before = copy.deepcopy(method.held.state_dict())
+    for number in range(2):
+        step(method.train(), without_source(make_batch(number)))
+        method.after_step(number)
+    assert not bias_of(method.teacher).equal(before["classifier.bias"])
+    for name, value in method.held.state_dict().items():
+        assert value.equal(before[name]), name
+
+
+def test_steps_are_normalised_by_the_statistics_that_the_stage_began_with(
+    segmenter: Segmenter,
+) -> None:
+    """As its labels are; they are renewed at the end, the target's by its images."""
+    passes = of_pack(copy.deepcopy(segmenter))
+    method = CAGPlusSourceFree(segmenter, CAGPlusSourceFreeConfig())
+    method.prepare(passes)
+    before = copy.deepcopy(segmenter.state_dict())
+    names = [name for name in before if name.endswith(("_mean", "_var"))]
+    assert names
+    step(method.train(), without_source(make_batch(1)))
+    method.after_step(0)
+    for network in (method.segmenter, method.teacher):
+        for name in names:
+            assert network.state_dict()[name].equal(before[name]), name
+    alone, pair = make_batch(1).target.image[:1], make_batch(1).target.image
+    method.segmenter.dropout.p = 0.0
+    first = method.student(pair).logits[:1]
+    torch.testing.assert_close(method.student(alone).logits, first, rtol=1e-3, atol=1e-4)
+
+    method.finish(passes)
+    wanted = copy.deepcopy(method.segmenter)
+    wanted.estimate_statistics((batch.plain for batch in passes.target()), "target")
+    carry_source_statistics(wanted, method.held)
+    state = method.predictor().state_dict()
+    for name in names:
+        torch.testing.assert_close(state[name], wanted.state_dict()[name], rtol=1e-4, atol=1e-5)
+        assert not state[name].equal(before[name]), name
 
 
 def test_features_near_the_published_ones_are_refused() -> None:
@@ -215,35 +227,10 @@ def test_the_sources_statistics_move_with_the_targets(segmenter: Segmenter) -> N
         torch.testing.assert_close(got, before)
 
 
-def test_the_end_pools_the_anchors_with_the_classifier(segmenter: Segmenter) -> None:
-    passes = of_pack(segmenter)
-    pooled = CAGPlusSourceFree(segmenter, CAGPlusSourceFreeConfig())
-    pooled.prepare(passes)
-    step(pooled.train(), make_batch(1))
-    pooled.after_step(0)
-    alone = copy.deepcopy(pooled)
-    alone.adapted = None
-    for method in (pooled, alone):
-        method.finish(passes)
-    assert pooled.adapted is not None
-    image = make_batch(7).target.plain
-    seen = alone.frozen(alone.predictor(), image, "target", levels=True)
-    wanted = pool(seen.logits, pooled.adapted.anchors.log_likelihood(seen.features)).softmax(1)
-    got = pooled.frozen(pooled.predictor(), image, "target").logits.softmax(1)
-    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
-    assert not got.allclose(seen.logits.softmax(1), atol=1e-2)
-
-
-def test_a_classifier_that_is_not_linear_is_refused(segmenter: Segmenter) -> None:
-    made_of = segmenter.config.model_copy(update={"decoder": "deeplab-v2"})
-    assert "set anchors = 0" in str(CAGPlusSourceFreeConfig().problem_with(made_of))
-    assert CAGPlusSourceFreeConfig(anchors=0).problem_with(made_of) is None
-
-
 def test_weights_that_do_not_learn_are_not_pulled(segmenter: Segmenter) -> None:
     for each in (*segmenter.backbone.parameters(), *segmenter.decoder.parameters()):
         each.requires_grad_(False)
-    method = CAGPlusSourceFree(segmenter, CAGPlusSourceFreeConfig(anchors=0))
+    method = CAGPlusSourceFree(segmenter, CAGPlusSourceFreeConfig())
     method.prepare(of_pack(copy.deepcopy(segmenter)))
     losses = step(method.train(), without_source(make_batch(1)))
     assert losses["source/pull"] == 0

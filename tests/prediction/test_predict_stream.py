@@ -204,7 +204,6 @@ def kill_on_the_way(model: Path, folder: Path, out: Path) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.quiet
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's own counts")
 def test_ten_thousand_images_after_a_kill_in_constant_memory(

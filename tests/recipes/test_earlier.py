@@ -110,18 +110,15 @@ PLUS = {
 
 @pytest.mark.parametrize("name", ["cag-plus", "cag-plus-source-free"])
 def test_pieces_that_were_taken_out_of_cag_plus_may_be_off(name: str) -> None:
-    kept = {"anchors": 0.0} if name == "cag-plus-source-free" else {}
-    assert read(PLUS | {"name": name}) == read({"name": name, **kept})
+    assert read(PLUS | {"name": name}) == read({"name": name})
 
 
-def test_the_source_free_form_had_two_weights_of_its_anchors() -> None:
+@pytest.mark.parametrize("piece", ["adapted_weight", "answer", "anchors"])
+def test_anchors_of_the_source_free_form_are_those_of_the_stage_before(piece: str) -> None:
     free = {"name": "cag-plus-source-free"}
-    as_written_out = {"adapted_weight": 0.4, "answer": 0.4}
-    assert read(free | as_written_out) == read(free | {"anchors": 0.4})
-    assert read(free | {"adapted_weight": 0.0, "answer": 0.5}) == read(free | {"anchors": 0.0})
-    assert read(free | as_written_out | {"anchors": 0.2}) == read(free | {"anchors": 0.2})
-    with pytest.raises(ValueError, match="are one setting now, anchors"):
-        read(free | {"answer": 0.3})
+    assert read(free | {piece: 0.0}) == read(free)
+    with pytest.raises(ValueError, match=f"{piece}: taken out"):
+        read(free | {piece: 0.5})
 
 
 @pytest.mark.parametrize(

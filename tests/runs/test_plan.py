@@ -333,7 +333,6 @@ def test_a_run_needs_what_its_plan_foretold(
 
 
 @pytest.mark.slow
-@pytest.mark.quiet
 @pytest.mark.timeout(600)
 def test_memory_told_from_small_crops_is_that_of_a_rehearsal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -408,7 +408,7 @@ def pool(logits: Tensor, of_anchors: Tensor, weight: float = 0.5) -> Tensor:
 
     Args:
         logits: (B, K, h, w) of the classifier, any floating type.
-        of_anchors: (B, K, h, w) of `AdaptedAnchors.log_likelihood`, or of `log_posterior`.
+        of_anchors: (B, K, h, w) of `AdaptedAnchors.log_likelihood`; or another network's logits.
         weight: of the anchors, in [0, 1].
 
     Returns:

@@ -62,18 +62,11 @@ class AdaptedLabels(LabelKind):
         self.fit(seen)
         self.adapt(seen)
 
-    def adapt(self, seen: LabellerPasses, target: FeatureSample | None = None) -> None:
-        """Fit the anchors to both domains by EM, with the target's pixels that are labelled.
-
-        Args:
-            seen: what the labeller sees of the target.
-            target: features and logits of a sweep over it, as `AdaptedAnchors.adapt` takes them;
-                None: it is swept here.
-        """
-        if target is None:
-            target = FeatureSample(most_pixels(sum(self.anchors.vectors.shape)))
-            for prediction in seen.target():
-                target.update(features_and_logits(prediction))
+    def adapt(self, seen: LabellerPasses) -> None:
+        """Fit the anchors to both domains by EM, with the target's pixels that are labelled."""
+        target = FeatureSample(most_pixels(sum(self.anchors.vectors.shape)))
+        for prediction in seen.target():
+            target.update(features_and_logits(prediction))
         labelled = FeatureSample(most_pixels(self.anchors.vectors.shape[1]))
         for prediction, label in seen.labelled():
             labelled.update(prediction.features, label)

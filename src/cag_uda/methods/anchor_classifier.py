@@ -128,8 +128,8 @@ class AnchorClassifier(TrainingFree):
         if not pack.is_of(self.segmenter):
             raise UserError(
                 "the pack's anchors are of its own network's features, and this stage begins "
-                'with a network that was trained since: set the stage\'s start = "initial", or '
-                "take the method cag-plus-source-free, which carries anchors along"
+                "with a network that was trained since: put it before the stages that train, or "
+                'set its start = "initial"'
             )
         return pack.figures
 

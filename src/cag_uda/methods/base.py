@@ -230,12 +230,9 @@ class Method(nn.Module, ABC):
         if self.segmenter.config.norm == "per-domain":
             self.estimate_target_statistics(passes)
 
-    def estimate_target_statistics(self, passes: Passes, network: Segmenter | None = None) -> None:
-        """Recompute a network's target batch-norm statistics over the images of all processes.
-
-        `network` is the segmenter by default.
-        """
-        network = network or self.segmenter
+    def estimate_target_statistics(self, passes: Passes) -> None:
+        """Recompute the target's batch-norm statistics over the images of all processes."""
+        network = self.segmenter
         batches = network.mean.new_zeros(())
 
         def counted() -> Iterator[Tensor]:

@@ -10,6 +10,7 @@ are kept over a stage or follow the student, and more. A recipe in which they ar
 by default, goes on meaning the same.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 _PAPER = {
@@ -24,8 +25,8 @@ _KEPT_ANCHORS = ("cag-moving", "cag-released-moving")
 """Methods that were taken out: CAG whose anchors are kept over a stage, or follow the student."""
 _PIECES = ("adapted_weight", "anchor_weight", "prior_strength")
 """Settings of CAG-plus that turned on, where above 0, a piece that was taken out."""
-_TWO_WEIGHTS = ("adapted_weight", "answer")
-"""Settings of the source-free form that are one now, `anchors`."""
+_OF_SOURCE_FREE = (*_PIECES, "answer", "anchors")
+"""The same of its source-free form: its anchors are those of a stage `anchor-classifier` before."""
 _OF_PIECES = {
     "anchor_confidence", "anchor_momentum", "contrast", "label_anchors", "prior_momentum",
 }  # fmt: skip
@@ -39,10 +40,10 @@ def as_now(table: Any) -> Any:
     if not isinstance(table, dict):
         return table
     name = table.get("name")
+    if name == "cag-plus":
+        return _without_pieces(table, _PIECES)
     if name == "cag-plus-source-free":
-        table = _with_one_weight(table)
-    if name in ("cag-plus", "cag-plus-source-free"):
-        return _without_pieces(table)
+        return _without_pieces(table, _OF_SOURCE_FREE)
     if name in _KEPT_ANCHORS:
         raise _taken_out(str(name))
     return _in_its_row(table) if name in ("cag", "cag-released") else table
@@ -55,28 +56,14 @@ def _taken_out(what: str) -> ValueError:
     )
 
 
-def _with_one_weight(table: dict[str, Any]) -> dict[str, Any]:
-    """Give the source-free form its one weight of anchors, which were two settings."""
-    others = {name: value for name, value in table.items() if name not in _TWO_WEIGHTS}
-    if "anchors" in table or others == table:
-        return others
-    in_labels, in_answer = (table.get(name, 0.5) for name in _TWO_WEIGHTS)
-    if in_labels and in_labels != in_answer:
-        raise ValueError(
-            f"{' and '.join(_TWO_WEIGHTS)} are one setting now, anchors; give that in their place, "
-            "0 where the classifier is not linear"
-        )
-    return {**others, "anchors": in_labels}
-
-
-def _without_pieces(table: dict[str, Any]) -> dict[str, Any]:
+def _without_pieces(table: dict[str, Any], pieces: Sequence[str]) -> dict[str, Any]:
     """Leave the pieces out that were taken out of CAG-plus."""
     contrast = table.get("contrast")
     on = ["contrast.weight"] if isinstance(contrast, dict) and contrast.get("weight") else []
-    on += [name for name in _PIECES if table.get(name)]
+    on += [name for name in pieces if table.get(name)]
     if on:
         raise _taken_out(", ".join(on))
-    return {name: value for name, value in table.items() if name not in {*_PIECES, *_OF_PIECES}}
+    return {name: value for name, value in table.items() if name not in {*pieces, *_OF_PIECES}}
 
 
 def _in_its_row(table: dict[str, Any]) -> dict[str, Any]:
