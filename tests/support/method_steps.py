@@ -27,7 +27,7 @@ ACTIVE: dict[str, dict[str, Any]] = {
         "margin": CLEAREST,
     },
     "cag-released": {**ALL_KINDS, "margin": {"value": 0.05}, "min_pixels": 2},
-    "cag-plus-source-free": {"confidence": 0.36},
+    "cag-plus-source-free": {"confidence": 0.2775},
     "cag-plus": {"confidence": 0.2775},
 }
 """Settings with which a network with random weights labels a part of the target, by method."""
