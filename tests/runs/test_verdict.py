@@ -90,11 +90,10 @@ def ends(tmp_path: Path) -> Ends:
 @pytest.mark.parametrize(
     ("last", "says", "safe"),
     [
-        (0.35, "helps", "cag-plus"),
-        (0.305, "makes no difference", "cag-plus"),
-        (0.3, "makes no difference", "source-only"),
-        (0.295, "makes no difference", "source-only"),
-        (0.20, "harms", "source-only"),
+        (0.36, "helps", "cag-plus"),
+        (0.34, "makes no difference", "source-only"),
+        (0.26, "makes no difference", "source-only"),
+        (0.24, "harms", "source-only"),
     ],
 )
 def test_the_adapted_network_is_held_against_source_only(
@@ -114,8 +113,8 @@ def test_the_adapted_network_is_held_against_source_only(
 
 def test_of_several_the_best_is_judged_and_delivered(ends: Ends) -> None:
     ends.add("source-only", "source-only", 0.3)
-    ends.add("adabn", "adabn", 0.34)
-    ends.add("second", "dacs", 0.32)
+    ends.add("adabn", "adabn", 0.38)
+    ends.add("second", "dacs", 0.37)
     ends.add("third", "cag-plus", 0.25)
     found = ends.judge()
     assert (found.judged, found.says, found.safe) == ("adabn", "helps", "adabn")
@@ -124,16 +123,16 @@ def test_of_several_the_best_is_judged_and_delivered(ends: Ends) -> None:
 def test_what_a_linear_probe_does_not_predict_counts_less(ends: Ends) -> None:
     ends.add("source-only", "source-only", 0.3, probe=0.3)
     ends.add("adabn", "adabn", 0.4, probe=0.1)
-    ends.add("cag-plus", "cag-plus", 0.33, probe=0.35)
+    ends.add("cag-plus", "cag-plus", 0.35, probe=0.4)
     found = ends.judge()
     assert found.criterion == "expected-iou+probe-iou"
     assert (found.judged, found.says) == ("cag-plus", "helps")
-    assert [each.value for each in found.networks] == pytest.approx([0.3, 0.25, 0.34])
+    assert [each.value for each in found.networks] == pytest.approx([0.3, 0.25, 0.375])
 
 
 def test_without_the_probe_of_all_networks_none_counts(ends: Ends) -> None:
     ends.add("source-only", "source-only", 0.3)
-    ends.add("cag-plus", "cag-plus", 0.35, probe=0.1)
+    ends.add("cag-plus", "cag-plus", 0.36, probe=0.1)
     found = ends.judge()
     assert (found.criterion, found.says) == ("expected-iou", "helps")
 

@@ -191,7 +191,7 @@ class Recipe(Config):
     stages: tuple[Stage, ...] = Field(min_length=1)
     deliver: str = "safe"
     """Choice of the network that becomes RUN/model. "safe": by the verdict, which compares the
-    stages' networks without labels of the target; the best of them where it is better by that than
+    stages' networks without labels of the target; the best of them where it is clearly better than
     the one without adaptation, or else this one. Without adaptation is the network of the longest
     stage with the method source-only; in a recipe without such a stage the network that it begins
     with, of the pack or of `segmenter.start`. Where there is neither, there is no verdict, and the
