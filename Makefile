@@ -9,11 +9,11 @@ demo: $(VENV)/.installed  ## render two domains, adapt from one to the other, wr
 	$(BIN)/cag-uda demo --out demo
 
 test: $(VENV)/.installed-dev  ## the default suite, under three minutes on two cores
-	$(BIN)/pytest -q -n auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto
 
 test-slow: $(VENV)/.installed-dev  ## what takes longer
 	$(BIN)/pytest -q -m "slow and quiet" --timeout 900
-	$(BIN)/pytest -q -m "slow and not quiet" -n auto --dist worksteal --timeout 1200
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "slow and not quiet" -n auto --dist worksteal --timeout 1200
 
 bench: $(VENV)/.installed-dev  ## every ratio of docs/RESULTS.md, Speed; wants a machine with nothing else to do
 	$(BIN)/cag-uda bench
