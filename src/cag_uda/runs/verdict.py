@@ -19,8 +19,8 @@ from cag_uda.runs.selection import EVIDENCE, Checkpoint, checkpoints
 from cag_uda.types import CriterionName
 
 CLEARLY = 0.05
-"""Least difference of two estimated IoUs, in [0, 1], that is called one: below it the estimate errs
-about as often as not where it matters (docs/LOG.md)."""
+"""Difference of two estimated IoUs, in [0, 1], that must be exceeded to be called one: by smaller
+ones networks were delivered that lose up to 12 points (docs/LOG.md)."""
 COLLAPSE = 0.35
 """Total variation of class shares, in [0, 1], from which a network's predictions have collapsed."""
 _BEFORE = "source-only"
