@@ -116,6 +116,24 @@ def test_blocks_are_hidden_of_the_target_alone_and_its_labels_stay(segmenter: Se
     torch.testing.assert_close(soft.probability[hidden], whole.probability[hidden])
 
 
+def test_classes_that_cover_too_much_are_not_pasted(segmenter: Segmenter) -> None:
+    torch.manual_seed(0)
+    batch, _, anything, _ = mixed_images(segmenter, mix={"largest_share": 1.0})
+    labelled = (batch.source.label != IGNORE).flatten(1).sum(1)
+    covered = (anything != IGNORE).flatten(1).sum(1) / labelled
+    assert covered.min() > 0
+    middle = covered.mean().item()
+    assert covered.min() < middle < covered.max(), "one image has more"
+    torch.manual_seed(0)
+    _, image, known, _ = mixed_images(segmenter, mix={"largest_share": middle})
+    for each in range(2):
+        if covered[each] > middle:
+            assert (known[each] == IGNORE).all()
+            torch.testing.assert_close(image[each], batch.target.image[each], rtol=0, atol=1e-6)
+        else:
+            assert known[each].equal(anything[each])
+
+
 def test_target_pixels_weigh_what_of_the_batch_is_sure_or_each_itself(segmenter: Segmenter) -> None:
     logits = torch.randn(2, 4, 8, 8, generator=seeded(5))
     highest = F.interpolate(logits, (32, 32), mode="bilinear").softmax(1).amax(1)
@@ -143,6 +161,7 @@ def test_mixing_and_hiding_can_be_taken_out(segmenter: Segmenter) -> None:
         {"confidence": 0.0},
         {"label_temperature": 0.0},
         {"mix": {"probability": 0.0}},
+        {"normalised_by": "batch"},
         {"mask": {"probability": 0.0}},
     ],
     ids=lambda settings: next(iter(settings)),
@@ -161,6 +180,26 @@ def test_every_piece_can_be_taken_out_or_put_in(
         ):
             torch.testing.assert_close(mine, theirs)
     assert losses.keys() == {"source/ce", "mixed/ce"}
+
+
+def test_the_student_is_normalised_as_it_is_delivered(segmenter: Segmenter) -> None:
+    """By running statistics, which take the batch in first; and by the batch if so set."""
+    segmenter.dropout.p = 0.0
+    image = make_batch(1).source.image
+    by_batch = copy.deepcopy(segmenter).train()
+    wanted = by_batch(image, "source").logits
+    method = make(copy.deepcopy(segmenter), normalised_by="batch")
+    torch.testing.assert_close(method.student(image, "source").logits, wanted)
+
+    method = make(copy.deepcopy(segmenter))
+    for domain in ("source", "target"):
+        got = method.student(image, domain).logits
+        same = copy.deepcopy(method.segmenter).eval()
+        torch.testing.assert_close(same(image, domain).logits, got)
+    for mine, theirs in zip(
+        method.segmenter.statistics("source"), segmenter.statistics("source"), strict=True
+    ):
+        assert not mine.equal(theirs)
 
 
 @pytest.mark.parametrize("norm", ["shared", "frozen"])

@@ -254,7 +254,9 @@ def test_onnx_of_every_decoder_at_the_images_own_size(decoder: str, tmp_path: Pa
         ("swinv2", "daformer", ".onnx"),
         ("efficientnet-lite", "light", ".onnx"),
         ("efficientnet-lite", "deeplab-v3plus", ".onnx"),
-        *((family, "light", ".pt2") for family in FAMILIES),
+        # Both kinds of file are written from one program, which takes any family above.
+        ("dinov2", "light", ".pt2"),
+        ("swinv2", "light", ".pt2"),
     ],
 )
 def test_every_family_takes_images_of_any_size(

@@ -62,6 +62,26 @@ def choose_half_of_classes(
     return shown & (rank < (shown.sum(dim=1, keepdim=True) + 1) // 2)
 
 
+def unless_too_large(chosen: Tensor, label: Tensor, largest_share: float) -> Tensor:
+    """Choose no class of an image on which the chosen ones cover more than a share of the pixels.
+
+    Pasted should be things on the target's ground. Where the ground itself is pasted, what is seen
+    through its holes has the outlines of the source's things and the target's ground in them, and
+    the teacher calls it ground. With two classes that is every other image.
+
+    Args:
+        chosen: (B, K) bool, the classes to paste.
+        label: (B, H, W) int64 train ids.
+        largest_share: of the pixels that have a label, in [0, 1].
+
+    Returns:
+        (B, K) bool.
+    """
+    covered = _of_classes(label, chosen).flatten(1).sum(dim=1)
+    labelled = (_class_or_last(label, chosen.shape[1]) < chosen.shape[1]).flatten(1).sum(dim=1)
+    return chosen & (covered <= largest_share * labelled)[:, None]
+
+
 def class_mix(
     source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor], weight: Tensor, chosen: Tensor
 ) -> Mixed:
@@ -84,10 +104,7 @@ def class_mix(
             f"{tuple(source_image.shape)} and {tuple(target_image.shape)}, labels "
             f"{tuple(source_label.shape)} and {tuple(target_label.shape)}"
         )
-    classes = chosen.shape[1]
-    table = torch.cat([chosen, chosen.new_zeros(len(chosen), 1)], dim=1)
-    rows = _class_or_last(source_label, classes)
-    pasted = table.gather(1, rows.flatten(1)).view_as(source_label)
+    pasted = _of_classes(source_label, chosen)
     return Mixed(
         torch.where(pasted[:, None], source_image, target_image),
         torch.where(pasted, source_label, target_label),
@@ -103,6 +120,13 @@ def confident_share(confidence: Tensor, threshold: float) -> Tensor:
     reached = confidence >= threshold
     counts = over_processes(torch.stack([reached.sum(), torch.ones_like(reached).sum()]))
     return (counts[0] / counts[1]).float()
+
+
+def _of_classes(label: Tensor, chosen: Tensor) -> Tensor:
+    """Find the pixels (B, H, W) of the classes that are chosen (B, K) for each image."""
+    table = torch.cat([chosen, chosen.new_zeros(len(chosen), 1)], dim=1)
+    rows = _class_or_last(label, chosen.shape[1])
+    return table.gather(1, rows.flatten(1)).view_as(label)
 
 
 def _class_or_last(label: Tensor, num_classes: int) -> Tensor:

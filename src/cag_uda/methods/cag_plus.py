@@ -31,6 +31,7 @@ from cag_uda.adaptation.mixing import (
     confident_share,
     gaussian_blur,
     hidden_blocks,
+    unless_too_large,
 )
 from cag_uda.adaptation.pseudo_labels import by_confidence
 from cag_uda.adaptation.soft_labels import SoftLabels, soft_cross_entropy, soften, with_known
@@ -38,6 +39,7 @@ from cag_uda.errors import UserError
 from cag_uda.methods.base import Method, Passes
 from cag_uda.methods.cag_plus_settings import CAGPlusConfig
 from cag_uda.models.backbones import build_backbone
+from cag_uda.models.norm import let_statistics_follow, make_shareable
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.teacher import follow, statistics_follow
 from cag_uda.types import IGNORE, Batch, Labelled, Losses, Prediction, PseudoLabels
@@ -58,14 +60,20 @@ class CAGPlus(Method):
     def __init__(self, segmenter: Segmenter, config: CAGPlusConfig) -> None:
         super().__init__(segmenter, config)
         self.config = config
+        make_shareable(segmenter)
         self.teacher = copy.deepcopy(segmenter).requires_grad_(False).eval()
         self.initial = _initial_backbone(segmenter, config)
         counted = torch.tensor([name in config.initial.classes for name in segmenter.classes.names])
         self.register_buffer("counted", counted, persistent=False)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the training mode; teacher and initial backbone are never in it."""
+        """Set the training mode; teacher and initial backbone are never in it.
+
+        By default the student's batch norms then normalise by running statistics, as the teacher's
+        do.
+        """
         super().train(mode)
+        let_statistics_follow(self.segmenter, mode and self.config.normalised_by == "running")
         self.teacher.eval()
         if self.initial is not None:
             self.initial.eval()
@@ -126,10 +134,12 @@ class CAGPlus(Method):
     def paste(self, giving: Labelled, image: Tensor, weight: Tensor) -> Mixed:
         """Paste half of the classes of labelled images on others (B, 3, H, W) (ClassMix).
 
-        `weight` is that of the others' pixels. The labels are IGNORE where nothing is pasted.
+        Of an image on which these cover too much nothing is pasted. `weight` is that of the others' pixels. The labels are IGNORE where nothing is pasted.
         """
+        config = self.config.mix
         chosen = choose_half_of_classes(giving.label, self.segmenter.num_classes)
-        is_mixed = torch.rand(len(chosen), 1) < self.config.mix.probability
+        chosen = unless_too_large(chosen, giving.label, config.largest_share)
+        is_mixed = torch.rand(len(chosen), 1) < config.probability
         chosen &= is_mixed.to(chosen.device, non_blocking=True)
         unknown = torch.full_like(giving.label, IGNORE)
         return class_mix(giving, (image, unknown), weight, chosen)
@@ -149,6 +159,7 @@ class CAGPlus(Method):
 
     def finish(self, passes: Passes) -> None:
         """Deliver the teacher, with statistics of the target's whole images."""
+        let_statistics_follow(self.segmenter, False)
         self.segmenter.load_state_dict(self.teacher.state_dict())
         super().finish(passes)
         self.teacher.load_state_dict(self.segmenter.state_dict())

@@ -23,6 +23,9 @@ class MixConfig(Config):
 
     probability: float = Field(default=1.0, ge=0, le=1)
     """Probability that a target image has classes pasted on it; 0 turns ClassMix off."""
+    largest_share: float = Field(default=0.5, gt=0, le=1)
+    """Classes that cover more of the source image than this share of it are not pasted; DACS has
+    1. With two classes it makes the difference (docs/LOG.md)."""
     jitter: float = Field(default=0.25, ge=0, lt=1)
     """Strength of the colour jitter."""
     jitter_probability: float = Field(default=0.8, ge=0, le=1)
@@ -66,6 +69,9 @@ class CAGPlusConfig(MethodConfig):
     weighs each by its own probability. The run reports the quality of the labels that exceed it."""
     label_temperature: float = Field(default=0.5, ge=0)
     """Below 1 sharpens soft labels (MixMatch: 0.5); 0 makes them hard."""
+    normalised_by: Literal["running", "batch"] = "running"
+    """What the student's batch norms normalise by in training: running statistics, mixed for the
+    target, as the delivered network's are, or each batch's own (DACS)."""
     colour_transfer: bool = False
     """Recolour the source's images as if they were of the target (`adaptation.colours`): worth a
     try where light and colour differ (docs/RESULTS.md)."""
