@@ -134,7 +134,8 @@ class CAGPlus(Method):
     def paste(self, giving: Labelled, image: Tensor, weight: Tensor) -> Mixed:
         """Paste half of the classes of labelled images on others (B, 3, H, W) (ClassMix).
 
-        Of an image on which these cover too much nothing is pasted. `weight` is that of the others' pixels. The labels are IGNORE where nothing is pasted.
+        Of an image on which these cover too much nothing is pasted. `weight` is that of the others'
+        pixels. The labels are IGNORE where nothing is pasted.
         """
         config = self.config.mix
         chosen = choose_half_of_classes(giving.label, self.segmenter.num_classes)

@@ -49,8 +49,8 @@ def statistics_follow(teacher: Segmenter) -> Iterator[None]:
     Each norm takes the batch into its running mean and variance first, and normalises by these. So
     labels do not shake with the batch, as they do in training mode (of four crops, an image-level
     branch has four values to normalise), and statistics do not stay behind the weights, as they do
-    in evaluation mode. It costs what training mode does. Frozen norms stay as they are, and plain ones
-    (`nn.BatchNorm2d`), which `norm.make_shareable` replaces.
+    in evaluation mode. It costs what training mode does. Frozen norms stay as they are, and so do
+    plain ones, which `norm.make_shareable` replaces.
 
     Source: running statistics that follow the target are Mirza et al., *The Norm Must Go On* (DUA),
         CVPR 2022.
