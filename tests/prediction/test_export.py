@@ -24,7 +24,6 @@ from cag_uda.models.segmenter import Segmenter
 from cag_uda.prediction.export import export
 from cag_uda.prediction.export.network import LabelNetwork, resize_to_width
 from cag_uda.scenes import render
-from tests.support.modern_networks import FAMILIES
 from tests.support.places import REPOSITORY
 from tests.support.trees import read_pixels
 
@@ -244,17 +243,13 @@ def test_onnx_of_every_decoder_at_the_images_own_size(decoder: str, tmp_path: Pa
     ("family", "decoder", "ending"),
     [
         ("mit", "light", ".onnx"),
-        ("mit", "daformer", ".onnx"),
         ("mit", "segformer", ".onnx"),
         ("dinov2", "light", ".onnx"),
-        ("dinov2", "daformer", ".onnx"),
         ("dinov3", "daformer", ".onnx"),
         ("convnextv2", "light", ".onnx"),
         ("swinv2", "light", ".onnx"),
-        ("swinv2", "daformer", ".onnx"),
-        ("efficientnet-lite", "light", ".onnx"),
         ("efficientnet-lite", "deeplab-v3plus", ".onnx"),
-        # Both kinds of file are written from one program, which takes any family above.
+        # Both kinds of file are written from one program.
         ("dinov2", "light", ".pt2"),
         ("swinv2", "light", ".pt2"),
     ],
@@ -275,16 +270,15 @@ def test_every_family_takes_images_of_any_size(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["mit", "swinv2"])
-def test_a_family_at_the_width_that_it_was_trained_at(family: str, tmp_path: Path) -> None:
-    segmenter = network(input_width_px=80, backbone=f"{family}-micro")
+def test_a_family_at_the_width_that_it_was_trained_at(tmp_path: Path) -> None:
+    segmenter = network(input_width_px=80, backbone="swinv2-micro")
     export(segmenter, tmp_path / "it.onnx")
     assert np.mean(agreement(segmenter, by_onnx(tmp_path / "it.onnx"))) >= 0.999
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_in_half_precision(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["efficientnet-lite", "swinv2"])
+def test_convolutions_and_windows_in_half_precision(family: str, tmp_path: Path) -> None:
     segmenter = network(backbone=f"{family}-micro")
     assert export(segmenter, tmp_path / "it.onnx", half=True).agreement >= 0.99
     assert min(agreement(segmenter, by_onnx(tmp_path / "it.onnx"), ODD_SIZES)) >= 0.97
