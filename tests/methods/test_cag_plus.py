@@ -161,7 +161,7 @@ def test_mixing_and_hiding_can_be_taken_out(segmenter: Segmenter) -> None:
         {"confidence": 0.0},
         {"label_temperature": 0.0},
         {"mix": {"probability": 0.0}},
-        {"normalised_by": "batch"},
+        {"mix": {"largest_share": 1.0}},
         {"mask": {"probability": 0.0}},
     ],
     ids=lambda settings: next(iter(settings)),
@@ -180,26 +180,6 @@ def test_every_piece_can_be_taken_out_or_put_in(
         ):
             torch.testing.assert_close(mine, theirs)
     assert losses.keys() == {"source/ce", "mixed/ce"}
-
-
-def test_the_student_is_normalised_as_it_is_delivered(segmenter: Segmenter) -> None:
-    """By running statistics, which take the batch in first; and by the batch if so set."""
-    segmenter.dropout.p = 0.0
-    image = make_batch(1).source.image
-    by_batch = copy.deepcopy(segmenter).train()
-    wanted = by_batch(image, "source").logits
-    method = make(copy.deepcopy(segmenter), normalised_by="batch")
-    torch.testing.assert_close(method.student(image, "source").logits, wanted)
-
-    method = make(copy.deepcopy(segmenter))
-    for domain in ("source", "target"):
-        got = method.student(image, domain).logits
-        same = copy.deepcopy(method.segmenter).eval()
-        torch.testing.assert_close(same(image, domain).logits, got)
-    for mine, theirs in zip(
-        method.segmenter.statistics("source"), segmenter.statistics("source"), strict=True
-    ):
-        assert not mine.equal(theirs)
 
 
 @pytest.mark.parametrize("norm", ["shared", "frozen"])

@@ -39,7 +39,6 @@ from cag_uda.errors import UserError
 from cag_uda.methods.base import Method, Passes
 from cag_uda.methods.cag_plus_settings import CAGPlusConfig
 from cag_uda.models.backbones import build_backbone
-from cag_uda.models.norm import let_statistics_follow, make_shareable
 from cag_uda.models.segmenter import Segmenter
 from cag_uda.models.teacher import follow, statistics_follow
 from cag_uda.types import IGNORE, Batch, Labelled, Losses, Prediction, PseudoLabels
@@ -60,20 +59,14 @@ class CAGPlus(Method):
     def __init__(self, segmenter: Segmenter, config: CAGPlusConfig) -> None:
         super().__init__(segmenter, config)
         self.config = config
-        make_shareable(segmenter)
         self.teacher = copy.deepcopy(segmenter).requires_grad_(False).eval()
         self.initial = _initial_backbone(segmenter, config)
         counted = torch.tensor([name in config.initial.classes for name in segmenter.classes.names])
         self.register_buffer("counted", counted, persistent=False)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the training mode; teacher and initial backbone are never in it.
-
-        By default the student's batch norms then normalise by running statistics, as the teacher's
-        do.
-        """
+        """Set the training mode; teacher and initial backbone are never in it."""
         super().train(mode)
-        let_statistics_follow(self.segmenter, mode and self.config.normalised_by == "running")
         self.teacher.eval()
         if self.initial is not None:
             self.initial.eval()
@@ -160,7 +153,6 @@ class CAGPlus(Method):
 
     def finish(self, passes: Passes) -> None:
         """Deliver the teacher, with statistics of the target's whole images."""
-        let_statistics_follow(self.segmenter, False)
         self.segmenter.load_state_dict(self.teacher.state_dict())
         super().finish(passes)
         self.teacher.load_state_dict(self.segmenter.state_dict())

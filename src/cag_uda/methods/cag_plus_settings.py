@@ -69,9 +69,6 @@ class CAGPlusConfig(MethodConfig):
     weighs each by its own probability. The run reports the quality of the labels that exceed it."""
     label_temperature: float = Field(default=0.5, ge=0)
     """Below 1 sharpens soft labels (MixMatch: 0.5); 0 makes them hard."""
-    normalised_by: Literal["running", "batch"] = "running"
-    """What the student's batch norms normalise by in training: running statistics, mixed for the
-    target, as the delivered network's are, or each batch's own (DACS)."""
     colour_transfer: bool = False
     """Recolour the source's images as if they were of the target (`adaptation.colours`): worth a
     try where light and colour differ (docs/RESULTS.md)."""

@@ -40,8 +40,6 @@ class CAGPlusSourceFreeConfig(CAGPlusConfig):
     name: Literal["cag-plus-source-free"] = "cag-plus-source-free"  # type: ignore[assignment]  # its own row
     colour_transfer: Literal[False] = False
     """No source image is there to be recoloured."""
-    normalised_by: Literal["start"] = "start"  # type: ignore[assignment]  # instead of the others
-    """Batch norms keep the statistics that the stage begins with."""
     pull: float = Field(default=0.01, ge=0)
     """α of α/2 · ‖w − w₀‖², the pull of the features' weights towards those that the stage began
     with; 0 takes it out. L2-SP has 0.01 to 0.1 for stochastic gradient descent."""

@@ -27,20 +27,13 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     which torch's own synchronised batch norm does not. Where one process stands for several
     (`cag-uda plan`) a single image's pooled features, which have no variance, are normalised by the
     running statistics.
-
-    While `follows`, training mode normalises as evaluation does, by the running statistics, into
-    which the batch is taken first. Gradients pass these by.
     """
 
     is_shared = False
-    follows = False
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise (B, C, h, w); in training also update the running statistics."""
         statistics = running_statistics(self, "target")
-        if self.training and self.follows:
-            self.take_in(input, *statistics)
-            return self.normalise_by(input, *statistics)
         if self.training and self.is_shared:
             cast(Tensor, self.num_batches_tracked).add_(1)
             return self.normalise_together(input, *statistics)
@@ -60,22 +53,6 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             running_mean.lerp_(mean, momentum)
             running_var.lerp_(variance, momentum)
         return cast(Tensor, output)
-
-    @torch.no_grad()
-    def take_in(self, input: Tensor, running_mean: Tensor, running_var: Tensor) -> None:
-        """Move running statistics, in place, by the momentum; of all processes if `is_shared`."""
-        momentum = 0.0 if self.momentum is None else self.momentum
-        if self.is_shared:
-            mean, squares, count = _statistics_of_all(input.float())
-            running_mean.lerp_(mean, momentum)
-            running_var.lerp_(squares / (count - 1).clamp(min=1), momentum)
-        elif input.numel() > self.num_features:  # One value a channel has no variance.
-            torch.batch_norm_update_stats(input, running_mean, running_var, momentum)
-
-    def normalise_by(self, input: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        """Normalise by statistics (channels,) each, which may change before the backward pass."""
-        statistics = mean.clone(), variance.clone()
-        return F.batch_norm(input, *statistics, self.weight, self.bias, False, 0.0, self.eps)
 
 
 class DomainBatchNorm2d(SharedBatchNorm2d):
@@ -113,16 +90,10 @@ class DomainBatchNorm2d(SharedBatchNorm2d):
         """
         mean, variance = running_statistics(self, self.domain)
         momentum = 0.0 if self.momentum is None else self.momentum
-        mixes = self.domain == "target" and self.target_share < 1
-        if self.training and self.follows:
-            self.take_in(input, mean, variance)
-            return self.normalise_by(
-                input, *(self.mixed_statistics() if mixes else (mean, variance))
-            )
         if self.training and self.is_shared:
             return self.normalise_together(input, mean, variance)
         is_training = self.training and input.numel() > self.num_features
-        if not is_training and mixes:
+        if not is_training and self.domain == "target" and self.target_share < 1:
             mean, variance = self.mixed_statistics()
         return F.batch_norm(
             input, mean, variance, self.weight, self.bias, is_training, momentum, self.eps
@@ -154,7 +125,13 @@ class _Together(Function):
         ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return normalised input, mean, and unbiased variance of all processes."""
-        mean, squares, count = _statistics_of_all(input.float())
+        values = input.float()
+        # Filled on the device: a number that comes from the host would be waited for.
+        count = values.new_full((1,), values.numel() / values.shape[1])
+        *total, count = _summed(values.sum((0, 2, 3)), count)
+        mean = total[0] / count
+        # Around the mean of all: the difference of two large squares would lose the variance.
+        (squares,) = _summed((values - _spread(mean)).square().sum((0, 2, 3)))
         variance = squares / count
         ctx.save_for_backward(input, weight, mean, (variance + eps).rsqrt(), count)
         output = F.batch_norm(input, mean, variance, weight, bias, False, 0.0, eps)
@@ -174,20 +151,6 @@ class _Together(Function):
         inner = gradient - _spread(offset) - normalised * _spread(slope)
         of_input = _spread(weight * inverse) * inner
         return of_input.to(input.dtype), of_weight, of_bias, None
-
-
-def _statistics_of_all(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute mean and sum of squares around it, (channels,) each, and count (1,) of all processes.
-
-    `values` are (B, C, h, w), this process's.
-    """
-    # Filled on the device: a number that comes from the host would be waited for.
-    count = values.new_full((1,), values.numel() / values.shape[1])
-    total, count = _summed(values.sum((0, 2, 3)), count)
-    mean = total / count
-    # Around the mean of all: the difference of two large squares would lose the variance.
-    (squares,) = _summed((values - _spread(mean)).square().sum((0, 2, 3)))
-    return mean, squares, count
 
 
 def _summed(*parts: Tensor) -> Sequence[Tensor]:
@@ -231,17 +194,6 @@ def share_statistics(network: nn.Module, is_shared: bool) -> None:
     for module in network.modules():
         if isinstance(module, SharedBatchNorm2d):
             module.is_shared = is_shared
-
-
-def let_statistics_follow(network: nn.Module, is_on: bool) -> None:
-    """Say whether the batch norms below `network`, made shareable, follow in training (`follows`).
-
-    Source: normalising by running averages in training is Ioffe, *Batch Renormalization*, NeurIPS
-        2017, without its bounded corrections.
-    """
-    for module in network.modules():
-        if isinstance(module, SharedBatchNorm2d):
-            module.follows = is_on
 
 
 def running_statistics(norm: nn.BatchNorm2d, domain: DomainName) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from cag_uda.models.norm import DomainBatchNorm2d, SharedBatchNorm2d, running_statistics
+from cag_uda.models.norm import DomainBatchNorm2d, running_statistics
 from cag_uda.models.segmenter import Segmenter
 
 
@@ -49,22 +49,25 @@ def statistics_follow(teacher: Segmenter) -> Iterator[None]:
     Each norm takes the batch into its running mean and variance first, and normalises by these. So
     labels do not shake with the batch, as they do in training mode (of four crops, an image-level
     branch has four values to normalise), and statistics do not stay behind the weights, as they do
-    in evaluation mode. It costs what training mode does. Frozen norms stay as they are, and so do
-    plain ones, which `norm.make_shareable` replaces.
+    in evaluation mode. It costs what training mode does. Frozen norms stay as they are.
 
     Source: running statistics that follow the target are Mirza et al., *The Norm Must Go On* (DUA),
         CVPR 2022.
     """
     with ExitStack() as hooks:
         if teacher.config.norm != "frozen":
-            for norm in teacher.modules():
-                if isinstance(norm, SharedBatchNorm2d):
-                    hooks.enter_context(norm.register_forward_pre_hook(_take_in))
+            for module in teacher.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    hooks.enter_context(module.register_forward_pre_hook(_take_in))
         yield
 
 
+@torch.no_grad()
 def _take_in(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
     """Move a batch norm's running statistics by its momentum, as training mode does."""
-    norm = cast(SharedBatchNorm2d, norm)
+    norm = cast(nn.BatchNorm2d, norm)
     domain = norm.domain if isinstance(norm, DomainBatchNorm2d) else "target"
-    norm.take_in(inputs[0], *running_statistics(norm, domain))
+    mean, variance = running_statistics(norm, domain)
+    image_maps: Tensor = inputs[0]
+    if image_maps.numel() > image_maps.shape[1]:  # One value a channel has no variance.
+        torch.batch_norm_update_stats(image_maps, mean, variance, norm.momentum or 0.1)
