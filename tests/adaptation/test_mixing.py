@@ -14,7 +14,7 @@ from cag_uda.adaptation.mixing import (
     colour_jitter,
     confident_share,
     gaussian_blur,
-    unless_too_large,
+    smaller_half,
 )
 from cag_uda.errors import ShapeError
 from cag_uda.types import IGNORE
@@ -40,17 +40,19 @@ def test_half_of_the_classes_shown_is_chosen_the_odd_one_included() -> None:
     assert times[expected == 0].sum() == 0
 
 
-def test_nothing_is_chosen_of_an_image_that_it_would_cover() -> None:
-    label = torch.full((4, 2, 5), IGNORE)
+def test_the_half_that_covers_less_is_chosen() -> None:
+    label = torch.full((5, 2, 5), IGNORE)
     label[0] = torch.tensor([[0, 0, 0, 0, 0], [0, 1, 1, 1, 1]])  # class 0 on 6 of 10
     label[1] = torch.tensor([[0, 0, 0, 0, 0], [1, 1, 1, 1, 1]])  # on half
     label[2, 0, :3] = torch.tensor([0, 0, 1])  # on 2 of 3 that have a label
-    chosen = torch.tensor([[True, False]] * 4)
-    kept = [False, True, False, True]
-    assert unless_too_large(chosen, label, 0.5)[:, 0].tolist() == kept
-    assert unless_too_large(chosen, label, 1.0).equal(chosen)
-    assert unless_too_large(~chosen, label, 0.5)[:, 1].tolist() == [True] * 4
-    assert unless_too_large(~chosen, label, 0.35)[:, 1].tolist() == [False, False, True, True]
+    label[3] = 0  # alone
+    first, second = torch.tensor([[True, False, False], [False, True, False]])
+    nothing = torch.tensor([False, False, False])
+    got = smaller_half(first.expand(5, 3), label)
+    assert got.equal(torch.stack([second, first, second, nothing, first]))
+    assert smaller_half(second.expand(5, 3), label)[:3].equal(second.expand(3, 3))
+    label[0, 1, 4] = 2
+    assert smaller_half(first.expand(5, 3), label)[0].tolist() == [False, True, True]
 
 
 def test_class_mix_is_the_loop_over_pixels() -> None:

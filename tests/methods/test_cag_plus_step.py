@@ -22,7 +22,7 @@ from tests.support.batches import make_batch, make_passes
 SETTINGS = {
     "colour_transfer": True,
     "label_temperature": 0.5,
-    "mix": {"jitter": 0.0, "blur_probability": 0.0, "largest_share": 1.0},
+    "mix": {"jitter": 0.0, "blur_probability": 0.0, "half": "any"},
 }
 
 

@@ -53,33 +53,31 @@ def choose_half_of_classes(
     Returns:
         (B, K) bool, on the device of the label.
     """
-    rows = _class_or_last(label, num_classes)
-    shown = torch.zeros(len(label), num_classes + 1, dtype=torch.bool, device=label.device)
-    shown = shown.scatter_(1, rows.flatten(1), True)[:, :num_classes]
+    shown = _shown(label, num_classes)
     draw = torch.rand(shown.shape, generator=generator).to(label.device, non_blocking=True)
     order = draw.masked_fill(~shown, -1.0).argsort(dim=1, descending=True)
     rank = order.argsort(dim=1)
     return shown & (rank < (shown.sum(dim=1, keepdim=True) + 1) // 2)
 
 
-def unless_too_large(chosen: Tensor, label: Tensor, largest_share: float) -> Tensor:
-    """Choose no class of an image on which the chosen ones cover more than a share of the pixels.
+def smaller_half(chosen: Tensor, label: Tensor) -> Tensor:
+    """Choose the other classes of an image where the chosen ones cover more than half of it.
 
     Pasted should be things on the target's ground. Where the ground itself is pasted, what is seen
     through its holes has the outlines of the source's things and the target's ground in them, and
     the teacher calls it ground. With two classes that is every other image.
 
     Args:
-        chosen: (B, K) bool, the classes to paste.
-        label: (B, H, W) int64 train ids.
-        largest_share: of the pixels that have a label, in [0, 1].
+        chosen: (B, K) bool, half of the classes that each image shows.
+        label: (B, H, W) int64 train ids; only pixels that have a label count.
 
     Returns:
-        (B, K) bool.
+        (B, K) bool. Of an image that shows one class nothing is chosen.
     """
+    shown = _shown(label, chosen.shape[1])
     covered = _of_classes(label, chosen).flatten(1).sum(dim=1)
-    labelled = (_class_or_last(label, chosen.shape[1]) < chosen.shape[1]).flatten(1).sum(dim=1)
-    return chosen & (covered <= largest_share * labelled)[:, None]
+    labelled = _of_classes(label, shown).flatten(1).sum(dim=1)
+    return torch.where((2 * covered > labelled)[:, None], shown & ~chosen, chosen)
 
 
 def class_mix(
@@ -120,6 +118,13 @@ def confident_share(confidence: Tensor, threshold: float) -> Tensor:
     reached = confidence >= threshold
     counts = over_processes(torch.stack([reached.sum(), torch.ones_like(reached).sum()]))
     return (counts[0] / counts[1]).float()
+
+
+def _shown(label: Tensor, num_classes: int) -> Tensor:
+    """Find the classes (B, K) that each image's label (B, H, W) has."""
+    rows = _class_or_last(label, num_classes)
+    shown = torch.zeros(len(label), num_classes + 1, dtype=torch.bool, device=label.device)
+    return shown.scatter_(1, rows.flatten(1), True)[:, :num_classes]
 
 
 def _of_classes(label: Tensor, chosen: Tensor) -> Tensor:

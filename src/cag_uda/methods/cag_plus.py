@@ -31,7 +31,7 @@ from cag_uda.adaptation.mixing import (
     confident_share,
     gaussian_blur,
     hidden_blocks,
-    unless_too_large,
+    smaller_half,
 )
 from cag_uda.adaptation.pseudo_labels import by_confidence
 from cag_uda.adaptation.soft_labels import SoftLabels, soft_cross_entropy, soften, with_known
@@ -127,12 +127,12 @@ class CAGPlus(Method):
     def paste(self, giving: Labelled, image: Tensor, weight: Tensor) -> Mixed:
         """Paste half of the classes of labelled images on others (B, 3, H, W) (ClassMix).
 
-        Of an image on which these cover too much nothing is pasted. `weight` is that of the others'
-        pixels. The labels are IGNORE where nothing is pasted.
+        `weight` is that of the others' pixels. The labels are IGNORE where nothing is pasted.
         """
         config = self.config.mix
         chosen = choose_half_of_classes(giving.label, self.segmenter.num_classes)
-        chosen = unless_too_large(chosen, giving.label, config.largest_share)
+        if config.half == "smaller":
+            chosen = smaller_half(chosen, giving.label)
         is_mixed = torch.rand(len(chosen), 1) < config.probability
         chosen &= is_mixed.to(chosen.device, non_blocking=True)
         unknown = torch.full_like(giving.label, IGNORE)

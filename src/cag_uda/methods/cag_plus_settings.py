@@ -23,9 +23,9 @@ class MixConfig(Config):
 
     probability: float = Field(default=1.0, ge=0, le=1)
     """Probability that a target image has classes pasted on it; 0 turns ClassMix off."""
-    largest_share: float = Field(default=0.5, gt=0, le=1)
-    """Classes that cover more of the source image than this share of it are not pasted; DACS has
-    1. With two classes it makes the difference (docs/LOG.md)."""
+    half: Literal["smaller", "any"] = "smaller"
+    """Which half of the classes is pasted: of the two into which they fall at random, the one that
+    covers fewer pixels, or either (DACS). With two classes it matters most (docs/LOG.md)."""
     jitter: float = Field(default=0.25, ge=0, lt=1)
     """Strength of the colour jitter."""
     jitter_probability: float = Field(default=0.8, ge=0, le=1)
