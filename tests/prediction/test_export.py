@@ -248,6 +248,7 @@ def test_onnx_of_every_decoder_at_the_images_own_size(decoder: str, tmp_path: Pa
         ("dinov3", "daformer", ".onnx"),
         ("convnextv2", "light", ".onnx"),
         ("swinv2", "light", ".onnx"),
+        ("efficientnet-lite", "light", ".onnx"),
         ("efficientnet-lite", "deeplab-v3plus", ".onnx"),
         # Both kinds of file are written from one program.
         ("dinov2", "light", ".pt2"),
@@ -277,8 +278,8 @@ def test_a_family_at_the_width_that_it_was_trained_at(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["efficientnet-lite", "swinv2"])
-def test_convolutions_and_windows_in_half_precision(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["efficientnet-lite", "dinov2", "swinv2"])
+def test_convolutions_attention_and_windows_in_half_precision(family: str, tmp_path: Path) -> None:
     segmenter = network(backbone=f"{family}-micro")
     assert export(segmenter, tmp_path / "it.onnx", half=True).agreement >= 0.99
     assert min(agreement(segmenter, by_onnx(tmp_path / "it.onnx"), ODD_SIZES)) >= 0.97

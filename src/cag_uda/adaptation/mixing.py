@@ -74,10 +74,9 @@ def smaller_half(chosen: Tensor, label: Tensor) -> Tensor:
     Returns:
         (B, K) bool. Of an image that shows one class nothing is chosen.
     """
-    shown = _shown(label, chosen.shape[1])
-    covered = _of_classes(label, chosen).flatten(1).sum(dim=1)
-    labelled = _of_classes(label, shown).flatten(1).sum(dim=1)
-    return torch.where((2 * covered > labelled)[:, None], shown & ~chosen, chosen)
+    others = _shown(label, chosen.shape[1]) & ~chosen
+    covered, rest = (_of_classes(label, each).flatten(1).sum(dim=1) for each in (chosen, others))
+    return torch.where((covered > rest)[:, None], others, chosen)
 
 
 def class_mix(

@@ -19,7 +19,7 @@ THINGS = (
 
 
 class MixConfig(Config):
-    """`[stages.method.mix]`: half of a source image's classes pasted on the target; DACS's."""
+    """`[stages.method.mix]`: half of a source image's classes pasted on the target, after DACS."""
 
     probability: float = Field(default=1.0, ge=0, le=1)
     """Probability that a target image has classes pasted on it; 0 turns ClassMix off."""
